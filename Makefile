@@ -1,0 +1,54 @@
+# Everything a person or a build machine does with this repository. `make` alone lists it.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+PACKAGES := vpdlab widgets tests benchmarks
+# One thread a worker: two busy processes with two threads each are many times slower than with one each.
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo lab test lint format clean
+
+help: ## this list
+	@echo "vpdlab: make TARGET (PYTHON=$(PYTHON))"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1	\2/p' $(MAKEFILE_LIST) | expand -t 10
+
+env: $(STAMP) ## the virtual environment .venv with everything in it
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/pip || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "vpdlab needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1)." \
+	       "Name another one: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@echo "installing into .venv (a few minutes the first time)"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+demo: env ## a short training run on the bundled model, as a notebook with its report (runs/demo)
+	rm -rf runs/demo
+	$(BIN)/vpdlab notebook train --preset tour-common --out runs/demo
+	@echo "The run lies in runs/demo; its report:"
+	@find runs/demo -maxdepth 1 \( -name '*.html' -o -name '*.ipynb' \) | sort | sed 's/^/  /'
+
+lab: env ## JupyterLab on the notebooks
+	$(BIN)/vpdlab lab
+
+test: env ## all tests: the fast ones first
+	$(PYTEST) -m "not slow"
+	$(PYTEST) -m slow
+
+lint: env ## style, types, layers, notebooks without outputs
+	$(BIN)/ruff check $(PACKAGES) notebooks
+	$(BIN)/ruff format --check $(PACKAGES)
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python tests/test_house.py notebooks
+
+format: env ## mend what ruff can mend
+	$(BIN)/ruff check --fix $(PACKAGES) notebooks
+	$(BIN)/ruff format $(PACKAGES)
+
+clean: ## remove builds and caches; the environment and the runs stay
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find $(PACKAGES) notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

@@ -1,0 +1,73 @@
+"""What every test has: one torch thread, no hub, shapes checked, and no silent skip on a build machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+# Before torch and transformers are imported: they read these once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Before anything imports these modules: shapes in their signatures are checked from here on.
+CHECKED = [f"vpdlab.{name}" for name in ("losses", "credit", "batch", "scoring")]
+install_import_hook(CHECKED, "beartype.beartype")
+
+import torch
+
+torch.set_num_threads(1)
+torch.set_num_interop_threads(1)
+
+REQUIRE_ALL = "VPDLAB_REQUIRE_ALL"
+
+
+def _refuse_missing(report: Any) -> None:
+    """Turn a skip whose reason begins with "missing:" into a failure where everything has to be there."""
+    if os.environ.get(REQUIRE_ALL) != "1" or not report.skipped or not isinstance(report.longrepr, tuple):
+        return  # an expected failure is reported as skipped too, but carries no (file, line, reason)
+    file, line, reason = report.longrepr
+    reason = reason.removeprefix("Skipped: ")
+    if reason.startswith("missing:"):
+        report.outcome = "failed"
+        report.longrepr = f"{file}:{line}: {REQUIRE_ALL}=1 allows no skip, {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    report = yield
+    _refuse_missing(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Any:
+    report = yield
+    _refuse_missing(report)
+    return report
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a Chromium for the browser tests."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if program := shutil.which(name):
+            return program
+    pytest.skip("missing: chromium (apt-get install chromium)")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """Folder of the real instruct model."""
+    from vpdlab import models
+
+    entry = next(entry for entry in models.catalog() if entry["name"] == "smollm2-135m")
+    if not entry["present"]:
+        pytest.skip("missing: smollm2-135m (vpdlab models get smollm2-135m)")
+    return Path(entry["where"])

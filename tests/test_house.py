@@ -1,0 +1,140 @@
+"""How the house is kept: layout, layers, versions that agree, notebooks without outputs.
+
+`python tests/test_house.py notebooks [FILE ...]` runs the notebook check alone, for `make lint` and the commit hook.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+TOP = (
+    "pyproject.toml", "README.md", "environment.yml", "Makefile", "LOG.md", "constraints.txt", ".ci/run", "LICENSE",
+    "vpdlab/__init__.py", "vpdlab/presets", "vpdlab/tasks", "vpdlab/samplers", "vpdlab/models",
+    "widgets/vpdlab_widgets", "widgets/tests", "notebooks", "benchmarks", "tests",
+)  # fmt: skip
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+CONDA_NAMES = {"pytorch": "torch"}
+
+
+def notebooks() -> list[Path]:
+    return sorted(path for path in (ROOT / "notebooks").glob("*.ipynb"))
+
+
+def what_was_run(notebook: Path) -> list[str]:
+    """Traces of execution in a notebook's cells and metadata, a line each; empty for a clean one."""
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    found = []
+    for number, cell in enumerate(content["cells"], start=1):
+        if cell.get("outputs"):
+            found.append(f"{notebook.name}: cell {number} has outputs")
+        if cell.get("execution_count") is not None:
+            found.append(f"{notebook.name}: cell {number} has an execution count")
+    found += [
+        f"{notebook.name}: metadata.{key} is set" for key in ("widgets", "papermill") if key in content["metadata"]
+    ]
+    kernel = content["metadata"].get("kernelspec", {}).get("name", "python3")
+    if kernel != "python3":
+        found.append(f"{notebook.name}: kernel {kernel!r} is this machine's own; use python3")
+    return found
+
+
+def requirements(lines: list[str]) -> dict[str, Requirement]:
+    return {canonicalize_name(need.name): need for need in map(Requirement, lines)}
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {name: version for name, version in pairs}
+
+
+@pytest.mark.parametrize("name", TOP)
+def test_the_layout_is_the_designed_one(name: str) -> None:
+    assert (ROOT / name).exists()
+
+
+def test_readme_maps_every_module() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    modules = [path for path in (ROOT / "vpdlab").rglob("*.py") if path.name != "__init__.py"]
+    assert [path.name for path in modules if path.name not in text] == []
+
+
+def test_notebooks_are_committed_without_outputs() -> None:
+    assert [line for notebook in notebooks() for line in what_was_run(notebook)] == []
+
+
+def test_the_notebook_check_finds_what_it_looks_for(tmp_path: Path) -> None:
+    cell = {"cell_type": "code", "outputs": [{"text": "1"}], "execution_count": 3, "source": "1", "metadata": {}}
+    metadata = {"widgets": {}, "papermill": {}, "kernelspec": {"name": "venv-17"}}
+    file = tmp_path / "ran.ipynb"
+    file.write_text(json.dumps({"cells": [cell], "metadata": metadata}), encoding="utf-8")
+    assert len(what_was_run(file)) == 5
+
+
+def test_layers_hold() -> None:
+    program = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([program, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_constraints_lie_within_the_declared_ranges() -> None:
+    pinned = pins()
+    extras = PROJECT["optional-dependencies"]
+    for name, need in requirements(PROJECT["dependencies"] + extras["dev"]).items():
+        assert name in pinned, f"{name} is not pinned in constraints.txt"
+        assert need.specifier.contains(pinned[name]), f"{name} {pinned[name]} is outside {need.specifier}"
+
+
+def test_constraints_serve_any_index() -> None:
+    assert [f"{name}=={version}" for name, version in pins().items() if "+" in version] == []
+    assert [name for name in pins() if re.match("nvidia|cuda|triton", name)] == []
+
+
+def test_the_conda_environment_asks_for_the_same_ranges() -> None:
+    import yaml
+
+    lines = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    ours = requirements(PROJECT["dependencies"])
+    for line in lines:
+        if isinstance(line, str) and line.split()[0] not in {"python", "pip"}:
+            need = Requirement(line)
+            name = CONDA_NAMES.get(need.name, need.name)
+            assert need.specifier == ours[name].specifier, f"environment.yml: {line}, pyproject.toml: {ours[name]}"
+    with_pip = next(line["pip"] for line in lines if isinstance(line, dict))
+    assert PROJECT["optional-dependencies"]["vllm"][0].split(";")[0] in with_pip[0]
+    assert any(line.startswith("-e .") for line in with_pip)
+
+
+def test_one_version_everywhere() -> None:
+    import vpdlab
+
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {PROJECT['version']}\n" in citation
+    assert vpdlab.__version__ == PROJECT["version"]
+
+
+def main(arguments: list[str]) -> int:
+    """Check the named notebooks, or all of them; prints what it finds and returns the exit status."""
+    files = [Path(name) for name in arguments] or notebooks()
+    found = [line for notebook in files for line in what_was_run(notebook)]
+    for line in found:
+        print(line)
+    if found:
+        print("clear them: jupyter nbconvert --clear-output --inplace FILE")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] != ["notebooks"]:
+        sys.exit("usage: python tests/test_house.py notebooks [FILE ...]")
+    sys.exit(main(sys.argv[2:]))

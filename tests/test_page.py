@@ -1,0 +1,182 @@
+"""An executed notebook as an offline page, alive in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from offline_browser import offline_page
+
+from vpdlab.errors import UserError
+from vpdlab.page import notebook_to_page
+
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
+PLOTLY = "application/vnd.plotly.v1+json"
+
+
+def write(path: Path, cells: list[Any], **metadata: Any) -> Path:
+    nbformat.write(new_notebook(cells=cells, metadata=metadata), path)
+    return path
+
+
+def shown(*outputs: Any, source: str = "1") -> Any:
+    return new_code_cell(source, execution_count=1, outputs=list(outputs))
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A notebook with a live widget, a figure and hostile output, executed by a real kernel."""
+    from nbclient import NotebookClient
+
+    folder = tmp_path_factory.mktemp("notebook")
+    parameters = new_code_cell("steps: int = 12  # iterations")
+    parameters.metadata["tags"] = ["parameters"]
+    notebook = new_notebook(
+        cells=[
+            new_markdown_cell("# One run\n\nIts course."),
+            parameters,
+            new_code_cell(
+                "from vpdlab_widgets import EMTimeline\n"
+                "timeline = EMTimeline(title='a run', state='running', total=steps)\ntimeline"
+            ),
+            new_code_cell(
+                "for step in range(1, steps + 1):\n"
+                "    timeline.append({'step': step, 'success_rate': step / 20, 'kl': 0.1})\n"
+                "timeline.state = 'complete'"
+            ),
+            new_code_cell("import plotly.graph_objects as go\ngo.Figure(go.Scatter(y=[1, 3, 2], name='a line'))"),
+            new_code_cell("print('</script><script>window.hacked = true</script>')"),
+        ],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+    )
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(folder)}}).execute()
+    path = folder / "run.ipynb"
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.mark.slow
+def test_page_is_alive_without_a_network(chromium: str, executed: Path, tmp_path: Path) -> None:
+    target = notebook_to_page(executed, tmp_path / "deep" / "run.html")
+    with offline_page(chromium, target) as page:
+        assert page.title() == "One run"
+        page.wait_for_selector("svg[data-panel=success]")
+        status = page.locator("[role=status]")
+        assert "iteration 12" in status.inner_text()  # rows appended after the display
+        assert page.locator(".vpd-emt-badge").inner_text() == "complete"
+        page.locator(".vpd-emt-stage").focus()
+        page.keyboard.press("Home")
+        page.keyboard.press("ArrowRight")
+        assert "iteration 2\n" in status.inner_text()
+        page.wait_for_selector(".vpd-plot .main-svg .trace path.js-line")
+        printed = page.locator(".jp-OutputArea-output pre", has_text="</script><script>window.hacked = true</script>")
+        assert printed.count() == 1
+        assert page.evaluate("window.hacked") is None
+
+
+@pytest.mark.slow
+def test_code_is_folded_and_opens(chromium: str, executed: Path, tmp_path: Path) -> None:
+    target = notebook_to_page(executed, tmp_path / "run.html", title="<Mine>")
+    with offline_page(chromium, target, color_scheme="dark") as page:
+        assert page.title() == "<Mine>"
+        code = page.locator(".vpd-code .highlight")
+        assert [code.nth(i).is_visible() for i in range(code.count())] == [False] * 5
+        assert page.locator(".vpd-code summary").first.inner_text() == "parameters"
+        page.locator(".vpd-all-code").click()
+        assert "steps" in code.first.inner_text()
+        page.wait_for_selector(".vpd-plot .main-svg")
+        colour = "getComputedStyle(document.querySelector('.vpd-plot .xtick text')).fill"
+        assert page.evaluate(colour) == "rgb(227, 230, 234)"  # light text on the dark page
+
+
+def test_plotly_stands_once_and_only_where_needed(tmp_path: Path) -> None:
+    figure = {"data": [{"y": [1, None]}], "layout": {"height": 300}}
+    plain = notebook_to_page(write(tmp_path / "a.ipynb", [shown()]), tmp_path / "a.html")
+    assert plain.stat().st_size < 50_000
+    cells = [shown(new_output("display_data", {PLOTLY: figure, "text/html": "x" * 2_000_000})) for _ in range(3)]
+    drawn = notebook_to_page(write(tmp_path / "b.ipynb", cells), tmp_path / "b.html").read_text(encoding="utf-8")
+    assert 4_000_000 < len(drawn) < 6_000_000
+    assert drawn.count('class="vpd-plot"') == 3
+    assert drawn.count("height:300px") == 3
+
+
+def test_modules_stand_once_and_the_saved_state_only_where_shown(tmp_path: Path) -> None:
+    entry = {"model_name": "AnyModel", "state": {"_esm": "export default 'module'", "_css": "", "title": "</script>"}}
+    view = {WIDGET_VIEW: {"model_id": "m1"}, "text/html": "<p>fallback</p>", "text/plain": "w"}
+    states = {"m1": entry, "m2": entry, "box": {"state": {"children": ["IPY_MODEL_m1", "IPY_MODEL_m2"]}}}
+    cells = [
+        shown(new_output("display_data", view), new_output("display_data", view)),
+        shown(new_output("display_data", {WIDGET_VIEW: {"model_id": "box"}, "text/plain": "VBox()"})),
+    ]
+    saved = {"widgets": {WIDGET_STATE: {"state": states, "version_major": 2, "version_minor": 0}}}
+    text = notebook_to_page(write(tmp_path / "a.ipynb", cells, **saved), tmp_path / "a.html").read_text(
+        encoding="utf-8"
+    )
+    assert text.count("export default 'module'") == 1
+    assert text.count('data-vpd-model="m1"') == 3
+    assert text.count('data-vpd-model="m2"') == 1
+    assert text.count("<p>fallback</p>") == 2
+    assert "widget-state+json" not in text
+    data = json.loads(re.search(r'id="vpd-widgets">(.*?)</script>', text, re.DOTALL).group(1))
+    assert set(data["models"]) == {"m1", "m2"}
+
+
+def test_a_progress_bar_shows_its_last_state(tmp_path: Path) -> None:
+    states = {
+        "bar": {"state": {"children": ["IPY_MODEL_left", "IPY_MODEL_middle", "IPY_MODEL_right"]}},
+        "left": {"state": {"value": "<b>100%</b>"}},
+        "middle": {"state": {"value": 3.0}},
+        "right": {"state": {"value": " 3/3 [00:01&lt;00:00]"}},
+    }
+    cell = shown(new_output("display_data", {WIDGET_VIEW: {"model_id": "bar"}, "text/plain": "0%| 0/3"}))
+    path = write(tmp_path / "a.ipynb", [cell], widgets={WIDGET_STATE: {"state": states}})
+    text = notebook_to_page(path, tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "<pre>100% 3/3 [00:01&lt;00:00]</pre>" in text
+    assert "0/3" not in text
+
+
+def test_a_widget_without_saved_state_shows_its_fallback(tmp_path: Path) -> None:
+    output = new_output("display_data", {WIDGET_VIEW: {"model_id": "gone"}, "text/html": "<p>a table</p>"})
+    target = notebook_to_page(write(tmp_path / "a.ipynb", [shown(output)]), tmp_path / "a.html")
+    text = target.read_text(encoding="utf-8")
+    assert "<p>a table</p>" in text
+    assert "data-vpd-model" not in text
+
+
+def test_errors_and_colours_of_a_terminal_are_shown_as_text(tmp_path: Path) -> None:
+    failure = new_output("error", ename="ValueError", evalue="<b>", traceback=["\x1b[31mValueError\x1b[0m: <b>"])
+    text = notebook_to_page(write(tmp_path / "a.ipynb", [shown(failure)]), tmp_path / "a.html").read_text("utf-8")
+    assert "ansi-red-fg" in text
+    assert "&lt;b&gt;" in text
+
+
+def test_a_notebook_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.ipynb: cannot read the notebook \(No such file or directory\)"):
+        notebook_to_page(tmp_path / "gone.ipynb", tmp_path / "a.html")
+
+
+@pytest.mark.parametrize("text", ["", "no json", "[]", "{}", '"a"', '{"nbformat": 4, "cells": [{}]}'])
+def test_a_file_that_is_no_notebook(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.ipynb"
+    path.write_text(text)
+    with pytest.raises(UserError, match="this is not a Jupyter notebook") as error:
+        notebook_to_page(path, tmp_path / "a.html")
+    assert "\n" not in str(error.value)
+
+
+def test_a_notebook_that_never_ran(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.ipynb", [new_code_cell("1 + 1")])
+    with pytest.raises(UserError, match="was never executed"):
+        notebook_to_page(path, tmp_path / "a.html")
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.ipynb", [shown()])
+    with pytest.raises(UserError, match="cannot write the page"):
+        notebook_to_page(path, path / "under-a-file.html")

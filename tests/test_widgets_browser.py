@@ -1,0 +1,198 @@
+"""The widgets as a person meets them: offline pages in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from offline_browser import offline_page
+from vpdlab_widgets import EMTimeline
+
+pytestmark = pytest.mark.slow
+
+STEPS = 60
+
+
+def rows(steps: int = STEPS) -> list[dict[str, Any]]:
+    return [
+        {
+            "step": step,
+            "reward": round(0.2 + step / 120, 4),
+            "success_rate": round(0.2 + step / 120, 4),
+            "margin": None if step == 7 else step / 30 - 0.5,
+            "delta": None,
+            "kl": 0.4 / step,
+            "teacher_drift": 0.01 * (step % 5),
+            "beta": 0.1,
+            "entropy": 1 - step / 100,
+            "length": 30 + step,
+            "e_loss": 0.6 if step % 5 == 0 else None,
+            "notes": {"e": "every rollout failed <b>&"} if step == 7 else None,
+        }
+        for step in range(1, steps + 1)
+    ]
+
+
+@pytest.fixture
+def timeline(tmp_path: Path) -> Path:
+    path = tmp_path / "timeline.html"
+    evals = [{"step": step, "accuracy": 0.3, "low": 0.25, "high": 0.35} for step in (0, 30)]
+    EMTimeline(rows(), title="<img src=x>", evals=evals, kl_target=0.2, state="complete").to_html(path)
+    return path
+
+
+def readout(page: Any) -> str:
+    return re.sub(r"\s+", " ", page.locator("[role=status]").inner_text())
+
+
+def test_keyboard_walks_selects_and_leaves(chromium: str, timeline: Path) -> None:
+    with offline_page(chromium, timeline) as page:
+        stage = page.locator(".vpd-emt-stage")
+        assert "iteration 60 latest" in readout(page)
+        page.keyboard.press("Tab")
+        assert stage.evaluate("node => node === document.activeElement")
+        page.keyboard.press("Home")
+        assert "iteration 1 " in readout(page)
+        for _ in range(4):
+            page.keyboard.press("ArrowRight")
+        assert "iteration 5 E-step" in readout(page)
+        assert "success rate 0.2417 " in readout(page)
+        assert "margin -0.333333 " in readout(page)
+        assert "β 0.1 " in readout(page)
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+        assert "margin – " in readout(page)  # null, not 0
+        assert "every rollout failed <b>&" in readout(page)
+        page.keyboard.press("Enter")
+        assert "iteration 7 selected" in readout(page)
+        page.keyboard.press("End")
+        assert "iteration 60" in readout(page)
+        page.keyboard.press("Escape")
+        assert "iteration 7 selected" in readout(page)
+        page.keyboard.press("Escape")
+        assert "iteration 60 latest" in readout(page)
+
+
+def test_pointer_shows_and_selects(chromium: str, timeline: Path) -> None:
+    with offline_page(chromium, timeline) as page:
+        box = page.locator("svg[data-panel=margin]").bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 20)
+        assert page.locator(".vpd-emt-cursor").count() == 5  # one line in every panel
+        shown = int(re.search(r"iteration (\d+)", readout(page)).group(1))
+        assert 25 <= shown <= 35
+        page.mouse.click(box["x"] + box["width"] / 2, box["y"] + 20)
+        assert f"iteration {shown} selected" in readout(page)
+        page.mouse.move(2, 2)
+        assert f"iteration {shown} selected" in readout(page)
+        page.mouse.click(box["x"] + box["width"] / 2, box["y"] + 20)
+        page.mouse.move(2, 2)
+        assert "iteration 60 latest" in readout(page)
+
+
+def test_plain_keys_stay_in_the_widget(chromium: str, timeline: Path) -> None:
+    with offline_page(chromium, timeline) as page:
+        page.evaluate("window.heard = []; document.addEventListener('keydown', (event) => heard.push(event.key))")
+        page.locator(".vpd-emt-stage").focus()
+        for key in ("b", "ArrowLeft", "Escape"):
+            page.keyboard.press(key)
+        assert page.evaluate("heard") == []
+        page.keyboard.press("Escape")  # nothing left to leave: the notebook may have it
+        assert page.evaluate("heard") == ["Escape"]
+
+
+def test_title_is_text_and_empty_panels_are_left_out(chromium: str, tmp_path: Path, timeline: Path) -> None:
+    with offline_page(chromium, timeline) as page:
+        assert page.locator(".vpd-emt-title").inner_text() == "<img src=x>"
+        assert page.locator(".vpd-emt-title img").count() == 0
+        assert page.locator(".vpd-emt-eval").count() == 3  # two points and the key
+    bare = tmp_path / "bare.html"
+    EMTimeline([{"step": 1, "entropy": 0.5}, {"step": 2, "entropy": None}]).to_html(bare)
+    with offline_page(chromium, bare) as page:
+        assert page.locator("svg[data-panel]").evaluate_all("all => all.map((one) => one.dataset.panel)") == ["entropy"]
+
+
+@pytest.mark.parametrize("width", [500, 900, 1600])
+def test_nothing_is_cut_or_overlaps(chromium: str, timeline: Path, width: int) -> None:
+    overlaps = """() => {
+      const problems = [];
+      if (document.documentElement.scrollWidth > innerWidth) problems.push('the page scrolls sideways');
+      for (const svg of document.querySelectorAll('svg[data-panel]')) {
+        const frame = svg.getBoundingClientRect();
+        const texts = [...svg.querySelectorAll('text:not([visibility])')];
+        const boxes = texts.map((text) => [text.textContent, text.getBoundingClientRect()]);
+        boxes.forEach(([name, a], i) => {
+          if (a.left < frame.left - 0.5 || a.right > frame.right + 0.5) problems.push(`${name} is cut`);
+          for (const [other, b] of boxes.slice(i + 1)) {
+            const apart = a.right <= b.left || b.right <= a.left || a.bottom <= b.top + 1 || b.bottom <= a.top + 1;
+            if (!apart) problems.push(`${name} over ${other}`);
+          }
+        });
+      }
+      for (const value of document.querySelectorAll('.vpd-emt-value'))
+        if (value.scrollWidth > value.parentElement.clientWidth + 1) problems.push(`${value.textContent} is too wide`);
+      return problems;
+    }"""
+    with offline_page(chromium, timeline, viewport={"width": width, "height": 800}) as page:
+        page.locator(".vpd-emt-stage").focus()
+        page.keyboard.press("Home")
+        assert page.evaluate(overlaps) == []
+
+
+def test_page_follows_the_colour_scheme(chromium: str, timeline: Path) -> None:
+    background = "getComputedStyle(document.body).backgroundColor"
+    with offline_page(chromium, timeline, color_scheme="dark") as page:
+        assert page.evaluate(background) == "rgb(18, 21, 26)"
+        page.emulate_media(color_scheme="light")
+        assert page.evaluate(background) == "rgb(255, 255, 255)"
+
+
+def test_live_rows_arrive_as_messages(chromium: str, timeline: Path) -> None:
+    live = """async (rows) => {
+      const { modules } = JSON.parse(document.getElementById('vpd-widgets').textContent);
+      const url = URL.createObjectURL(new Blob([modules[0]], { type: 'text/javascript' }));
+      const { default: widget } = await import(url);
+      const state = { rows: rows.slice(0, 10), evals: [], title: '', kl_target: null, total: 60, state: 'running',
+                      reason: '', selected: null };
+      const listeners = {};
+      const sent = [];
+      const model = {
+        get: (key) => state[key], set: (key, value) => { state[key] = value; listeners[`change:${key}`]?.(); },
+        on: (name, call) => { listeners[name] = call; }, off: (name) => { delete listeners[name]; },
+        save_changes: () => sent.push({ selected: state.selected }), send: (message) => sent.push(message),
+      };
+      const el = document.createElement('div');
+      document.body.replaceChildren(el);
+      const leave = await widget.render({ model, el });
+      const frame = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+      const at = () => el.querySelector('.vpd-emt-at').textContent;
+      const seen = [at()];
+      listeners['msg:custom']({ kind: 'rows', from: 10, rows: rows.slice(10, 12) });
+      await frame(); seen.push(at());
+      listeners['msg:custom']({ kind: 'rows', from: 11, rows: rows.slice(11, 15) });  // overlaps: the newer counts
+      await frame(); seen.push(at());
+      listeners['msg:custom']({ kind: 'rows', from: 40, rows: rows.slice(40, 41) });  // a gap: ask for all
+      await frame(); seen.push(at());
+      model.set('rows', rows);
+      await frame(); seen.push(at());
+      el.querySelector('.vpd-emt-stage').dispatchEvent(new KeyboardEvent('keydown', { key: 'End' }));
+      el.querySelector('.vpd-emt-stage').dispatchEvent(new KeyboardEvent('keydown', { key: 'Enter' }));
+      leave();
+      return { seen, sent, left: Object.keys(listeners) };
+    }"""
+    with offline_page(chromium, timeline) as page:
+        result = page.evaluate(live, json.loads(json.dumps(rows())))
+    assert result["seen"] == [f"iteration {step}" for step in (10, 12, 15, 15, 60)]
+    assert result["sent"] == [{"kind": "resync"}, {"selected": 60}]
+    assert result["left"] == []
+
+
+def test_two_thousand_rows_draw_at_once(chromium: str, tmp_path: Path) -> None:
+    path = tmp_path / "long.html"
+    EMTimeline(rows(2500)).to_html(path)
+    with offline_page(chromium, path) as page:
+        assert "iteration 2500" in readout(page)
+        points = page.locator("path[data-series=entropy]").get_attribute("d").count("L")
+        assert 500 < points < 2500  # thinned

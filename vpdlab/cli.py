@@ -1,0 +1,221 @@
+"""The command line. Heavy imports stand inside the functions: `vpdlab --help` answers at once.
+
+Exit status: 0 done; 1 the run or the command failed; 2 the input was wrong (one line says how); 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vpdlab.config import HINTS, RunConfig, presets, read_preset
+from vpdlab.errors import RunFailed, UserError
+
+
+def train(args: Sequence[str]) -> int:
+    """train a model from language feedback"""
+    config = parse_config("vpdlab train", args)
+    from vpdlab.loop import Run
+    from vpdlab.views import conclusion, progress_line
+
+    quiet_libraries()
+    run = Run.open(config)
+    print(f"{run.task.summary}\nthe run is written to {config.folder}", flush=True)
+    seen: set[str] = set()
+    for row in run.steps():
+        print(progress_line(row, config.steps), flush=True)
+        print_new_warnings(row["warnings"], seen)
+    print(f"{conclusion(run.evals)}\nthe student: {config.folder / 'final'}")
+    return 0
+
+
+def notebook(args: Sequence[str]) -> int:
+    """run a notebook headless: vpdlab notebook train [-p NAME VALUE]... [options of train]"""
+    if not args or args[0].startswith("-"):
+        print(f"usage: vpdlab notebook NAME [-p NAME VALUE]... [--FIELD VALUE]...\nnotebooks: {', '.join(names())}")
+        return 0 if args and args[0] in ("-h", "--help") else 2
+    from vpdlab.headless import run_notebook
+
+    config, preset = parse_preset(f"vpdlab notebook {args[0]}", as_options(args[1:]))
+    return run_notebook(args[0], preset, config)
+
+
+def report(args: Sequence[str]) -> int:
+    """make one offline HTML page of an executed notebook: vpdlab report NOTEBOOK [PAGE]"""
+    parser = argparse.ArgumentParser(prog="vpdlab report", description="An executed notebook as one offline page.")
+    parser.add_argument("notebook", type=Path, help="an executed notebook, or a run folder with one")
+    parser.add_argument("page", type=Path, nargs="?", help="the HTML file to write (default: beside the notebook)")
+    chosen = parser.parse_args(args)
+    from vpdlab.page import notebook_to_page
+
+    source = chosen.notebook / "train.ipynb" if chosen.notebook.is_dir() else chosen.notebook
+    page = chosen.page or source.with_suffix(".html")
+    notebook_to_page(source, page)
+    print(page)
+    return 0
+
+
+def lab(args: Sequence[str]) -> int:
+    """open JupyterLab on the notebooks"""
+    from vpdlab.headless import notebooks
+
+    # The kernel of this environment wins over one of the same name elsewhere.
+    env = os.environ | {"JUPYTER_PREFER_ENV_PATH": "1"}
+    command = [sys.executable, "-m", "jupyterlab", "--notebook-dir", str(notebooks()), *args]
+    return subprocess.call(command, env=env)
+
+
+def models(args: Sequence[str]) -> int:
+    """list models, or get one: vpdlab models [get NAME]"""
+    parser = argparse.ArgumentParser(prog="vpdlab models", description="Models by short names.")
+    parser.add_argument("action", nargs="?", choices=["list", "get"], default="list")
+    parser.add_argument("name", nargs="?", help="for get")
+    chosen = parser.parse_args(args)
+    from vpdlab import models
+
+    quiet_libraries()
+    if chosen.action == "get":
+        if not chosen.name:
+            raise UserError("name the model to get: vpdlab models get smollm2-135m")
+        print(models.get(chosen.name))
+        return 0
+    for entry in models.catalog():
+        size = f"{entry['parameters'] / 1e6:.1f} M" if entry["parameters"] else "?"
+        here = "here" if entry["present"] else f"get it: vpdlab models get {entry['name']}"
+        print(f"{entry['name']:14}  {size:>8}  {entry['licence']:10}  {entry['what']} ({here})")
+    print("also: any hub name (Qwen/Qwen3-1.7B) or the path of a model's folder")
+    return 0
+
+
+def doctor(args: Sequence[str]) -> int:
+    """say what is installed, what is missing and how to get it"""
+    argparse.ArgumentParser(prog="vpdlab doctor", description="What is here, what is missing.").parse_args(args)
+    from vpdlab.doctor import examine, render
+
+    checks = examine()
+    print(render(checks))
+    return 1 if any(check.state == "problem" for check in checks) else 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": train,
+    "notebook": notebook,
+    "report": report,
+    "lab": lab,
+    "models": models,
+    "doctor": doctor,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: vpdlab COMMAND ...\n")
+        for name, command in COMMANDS.items():
+            print(f"  {name:10}{command.__doc__}")
+        print("\nvpdlab COMMAND --help says more.")
+        return 0 if args else 2
+    if args[0] == "--version":
+        from vpdlab import __version__
+
+        print(f"vpdlab {__version__}")
+        return 0
+    try:
+        if args[0] not in COMMANDS:
+            raise UserError(f"unknown command {args[0]!r}: choose one of {', '.join(COMMANDS)}")
+        return COMMANDS[args[0]](args[1:])
+    except UserError as error:
+        print(f"vpdlab: {error}", file=sys.stderr)
+        return 2
+    except RunFailed as error:
+        print(f"vpdlab: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("vpdlab: interrupted", file=sys.stderr)
+        return 130
+
+
+def parse_config(program: str, args: Sequence[str]) -> RunConfig:
+    """The RunConfig that the options say, on top of `--preset`. Raises UserError with one line."""
+    return parse_preset(program, args)[0]
+
+
+def parse_preset(program: str, args: Sequence[str]) -> tuple[RunConfig, str]:
+    """The same, and the preset's name."""
+    import tyro
+
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="")
+    known, rest = first.parse_known_args(args)
+    base = RunConfig(**(read_preset(known.preset) if known.preset else {}))
+    words = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(words):
+            text = f"--preset NAME sets many at once: {', '.join(presets())}, or a YAML file."
+            return tyro.cli(RunConfig, prog=program, description=text, args=rest, default=base), known.preset
+    except SystemExit as error:
+        if error.code:
+            raise UserError(one_line(words.getvalue())) from None
+        raise
+
+
+def one_line(box: str) -> str:
+    """The first statement in a framed message, and what it suggests, as one line."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
+    parts = re.split(r"\n\s*\n", "\n".join(lines[1:]).strip())
+    said = " ".join(parts[0].split())
+    near = re.search(r"Perhaps you meant:\s+(--[\w-]+)", box.replace("│", " "))
+    return f"{said}{f' (did you mean {near[1]}?)' if near else ''}; see --help"
+
+
+def as_options(args: Sequence[str]) -> list[str]:
+    """`-p NAME VALUE`, papermill's form, as `--NAME VALUE`. Raises UserError for a name that is no setting."""
+    options, rest = [], list(args)
+    while rest:
+        word = rest.pop(0)
+        if word != "-p":
+            options.append(word)
+            continue
+        if len(rest) < 2:
+            raise UserError("-p takes a name and a value: -p steps 60")
+        name, value = rest.pop(0), rest.pop(0)
+        if name not in HINTS and name != "preset":
+            raise UserError(f"there is no setting {name!r}; `vpdlab train --help` lists them")
+        options += [f"--{name}", value]
+    return options
+
+
+def names() -> list[str]:
+    """The notebooks that `vpdlab notebook` can run."""
+    from vpdlab.headless import notebooks
+
+    return sorted(path.stem for path in notebooks().glob("*.ipynb"))
+
+
+def print_new_warnings(warnings: Sequence[str], seen: set[str]) -> None:
+    """Print each named diagnosis when it first appears."""
+    for warning in warnings:
+        name = warning.partition(":")[0]
+        if name not in seen:
+            seen.add(name)
+            print(f"warning: {warning}", flush=True)
+
+
+def quiet_libraries() -> None:
+    """No progress bars of other libraries between our lines."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

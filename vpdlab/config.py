@@ -1,0 +1,284 @@
+"""RunConfig: every choice of a run, in one frozen record.
+
+The same fields are the options of `vpdlab train`, the parameters of `notebooks/train.ipynb`, the keys of a
+preset and the content of a run's `config.json`: there is no second place where a setting lives. Where the
+paper leaves a choice open, the text under the field says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vpdlab.errors import UserError
+
+PRESETS = Path(__file__).parent / "presets"
+SOURCES = ("verifier", "sibling")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All settings of one run."""
+
+    # -- what is learned ---------------------------------------------------------------------------------
+    task: str = "arithmetic"
+    """Where problems come from: arithmetic, reasoning or science."""
+    data: str = ""
+    """What the task reads: a file, a folder with train/test files, or the name of a `datasets` data set."""
+    task_args: tuple[str, ...] = ()
+    """Options of the task itself as NAME=VALUE, for instance digits=3 or family=chain_sum."""
+    model: str = "apprentice"
+    """The bundled `apprentice`, a model of `vpdlab models`, a hub name, or a folder."""
+    method: str = "vpd"
+    """How the student learns: vpd (E-step and M-step) or sdpo (M-step alone)."""
+    steps: int = 100
+    """Iterations of the run."""
+    seed: int = 0
+    """Decides the order of problems and every sampled token."""
+    out: str = ""
+    """The run's folder; empty: runs/METHOD-TASK-MODEL-sSEED."""
+    templates: str = ""
+    """A YAML file that replaces some of the prompt templates (keys: those of vpdlab.prompts.Templates)."""
+
+    # -- rollouts ----------------------------------------------------------------------------------------
+    prompts: int = 16
+    """Problems an iteration."""
+    group: int = 8
+    """N: rollouts per problem."""
+    temperature: float = 1.0
+    """Sampling temperature; the tempered distribution is the policy, in sampling and in scoring alike."""
+    max_new_tokens: int = 256
+    """A response is cut here."""
+    max_context: int = 2048
+    """Longest context in tokens, of either view. A longer teacher prompt loses part of its feedback and is counted;
+    a longer student prompt is an error."""
+    sampler_rows: int = 128
+    """Rollouts decoded at the same time."""
+
+    # -- feedback ----------------------------------------------------------------------------------------
+    feedback: tuple[str, ...] = ("verifier",)
+    """Sources of C: verifier (the environment's words), sibling (a success of the same group)."""
+    feedback_mode: Literal["all", "first"] = "all"
+    """all: every source that has something to say; first: only the first one that has."""
+
+    # -- E-step: train the teacher on outcomes inside the trust region ------------------------------------
+    e_every: int = 5
+    """F: an E-step each F iterations; 0 turns it off."""
+    beta: float = 0.1
+    """Temperature of the implicit reward and coefficient of the KL to the student, in 1/nats."""
+    e_minibatch: int = 32
+    """What share of the batch makes one update of the E-step, in `e_unit`s; 0: the whole batch. The paper says 32,
+    not of what."""
+    e_unit: Literal["prompts", "rollouts"] = "prompts"
+    """The unit of `e_minibatch` (open in the paper)."""
+    e_epochs: int = 1
+    """Passes over the batch in one E-step."""
+    e_lr: float = 0.0
+    """Learning rate of an optimiser of the E-step's own; 0: the M-step's optimiser and rate (open in the paper)."""
+    shift: Literal["step", "ema"] = "step"
+    """The shift delta: computed anew at each E-step, or as a moving average over E-steps (open in the paper)."""
+    shift_decay: float = 0.9
+    """Decay of the moving average, for `shift=ema`."""
+
+    # -- M-step: distil the teacher into the student -------------------------------------------------------
+    alpha: float = 0.5
+    """Divergence: 0 forward KL(teacher||student), 1 reverse KL(student||teacher), between: Jensen-Shannon mixture."""
+    support: Literal["full", "topk", "sampled"] = "topk"
+    """Tokens the divergence is taken on: all, the student's `top_k`, or the sampled one (score-function form)."""
+    top_k: int = 100
+    """Size of the `topk` support; at or above the vocabulary's size it equals `full`."""
+    tail: Literal["bucket", "renormalise"] = "bucket"
+    """The mass outside the `topk` support: one more outcome, or divided out."""
+
+    # -- teacher of the M-step (the paper's tables and text differ) ----------------------------------------
+    teacher: Literal["shared", "ema", "snapshot", "frozen", "trust-region", "adapter"] = "shared"
+    """shared: the live weights; ema: their moving average; snapshot: taken at each E-step; frozen: the initial ones;
+    trust-region: geometric mixture of frozen and live; adapter: a LoRA adapter that only the E-step trains."""
+    teacher_rate: float = 0.05
+    """Rate of the moving average per iteration, for `teacher=ema`."""
+    trust_mix: float = 0.5
+    """Share of the live log-probabilities, for `teacher=trust-region`."""
+    adapter_rank: int = 8
+    """Rank of the teacher's LoRA adapter, for `teacher=adapter`."""
+
+    # -- optimiser -----------------------------------------------------------------------------------------
+    lr: float = 1e-4
+    """Learning rate of AdamW."""
+    warmup: int = 0
+    """Iterations over which the learning rate rises linearly."""
+    weight_decay: float = 0.01
+    """Weight decay of AdamW."""
+    grad_clip: float = 1.0
+    """Largest norm of the gradient; 0: not clipped."""
+    lora_rank: int = 0
+    """Train a LoRA adapter of this rank instead of all weights; 0: all weights."""
+    max_skipped: int = 5
+    """So many iterations in a row with a loss or gradient that is not finite end the run."""
+
+    # -- engine --------------------------------------------------------------------------------------------
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    precision: Literal["float32", "bfloat16-mixed", "bfloat16"] = "float32"
+    """bfloat16-mixed keeps float32 weights (advised: at small learning rates bfloat16 weights round updates away)."""
+    threads: int = 0
+    """Threads of torch on the CPU; 0: leave as it is."""
+    minibatch_tokens: int = 16384
+    """Padded tokens in one forward pass of the update; changes speed and memory, not the result."""
+    logit_mib: int = 256
+    """Memory of one chunk of logits while scoring; changes speed and memory, not the result."""
+
+    # -- evaluation ----------------------------------------------------------------------------------------
+    eval_every: int = 0
+    """Evaluate on held-out problems each so many iterations; 0: before and after only; -1: never."""
+    eval_problems: int = 128
+    """Held-out problems of an evaluation."""
+    eval_samples: int = 4
+    """k: responses per held-out problem (avg@k, pass@k, maj@k)."""
+    eval_temperature: float = 0.6
+    """Sampling temperature of the evaluation (the paper's)."""
+    eval_top_p: float = 0.95
+    """Nucleus of the evaluation (the paper's)."""
+    eval_teacher: bool = True
+    """Also sample the teacher on held-out problems that the student failed: its own accuracy, beside its margin."""
+
+    # -- record --------------------------------------------------------------------------------------------
+    record_tokens: int = 8
+    """Rollouts an iteration whose per-token numbers are recorded (both top lists, KL, entropies)."""
+    record_top: int = 10
+    """Length of the recorded top lists."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _typed(field.name, getattr(self, field.name), HINTS[field.name]))
+        for name, low, high in RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise UserError(f"{name} is {value}, but must be between {low:g} and {high:g}")
+        for source in self.feedback:
+            if source not in SOURCES:
+                raise UserError(f"feedback names {source!r}: choose from {', '.join(SOURCES)}")
+        if not self.feedback:
+            raise UserError(f"feedback is empty: choose from {', '.join(SOURCES)}")
+        for arg in self.task_args:
+            if not re.fullmatch(r"[A-Za-z_]\w*=.*", arg):
+                raise UserError(f"task_args has {arg!r}: write NAME=VALUE, for instance digits=3")
+
+    @classmethod
+    def make(cls, preset: str = "", **fields: Any) -> RunConfig:
+        """A config from a preset (a name of `presets()` or a YAML file) with some fields replaced.
+
+        Raises:
+            UserError: for an unknown preset or field, or a value that does not fit its field.
+        """
+        return cls(**{**(read_preset(preset) if preset else {}), **known_fields(fields)})
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder. Raises UserError where its name could not be a run's name."""
+        model = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.model).name) or "model"
+        folder = Path(self.out) if self.out else Path("runs") / f"{self.method}-{self.task}-{model}-s{self.seed}"
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", folder.resolve().name):
+            raise UserError(
+                f"out is {self.out!r}: a run's name has 1 to 64 letters, digits, '.', '_' or '-', and no leading dot"
+            )
+        return folder
+
+    def task_options(self) -> dict[str, Any]:
+        """`task_args` (and `data`) as keyword arguments; values are read as JSON where they are JSON."""
+        options: dict[str, Any] = {"data": self.data} if self.data else {}
+        for arg in self.task_args:
+            name, _, text = arg.partition("=")
+            try:
+                options[name] = json.loads(text)
+            except json.JSONDecodeError:  # a bare word is a string
+                options[name] = text
+        return options
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, field by field."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
+        }
+
+
+HINTS: dict[str, Any] = typing.get_type_hints(RunConfig)
+
+# (field, lowest, highest): what can be checked without looking at anything else.
+RANGES: list[tuple[str, float, float]] = [
+    *((name, 1, 10**9) for name in ("steps", "prompts", "group", "max_new_tokens", "max_context", "sampler_rows")),
+    *((name, 1, 10**9) for name in ("top_k", "adapter_rank", "max_skipped", "minibatch_tokens", "logit_mib")),
+    *((name, 1, 10**9) for name in ("eval_problems", "eval_samples", "e_epochs")),
+    *((name, 0, 10**9) for name in ("e_every", "e_minibatch", "warmup", "lora_rank", "threads", "record_tokens")),
+    *((name, 0, 1) for name in ("alpha", "teacher_rate", "trust_mix", "shift_decay")),
+    *((name, 0, 1e3) for name in ("lr", "e_lr", "weight_decay", "grad_clip", "eval_temperature")),
+    ("seed", 0, 2**32 - 1),
+    ("temperature", 1e-3, 1e2),
+    ("beta", 1e-9, 1e6),
+    ("eval_top_p", 1e-6, 1),
+    ("eval_every", -1, 10**9),
+    ("record_top", 1, 1000),
+]
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """`value` as the field's type, without guessing: 1 may stand for 1.0, nothing else is converted."""
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        if value in typing.get_args(hint):
+            return value
+        raise UserError(f"{name} is {value!r}: choose one of {', '.join(typing.get_args(hint))}")
+    if origin is tuple:
+        items = [value] if isinstance(value, str) else value
+        if isinstance(items, Sequence) and all(isinstance(item, str) for item in items):
+            return tuple(items)
+        raise UserError(f"{name} is {value!r}, but must be a list of words")
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise UserError(f"{name} is {value!r}, but must be of type {hint.__name__}")
+
+
+def known_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The same fields. Raises UserError for a name that RunConfig does not have, with the nearest one."""
+    for name in fields:
+        if name not in HINTS:
+            near = difflib.get_close_matches(name, HINTS, n=1)
+            hint = f": did you mean {near[0]!r}?" if near else "; `vpdlab train --help` lists them"
+            raise UserError(f"there is no setting {name!r}{hint}")
+    return dict(fields)
+
+
+def presets() -> list[str]:
+    """Names of the bundled presets."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """The fields that a preset sets: a bundled name, or the path of a YAML file.
+
+    Raises:
+        UserError: where there is no such preset, or the file is not a mapping of RunConfig's fields.
+    """
+    import yaml
+
+    path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"unknown preset {name!r}: choose one of {', '.join(presets())}, or name a .yaml file")
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
+    if not isinstance(fields, dict):
+        raise UserError(f"{path}: expected lines of FIELD: VALUE")
+    try:
+        return known_fields(fields)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error

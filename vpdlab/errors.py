@@ -1,0 +1,14 @@
+"""The one error that means "the user can fix this".
+
+Everything that a person can cause (a wrong option, a bad data file, a model that does not fit) raises
+`UserError` with one line that says what was wrong and what to do. The command line prints that line and
+exits with status 2; anything else is a bug of ours and keeps its traceback.
+"""
+
+
+class UserError(ValueError):
+    """Bad input, told in one line: what was wrong, where (file, field, value), what to do."""
+
+
+class RunFailed(RuntimeError):
+    """A run could not go on (not the input's fault): told in one line, exit status 1."""

@@ -1,0 +1,75 @@
+"""Feedback: C for each rollout, and the reason where there is none.
+
+A source is a function `(rollout, group) -> Feedback`, where `group` holds all rollouts of the same problem. A new
+source is one function and one line in `SOURCES`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from vpdlab.types import Feedback, Rollout
+
+Source = Callable[[Rollout, Sequence[Rollout]], Feedback]
+
+
+def verifier(rollout: Rollout, group: Sequence[Rollout]) -> Feedback:
+    """The environment's own words on this rollout."""
+    if rollout.outcome is None or rollout.outcome.notes is None:
+        return Feedback(reason="the environment said nothing")
+    return Feedback(critique=rollout.outcome.notes, source="verifier")
+
+
+def sibling(rollout: Rollout, group: Sequence[Rollout]) -> Feedback:
+    """A success of the same group as demonstration, never the rollout itself; the next one after it in the group, so that
+    demonstrations are spread over the successes. Blocks of thought are cut from it."""
+    successes = sorted((other for other in group if other.success), key=lambda other: other.index)
+    others = [other for other in successes if other.index != rollout.index]
+    if not others:
+        return Feedback(reason="no success in the group" if not successes else "the only success of its group")
+    chosen = next((other for other in others if other.index > rollout.index), others[0])
+    text = without_thoughts(chosen.text)
+    if not text:
+        return Feedback(reason="the sibling's response is empty")
+    return Feedback(demonstration=text, source="sibling")
+
+
+SOURCES: dict[str, Source] = {"verifier": verifier, "sibling": sibling}
+
+
+def without_thoughts(text: str) -> str:
+    """The text without `<think>` blocks; one that was never closed takes the rest with it."""
+    return re.sub(r"<think>.*?(</think>|\Z)", "", text, flags=re.DOTALL).strip()
+
+
+def give_feedback(
+    rollouts: Sequence[Rollout], sources: Sequence[str], mode: Literal["all", "first"] = "all"
+) -> list[Feedback]:
+    """C of each rollout, from the named sources.
+
+    Args:
+        mode: "all" joins what every source has to say (a critique and a demonstration can stand side by side; of
+            two critiques the first is kept); "first" takes the first source that has something to say.
+    """
+    groups: dict[int, list[Rollout]] = defaultdict(list)
+    for rollout in rollouts:
+        groups[rollout.group].append(rollout)
+    notes = []
+    for rollout in rollouts:
+        said = [SOURCES[name](rollout, groups[rollout.group]) for name in sources]
+        spoke = [note for note in said if note.signal]
+        notes.append(_join(spoke if mode == "all" else spoke[:1], said))
+    return notes
+
+
+def _join(spoke: Sequence[Feedback], said: Sequence[Feedback]) -> Feedback:
+    if not spoke:
+        return Feedback(reason="; ".join(note.reason for note in said))
+    return Feedback(
+        critique=next((note.critique for note in spoke if note.critique is not None), None),
+        demonstration=next((note.demonstration for note in spoke if note.demonstration is not None), None),
+        source="+".join(note.source for note in spoke),
+    )

@@ -1,0 +1,84 @@
+"""Run a notebook from top to bottom without a browser, and leave an offline page of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from vpdlab.config import RunConfig
+from vpdlab.errors import UserError
+from vpdlab.record import load_run
+
+
+def notebooks() -> Path:
+    """The folder of the notebooks: beside the package in a checkout, inside it when installed from a wheel."""
+    here = Path(__file__).resolve().parent
+    beside = here.parent / "notebooks"
+    return beside if beside.is_dir() else here / "_notebooks"
+
+
+def run_notebook(name: str, preset: str, config: RunConfig) -> int:
+    """Execute a parameterised notebook with the config's fields; writes NAME.ipynb and NAME.html in the run's folder.
+
+    The status comes from the run's own status.json: what a notebook's cells report is not to be trusted after an
+    interrupt.
+
+    Raises:
+        UserError: for an unknown notebook, a folder that holds a run already, or bad input found in the notebook.
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    from vpdlab.page import notebook_to_page
+
+    source = notebooks() / f"{name}.ipynb"
+    if not source.is_file():
+        known = ", ".join(sorted(path.stem for path in notebooks().glob("*.ipynb")))
+        raise UserError(f"unknown notebook {name!r}: choose one of {known}")
+    folder = config.folder
+    if (folder / "config.json").exists():
+        raise UserError(f"{folder} already holds a run: choose another folder with out, or remove this one")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
+    executed = folder / f"{name}.ipynb"
+    print(f"{source.name} runs; the executed copy grows in {executed}", flush=True)
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # the kernel of this environment, not one of the same name elsewhere
+    _show_outputs()
+    error = None
+    try:
+        papermill.execute_notebook(
+            source, executed, parameters=_parameters(preset, config), kernel_name="python3", progress_bar=False,
+            log_output=True,
+        )  # fmt: skip
+    except PapermillExecutionError as raised:
+        error = raised
+    page = folder / f"{name}.html"
+    notebook_to_page(executed, page)
+    print(f"the executed notebook: {executed}\nthe page, to open offline: {page}")
+    if error is not None:
+        if error.ename == "UserError":
+            raise UserError(error.evalue)
+        print(f"the notebook failed in cell {error.exec_count}: {error.ename}: {error.evalue}")
+        return 1
+    return 0 if load_run(folder).status["state"] == "complete" else 1
+
+
+def _parameters(preset: str, config: RunConfig) -> dict[str, Any]:
+    """Only what differs from the preset: the injected cell stays readable."""
+    base = RunConfig.make(preset).to_dict()
+    changed = {name: value for name, value in config.to_dict().items() if value != base[name]}
+    return {"preset": preset, **changed, "out": str(config.folder)}
+
+
+def _show_outputs() -> None:
+    """papermill hands the cells' printed lines to its logger: pass them on to the terminal as they are."""
+    logger = logging.getLogger("papermill")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.funcName == "log_output_message")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)

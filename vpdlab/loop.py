@@ -1,0 +1,230 @@
+"""The loop: `iterate` is one iteration on a page, `Run` holds what it acts on.
+
+    run = Run.open(RunConfig.make("tour-common"))
+    for row in run.steps():          # writes runs/..., row is a line of metrics.jsonl
+        print(row["step"], row["success_rate"])
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from vpdlab import observe
+from vpdlab.config import RunConfig
+from vpdlab.diagnose import diagnose
+from vpdlab.environment import describe
+from vpdlab.errors import RunFailed, UserError
+from vpdlab.evaluate import interval, summarise
+from vpdlab.feedback import give_feedback
+from vpdlab.interrupt import Interrupt
+from vpdlab.methods import Batch, EStep, Learner, Method, get_method
+from vpdlab.policy import Policy
+from vpdlab.prompts import Renderer, Templates, views
+from vpdlab.record import Recorder
+from vpdlab.samplers import Sampler, Sampling, sample
+from vpdlab.samplers.hf import HFSampler
+from vpdlab.tasks import Task, make_task, verify_all
+from vpdlab.teacher import Teacher
+from vpdlab.types import Feedback, Outcome, Problem, Rollout
+
+
+def iterate(run: Run, step: int) -> dict[str, Any]:
+    """One iteration: rollout, feedback, E-step where it is due, M-step. Returns its line of metrics."""
+    config, learner, clock = run.config, run.learner, observe.Clock()
+    lr = learner.policy.warm_up(step)
+
+    with clock("rollout"):
+        rollouts = verify_all(run.task, run.rollouts(step))
+
+    with clock("feedback"):
+        notes = give_feedback(rollouts, config.feedback, config.feedback_mode)  # C, or the reason why there is none
+        batch = run.pack(rollouts, notes)  # two contexts, one response axis
+
+    e = EStep()
+    if run.method.e_step is not None and config.e_every and step % config.e_every == 0:
+        with clock("e"):
+            e = run.method.e_step(learner, batch)  # train the teacher on outcomes, inside the trust region
+
+    watch = observe.TokenWatch(learner.policy.tokenizer, config.record_tokens, config.record_top)
+    with clock("m"):
+        m = run.method.m_step(learner, batch, watch)  # distil it into the student, token by token
+        learner.teacher.after_iteration()
+
+    row = observe.metrics_row(step, config, rollouts, batch, e, m, lr, clock)
+    if run.recorder is not None:
+        records = observe.rollout_records(step, rollouts, notes, batch, m, watch, run.render, config.beta)
+        run.recorder.rollouts(step, records)
+    return row
+
+
+@dataclass
+class Run:
+    """Everything that one run acts on. Open one with `Run.open`.
+
+    Attributes:
+        config, task, method, learner (policy and teacher), render, sampler: the parts.
+        recorder: writes the run folder; None for a run that leaves nothing behind.
+        rows, evals: the lines of metrics and evaluations so far.
+    """
+
+    config: RunConfig
+    task: Task
+    method: Method
+    learner: Learner
+    render: Renderer
+    sampler: Sampler
+    recorder: Recorder | None = None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    evals: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, config: RunConfig, record: bool = True) -> Run:
+        """Load task and model, and start the run's folder (unless `record` is False).
+
+        Raises:
+            UserError: for anything in the config that does not fit what it names.
+        """
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        method = get_method(config.method)
+        if config.support == "sampled" and config.alpha != 1.0:
+            raise UserError(f"support sampled is reverse KL: alpha must be 1, not {config.alpha}")
+        task = make_task(config.task, **config.task_options())
+        templates = Templates.read(config.templates) if config.templates else Templates()
+        policy = Policy.load(config)
+        render = Renderer(policy.tokenizer, templates, config.max_context)
+        learner = Learner(config, policy, Teacher(policy))
+        run = cls(config, task, method, learner, render, HFSampler(policy, config.sampler_rows))
+        for problem in [*task.load("train"), *task.load("test")[: config.eval_problems]]:
+            render.student(problem)  # a prompt that is too long is an error now, not after an hour
+        if config.prompts > len(task.load("train")):
+            raise UserError(f"prompts is {config.prompts}, but the task has {len(task.load('train'))} training problems")
+        if record:
+            run.recorder = Recorder(config.folder, config.to_dict(), describe(config, task, policy))
+        return run
+
+    # -- the pieces of an iteration --------------------------------------------------------------------------
+    def problems(self, step: int) -> list[Problem]:
+        """The problems of iteration `step` (from 1): all of them in a shuffled order, then again in another."""
+        train, count = self.task.load("train"), self.config.prompts
+        places = range((step - 1) * count, step * count)
+        return [train[shuffled(self.config.seed, place // len(train), len(train))[place % len(train)]] for place in places]
+
+    def rollouts(self, step: int) -> list[Rollout]:
+        """Sampled responses to the problems of an iteration, not verified yet."""
+        config = self.config
+        sampling = Sampling(config.temperature, 1.0, config.max_new_tokens)
+        return self._sample(self.problems(step), config.group, sampling, step=step)
+
+    def pack(self, rollouts: Sequence[Rollout], notes: Sequence[Feedback]) -> Batch:
+        """Both views of the rollouts that have a signal."""
+        kept = [(rollout, note) for rollout, note in zip(rollouts, notes, strict=True) if note.signal]
+        student, teacher = views(rollouts, notes, self.render)
+        success = torch.tensor([rollout.success for rollout, _ in kept], dtype=torch.bool)
+        return Batch(
+            [rollout for rollout, _ in kept],
+            [note for _, note in kept],
+            student,
+            teacher,
+            success.to(self.learner.policy.device),
+        )
+
+    # -- the whole run ---------------------------------------------------------------------------------------
+    def steps(self) -> Iterator[dict[str, Any]]:
+        """Train: yields each iteration's line of metrics once it is on disk; ends with the final evaluation.
+
+        However it ends, status.json says so: complete, stopped (interrupt, or the caller left the loop), failed.
+        """
+        state, reason = "failed", ""
+        interrupt = Interrupt()
+        try:
+            with interrupt.armed():
+                yield from self._train(interrupt)
+            state, reason = ("stopped", "interrupted") if interrupt else ("complete", "")
+        except (GeneratorExit, KeyboardInterrupt):
+            state, reason = "stopped", "interrupted"
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            if self.recorder is not None:
+                self.recorder.close(state, reason)
+
+    def _train(self, interrupt: Interrupt) -> Iterator[dict[str, Any]]:
+        config, skipped = self.config, 0
+        if config.eval_every >= 0:
+            self.evaluate(0)
+        for step in range(1, config.steps + 1):
+            row = iterate(self, step)
+            self.rows.append(row)
+            row["warnings"] = diagnose(self.rows)
+            if self.recorder is not None:
+                self.recorder.metrics(row)
+            last = step == config.steps or bool(interrupt)
+            if config.eval_every >= 0 and (last or (config.eval_every and step % config.eval_every == 0)):
+                self.evaluate(step)
+            yield row
+            skipped = skipped + 1 if row["skipped"] else 0
+            if skipped >= config.max_skipped:
+                raise RunFailed(f"{skipped} iterations in a row had a loss or gradient that was not finite: lower lr")
+            if interrupt:
+                break
+        if self.recorder is not None:
+            self.learner.policy.save(self.recorder.folder / "final")
+
+    def evaluate(self, step: int) -> dict[str, Any]:
+        """Sample held-out problems, and the teacher on those that failed; the line of eval.jsonl."""
+        config, started = self.config, time.perf_counter()
+        problems = self.task.load("test")[: config.eval_problems]
+        sampling = Sampling(config.eval_temperature, config.eval_top_p, config.max_new_tokens)
+        rollouts = verify_all(self.task, self._sample(problems, config.eval_samples, sampling, purpose="eval"))
+        groups: dict[str, list[Outcome]] = {}
+        for rollout in rollouts:
+            groups.setdefault(rollout.problem.id, []).append(rollout.verified)
+        row = {"step": step} | summarise(groups) | {"length": float(np.mean([len(r.response_ids) for r in rollouts]))}
+        row |= self._teacher_accuracy(rollouts, sampling) if config.eval_teacher else {}
+        row["seconds"] = time.perf_counter() - started
+        self.evals.append(row)
+        if self.recorder is not None:
+            self.recorder.evaluation(row)
+        return row
+
+    def _teacher_accuracy(self, rollouts: Sequence[Rollout], sampling: Sampling) -> dict[str, Any]:
+        """One sample of the M-step's teacher for the first failure of each held-out problem that has feedback."""
+        notes = give_feedback(rollouts, self.config.feedback, self.config.feedback_mode)
+        failed: dict[int, tuple[Rollout, Feedback]] = {}
+        for rollout, note in zip(rollouts, notes, strict=True):
+            if not rollout.success and note.signal:
+                failed.setdefault(rollout.group, (rollout, note))
+        if not failed:
+            return {"teacher_accuracy": None, "teacher_problems": 0}
+        problems = [rollout.problem for rollout, _ in failed.values()]
+        contexts = [self.render.teacher(rollout.problem, note)[0] for rollout, note in failed.values()]
+        with self.learner.teacher.playing():
+            answers = self._sample(problems, 1, sampling, purpose="eval teacher", contexts=contexts)
+        values = [float(rollout.success) for rollout in verify_all(self.task, answers)]
+        low, high = interval(values)
+        return {
+            "teacher_accuracy": float(np.mean(values)),
+            "teacher_accuracy_low": low,
+            "teacher_accuracy_high": high,
+            "teacher_problems": len(values),
+        }
+
+    def _sample(self, problems: Sequence[Problem], n: int, sampling: Sampling, **how: Any) -> list[Rollout]:
+        tokenizer = self.learner.policy.tokenizer
+        return sample(self.sampler, self.render, tokenizer, problems, n, sampling, seed=self.config.seed, **how)
+
+
+@lru_cache(maxsize=8)
+def shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The order of `count` problems in one epoch: a function of the seed, so that any step can be asked for."""
+    return np.random.default_rng([seed, epoch]).permutation(count)

@@ -1,0 +1,156 @@
+"""The losses: pure functions, no model, no batch, no reduction that is not named.
+
+All take normalised log-probabilities in nats. `alpha` is SDPO's (arXiv 2601.20802): 0 is forward KL(T||S),
+1 is reverse KL(S||T), between is the generalised Jensen-Shannon divergence, which tends to 0 at both ends, so
+that 0 and 1 are cases of their own and not limits.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def kl(p_logp: Float[Tensor, "*n k"], q_logp: Float[Tensor, "*n k"]) -> Float[Tensor, "*n"]:
+    """KL(P||Q) over the last axis, in nats.
+
+    A token with P = 0 (log-probability -inf) adds exactly 0, to the value and to the gradient. The input is
+    masked, not the output: `where` on the output would hide a NaN in the value and leave it in the gradient.
+    """
+    absent = torch.isneginf(p_logp)
+    p, q = p_logp.masked_fill(absent, 0.0), q_logp.masked_fill(absent, 0.0)
+    return (p.exp() * (p - q)).masked_fill(absent, 0.0).sum(-1)
+
+
+def token_divergence(
+    student_logp: Float[Tensor, "*n k"], teacher_logp: Float[Tensor, "*n k"], alpha: float
+) -> Float[Tensor, "*n"]:
+    """Divergence of student S and teacher T at each position, in nats (METHOD: VPD section 3.3, SDPO eq. 3).
+
+    Args:
+        student_logp, teacher_logp: log-probabilities on a common support of K tokens, each summing to 1.
+        alpha: 0: KL(T||S). 1: KL(S||T). Between: (1-a) KL(S||M) + a KL(T||M) with M = (1-a) S + a T; the
+            gradient also goes through M.
+
+    Raises:
+        ValueError: for alpha outside [0, 1].
+    """
+    if not 0.0 <= alpha <= 1.0:
+        raise ValueError(f"alpha is {alpha}, but must be between 0 and 1")
+    if alpha == 0.0:
+        return kl(teacher_logp, student_logp)
+    if alpha == 1.0:
+        return kl(student_logp, teacher_logp)
+    # Where both are 0 the mixture is too, and the gradient of logaddexp(-inf, -inf) is NaN: mask the input.
+    absent = torch.isneginf(student_logp) & torch.isneginf(teacher_logp)
+    student, teacher = student_logp.masked_fill(absent, 0.0), teacher_logp.masked_fill(absent, 0.0)
+    mixture = torch.logaddexp(student + math.log(1.0 - alpha), teacher + math.log(alpha))
+    return (1.0 - alpha) * kl(student_logp, mixture) + alpha * kl(teacher_logp, mixture)
+
+
+def add_tail(logp: Float[Tensor, "*n k"]) -> Float[Tensor, "*n k+1"]:
+    """Append the mass outside the support as one more outcome: log(1 - sum p).
+
+    Computed as log(-expm1(logsumexp)). Where the support holds all the mass (to rounding), the tail is held at
+    the type's epsilon, with gradient 0: log(0) would make both value and gradient useless.
+    """
+    total = logp.logsumexp(-1, keepdim=True)
+    total = total.clamp(max=-torch.finfo(logp.dtype).eps)
+    return torch.cat([logp, torch.log(-torch.expm1(total))], dim=-1)
+
+
+def sampled_divergence(student_logp: Float[Tensor, "*n"], teacher_logp: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Reverse KL on the sampled token, in score-function form: sg(log S - log T) log S.
+
+    Its gradient is an unbiased estimate of that of KL(S||T) where the token was sampled from S; its value is
+    not a divergence.
+    """
+    return (student_logp - teacher_logp).detach() * student_logp
+
+
+def forward_cross_entropy(
+    student_logp: Float[Tensor, "*n k"], teacher_logp: Float[Tensor, "*n k"]
+) -> Float[Tensor, "*n"]:
+    """H(T, S) = -sum T log S at each position, in nats (DistIL, arXiv 2606.05152). T takes no gradient."""
+    teacher = teacher_logp.detach().exp()
+    absent = teacher == 0
+    return -(teacher * student_logp.masked_fill(absent, 0.0)).sum(-1)
+
+
+def implicit_reward(
+    teacher_logp: Float[Tensor, " b"], prior_logp: Float[Tensor, " b"], beta: float
+) -> Float[Tensor, " b"]:
+    """r~ = beta (log q(y|x,C) - log pi(y|x)): sums over response tokens, in units of reward."""
+    return beta * (teacher_logp - prior_logp)
+
+
+def margin(reward: Float[Tensor, " b"], success: Bool[Tensor, " b"]) -> float | None:
+    """Mean implicit reward of successes minus that of failures (the paper's Figure 1); None if one is absent."""
+    if not success.any() or success.all():
+        return None
+    return (reward[success].mean() - reward[~success].mean()).item()
+
+
+def reward_shift(
+    teacher_logp: Float[Tensor, " b"], prior_logp: Float[Tensor, " b"], success: Bool[Tensor, " b"], beta: float
+) -> Float[Tensor, ""]:
+    """delta = (mean r~ of successes + mean r~ of failures) / 2, without gradient (VPD Algorithm 1).
+
+    Raises:
+        ValueError: where one of the classes is absent, since half of the mean does not exist then.
+    """
+    if not success.any() or success.all():
+        raise ValueError("the shift needs at least one success and one failure")
+    reward = implicit_reward(teacher_logp, prior_logp, beta).detach()
+    return (reward[success].mean() + reward[~success].mean()) / 2
+
+
+def bco_loss(
+    teacher_logp: Float[Tensor, " b"],
+    prior_logp: Float[Tensor, " b"],
+    success: Bool[Tensor, " b"],
+    beta: float,
+    shift: Float[Tensor, ""] | float,
+    n_success: int | None = None,
+    n_failure: int | None = None,
+) -> Float[Tensor, ""]:
+    """Binary classifier optimisation of the teacher, unpaired (VPD eq. for the E-step; BCO, arXiv 2404.04656).
+
+    -mean over successes of log sigmoid(r~ - shift) - mean over failures of log sigmoid(-(r~ - shift)).
+
+    Args:
+        teacher_logp: sums over response tokens under the feedback view; the only input that takes gradient.
+        prior_logp: sums under the student's plain view, frozen for the whole E-step.
+        n_success, n_failure: class sizes of the whole update, where these rows are a minibatch of it: the losses
+            of the minibatches then add up to the loss of the whole. Default: the sizes found in `success`.
+
+    Returns:
+        A scalar that is attached to the graph even where a class, or everything, is absent (then 0 for it).
+    """
+    logit = implicit_reward(teacher_logp, prior_logp.detach(), beta) - shift
+    right = -F.logsigmoid(logit[success]).sum() / max(1, int(success.sum()) if n_success is None else n_success)
+    wrong = -F.logsigmoid(-logit[~success]).sum() / max(1, int((~success).sum()) if n_failure is None else n_failure)
+    return right + wrong
+
+
+def policy_gradient_loss(
+    logp: Float[Tensor, "b r"],
+    old_logp: Float[Tensor, "b r"],
+    advantage: Float[Tensor, " b"] | Float[Tensor, "b r"],
+    mask: Bool[Tensor, "b r"],
+    clip_low: float,
+    clip_high: float,
+) -> Float[Tensor, ""]:
+    """Clipped surrogate of GRPO, as a mean over active tokens: -mean min(rho A, clip(rho, 1-low, 1+high) A).
+
+    Masked positions may hold anything, NaN included: they are masked before they are used.
+    """
+    advantage = advantage[:, None].expand_as(logp) if advantage.dim() == 1 else advantage
+    ratio = (logp.masked_fill(~mask, 0.0) - old_logp.detach().masked_fill(~mask, 0.0)).exp()
+    advantage = advantage.masked_fill(~mask, 0.0)
+    clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
+    return -torch.minimum(ratio * advantage, clipped * advantage).sum() / mask.sum().clamp(min=1)

@@ -1,0 +1,203 @@
+"""What an iteration leaves behind: the numbers of metrics.jsonl and the rollouts of the record.
+
+Nothing here computes anything that the step did not compute anyway; it only looks.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vpdlab import losses
+from vpdlab.batch import TokenBatch
+from vpdlab.config import RunConfig
+from vpdlab.methods import Batch, EStep, MStep
+from vpdlab.prompts import Renderer
+from vpdlab.scoring import Comparison, TokenDist, top_lists
+from vpdlab.types import Feedback, Rollout
+
+
+class Clock:
+    """Seconds spent in named phases."""
+
+    def __init__(self) -> None:
+        self.seconds = {"rollout": 0.0, "feedback": 0.0, "e": 0.0, "m": 0.0}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] += time.perf_counter() - started
+
+
+class TokenWatch:
+    """Keeps the per-token numbers of the first rows of a batch, as the M-step comes by them.
+
+    Args:
+        tokenizer: to give each token its text.
+        rows: how many rows of the batch are kept.
+        top: length of the lists of likeliest tokens.
+    """
+
+    def __init__(self, tokenizer: Any, rows: int, top: int) -> None:
+        self._tokenizer, self._rows, self._top = tokenizer, rows, top
+        self.kept: dict[int, dict[str, Any]] = {}
+
+    def __call__(self, view: TokenBatch, found: Comparison, student: TokenDist, teacher: TokenDist) -> None:
+        lengths = view.mask.sum(1).tolist()
+        start = 0
+        for row, length in zip(view.rows.tolist(), lengths, strict=True):
+            span = torch.arange(start, start + length, device=found.kl.device)
+            start += length
+            if row < self._rows:
+                self.kept[row] = self._numbers(found, span) | self._tops(student, teacher, span)
+
+    def _numbers(self, found: Comparison, span: Tensor) -> dict[str, Any]:
+        names = ("student_logp", "teacher_logp", "kl", "divergence", "student_entropy", "teacher_entropy")
+        return {name: getattr(found, name).detach()[span].tolist() for name in names}
+
+    def _tops(self, student: TokenDist, teacher: TokenDist, span: Tensor) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for side, (ids, logp) in top_lists(student, teacher, span, self._top).items():
+            out[f"{side}_top_ids"], out[f"{side}_top_logp"] = ids.tolist(), logp.tolist()
+            out[f"{side}_top"] = [self.words(row) for row in ids.tolist()]
+        return out
+
+    def words(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token by itself (a part of a character shows as its replacement mark)."""
+        return [self._tokenizer.decode([token]) for token in ids]
+
+
+def rollout_records(
+    step: int, rollouts: Sequence[Rollout], notes: Sequence[Feedback], batch: Batch, m: MStep, watch: TokenWatch,
+    render: Renderer, beta: float,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """One plain dict a rollout, with the columns of `record.COLUMNS` (and TOKEN_COLUMNS where kept)."""
+    place = {(rollout.group, rollout.index): row for row, rollout in enumerate(batch.rollouts)}
+    records = []
+    for rollout, note in zip(rollouts, notes, strict=True):
+        record = _said(step, rollout, note)
+        row = place.get((rollout.group, rollout.index))
+        if row is not None:
+            record |= {
+                "teacher_prompt": render.teacher_text(rollout.problem, note),
+                "teacher_ids": list(batch.teacher[row].context_ids),
+                "truncated": batch.teacher[row].truncated,
+            }
+            if m.student_logp is not None and m.teacher_logp is not None:
+                student, teacher = m.student_logp[row].item(), m.teacher_logp[row].item()
+                record |= {
+                    "student_sum": student, "teacher_sum": teacher, "implicit_reward": beta * (teacher - student)
+                }  # fmt: skip
+        if row is not None and row in watch.kept:
+            record |= watch.kept[row] | {
+                "tokens": watch.words(rollout.response_ids),
+                "student_context": watch.words(rollout.prompt_ids),
+                "teacher_context": watch.words(batch.teacher[row].context_ids),
+            }
+        records.append(record)
+    return records
+
+
+def _said(step: int, rollout: Rollout, note: Feedback) -> dict[str, Any]:
+    """What was asked, answered and said."""
+    problem, outcome = rollout.problem, rollout.verified
+    return {
+        "step": step,
+        "problem_id": problem.id,
+        "group": rollout.group,
+        "index": rollout.index,
+        "system": problem.system,
+        "prompt": problem.prompt,
+        "answer": problem.answer,
+        "text": rollout.text,
+        "parsed": outcome.answer,
+        "reward": outcome.reward,
+        "success": outcome.success,
+        "finished": rollout.finished,
+        "environment": outcome.notes,
+        "critique": note.critique,
+        "demonstration": note.demonstration,
+        "source": note.source,
+        "reason": note.reason,
+        "signal": note.signal,
+        "prompt_ids": list(rollout.prompt_ids),
+        "response_ids": list(rollout.response_ids),
+        "logps": list(rollout.logps),
+    }
+
+
+def teacher_drift(batch: Batch, e: EStep, m: MStep) -> float | None:
+    """How far the E-step moved the teacher: mean over rollouts of |change of log q(y|x,C)| / tokens, in nats a token.
+
+    None where no E-step ran. Where the M-step's teacher computes with the very weights that the E-step trains, its
+    pass has scored them after the E-step; otherwise the E-step did so itself.
+    """
+    after = e.teacher_logp_after if e.teacher_logp_after is not None else m.teacher_logp
+    if e.teacher_logp is None or after is None:
+        return None
+    lengths = torch.tensor([len(r.response_ids) for r in batch.rollouts], device=after.device)
+    return ((after - e.teacher_logp).abs() / lengths).mean().item()
+
+
+def metrics_row(
+    step: int, config: RunConfig, rollouts: Sequence[Rollout], batch: Batch, e: EStep, m: MStep, lr: float,
+    clock: Clock,
+) -> dict[str, Any]:  # fmt: skip
+    """A line of metrics.jsonl (without its warnings): what does not exist at this step is None."""
+    count = len(rollouts)
+    margin = None
+    if m.student_logp is not None and m.teacher_logp is not None:
+        margin = losses.margin(losses.implicit_reward(m.teacher_logp, m.student_logp, config.beta), batch.success)
+    outcomes = [rollout.verified for rollout in rollouts]
+    return {
+        "step": step,
+        "reward": sum(outcome.reward for outcome in outcomes) / count,
+        "success_rate": sum(outcome.success for outcome in outcomes) / count,
+        "length": sum(len(rollout.response_ids) for rollout in rollouts) / count,
+        "unfinished": sum(not rollout.finished for rollout in rollouts) / count,
+        "entropy": m.entropy,
+        "kl": m.kl,
+        "margin": margin,
+        "delta": e.delta,
+        "beta": config.beta,
+        "e_loss": e.loss,
+        "m_loss": m.loss,
+        "signal_share": len(batch) / count,
+        "n_success": int(batch.success.sum()),
+        "n_failure": int((~batch.success).sum()),
+        "teacher_drift": teacher_drift(batch, e, m),
+        "truncated": sum(view.truncated > 0 for view in batch.teacher),
+        "skipped": e.skipped + m.skipped,
+        "lr": lr,
+        "grad_norm": m.grad_norm,
+        "e_updates": e.updates if e.loss is not None else None,
+        **{f"seconds_{phase}": seconds for phase, seconds in clock.seconds.items()},
+        "tokens_rollout": sum(len(rollout.response_ids) for rollout in rollouts),
+        "tokens_e": e.tokens if e.loss is not None else None,
+        "tokens_m": m.tokens if m.loss is not None else None,
+        "peak_memory_mib": peak_memory_mib(),
+        "notes": _notes({"E-step": e.reason, "M-step": m.reason}),
+    }
+
+
+def _notes(reasons: Mapping[str, str]) -> str | None:
+    said = [f"{phase} did not run: {reason}" for phase, reason in reasons.items() if reason]
+    return "; ".join(said) or None
+
+
+def peak_memory_mib() -> float:
+    """Most memory held so far: of the GPU where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes there, kibibytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

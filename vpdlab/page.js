@@ -1,0 +1,52 @@
+// A notebook as a page: draws the plotly figures in the reader's colours and folds the code.
+(() => {
+  "use strict";
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+
+  // Colours go into the template, under whatever the figure itself sets.
+  function themed(layout) {
+    const style = getComputedStyle(document.documentElement);
+    const colour = (name) => style.getPropertyValue(name).trim();
+    const template = layout.template ?? {};
+    const base = template.layout ?? {};
+    const axis = {
+      gridcolor: colour("--jp-border-color3"),
+      linecolor: colour("--jp-border-color1"),
+      zerolinecolor: colour("--jp-border-color1"),
+    };
+    const look = {
+      ...base,
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      font: { ...base.font, color: colour("--jp-content-font-color1") },
+      xaxis: { ...base.xaxis, ...axis },
+      yaxis: { ...base.yaxis, ...axis },
+    };
+    return { ...structuredClone(layout), template: { ...template, layout: look } };
+  }
+
+  function draw(place, { data, layout = {}, config = {} }) {
+    const options = { responsive: true, displaylogo: false, ...config };
+    return Plotly.react(place, structuredClone(data), themed(layout), options);
+  }
+
+  const source = document.getElementById("vpd-figures");
+  const figures = source ? JSON.parse(source.textContent) : [];
+  for (const place of document.querySelectorAll(".vpd-plot")) {
+    const figure = figures[Number(place.dataset.vpdFigure)];
+    const show = () =>
+      Promise.resolve(draw(place, figure)).catch((error) => {
+        console.error(error);
+        place.textContent = `This figure could not be drawn: ${error.message}`;
+      });
+    show();
+    dark.addEventListener("change", show);
+  }
+
+  const button = document.querySelector(".vpd-all-code");
+  button?.addEventListener("click", () => {
+    const open = button.getAttribute("aria-pressed") !== "true";
+    button.setAttribute("aria-pressed", String(open));
+    for (const code of document.querySelectorAll(".vpd-code")) code.open = open;
+  });
+})();

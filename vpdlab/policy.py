@@ -1,0 +1,254 @@
+"""The policy: one network, its optimisers, and the two roles that it plays.
+
+Student and teacher are the same weights on different prompts, unless the teacher is an adapter of its own. All
+forward passes of the update go through `states`; all gradients through `backward` and `step`.
+
+The model stays in eval mode: dropout would put noise between student and teacher that is no disagreement.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vpdlab.batch import TokenBatch, minibatches
+from vpdlab.config import RunConfig
+from vpdlab.errors import UserError
+from vpdlab.scoring import Term, TokenDist, token_logp
+from vpdlab.types import View
+
+STUDENT, TEACHER = "student", "teacher"
+
+
+class Policy:
+    """A Hugging Face causal model with what is needed to train it.
+
+    Attributes:
+        model, tokenizer: as transformers loads them.
+        device: where the model lives.
+        parameters: the student's trainable parameters.
+        teacher_parameters: what the E-step trains: the same, or the teacher adapter's parameters.
+    """
+
+    def __init__(self, config: RunConfig, model: Any, tokenizer: Any) -> None:
+        from accelerate import Accelerator
+
+        self.config, self.tokenizer = config, tokenizer
+        torch.manual_seed(config.seed)  # initial adapter weights
+        self.accelerator = Accelerator(cpu=config.device == "cpu")
+        self.device = self.accelerator.device if config.device == "auto" else torch.device(config.device)
+        self.model = model.to(self.device).eval()
+        _check_head(self.model, self.device)
+        self.decoupled = config.teacher == "adapter"
+        for name, rank in ((STUDENT, config.lora_rank), (TEACHER, config.adapter_rank * self.decoupled)):
+            if rank:
+                _add_adapter(self.model, name, rank)
+        self._adapters = {STUDENT: STUDENT if config.lora_rank else None, TEACHER: TEACHER if self.decoupled else None}
+        self.parameters = self._own(self._adapters[STUDENT])
+        self.teacher_parameters = self._own(TEACHER) if self.decoupled else self.parameters
+        self._use(STUDENT)
+        self.optimizer = self._adamw(self.parameters, config.lr)
+        apart = self.decoupled or config.e_lr > 0
+        self.e_optimizer = self._adamw(self.teacher_parameters, config.e_lr or config.lr) if apart else self.optimizer
+
+    @classmethod
+    def load(cls, config: RunConfig) -> Policy:
+        """Load `config.model` from the bundle, the cache, a folder or a hub.
+
+        Raises:
+            UserError: for a model that cannot be found, has no chat template, or is too short for the settings.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from vpdlab import models
+
+        place = models.resolve(config.model)
+        dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left", trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(
+                place, dtype=dtype, trust_remote_code=False, use_safetensors=True
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(f"model {config.model!r} could not be loaded: {_first_line(error)}") from error
+        if not tokenizer.chat_template:
+            raise UserError(
+                f"model {config.model!r} has no chat template: choose an instruct model, or save a"
+                " chat_template.jinja in its folder"
+            )
+        longest = getattr(model.config, "max_position_embeddings", None)
+        if longest is not None and config.max_context + config.max_new_tokens > longest:
+            raise UserError(
+                f"max_context {config.max_context} + max_new_tokens {config.max_new_tokens} is more than the"
+                f" {longest} positions of model {config.model!r}: lower one of them"
+            )
+        return cls(config, model, tokenizer)
+
+    # -- forward -------------------------------------------------------------------------------------------
+    def states(self, batch: TokenBatch) -> TokenDist:
+        """The distributions at the batch's active response tokens, with gradient where gradients are enabled."""
+        with self.autocast():
+            hidden = self.model.get_decoder()(input_ids=batch.ids, use_cache=False).last_hidden_state
+        picked = hidden.gather(1, batch.positions[..., None].expand(-1, -1, hidden.shape[-1]))[batch.mask]
+        # Detached (and so pinned to the present storage) where no gradient is wanted: other weights may be lent to
+        # the model for the duration of this call only.
+        head = self.model.get_output_embeddings().weight
+        head = head if torch.is_grad_enabled() else head.detach()
+        return TokenDist((Term(picked, head.to(picked.dtype)),), self.config.temperature)
+
+    def token_logp(self, batch: TokenBatch) -> Float[Tensor, " n"]:
+        """Log-probability of each active response token."""
+        return token_logp(self.states(batch), batch.tokens, self.config.logit_mib)
+
+    def logp(self, batch: TokenBatch) -> Float[Tensor, " b"]:
+        """Sum of the response's log-probabilities, per row."""
+        return row_sums(self.token_logp(batch), batch)
+
+    def score(self, views: Sequence[View]) -> Float[Tensor, " b"]:
+        """`logp` of all views, walked in minibatches, without gradient."""
+        total = torch.zeros(len(views), device=self.device)
+        with torch.no_grad():
+            for (batch,) in self.minibatches(views):
+                total[batch.rows.to(self.device)] = self.logp(batch).to(total.dtype)
+        return total
+
+    def minibatches(self, *sides: Sequence[View], rows: Sequence[int] | None = None) -> Iterator[tuple[TokenBatch, ...]]:
+        """`batch.minibatches` with this policy's token budget and device."""
+        return minibatches(*sides, budget=self.config.minibatch_tokens, rows=rows, device=self.device)
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """bfloat16 arithmetic on float32 weights, where the run asks for it."""
+        if self.config.precision == "bfloat16-mixed":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return contextlib.nullcontext()
+
+    # -- backward ------------------------------------------------------------------------------------------
+    def backward(self, loss: Float[Tensor, ""]) -> None:
+        """Add the gradient of `loss`."""
+        self.accelerator.backward(loss)
+
+    def step(self, optimizer: torch.optim.Optimizer | None = None) -> float | None:
+        """Clip, update and clear the gradient.
+
+        Returns:
+            The gradient's norm before clipping; None where it was not finite: then nothing was updated.
+        """
+        optimizer = optimizer or self.optimizer
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.grad_clip or math.inf))
+        if math.isfinite(norm):
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return norm if math.isfinite(norm) else None
+
+    def e_step(self) -> float | None:
+        """`step` with the E-step's optimiser."""
+        return self.step(self.e_optimizer)
+
+    def warm_up(self, step: int) -> float:
+        """Set the learning rates of iteration `step` (from 1) and return the M-step's."""
+        share = min(1.0, step / self.config.warmup) if self.config.warmup else 1.0
+        for optimizer, rate in ((self.e_optimizer, self.config.e_lr or self.config.lr), (self.optimizer, self.config.lr)):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * share
+        return self.config.lr * share
+
+    # -- roles ---------------------------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def as_teacher(self) -> Iterator[None]:
+        """Play the teacher: with an adapter of its own, switch it on and let gradients reach nothing else."""
+        if not self.decoupled:
+            yield
+            return
+        self._use(TEACHER)
+        try:
+            yield
+        finally:
+            self._use(STUDENT)
+
+    def save(self, folder: Path) -> None:
+        """Write the student as an ordinary Hugging Face folder; adapters are merged into a copy of the weights."""
+        layers = _adapter_layers(self.model)
+        student = self._adapters[STUDENT]
+        try:
+            for layer in layers if student else []:
+                layer.merge(adapter_names=[student])
+            plain = {
+                name.replace(".base_layer", ""): value
+                for name, value in self.model.state_dict().items()
+                if ".lora_" not in name
+            }
+            self.model.save_pretrained(folder, state_dict=plain)
+        finally:
+            for layer in layers if student else []:
+                layer.unmerge()
+        self.tokenizer.save_pretrained(folder)
+
+    def _use(self, role: str) -> None:
+        adapter = self._adapters[role]
+        for layer in _adapter_layers(self.model):
+            layer.enable_adapters(adapter is not None)
+            if adapter is not None:
+                layer.set_adapter(adapter)
+        self.model.requires_grad_(False)
+        for parameter in self.parameters if role == STUDENT else self.teacher_parameters:
+            parameter.requires_grad_(True)
+
+    def _own(self, adapter: str | None) -> list[torch.nn.Parameter]:
+        if adapter is None:
+            return [p for name, p in self.model.named_parameters() if ".lora_" not in name]
+        return [p for name, p in self.model.named_parameters() if f".{adapter}." in name and ".lora_" in name]
+
+    def _adamw(self, parameters: list[torch.nn.Parameter], rate: float) -> torch.optim.AdamW:
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=self.config.weight_decay)
+
+
+def row_sums(values: Float[Tensor, " n"], batch: TokenBatch) -> Float[Tensor, " b"]:
+    """Sum the numbers of the active tokens per row."""
+    rows = batch.mask.nonzero()[:, 0]
+    return torch.zeros(len(batch.mask), dtype=values.dtype, device=values.device).index_add(0, rows, values)
+
+
+def end_ids(policy: Policy) -> frozenset[int]:
+    """Token ids that end a response: the tokenizer's and the generation settings'."""
+    named = policy.model.generation_config.eos_token_id
+    named = named if isinstance(named, list) else [named]
+    return frozenset(id for id in [*named, policy.tokenizer.eos_token_id] if id is not None)
+
+
+def _add_adapter(model: Any, name: str, rank: int) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), model, name)
+
+
+def _adapter_layers(model: Any) -> list[Any]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def _check_head(model: Any, device: torch.device) -> None:
+    """Scoring takes hidden states times head; refuse a model whose logits are anything else (soft-capped, scaled)."""
+    head = model.get_output_embeddings()
+    ids = torch.tensor([[1, 2, 3]], device=device)
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits.float()
+        hidden = model.get_decoder()(input_ids=ids).last_hidden_state
+        ours = torch.nn.functional.linear(hidden, head.weight).float()
+    if getattr(head, "bias", None) is not None or not torch.allclose(ours, logits, rtol=1e-2, atol=1e-2):
+        raise UserError(
+            f"{type(model).__name__} changes its logits after the head (a bias, a scale or a soft cap), which scoring"
+            " does not follow: choose another model"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

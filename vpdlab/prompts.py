@@ -1,0 +1,171 @@
+"""Prompts: what the student reads, and what the teacher reads of the same problem with feedback.
+
+The teacher's prompt is one user turn: the problem, a correct solution if there is one, the feedback on an
+earlier attempt if there is any, and the instruction to solve the original problem. The failed attempt itself is
+not shown, since it would pull the teacher toward it. Every piece is a template that a user can replace.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vpdlab.errors import UserError
+from vpdlab.types import Feedback, Problem, Rollout, View
+
+
+@dataclass(frozen=True)
+class Templates:
+    """The editable texts. Braces name what is filled in; `{{` and `}}` stand for braces."""
+
+    student: str = "{problem}"
+    """The student's user turn: {problem}."""
+    teacher: str = "{problem}{solution}{feedback}\n\nNow solve the problem correctly."
+    """The teacher's user turn: {problem}, and the two sections, each empty where it has nothing to say."""
+    solution: str = "\n\nA correct solution:\n{text}"
+    """Section with a sibling's correct response: {text}."""
+    feedback: str = "\n\nFeedback on an earlier attempt:\n{text}"
+    """Section with the critique: {text}."""
+
+    def __post_init__(self) -> None:
+        for name, needs in FIELDS.items():
+            text = getattr(self, name)
+            try:
+                found = {field for _, field, _, _ in string.Formatter().parse(text) if field is not None}
+            except ValueError as error:
+                raise UserError(f"template {name!r}: {error} (write {{{{ and }}}} for plain braces)") from error
+            if found != needs:
+                raise UserError(
+                    f"template {name!r} fills in {_braces(found)}, but must fill in {_braces(needs)}"
+                    " (write {{ and }} for plain braces)"
+                )
+
+    @classmethod
+    def read(cls, path: str) -> Templates:
+        """The templates with those of a YAML file in place of some. Raises UserError for a file that does not fit."""
+        import yaml
+
+        try:
+            texts = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"templates {path}: {' '.join(str(error).split())}") from error
+        if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+            raise UserError(f"templates {path}: expected lines of NAME: TEXT")
+        for name in texts:
+            if name not in FIELDS:
+                raise UserError(f"templates {path}: unknown template {name!r}: choose from {', '.join(FIELDS)}")
+        return dataclasses.replace(cls(), **texts)
+
+
+FIELDS = {
+    "student": {"problem"},
+    "teacher": {"problem", "solution", "feedback"},
+    "solution": {"text"},
+    "feedback": {"text"},
+}
+
+
+def _braces(names: set[str]) -> str:
+    return " ".join(f"{{{name}}}" for name in sorted(names)) or "nothing"
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """Turns problems and feedback into token ids, through the model's own chat template.
+
+    Attributes:
+        tokenizer: a Hugging Face tokenizer with a chat template.
+        templates: the texts.
+        max_context: longest context in tokens; of either view.
+        chat_args: further variables of the chat template (for instance enable_thinking=False).
+    """
+
+    tokenizer: Any
+    templates: Templates = Templates()
+    max_context: int = 2048
+    chat_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def student(self, problem: Problem) -> tuple[int, ...]:
+        """Token ids of the plain prompt. Raises UserError where it is longer than `max_context`."""
+        ids = self._encode(problem, self.templates.student.format(problem=self._plain(problem.prompt)))
+        if len(ids) > self.max_context:
+            raise UserError(
+                f"the prompt of problem {problem.id} has {len(ids)} tokens, but max_context is {self.max_context}:"
+                " raise max_context or leave the problem out"
+            )
+        return ids
+
+    def teacher_text(self, problem: Problem, feedback: Feedback) -> str:
+        """The teacher's user turn as text, nothing cut."""
+        return self._teacher_text(problem, self._plain(feedback.demonstration), self._plain(feedback.critique))
+
+    def teacher(self, problem: Problem, feedback: Feedback) -> tuple[tuple[int, ...], int]:
+        """Token ids of the feedback prompt, and how many tokens of its inserted text were cut to fit.
+
+        What is cut is the end of the longer of demonstration and critique, never the problem, never the
+        instruction, never the response that will follow.
+
+        Raises:
+            UserError: where the prompt does not even fit with both cut to nothing.
+        """
+        parts = [self._plain(feedback.demonstration), self._plain(feedback.critique)]
+        cut = 0
+        ids = self._encode(problem, self._teacher_text(problem, *parts))
+        while len(ids) > self.max_context:
+            lengths = [len(self.tokenizer(part or "", add_special_tokens=False).input_ids) for part in parts]
+            longest = 0 if lengths[0] >= lengths[1] else 1
+            if lengths[longest] == 0:
+                raise UserError(
+                    f"the teacher's prompt of problem {problem.id} has {len(ids)} tokens without any feedback, but"
+                    f" max_context is {self.max_context}: raise max_context"
+                )
+            keep = max(0, lengths[longest] - (len(ids) - self.max_context))
+            parts[longest] = self._head(parts[longest] or "", keep)
+            cut += lengths[longest] - keep
+            ids = self._encode(problem, self._teacher_text(problem, *parts))
+        return ids, cut
+
+    def _teacher_text(self, problem: Problem, demonstration: str | None, critique: str | None) -> str:
+        texts = self.templates
+        return texts.teacher.format(
+            problem=self._plain(problem.prompt),
+            solution=texts.solution.format(text=demonstration) if demonstration else "",
+            feedback=texts.feedback.format(text=critique) if critique else "",
+        )
+
+    def _head(self, text: str, tokens: int) -> str:
+        """The longest start of `text` with at most so many tokens, cut between characters."""
+        if tokens == 0:
+            return ""
+        offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
+        return text[: offsets[tokens - 1][1]] if tokens <= len(offsets) else text
+
+    def _plain(self, text: str | None) -> str:
+        """Text as data: the tokenizer's control tokens are taken out, so that words cannot open a new turn."""
+        text = text or ""
+        for token in self.tokenizer.all_special_tokens:
+            text = text.replace(token, "")
+        return text
+
+    def _encode(self, problem: Problem, user: str) -> tuple[int, ...]:
+        turns = [{"role": "system", "content": self._plain(problem.system)}] if problem.system else []
+        turns.append({"role": "user", "content": user})
+        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **self.chat_args)
+        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def views(
+    rollouts: Sequence[Rollout], notes: Sequence[Feedback], render: Renderer
+) -> tuple[list[View], list[View]]:
+    """Both views of each rollout that has a signal: (student's, teacher's), the response ids shared."""
+    student, teacher = [], []
+    for rollout, note in zip(rollouts, notes, strict=True):
+        if note.signal:
+            context, cut = render.teacher(rollout.problem, note)
+            student.append(View(rollout.prompt_ids, rollout.response_ids))
+            teacher.append(View(context, rollout.response_ids, cut))
+    return student, teacher

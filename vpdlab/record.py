@@ -1,0 +1,279 @@
+"""The run folder: what happened, written as it happens, readable without torch and without the model.
+
+    runs/NAME/
+      config.json        every setting
+      environment.json   versions, revision, device, seeds, the task's own summary
+      metrics.jsonl      one line an iteration
+      eval.jsonl         one line an evaluation
+      rollouts/          step-000012.parquet: every rollout of iteration 12
+      final/             the student as an ordinary Hugging Face folder
+      status.json        how the run stands or ended: running, complete, stopped, failed
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from vpdlab.errors import RunFailed, UserError
+
+METRICS = (
+    "step", "reward", "success_rate", "length", "unfinished", "entropy", "kl", "margin", "delta", "beta",
+    "e_loss", "m_loss", "signal_share", "n_success", "n_failure", "teacher_drift", "truncated", "skipped", "lr",
+    "grad_norm", "e_updates", "seconds_rollout", "seconds_feedback", "seconds_e", "seconds_m", "tokens_rollout",
+    "tokens_e", "tokens_m", "peak_memory_mib", "notes", "warnings",
+)  # fmt: skip
+"""Keys of a line of metrics.jsonl. A number that does not exist at a step is null, never 0."""
+
+# Columns of rollouts/*.parquet. Those of TOKEN_COLUMNS are null for rollouts outside the recorded subset.
+COLUMNS = {
+    "step": "int64", "problem_id": "string", "group": "int64", "index": "int64", "system": "string",
+    "prompt": "string", "answer": "string", "text": "string", "parsed": "string", "reward": "float64",
+    "success": "bool", "finished": "bool", "environment": "string", "critique": "string", "demonstration": "string",
+    "source": "string", "reason": "string", "signal": "bool", "teacher_prompt": "string", "truncated": "int64",
+    "student_sum": "float64", "teacher_sum": "float64", "implicit_reward": "float64",
+    "prompt_ids": "list<int64>", "teacher_ids": "list<int64>", "response_ids": "list<int64>", "logps": "list<float64>",
+}  # fmt: skip
+TOKEN_COLUMNS = {
+    "tokens": "list<string>", "student_logp": "list<float64>", "teacher_logp": "list<float64>",
+    "kl": "list<float64>", "divergence": "list<float64>", "student_entropy": "list<float64>",
+    "teacher_entropy": "list<float64>", "student_top": "list<list<string>>", "student_top_ids": "list<list<int64>>",
+    "student_top_logp": "list<list<float64>>", "teacher_top": "list<list<string>>",
+    "teacher_top_ids": "list<list<int64>>", "teacher_top_logp": "list<list<float64>>",
+    "student_context": "list<string>", "teacher_context": "list<string>",
+}  # fmt: skip
+
+
+def _write_json(path: Path, value: Any) -> None:
+    """Replace a small file in one move, so that a reader never sees half of it."""
+    staged = path.with_name(f".{path.name}.new")
+    staged.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    staged.replace(path)
+
+
+def plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: such a number becomes null, at any depth."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+class Recorder:
+    """Writes a run folder. Metrics and status are on disk when a call returns; rollouts follow on another thread.
+
+    Raises:
+        UserError: where the folder cannot be written, or already holds a run (nothing of it is touched).
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+        self.folder = Path(folder)
+        if (self.folder / "config.json").exists():
+            raise UserError(
+                f"{self.folder} already holds a run ({_state(self.folder)}): choose another folder with out, or"
+                " remove this one"
+            )
+        try:
+            (self.folder / "rollouts").mkdir(parents=True, exist_ok=True)
+            _write_json(self.folder / "environment.json", plain(environment))
+            _write_json(self.folder / "config.json", plain(config))
+        except OSError as error:
+            raise UserError(f"cannot write to {self.folder}: {error.strerror or error}") from error
+        self._started, self._step = time.time(), 0
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="record")
+        self._pending: list[Future[None]] = []
+        self.status("running")
+
+    def metrics(self, row: Mapping[str, Any]) -> None:
+        """Append one iteration. Raises ValueError for a key that `METRICS` does not name, or one that is missing."""
+        if set(row) != set(METRICS):
+            raise ValueError(f"metrics with wrong keys: {sorted(set(row) ^ set(METRICS))}")
+        self._append("metrics.jsonl", row)
+        self._step = row["step"]
+        self.status("running")
+
+    def evaluation(self, row: Mapping[str, Any]) -> None:
+        """Append one evaluation."""
+        self._append("eval.jsonl", row)
+
+    def rollouts(self, step: int, records: Sequence[Mapping[str, Any]]) -> None:
+        """Write the rollouts of an iteration, behind the step. An earlier write that failed is raised here."""
+        self._settle(wait=False)
+        path = self.folder / "rollouts" / f"step-{step:06d}.parquet"
+        self._pending.append(self._writer.submit(_write_parquet, path, list(records)))
+
+    def status(self, state: str, reason: str = "") -> None:
+        """Say how the run stands: running, complete, stopped or failed."""
+        _write_json(
+            self.folder / "status.json",
+            {
+                "state": state,
+                "reason": reason,
+                "step": self._step,
+                "started": self._started,
+                "updated": time.time(),
+                "pid": os.getpid(),
+            },
+        )
+
+    def close(self, state: str, reason: str = "") -> None:
+        """Wait for what is still being written, then say how the run ended."""
+        try:
+            self._settle(wait=True)
+        finally:
+            self._writer.shutdown()
+            self.status(state, reason)
+
+    def _append(self, name: str, row: Mapping[str, Any]) -> None:
+        # One write of one whole line: a reader, or a run that is killed, sees all of it or a last line to ignore.
+        line = json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            with (self.folder / name).open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            raise RunFailed(f"cannot write {self.folder / name}: {error.strerror or error}") from error
+
+    def _settle(self, wait: bool) -> None:
+        finished = [future for future in self._pending if wait or future.done()]
+        self._pending = [future for future in self._pending if future not in finished]
+        for future in finished:
+            try:
+                future.result()
+            except OSError as error:
+                raise RunFailed(f"cannot write rollouts in {self.folder}: {error.strerror or error}") from error
+
+
+def _write_parquet(path: Path, records: list[Mapping[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([(name, _arrow(kind)) for name, kind in (COLUMNS | TOKEN_COLUMNS).items()])
+    staged = path.with_name(f".{path.name}.new")
+    pq.write_table(pa.Table.from_pylist([dict(record) for record in records], schema=schema), staged)
+    staged.replace(path)
+
+
+def _arrow(kind: str) -> Any:
+    import pyarrow as pa
+
+    if inner := re.fullmatch(r"list<(.+)>", kind):
+        return pa.list_(_arrow(inner[1]))
+    return {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_()}[kind]
+
+
+def _state(folder: Path) -> str:
+    try:
+        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return "its status.json cannot be read"
+    return f"{status['state']} at step {status['step']}"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A recorded run, read lazily. `metrics` and `evals` are pandas DataFrames, `rollouts` gives plain dicts."""
+
+    folder: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return self._json("config.json")
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        return self._json("environment.json")
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """state, reason, step, started, updated, pid; read anew each time."""
+        return self._json("status.json")
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl as plain dicts."""
+        return self._lines("metrics.jsonl")
+
+    @property
+    def eval_rows(self) -> list[dict[str, Any]]:
+        """The lines of eval.jsonl as plain dicts."""
+        return self._lines("eval.jsonl")
+
+    @property
+    def metrics(self) -> Any:
+        """A DataFrame with a row an iteration."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows, columns=list(METRICS))
+
+    @property
+    def evals(self) -> Any:
+        """A DataFrame with a row an evaluation."""
+        import pandas as pd
+
+        return pd.DataFrame(self.eval_rows)
+
+    @property
+    def steps(self) -> list[int]:
+        """The iterations whose rollouts are on disk."""
+        return sorted(int(path.stem.removeprefix("step-")) for path in (self.folder / "rollouts").glob("step-*.parquet"))
+
+    def rollouts(self, step: int | None = None) -> list[dict[str, Any]]:
+        """The rollouts of one iteration, or of all, as plain dicts.
+
+        Raises:
+            UserError: for an iteration that is not recorded.
+        """
+        import pyarrow.parquet as pq
+
+        wanted = self.steps if step is None else [step]
+        records = []
+        for number in wanted:
+            path = self.folder / "rollouts" / f"step-{number:06d}.parquet"
+            if not path.exists():
+                raise UserError(f"{self.folder} has no rollouts of step {number}: it has {_ranges(self.steps)}")
+            records += pq.read_table(path).to_pylist()
+        return records
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            return json.loads((self.folder / name).read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise UserError(f"{self.folder / name} cannot be read: {error}") from error
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        path = self.folder / name
+        if not path.exists():
+            return []
+        # A last line without its newline was being written when the run was killed: it never happened.
+        whole = path.read_text(encoding="utf-8").split("\n")[:-1]
+        rows = []
+        for number, line in enumerate(whole, start=1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path} line {number} is damaged: {error}") from error
+        return rows
+
+
+def _ranges(steps: Sequence[int]) -> str:
+    return f"{len(steps)} steps from {steps[0]} to {steps[-1]}" if steps else "none"
+
+
+def load_run(path: str | Path) -> RunRecord:
+    """Open a run folder. Needs neither torch nor the model. Raises UserError where there is no run."""
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} holds no run: there is no config.json in it")
+    return RunRecord(folder)

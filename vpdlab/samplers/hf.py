@@ -1,0 +1,138 @@
+"""Sampling with transformers: one prefill a prompt, and finished rows leave the batch.
+
+Why not `generate`: it keeps finished rows until the last one ends, reads the same prompt once for each rollout
+of its group, and draws from one generator for the whole batch, so that a rollout changes with its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vpdlab.policy import Policy, end_ids
+from vpdlab.samplers import Completion, Sampling
+
+# Rows are dropped from the batch once this share of them has ended: each drop copies what is kept of the cache.
+LEAVE = 1 / 8
+
+
+class HFSampler:
+    """Draws tokens from a policy in process.
+
+    Args:
+        rows: rollouts decoded at the same time.
+    """
+
+    def __init__(self, policy: Policy, rows: int = 128) -> None:
+        self._policy, self._rows = policy, rows
+        self._ends = torch.tensor(sorted(end_ids(policy)), device=policy.device)
+
+    @torch.no_grad()
+    def generate(
+        self, contexts: Sequence[Sequence[int]], streams: Sequence[tuple[int, ...]], sampling: Sampling
+    ) -> list[Completion]:
+        """One completion a context; see `samplers.Sampler`."""
+        # Like lengths together, equal contexts side by side: little padding, and one prefill for each of them.
+        order = sorted(range(len(contexts)), key=lambda row: (len(contexts[row]), tuple(contexts[row])))
+        done: dict[int, Completion] = {}
+        for start in range(0, len(order), self._rows):
+            rows = order[start : start + self._rows]
+            completions = self._decode([contexts[r] for r in rows], [streams[r] for r in rows], sampling)
+            done.update(zip(rows, completions, strict=True))
+        return [done[row] for row in range(len(contexts))]
+
+    def _decode(
+        self, contexts: Sequence[Sequence[int]], streams: Sequence[tuple[int, ...]], sampling: Sampling
+    ) -> list[Completion]:
+        device, budget = self._policy.device, sampling.max_new_tokens
+        uniform = torch.from_numpy(
+            np.stack([np.random.Generator(np.random.Philox(np.random.SeedSequence(s))).random(budget) for s in streams])
+        )
+        logits, cache, mask, position = self._prefill(contexts)
+        ids = torch.zeros(len(contexts), budget, dtype=torch.long, device=device)
+        logps = torch.zeros(len(contexts), budget, device=device)
+        length = torch.full((len(contexts),), budget, device=device)
+        finished = torch.zeros(len(contexts), dtype=torch.bool, device=device)
+        rows = torch.arange(len(contexts), device=device)  # which completion each row of the cache belongs to
+        for t in range(budget):
+            token, logp = draw(logits, uniform[rows.cpu(), t].to(device), sampling)
+            ids[rows, t], logps[rows, t] = token, logp
+            ended = torch.isin(token, self._ends) & ~finished[rows]
+            length[rows[ended]] = t + 1
+            finished[rows[ended]] = True
+            alive = ~finished[rows]
+            if not alive.any() or t + 1 == budget:
+                break
+            if (~alive).float().mean() >= LEAVE:
+                keep = alive.nonzero()[:, 0]
+                cache.batch_select_indices(keep)
+                rows, token, mask, position = rows[keep], token[keep], mask[keep], position[keep]
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            position = position + 1
+            logits = self._forward(token[:, None], mask, position[:, None], cache)
+        return [
+            Completion(tuple(ids[row, :n].tolist()), tuple(logps[row, :n].tolist()), bool(finished[row]))
+            for row, n in enumerate(length.tolist())
+        ]
+
+    def _prefill(self, contexts: Sequence[Sequence[int]]) -> tuple[Tensor, Any, Tensor, Tensor]:
+        """Read each distinct context once; returns logits [B, V], cache, mask [B, S] and last position [B]."""
+        from transformers import DynamicCache
+
+        distinct = {tuple(context): None for context in contexts}
+        index = {context: place for place, context in enumerate(distinct)}
+        width = max(len(context) for context in distinct)
+        ids = torch.tensor([[0] * (width - len(c)) + list(c) for c in distinct], device=self._policy.device)
+        mask = torch.tensor([[0] * (width - len(c)) + [1] * len(c) for c in distinct], device=self._policy.device)
+        position = (mask.cumsum(1) - 1).clamp(min=0)
+        cache = DynamicCache(config=self._policy.model.config)
+        logits = self._forward(ids, mask, position, cache)
+        spread = torch.tensor([index[tuple(context)] for context in contexts], device=self._policy.device)
+        cache.batch_select_indices(spread)
+        return logits[spread], cache, mask[spread], position[spread, -1]
+
+    def _forward(
+        self, ids: Int[Tensor, "b s"], mask: Int[Tensor, "b c"], position: Int[Tensor, "b s"], cache: Any
+    ) -> Float[Tensor, "b v"]:
+        """Next-token logits after the last of `ids`."""
+        # Without padding the mask says nothing, and leaving it out lets attention take its fast path.
+        with self._policy.autocast():
+            out = self._policy.model(
+                input_ids=ids,
+                attention_mask=None if bool(mask.all()) else mask,
+                position_ids=position,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        return out.logits[:, -1].float()
+
+
+def draw(
+    logits: Float[Tensor, "b v"], uniform: Float[Tensor, " b"], sampling: Sampling
+) -> tuple[Int[Tensor, " b"], Float[Tensor, " b"]]:
+    """The token at which the cumulated probability passes each uniform number, and its log-probability.
+
+    One number in [0, 1) decides one token, so a stream of numbers decides a rollout. The sum is taken in float64: in
+    float32 that over a large vocabulary would be off by more than the rarest tokens weigh.
+    """
+    if sampling.temperature == 0:
+        logp = torch.log_softmax(logits, dim=-1)
+        token = logp.argmax(-1)
+        return token, logp.gather(-1, token[:, None])[:, 0]
+    logp = torch.log_softmax(logits / sampling.temperature, dim=-1)
+    wide = torch.float32 if logits.device.type == "mps" else torch.float64  # mps has no float64
+    p, order = logp.exp().to(wide), None
+    if sampling.top_p < 1:
+        p, order = p.sort(dim=-1, descending=True)
+        p = p.masked_fill(p.cumsum(-1) - p >= sampling.top_p, 0.0)  # the likeliest token always stays
+    mass = p.cumsum(-1)
+    place = torch.searchsorted(mass, uniform.to(wide)[:, None] * mass[:, -1:], right=True)
+    place = place.clamp(max=logits.shape[-1] - 1)
+    token = (place if order is None else order.gather(-1, place))[:, 0]
+    return token, logp.gather(-1, token[:, None])[:, 0]

@@ -1,0 +1,195 @@
+"""Scoring: from hidden states at response positions to log-probabilities, never more than a chunk of logits.
+
+Only response positions reach the language-model head. Their N x V logits are walked in chunks of rows; where
+a gradient is wanted and there is more than one chunk, a chunk is computed again in the backward pass instead of
+being kept. So the memory is that of one chunk, whatever N, and the result is the same.
+
+The log-softmax is taken in float32 whatever the model's precision (bfloat16 gave errors of 0.2 nats and
+negative divergences).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from vpdlab import losses
+
+# What an excluded token's log-probability is replaced with where the mass of all others is summed: finite, so that
+# the gradient stays so even if every other token is excluded too.
+EXCLUDED = -1e9
+
+
+@dataclass(frozen=True)
+class Term:
+    """One model's part in a distribution: hidden states [N, H], head [V, H], and the weight of its log-probabilities."""
+
+    hidden: Float[Tensor, "n h"]
+    head: Float[Tensor, "v h"]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class TokenDist:
+    """Next-token distributions at N response positions, kept as hidden states until a chunk is asked for.
+
+    With several terms the distribution is their geometric mixture, normalised again: log p is proportional to
+    the weighted sum of the terms' log-probabilities (SDPO's trust-region teacher).
+
+    Attributes:
+        terms: one, or several with weights.
+        temperature: divides the logits; the tempered distribution is the policy.
+    """
+
+    terms: tuple[Term, ...]
+    temperature: float = 1.0
+
+    def __len__(self) -> int:
+        return self.terms[0].hidden.shape[0]
+
+    @property
+    def vocabulary(self) -> int:
+        return self.terms[0].head.shape[0]
+
+    def logp(self, rows: slice | Tensor = slice(None)) -> Float[Tensor, "n v"]:
+        """Log-probabilities [n, V] of some rows, float32 (or float64 for a float64 model)."""
+        parts = [term.weight * self._term(term, rows) for term in self.terms]
+        return parts[0] if len(parts) == 1 else torch.log_softmax(sum(parts[1:], parts[0]), dim=-1)
+
+    def _term(self, term: Term, rows: slice | Tensor) -> Float[Tensor, "n v"]:
+        logits = F.linear(term.hidden[rows], term.head)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return torch.log_softmax(logits / self.temperature, dim=-1)
+
+
+@dataclass(frozen=True)
+class Support:
+    """On which tokens a divergence is taken.
+
+    Attributes:
+        kind: "full" (all V), "topk" (the student's K likeliest), "sampled" (the sampled token alone).
+        k: K of "topk"; at or above V it is "full".
+        tail: "bucket" adds all other mass as one more outcome, "renormalise" divides it out.
+    """
+
+    kind: Literal["full", "topk", "sampled"] = "full"
+    k: int = 100
+    tail: Literal["bucket", "renormalise"] = "bucket"
+
+
+class Comparison(NamedTuple):
+    """What one pass over student and teacher gives for each of N response tokens; nats.
+
+    Only `divergence` carries a gradient, and only to the student.
+    """
+
+    divergence: Float[Tensor, " n"]
+    student_logp: Float[Tensor, " n"]
+    teacher_logp: Float[Tensor, " n"]
+    kl: Float[Tensor, " n"]
+    """KL(student || teacher) over the full vocabulary, whatever the support of the divergence."""
+    student_entropy: Float[Tensor, " n"]
+    teacher_entropy: Float[Tensor, " n"]
+
+
+def token_logp(dist: TokenDist, tokens: Int[Tensor, " n"], mib: int = 256) -> Float[Tensor, " n"]:
+    """Log-probability of each given token, with gradient where `dist` has one."""
+
+    def one(rows: slice) -> tuple[Tensor, ...]:
+        return (_at(dist.logp(rows), tokens[rows]),)
+
+    return _walk(one, dist, mib)[0]
+
+
+def compare(
+    student: TokenDist,
+    teacher: TokenDist,
+    tokens: Int[Tensor, " n"],
+    support: Support,
+    alpha: float,
+    mib: int = 256,
+) -> Comparison:
+    """Divergence of student and teacher at each position, and all that the same logits give beside it.
+
+    Args:
+        tokens: the response token that followed at each position.
+        alpha: which divergence (`losses.token_divergence`); with the "sampled" support it must be 1.
+
+    Raises:
+        ValueError: for the sampled support with another alpha than 1: its form is that of reverse KL.
+    """
+    if support.kind == "sampled" and alpha != 1.0:
+        raise ValueError(f"the sampled support is reverse KL: alpha must be 1, not {alpha}")
+
+    def one(rows: slice) -> tuple[Tensor, ...]:
+        s = student.logp(rows)
+        with torch.no_grad():
+            t = teacher.logp(rows)
+        s_at, t_at = _at(s, tokens[rows]), _at(t, tokens[rows])
+        if support.kind == "sampled":
+            divergence = losses.sampled_divergence(s_at, t_at)
+        else:
+            divergence = losses.token_divergence(*on_support(s, t, support), alpha)
+        with torch.no_grad():
+            return divergence, s_at.detach(), t_at, losses.kl(s, t), _entropy(s), _entropy(t)
+
+    return Comparison(*_walk(one, student, mib))
+
+
+def on_support(
+    student_logp: Float[Tensor, "n v"], teacher_logp: Float[Tensor, "n v"], support: Support
+) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k"]]:
+    """Both distributions on the student's top-K tokens, each summing to 1 again by bucket or renormalisation.
+
+    The bucket is the exact mass of all other tokens (a sum over them, not 1 minus the kept mass, which loses all
+    its digits where the kept mass is nearly 1).
+    """
+    if support.kind == "full" or support.k >= student_logp.shape[-1]:
+        return student_logp, teacher_logp
+    ids = student_logp.detach().topk(support.k, dim=-1).indices
+    return _keep(student_logp, ids, support.tail), _keep(teacher_logp, ids, support.tail)
+
+
+def _keep(logp: Float[Tensor, "n v"], ids: Int[Tensor, "n k"], tail: str) -> Float[Tensor, "n k2"]:
+    kept = logp.gather(-1, ids)
+    if tail == "renormalise":
+        return torch.log_softmax(kept, dim=-1)
+    rest = logp.scatter(-1, ids, EXCLUDED).logsumexp(-1, keepdim=True)
+    return torch.cat([kept, rest], dim=-1)
+
+
+def top_lists(
+    student: TokenDist, teacher: TokenDist, rows: Int[Tensor, " n"], k: int
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """The k likeliest tokens of each side at some rows: name -> (ids [n, k], log-probabilities [n, k])."""
+    with torch.no_grad():
+        lists = {}
+        for name, dist in (("student", student), ("teacher", teacher)):
+            top = dist.logp(rows).topk(min(k, dist.vocabulary), dim=-1)
+            lists[name] = (top.indices, top.values)
+        return lists
+
+
+def _at(logp: Float[Tensor, "n v"], tokens: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    return logp.gather(-1, tokens[:, None])[:, 0]
+
+
+def _entropy(logp: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
+    # A token of probability 0 adds 0: exp(-inf) * -inf would be NaN.
+    return -(logp.exp() * logp.clamp(min=EXCLUDED)).sum(-1)
+
+
+def _walk(one: Callable[[slice], tuple[Tensor, ...]], dist: TokenDist, mib: int) -> tuple[Tensor, ...]:
+    """Apply `one` to chunks of rows and put the pieces together; see the module's text on memory."""
+    size = max(1, mib * 2**20 // (4 * dist.vocabulary))
+    chunks = [slice(start, start + size) for start in range(0, max(1, len(dist)), size)]
+    again = len(chunks) > 1 and torch.is_grad_enabled() and any(t.hidden.requires_grad for t in dist.terms)
+    pieces = [checkpoint(one, rows, use_reentrant=False) if again else one(rows) for rows in chunks]
+    return tuple(torch.cat(list(part)) for part in zip(*pieces, strict=True))

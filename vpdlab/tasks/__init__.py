@@ -1,0 +1,116 @@
+"""Tasks: where problems come from and how a response is judged. One file a task.
+
+A task is any object with
+
+* ``name: str`` and ``summary: str`` (one line: how many problems, what was dropped and why);
+* ``load(split) -> Sequence[Problem]`` for ``split`` in ``"train"``, ``"test"``; the two never overlap;
+* ``verify(rollout) -> Outcome``: judges ``rollout.text`` against ``rollout.problem``.
+
+To add one, write such a class in a file here and name it in `TASKS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from vpdlab.errors import UserError
+from vpdlab.types import Outcome, Problem, Rollout
+
+
+class Task(Protocol):
+    """What the loop asks of a task."""
+
+    name: str
+    summary: str
+
+    def load(self, split: str) -> Sequence[Problem]: ...
+
+    def verify(self, rollout: Rollout) -> Outcome: ...
+
+
+ANSWER_OPENED = re.compile(r"<\s*answer\s*>", re.IGNORECASE)
+ANSWER_BLOCK = re.compile(r"<\s*answer\s*>((?:(?!<\s*answer\s*>).)*?)<\s*/\s*answer\s*>", re.IGNORECASE | re.DOTALL)
+
+# name -> "module:class"; imported only when asked for, so that one task's dependency never burdens another.
+TASKS = {
+    "arithmetic": "vpdlab.tasks.arithmetic:Arithmetic",
+    "reasoning": "vpdlab.tasks.reasoning:Reasoning",
+    "science": "vpdlab.tasks.science:Science",
+}
+
+
+def make_task(name: str, **options: Any) -> Task:
+    """Build the task `name` with its own options.
+
+    Raises:
+        UserError: for an unknown name, an option that the task does not have, or data it cannot read.
+    """
+    if name not in TASKS:
+        raise UserError(f"unknown task {name!r}: choose one of {', '.join(sorted(TASKS))}")
+    module, _, attribute = TASKS[name].partition(":")
+    build = getattr(importlib.import_module(module), attribute)
+    if options.get("data") == "":  # the config's field, left empty: the task's own default holds
+        del options["data"]
+    parameters = inspect.signature(build).parameters.values()
+    known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    if len(known) == len(parameters):  # else the task itself knows which further options it takes
+        for option in options:
+            if option not in known:
+                raise UserError(f"task {name} has no option {option!r}: it takes {', '.join(known) or 'none'}")
+    return build(**options)
+
+
+def read_answer(rollout: Rollout) -> tuple[str, str]:
+    """What stands in the last ``<answer>…</answer>`` block, and why nothing does: one of the two is empty.
+
+    Tags are read in any case. A block that was opened and never closed is no answer.
+    """
+    blocks = ANSWER_BLOCK.findall(rollout.text)
+    if blocks:
+        return (blocks[-1].strip(), "") if blocks[-1].strip() else ("", "The answer block is empty.")
+    if not rollout.finished:
+        return "", "The response was cut at the length limit before an answer was given."
+    if ANSWER_OPENED.search(rollout.text):
+        return "", "The answer block was opened with <answer> but never closed with </answer>, so no answer was read."
+    return "", "The response ended without an answer: there is no <answer>...</answer> block."
+
+
+def verify_all(task: Task, rollouts: Iterable[Rollout]) -> list[Rollout]:
+    """The same rollouts, each with its outcome."""
+    return [replace(rollout, outcome=task.verify(rollout)) for rollout in rollouts]
+
+
+def drop_duplicates(train: Iterable[Problem], test: Iterable[Problem]) -> tuple[list[Problem], list[Problem], str]:
+    """Drop problems whose words stand twice in a split, or in `train` as well as in `test`.
+
+    Words are compared with case and white space folded, together with the reference answer's options as they
+    stand in the prompt. The held-out split wins: an overlapping problem leaves `train`.
+
+    Returns:
+        (train, test, what was dropped in words; "" where nothing was).
+    """
+
+    def key(problem: Problem) -> str:
+        return " ".join(f"{problem.system}\n{problem.prompt}".casefold().split())
+
+    kept: dict[str, dict[str, Problem]] = {"test": {}, "train": {}}
+    repeated, overlapping = 0, 0
+    for split, problems in (("test", test), ("train", train)):
+        for problem in problems:
+            if key(problem) in kept[split]:
+                repeated += 1
+            elif key(problem) in kept["test"]:
+                overlapping += 1
+            else:
+                kept[split][key(problem)] = problem
+    said = []
+    if repeated:
+        said.append(f"{repeated} repeated")
+    if overlapping:
+        said.append(f"{overlapping} in train that also stand in test")
+    return list(kept["train"].values()), list(kept["test"].values()), "dropped " + ", ".join(said) if said else ""

@@ -1,0 +1,107 @@
+"""Sums of whole numbers, made on the spot, with a critic that reads the answer digit by digit.
+
+The critique stands on its own: it quotes each digit it speaks of, since the teacher never sees the attempt it is
+about. "The tens digit 4 is too low. The ones digit 5 is right."
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import zlib
+from collections.abc import Sequence
+
+from vpdlab.errors import UserError
+from vpdlab.types import Outcome, Problem, Rollout
+
+PLACES = ("ones", "tens", "hundreds", "thousands", "ten thousands", "hundred thousands", "millions")
+SIGNS = {"+": 1, "-": -1}
+
+
+def held_out(a: int, b: int) -> bool:
+    """Whether a pair belongs to the held-out tenth. The order of the two does not matter, nor does any seed, so a
+    pair that is held out here is held out everywhere (the apprentice's own training included)."""
+    low, high = sorted((a, b))
+    return zlib.crc32(f"{low},{high}".encode()) % 10 == 0
+
+
+class Arithmetic:
+    """Addition (or subtraction) of numbers with a fixed count of digits.
+
+    Args:
+        digits: digits of each number, 1 to 6.
+        operations: "+", "-" or "+-".
+        size: training problems; fewer where there are not so many pairs.
+        heldout: held-out problems.
+        seed: which problems are drawn. The split itself does not depend on it.
+
+    Raises:
+        UserError: for arguments outside these bounds.
+    """
+
+    name = "arithmetic"
+
+    def __init__(
+        self, digits: int = 2, operations: str = "+", size: int = 2000, heldout: int = 512, seed: int = 0
+    ) -> None:
+        if not isinstance(digits, int) or not 1 <= digits <= 6:
+            raise UserError(f"task arithmetic: digits is {digits!r}, but must be a whole number from 1 to 6")
+        if not operations or set(operations) - set(SIGNS) or len(set(operations)) != len(operations):
+            raise UserError(f"task arithmetic: operations is {operations!r}, but must be '+', '-' or '+-'")
+        for name, count in (("size", size), ("heldout", heldout)):
+            if not isinstance(count, int) or count < 1:
+                raise UserError(f"task arithmetic: {name} is {count!r}, but must be a whole number above 0")
+        self.digits, self.operations = digits, operations
+        self._problems = {
+            "train": self._draw(random.Random(f"train {seed}"), size, False),
+            "test": self._draw(random.Random(f"test {seed}"), heldout, True),
+        }
+        counts = {split: len(problems) for split, problems in self._problems.items()}
+        self.summary = f"arithmetic, {digits} digits: {counts['train']} training and {counts['test']} held-out problems"
+
+    def load(self, split: str) -> Sequence[Problem]:
+        """The problems of "train" or "test"; the two share no pair of numbers."""
+        if split not in self._problems:
+            raise UserError(f"task arithmetic: there is no split {split!r}: choose train or test")
+        return self._problems[split]
+
+    def verify(self, rollout: Rollout) -> Outcome:
+        """The last whole number of the response against the sum; the notes go through it digit by digit."""
+        numbers = re.findall(r"-?\d+", rollout.text)
+        if not numbers:
+            return Outcome(0.0, "The answer has no number.")
+        said = str(int(numbers[-1]))
+        return Outcome(float(said == rollout.problem.answer), critique(said, rollout.problem.answer), said)
+
+    def _draw(self, rng: random.Random, count: int, test: bool) -> list[Problem]:
+        low, high = (0 if self.digits == 1 else 10 ** (self.digits - 1)), 10**self.digits - 1
+        pairs = (high - low + 1) ** 2 * len(self.operations)
+        found: dict[str, Problem] = {}
+        # A draw meets the wanted side at least once in ten times; the bound ends the search where pairs run out.
+        for _ in range(40 * min(count, pairs) + 1000):
+            a, b, sign = rng.randint(low, high), rng.randint(low, high), rng.choice(self.operations)
+            if held_out(a, b) == test:
+                name = f"{a}{sign}{b}"
+                found.setdefault(name, Problem(name, f"What is {a} {sign} {b}?", str(a + SIGNS[sign] * b)))
+            if len(found) == count:
+                break
+        return list(found.values())
+
+
+def critique(said: str, right: str) -> str:
+    """Short sentences on a number, one a digit from the highest place down, that quote each digit they speak of.
+
+    They say right, too high or too low, never by how much. A wrong sign or a wrong count of digits comes first.
+    """
+    sentences = []
+    if said.startswith("-") != right.startswith("-"):
+        sentences.append(f"The sign of {said} is wrong.")
+    said, right = said.lstrip("-"), right.lstrip("-")
+    if len(said) != len(right):
+        few = "few" if len(said) < len(right) else "many"
+        return " ".join([*sentences, f"The number {said} has too {few} digits."])
+    for place in range(len(said) - 1, -1, -1):
+        digit, wanted = said[-1 - place], right[-1 - place]
+        verdict = "right" if digit == wanted else "too low" if digit < wanted else "too high"
+        sentences.append(f"The {PLACES[place]} digit {digit} is {verdict}.")
+    return " ".join(sentences)

@@ -1,0 +1,289 @@
+"""Multiple-choice science questions: SciKnowEval files, or any data set with the same fields.
+
+One item is one object (a line of JSON, a row of parquet, a row of a `datasets` data set):
+
+* required: ``prompt`` (the question with its choices, one a line), ``answer`` (the letter of the right choice);
+* optional: ``system`` (what the answer must look like), ``idx`` (names the item in its split), ``options``
+  (the choices' texts; written under the prompt where the prompt does not list them), ``kind`` (only ``"mcq"``),
+  ``dataset`` and ``description`` (kept or ignored, never shown to the student).
+
+Source of the format: the SciKnowEval files in the release of SDPO (arXiv 2601.20802).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+from vpdlab.errors import UserError
+from vpdlab.tasks import drop_duplicates, read_answer
+from vpdlab.types import Outcome, Problem, Rollout
+
+SYSTEM = """Given a question and its options, select the right one. Respond in the following format:
+<reasoning>
+...
+</reasoning>
+<answer>
+...
+</answer>
+
+In the answer give only the letter of the right option, and nothing else."""
+FIELDS = ("prompt", "answer", "idx", "system", "kind", "dataset", "options")
+ENDINGS = (".json", ".jsonl", ".parquet")
+QUOTED = 160  # characters of an option that a note quotes: some options are whole protein sequences
+
+# A choice starts a line: "A: text", "A. text", "A) text", "(A) text". A dot needs white space after it, because
+# chemistry writes "C.CCO" for two molecules.
+LABEL = re.compile(r"^[ \t]*(?:(\()([A-Z])\)|([A-Z])([:)]|\.(?=\s|$)))[ \t]*", re.MULTILINE)
+# Data sets end the prompt with an instruction that is not part of the last choice's text.
+AFTER_CHOICES = re.compile(r"\n\s*(?:\n|(?:please|answer|think|let's|reason)\b)", re.IGNORECASE)
+LETTER = re.compile(r"\s*(?:\(([A-Za-z])\)|([A-Za-z])(?:[.:)]|(?=\s*$)))\s*(.*?)\s*", re.DOTALL)
+
+
+def read_choices(prompt: str) -> dict[str, str]:
+    """Letter → text of the choices that `prompt` lists at its end; empty where it lists none.
+
+    Choices are letters from A on, in order, all written in one way; the last such list counts, so that lines of
+    the question that only look like a choice are left alone.
+    """
+    labels = [(m[2] or m[3], m[1] or m[4], m) for m in LABEL.finditer(prompt)]
+    for start in reversed([i for i, (letter, _, _) in enumerate(labels) if letter == "A"]):
+        style, found = labels[start][1], []
+        for letter, mark, match in labels[start:]:
+            if mark == style and letter == ascii_uppercase[len(found) % 26]:
+                found.append(match)
+        if len(found) > 1:
+            ends = [match.start() for match in found[1:]] + [len(prompt)]
+            texts = [prompt[match.end() : end] for match, end in zip(found, ends, strict=True)]
+            texts[-1] = AFTER_CHOICES.split(texts[-1], maxsplit=1)[0]
+            return {letter: text.strip() for letter, text in zip(ascii_uppercase, texts, strict=False)}
+    return {}
+
+
+def read_letter(block: str, choices: Mapping[str, str]) -> str | None:
+    """The one letter that an answer block gives ("b", "(B)", "B.", "B: its text"), or None.
+
+    Words after the letter must be those of its choice: a block that names two choices gives none.
+    """
+    match = LETTER.fullmatch(block)
+    if match is None:
+        return None
+    letter, words = (match[1] or match[2]).upper(), _folded(match[3])
+    text = _folded(choices.get(letter, words))
+    same = f"{words} ".startswith(f"{text} ") or f"{text} ".startswith(f"{words} ")
+    return letter if not words or (same and len(read_choices(block)) < 2) else None
+
+
+class Science:
+    """Multiple-choice questions, judged by the letter in the last `<answer>` block.
+
+    Args:
+        data: a folder with train and test files (.json or .jsonl lines, .parquet), one such file, a folder that
+            `datasets` wrote, or, where no such path exists, a name for `datasets.load_dataset`.
+        split_seed: picks the held-out items where the data comes as one piece.
+        heldout: share of those items that is held out, in (0, 1).
+
+    Raises:
+        UserError: for data that cannot be found or read; a bad item is named by file, line, field and value.
+    """
+
+    name = "science"
+
+    def __init__(self, data: str = "", split_seed: int = 0, heldout: float = 0.1) -> None:
+        if not data:
+            raise UserError("task science needs data: a folder with train.json and test.json, a file, or a hub name")
+        if not 0 < heldout < 1:
+            raise UserError(f"task science: heldout is {heldout!r}, but must lie between 0 and 1")
+        pieces = _read_pieces(data)
+        train, test, said = drop_duplicates(pieces.get("train", []), pieces.get("test", []))
+        if "test" not in pieces:
+            train, test = _hold_out(train, split_seed, heldout)
+        self._problems: dict[str, list[Problem]] = {"train": train, "test": test}
+        unread = sum(not problem.data["choices"] for problem in train + test)
+        parts = [f"science: {len(train)} train, {len(test)} test problems from {data}"]
+        parts += [f"held out by words, seed {split_seed}"] if "test" not in pieces else []
+        parts += [said] if said else []
+        parts += [f"{unread} whose choices the prompt does not list"] if unread else []
+        self.summary: str = "; ".join(parts)
+
+    def load(self, split: str) -> Sequence[Problem]:
+        """The problems of ``"train"`` or ``"test"``. Raises UserError for another name or an empty split."""
+        if split not in self._problems:
+            raise UserError(f"task science has no split {split!r}: choose train or test")
+        if not self._problems[split]:
+            raise UserError(f"task science has no {split} problems ({self.summary})")
+        return self._problems[split]
+
+    def verify(self, rollout: Rollout) -> Outcome:
+        """Reward 1 for the right letter, else 0; the notes never name the right letter."""
+        choices: Mapping[str, str] = rollout.problem.data.get("choices", {})
+        block, why_none = read_answer(rollout)
+        if not block:
+            return Outcome(0.0, why_none)
+        letter = read_letter(block, choices)
+        if letter is None:
+            return Outcome(0.0, "The answer block must hold one letter and nothing else, but holds something else.")
+        if choices and letter not in choices:
+            said = f"The answer gives the letter {letter}, which is not among the choices {', '.join(choices)}."
+            return Outcome(0.0, said, letter)
+        if letter == rollout.problem.answer:
+            return Outcome(1.0, "The answer is right.", letter)
+        text = choices.get(letter, "")
+        # Some data sets list one text under two letters: to call the right words wrong would teach a falsehood.
+        quote = f' "{_shortened(text)}",' if text and text != choices.get(rollout.problem.answer) else ""
+        return Outcome(0.0, f"The answer chose option {letter},{quote} which is not right.", letter)
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split()).rstrip(".")
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= QUOTED else text[: QUOTED - 1] + "…"
+
+
+def _hold_out(problems: list[Problem], seed: int, share: float) -> tuple[list[Problem], list[Problem]]:
+    """(train, test): the words decide, never the order in the file."""
+    if len(problems) < 2:
+        raise UserError(f"task science: {len(problems)} problem(s) cannot be split into train and test")
+
+    def rank(problem: Problem) -> str:
+        return hashlib.sha256(f"{seed}\n{_folded(problem.system)}\n{_folded(problem.prompt)}".encode()).hexdigest()
+
+    count = min(max(1, round(share * len(problems))), len(problems) - 1)
+    chosen = {problem.id for problem in sorted(problems, key=rank)[:count]}
+    return [p for p in problems if p.id not in chosen], [p for p in problems if p.id in chosen]
+
+
+def _problems(split: str, place: str, rows: Iterable[tuple[str, Any]]) -> list[Problem]:
+    """Rows as (where, fields) → problems with ids that are unique in the split."""
+    problems, used = [], set()
+    for where, row in rows:
+        if not isinstance(row, dict):
+            raise UserError(f"{place} {where}: expected an object with prompt and answer, found {_shown(row)}")
+        problem = _problem(row, f"{place} {where}")
+        idx = row.get("idx")
+        name = f"{split}-{where.replace(' ', '')}" if idx is None else f"{split}-{idx}"
+        while name in used:  # an idx that stands twice: the place in the file tells the items apart
+            name += f"-{where.replace(' ', '')}"
+        used.add(name)
+        problems.append(Problem(name, problem.prompt, problem.answer, problem.system, problem.data))
+    return problems
+
+
+def _problem(row: dict[str, Any], where: str) -> Problem:
+    def bad(field: str, why: str) -> UserError:
+        value = f"is {_shown(row[field])}" if row.get(field) is not None else "is missing"
+        return UserError(f"{where}: field {field!r} {value}, but {why}")
+
+    prompt, answer, system = row.get("prompt"), row.get("answer"), row.get("system")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise bad("prompt", "it must be the question's text")
+    if row.get("kind") not in (None, "mcq"):
+        raise bad("kind", "only 'mcq' is known")
+    if system is not None and not isinstance(system, str):
+        raise bad("system", "it must be text")
+    idx = row.get("idx")
+    if idx is not None and (isinstance(idx, bool) or not isinstance(idx, int | str) or not str(idx).strip()):
+        raise bad("idx", "it must be a whole number or a name")
+    choices, options = read_choices(prompt), row.get("options")
+    if options is not None:
+        texts = [str(text).strip() for text in options] if isinstance(options, list) else []
+        if not 2 <= len(texts) <= 26 or (choices and len(texts) != len(choices)):
+            raise bad("options", f"it must be a list of {len(choices) or '2 to 26'} texts")
+        if not choices:
+            choices = dict(zip(ascii_uppercase, texts, strict=False))
+            prompt = prompt.rstrip() + "\n\n" + "\n".join(f"{letter}: {text}" for letter, text in choices.items())
+    if not isinstance(answer, str) or answer.strip() not in (choices or tuple(ascii_uppercase)):
+        raise bad("answer", f"the choices are {', '.join(choices)}" if choices else "it must be a letter from A to Z")
+    data = {"choices": choices, "dataset": row.get("dataset")}
+    return Problem("", prompt, answer.strip(), SYSTEM if not system else system.strip(), data)
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if len(repr(value)) <= 60 else repr(value)[:59] + "…"
+
+
+def _read_pieces(data: str) -> dict[str, list[Problem]]:
+    """Problems by split; without "test" where the data comes as one piece."""
+    path = Path(data).expanduser()
+    if path.is_file():
+        return {"train": _read_file("item", path)}
+    if not path.exists():
+        if path.is_absolute() or data.startswith((".", "~")) or path.suffix in ENDINGS:
+            raise UserError(f"task science: there is no file or folder {data}")
+        return _read_hub(data)
+    files = {s: [path / (s + e) for e in ENDINGS if (path / (s + e)).is_file()] for s in ("train", "test")}
+    for split, found in files.items():
+        if len(found) > 1:
+            raise UserError(f"{path}: more than one {split} file ({', '.join(f.name for f in found)}): keep one")
+    if any(files.values()):
+        names = {"train": "train" if files["test"] else "item", "test": "test"}
+        return {split: _read_file(names[split], found[0]) for split, found in files.items() if found}
+    below = sorted(f.parent.name for e in ENDINGS for f in path.glob(f"*/train{e}"))
+    if below:
+        raise UserError(f"{path}: no train or test file here, but in the folders {', '.join(below)}: name one of them")
+    return _read_hub(data)
+
+
+def _read_file(split: str, path: Path) -> list[Problem]:
+    if path.suffix not in ENDINGS:
+        raise UserError(f"task science cannot read {path}: it takes {', '.join(ENDINGS)}")
+    if path.suffix != ".parquet":
+        return _problems(split, str(path), _json_lines(path))
+    import pyarrow.parquet as parquet
+    from pyarrow import ArrowException
+
+    try:
+        table = parquet.read_table(path)
+    except (ArrowException, OSError) as error:
+        raise UserError(f"task science cannot read {path}: {_first_line(error)}") from error
+    rows = table.select([field for field in FIELDS if field in table.column_names]).to_pylist()
+    return _problems(split, str(path), ((f"row {n}", row) for n, row in enumerate(rows, 1)))
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                yield f"line {number}", json.loads(line.decode())
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path} line {number}: not UTF-8 text ({error.reason})") from error
+            except json.JSONDecodeError as error:
+                said = f"not one JSON object ({error.msg} at column {error.colno})"
+                raise UserError(f"{path} line {number}: {said}: {_shown(line.decode().strip())}") from error
+
+
+def _read_hub(name: str) -> dict[str, list[Problem]]:
+    import datasets
+
+    try:
+        local = Path(name).expanduser()
+        saved = any((local / mark).is_file() for mark in ("dataset_dict.json", "state.json"))
+        found: Any = datasets.load_from_disk(str(local)) if saved else datasets.load_dataset(name)
+    except Exception as error:  # `datasets` passes on the errors of a dozen libraries; all mean the same here
+        raise UserError(f"task science cannot load data set {name!r}: {_first_line(error)}") from error
+    splits = dict(found) if isinstance(found, dict) else {"train": found}
+    if "test" not in splits and "validation" in splits:
+        splits["test"] = splits["validation"]
+    pieces = {}
+    for split in ("train", "test"):
+        if split in splits:
+            rows = splits[split].select_columns([f for f in FIELDS if f in splits[split].column_names])
+            said = split if "test" in splits else "item"
+            pieces[split] = _problems(said, f"{name}[{split}]", ((f"row {n}", row) for n, row in enumerate(rows, 1)))
+    if not pieces:
+        raise UserError(f"data set {name!r} has the splits {', '.join(splits)}, but neither train nor test")
+    return pieces
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

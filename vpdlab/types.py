@@ -1,0 +1,144 @@
+"""The records that travel through one iteration, and the names of the axes.
+
+Axis glossary, used in every signature and docstring:
+
+====  =====================================================================
+B     rollouts in a batch
+G     groups: the rollouts of one problem share a group
+R     response tokens (padded); both views have the same R
+S     context + response tokens (padded); differs between the views
+N     active response tokens of a minibatch, all rollouts concatenated
+K     support of a divergence: the kept tokens, plus the tail if there is one
+V     vocabulary
+H     width of the hidden states
+====  =====================================================================
+
+Every record is frozen. A field keeps one meaning for ever: an advantage is a new name, never a new value of
+`reward`. Token ids are concatenated, never text that is tokenised again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem as a task hands it out.
+
+    Attributes:
+        id: stable and unique within the task; the same problem has the same id in every run.
+        prompt: what the student reads as the user turn.
+        answer: the reference answer. Never shown to the student; a critic may see it.
+        system: system turn of the student's prompt; empty for none.
+        data: what the task itself needs to verify a response; plain JSON values.
+    """
+
+    id: str
+    prompt: str
+    answer: str
+    system: str = ""
+    data: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the environment says of one response.
+
+    Attributes:
+        reward: score in [0, 1]; `success` is a reward of 1.
+        notes: the environment's own words (the raw material of feedback), or None where it says nothing.
+        answer: the answer that was read from the response, normalised (majority votes count equal answers);
+            None where no answer could be read.
+    """
+
+    reward: float
+    notes: str | None = None
+    answer: str | None = None
+
+    @property
+    def success(self) -> bool:
+        """r of the paper: 1 for a verified response, 0 otherwise."""
+        return self.reward >= 1.0
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled response y to one problem x.
+
+    Attributes:
+        problem: the problem x.
+        group: index of the problem in the batch; the rollouts of one problem share it.
+        index: index of the rollout in its group.
+        prompt_ids: token ids of the student's context (the chat template up to the assistant's turn).
+        response_ids: token ids of the response, the end-of-turn token included where `finished`.
+        logps: log-probability (nats) of each response token under the policy that sampled it.
+        text: the decoded response without special tokens.
+        finished: False where the response was cut at the token limit.
+        outcome: what the environment said; None before verification.
+    """
+
+    problem: Problem
+    group: int
+    index: int
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    logps: tuple[float, ...]
+    text: str
+    finished: bool
+    outcome: Outcome | None = None
+
+    @property
+    def verified(self) -> Outcome:
+        """The outcome. Raises ValueError before verification."""
+        if self.outcome is None:
+            raise ValueError("this rollout was not verified yet: pass it through tasks.verify_all first")
+        return self.outcome
+
+    @property
+    def success(self) -> bool:
+        """Whether the rollout was verified as right. Raises ValueError before verification."""
+        return self.verified.success
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """C: what is said about one rollout, or why nothing could be said.
+
+    Attributes:
+        critique: words on the rollout (the environment's notes, a critic's sentences), or None.
+        demonstration: a correct response of a sibling in the same group, or None.
+        source: which sources spoke, joined by "+" ("verifier", "sibling", "verifier+sibling"); "" for none.
+        reason: why there is no signal; "" where there is one.
+    """
+
+    critique: str | None = None
+    demonstration: str | None = None
+    source: str = ""
+    reason: str = ""
+
+    @property
+    def signal(self) -> bool:
+        """m of the paper: whether the rollout takes part in the E-step and the M-step."""
+        return self.critique is not None or self.demonstration is not None
+
+
+@dataclass(frozen=True)
+class View:
+    """One rollout seen through one context: the student's plain prompt or the teacher's feedback prompt.
+
+    Attributes:
+        context_ids: token ids of the context.
+        response_ids: token ids of the response, equal in both views of a rollout.
+        truncated: how many tokens of the context's inserted text were cut to fit; 0 for none.
+    """
+
+    context_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    truncated: int = 0
+
+    def __len__(self) -> int:
+        return len(self.context_ids) + len(self.response_ids)

@@ -1,0 +1,149 @@
+"""EMTimeline: a run's iterations side by side: success, margin, trust region, entropy and length, E-steps marked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import traitlets
+
+from vpdlab_widgets.base import LabWidget, fallback_table, plain
+
+MAX_UPDATES_PER_SECOND = 5
+_COLUMNS = [
+    ("step", "iteration"),
+    ("success_rate", "success rate"),
+    ("margin", "margin"),
+    ("delta", "δ"),
+    ("kl", "KL (nats)"),
+    ("entropy", "entropy (nats)"),
+    ("length", "length (tokens)"),
+]
+
+
+class EMTimeline(LabWidget):
+    """The course of a run, an iteration a column; panels without data are left out.
+
+    `selected` is the chosen iteration's `step`, or None; a click, Enter and `widget.selected = 25` all set it.
+
+    A live run calls `append` after each iteration. The browser hears of it at most `MAX_UPDATES_PER_SECOND` times
+    a second, and only of what is new; call `flush()` (or set `state` to anything but `"running"`) at the end.
+    Between two updates `rows` in Python is ahead of the picture, never behind.
+
+    Args:
+        rows: one dict an iteration with the keys of `metrics.jsonl`; `step` is required, null is a gap.
+        title: plain text above the panels.
+        evals: held-out points `{"step", "accuracy", "low", "high"}`, accuracy and interval in 0..1.
+        kl_target: the target of a KL-controlled β in nats per token, drawn in the trust-region panel.
+        total: planned number of iterations; while `state` is `"running"` the axis reaches that far.
+        state: `"running"`, `"complete"`, `"stopped"`, `"failed"`, or None for no badge.
+        reason: why a run stopped or failed, in words.
+
+    Raises:
+        TypeError: an unknown keyword, or a value that is no plain data.
+        ValueError: a row or evaluation without an integer `step`.
+    """
+
+    rows = traitlets.List(traitlets.Dict()).tag(sync=True)
+    evals = traitlets.List(traitlets.Dict()).tag(sync=True)
+    title = traitlets.Unicode("").tag(sync=True)
+    kl_target = traitlets.Float(None, allow_none=True).tag(sync=True)
+    total = traitlets.Int(None, allow_none=True).tag(sync=True)
+    state = traitlets.Enum(["running", "complete", "stopped", "failed"], None, allow_none=True).tag(sync=True)
+    reason = traitlets.Unicode("").tag(sync=True)
+    selected = traitlets.Int(None, allow_none=True).tag(sync=True)
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]] = (), **kwargs: Any) -> None:
+        super().__init__(rows=[dict(row) for row in rows], **kwargs)
+        self._sent_rows = len(self.rows)  # rows the browser has heard of
+        self._saved_rows = len(self.rows)  # rows in the last full state, which late displays and saved notebooks read
+        self._sent_evals = len(self.evals)
+        self._last_update = float("-inf")
+        self.observe(self._on_state, "state")
+        self.observe(self._on_replaced, ["rows", "evals"])
+        self.on_msg(self._on_message)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add one iteration."""
+        self.extend([row])
+
+    def extend(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add iterations, in order."""
+        # In place, so that traitlets sends nothing by itself: the whole list per iteration is quadratic.
+        self.rows.extend([_record(row, f"rows[{len(self.rows) + index}]") for index, row in enumerate(rows)])
+        self._update()
+
+    def add_eval(self, evaluation: Mapping[str, Any]) -> None:
+        """Add one held-out evaluation `{"step", "accuracy", "low", "high"}`."""
+        self.evals.append(_record(evaluation, f"evals[{len(self.evals)}]"))
+        self._update()
+
+    def flush(self) -> None:
+        """Send everything now, whole, so that a late display and a saved notebook have it."""
+        self.send_state(["rows", "evals"])  # one message for both
+        self._mark_all_sent()
+        self._last_update = time.monotonic()
+
+    def _update(self) -> None:
+        # Throttled without a timer: a timer thread could send while the loop's own thread does.
+        now = time.monotonic()
+        if now - self._last_update < 1 / MAX_UPDATES_PER_SECOND:
+            return
+        # The full state is renewed each time the run has doubled: what is sent in all stays linear in the run's
+        # length, and a view that opens late is never more than half a run behind.
+        if len(self.rows) >= 2 * self._saved_rows:
+            self.flush()
+            return
+        self._last_update = now
+        if len(self.rows) > self._sent_rows:
+            self.send({"kind": "rows", "from": self._sent_rows, "rows": self.rows[self._sent_rows :]})
+            self._sent_rows = len(self.rows)
+        if len(self.evals) > self._sent_evals:
+            self.send_state("evals")
+            self._sent_evals = len(self.evals)
+
+    def _mark_all_sent(self) -> None:
+        self._sent_rows = self._saved_rows = len(self.rows)
+        self._sent_evals = len(self.evals)
+
+    def _on_state(self, change: Mapping[str, Any]) -> None:
+        if change["new"] != "running":
+            self.flush()
+
+    def _on_replaced(self, change: Mapping[str, Any]) -> None:
+        self._mark_all_sent()  # a new list was assigned, and traitlets sends that whole
+
+    def _on_message(self, widget: Any, content: Any, buffers: Any) -> None:
+        # A view that opened between two updates found a gap in front of what it was sent.
+        if isinstance(content, dict) and content.get("kind") == "resync":
+            self.flush()
+
+    @traitlets.validate("rows", "evals")
+    def _check_records(self, proposal: Mapping[str, Any]) -> list[dict[str, Any]]:
+        name = proposal["trait"].name
+        return [_record(record, f"{name}[{index}]") for index, record in enumerate(proposal["value"])]
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        self.flush()  # the new view starts from the full state
+        return super()._repr_mimebundle_(**kwargs)
+
+    def fallback(self) -> str:
+        """A table of up to twelve iterations."""
+        status = f", {self.state}" if self.state else ""
+        why = f" ({self.reason[:200]})" if self.reason else ""
+        caption = f"{self._title()[:200]}: {len(self.rows)} iterations{status}{why}"
+        columns = [(key, name) for key, name in _COLUMNS if any(row.get(key) is not None for row in self.rows)]
+        return fallback_table(caption, columns, self.rows)
+
+
+def _record(record: Mapping[str, Any], where: str) -> dict[str, Any]:
+    if not isinstance(record, Mapping):
+        raise TypeError(f"{where}: a dict is needed, not {type(record).__name__}")
+    clean = plain(record, where)
+    step = clean.get("step")
+    # a data frame gives its integers back as floats
+    if isinstance(step, bool) or not isinstance(step, int | float) or step != int(step):
+        raise ValueError(f"{where}: `step` must be an integer, not {step!r}")
+    clean["step"] = int(step)
+    return clean

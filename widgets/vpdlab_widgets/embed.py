@@ -1,0 +1,115 @@
+"""Widgets outside a notebook: their state, the host script and the theme as pieces of one offline HTML page.
+
+`LabWidget.to_html` and the notebook exporter of vpdlab build their pages from these pieces, so there is one host
+(`host.js`), one theme (`page.css`) and one rule for what may stand inside a `<script>`.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_HERE = Path(__file__).parent
+
+# The page must never ask for anything: the policy turns "we wrote no address" into "the browser refuses to".
+# 'unsafe-eval' is for plotly's WebGL traces, which compile their kernels with `new Function`.
+CONTENT_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' blob:; style-src 'unsafe-inline'; "
+    "img-src data: blob:; media-src data: blob:; font-src data:; worker-src blob:"
+)
+
+
+def script_json(value: Any) -> str:
+    """JSON that may stand inside a `<script>` element.
+
+    No `<`, `>` or `&` is left, so neither `</script>` nor `<!--` can end or bend the element.
+
+    >>> script_json("</script>")
+    '"\\\\u003c/script\\\\u003e"'
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def script_source(source: str) -> str:
+    """JavaScript that may stand inside a `<script>` element: the three sequences that HTML reads there get a
+    backslash, which strings and regular expressions ignore."""
+    return re.sub(r"<(?=!--|/?script)", r"\\x3c", source, flags=re.IGNORECASE)
+
+
+def page_css() -> str:
+    """The theme of an offline page: the `--jp-*` variables for light, dark and high contrast."""
+    return (_HERE / "page.css").read_text(encoding="utf-8")
+
+
+def host_script() -> str:
+    """The script that brings every `mount()` of a page to life."""
+    return script_source((_HERE / "host.js").read_text(encoding="utf-8"))
+
+
+def mount(model_id: str, fallback: str = "") -> str:
+    """The place of one widget view; `fallback` is HTML that shows until (or unless) the widget renders."""
+    return f'<div class="vpd-mount" data-vpd-model="{html.escape(model_id)}">{fallback}</div>'
+
+
+def widget_script(models: Mapping[str, Mapping[str, Any]]) -> str:
+    """The data element that `host.js` reads.
+
+    Args:
+        models: model id -> entry of a notebook's widget state: `{"state": {...}, "buffers": [...]}` with base64
+            buffers. Each distinct `_esm` and `_css` is written once, however many models share it.
+    """
+    modules: list[str] = []
+    styles: list[str] = []
+    entries: dict[str, Any] = {}
+    for model_id, entry in models.items():
+        state = dict(entry["state"])
+        entries[model_id] = {
+            "esm": _index(modules, state.get("_esm", "")),
+            "css": _index(styles, state.get("_css", "")),
+            # `_model_name` and its like are for a widget manager, which is not here
+            "state": {key: value for key, value in state.items() if not key.startswith("_")},
+            "buffers": entry.get("buffers", []),
+        }
+    data = script_json({"modules": modules, "styles": styles, "models": entries})
+    return f'<script type="application/json" id="vpd-widgets">{data}</script>'
+
+
+def page(title: str, body: str, *, head: str = "", scripts: str = "") -> str:
+    """One whole HTML document that needs nothing else.
+
+    Args:
+        title: plain text.
+        body: HTML.
+        head: HTML for the end of `<head>`, such as another `<style>`.
+        scripts: HTML of `<script>` elements, placed after the body.
+    """
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}">
+<link rel="icon" href="data:,">
+<title>{html.escape(title)}</title>
+<style>
+{page_css()}</style>
+{head}</head>
+<body>
+{body}
+{scripts}
+</body>
+</html>
+"""
+
+
+def _index(items: list[str], item: str) -> int:
+    if item not in items:
+        items.append(item)
+    return items.index(item)

@@ -1,0 +1,102 @@
+// Brings widgets to life in a page without a kernel: a model with the calls that an anywidget module uses, and one
+// render per mount. Plain script, no import; the data stand in <script id="vpd-widgets">.
+(() => {
+  "use strict";
+  const source = document.getElementById("vpd-widgets");
+  if (!source) return;
+  const { modules, styles, models } = JSON.parse(source.textContent);
+
+  function toDataView(base64) {
+    const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+    return new DataView(bytes.buffer);
+  }
+
+  function makeModel(entry) {
+    const state = structuredClone(entry.state);
+    for (const { path, data } of entry.buffers) {
+      const parent = path.slice(0, -1).reduce((node, key) => node[key], state);
+      parent[path[path.length - 1]] = toDataView(data);
+    }
+    const listeners = new Map();
+    const fire = (name, ...values) => {
+      for (const listener of [...(listeners.get(name) ?? [])]) listener(...values);
+    };
+    const model = {
+      get: (key) => state[key],
+      set(key, value) {
+        if (state[key] === value) return;
+        state[key] = value;
+        fire(`change:${key}`, model, value);
+        fire("change", model);
+      },
+      on(name, listener) {
+        listeners.set(name, [...(listeners.get(name) ?? []), listener]);
+      },
+      off(name, listener) {
+        if (!name) listeners.clear();
+        else if (!listener) listeners.delete(name);
+        else listeners.set(name, (listeners.get(name) ?? []).filter((other) => other !== listener));
+      },
+      save_changes() {}, // there is no kernel to tell
+      send() {},
+    };
+    return model;
+  }
+
+  const imported = new Map(); // module number -> promise of what it exports
+  function importModule(number) {
+    if (!imported.has(number)) {
+      const url = URL.createObjectURL(new Blob([modules[number]], { type: "text/javascript" }));
+      imported.set(
+        number,
+        import(url)
+          .then(async (module) => (typeof module.default === "function" ? await module.default() : module.default))
+          .finally(() => URL.revokeObjectURL(url)),
+      );
+    }
+    return imported.get(number);
+  }
+
+  const live = new Map(); // model id -> promise of its model: views of one widget share it
+  function liveModel(id, entry, widget) {
+    if (!live.has(id)) {
+      const model = makeModel(entry);
+      live.set(id, Promise.resolve(widget.initialize?.({ model })).then(() => model));
+    }
+    return live.get(id);
+  }
+
+  async function bringToLife(place) {
+    const id = place.dataset.vpdModel;
+    const entry = models[id];
+    if (!entry) throw new Error(`this page holds no data for the widget ${id}`);
+    const widget = await importModule(entry.esm);
+    const model = await liveModel(id, entry, widget);
+    const el = document.createElement("div");
+    el.className = "vpd-view";
+    const fallback = [...place.childNodes];
+    place.append(el);
+    try {
+      await widget.render({ model, el });
+    } catch (error) {
+      el.remove();
+      throw error;
+    }
+    for (const node of fallback) node.remove();
+  }
+
+  for (const text of styles) {
+    const style = document.createElement("style");
+    style.textContent = text;
+    document.head.append(style);
+  }
+  for (const place of document.querySelectorAll(".vpd-mount")) {
+    bringToLife(place).catch((error) => {
+      console.error(error);
+      const note = document.createElement("p");
+      note.setAttribute("role", "alert");
+      note.textContent = `This widget could not be shown: ${error.message}`;
+      place.append(note); // the fallback stays
+    });
+  }
+})();
