@@ -19,12 +19,8 @@ from vpdlab.types import Problem, Rollout
 CHOICES = {"A": "0.8", "B": "1.4", "C": "1.72", "D": "-0.16"}
 LISTED, HELD = "the choices A, B, C, D.", "holds something else."
 PROMPT = "Which score?\n\nA: 0.8\nB: 1.4\nC: 1.72\nD: -0.16\nPlease reason step by step."
-COUNTS = {  # domain: rows as they stand in the files (train, test), problems that overlap
-    "biology": (450, 50, 0),
-    "chemistry": (1890, 210, 0),
-    "material": (841, 94, 1),
-    "physics": (720, 80, 0),
-}
+# domain: rows as they stand in the files (train, test), problems that overlap
+COUNTS = {"biology": (450, 50, 0), "chemistry": (1890, 210, 0), "material": (841, 94, 1), "physics": (720, 80, 0)}
 
 
 def item(number: int = 0, **fields: Any) -> dict[str, Any]:
@@ -106,13 +102,11 @@ def test_verdicts(task: Science, text: str, finished: bool, reward: float, notes
     assert (outcome.reward, outcome.notes, outcome.answer) == (reward, notes, answer)
 
 
-def test_a_long_option_is_quoted_in_part() -> None:
+def test_some_options_are_quoted_in_part_or_not_at_all() -> None:
     problem = Problem("p", "x", "A", data={"choices": {"A": "short", "B": "M" * 500}})
     outcome = Science.verify(Science.__new__(Science), rollout(problem, "<answer>B</answer>"))
     assert len(str(outcome.notes)) < 250
-
-
-def test_words_that_are_also_the_right_words_are_not_called_wrong() -> None:
+    # words that are also the right words are not called wrong
     problem = Problem("p", "x", "A", data={"choices": {"A": "2 m", "B": "2 m", "C": "3 m"}})
     outcome = Science.verify(Science.__new__(Science), rollout(problem, "<answer>B</answer>"))
     assert outcome.notes == "The answer chose option B, which is not right."

@@ -179,6 +179,13 @@ class RunConfig:
         """
         return cls(**{**(read_preset(preset) if preset else {}), **known_fields(fields)})
 
+    @classmethod
+    def from_names(cls, names: Mapping[str, Any]) -> RunConfig:
+        """The config that a notebook's variables say: `preset`, and each field that has a variable of its name that is
+        not None. Call it right below the parameters, with `globals()`."""
+        fields = {name: names[name] for name in HINTS if names.get(name) is not None}
+        return cls.make(names.get("preset") or "", **fields)
+
     @property
     def folder(self) -> Path:
         """The run's folder. Raises UserError where its name could not be a run's name."""

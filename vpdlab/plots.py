@@ -48,20 +48,9 @@ def training_figure(rows: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[s
     if evals:
         figure.add_trace(_accuracy(evals), row=1, col=1)
     _mark_e_steps(figure, rows)
+    _dress(figure, 170 * len(PANELS), "")
     figure.update_xaxes(title="iteration", row=len(PANELS), col=1)
-    grid = {"gridcolor": "rgba(127,127,127,0.25)", "zerolinecolor": "rgba(127,127,127,0.5)", "automargin": True}
-    figure.update_xaxes(**grid)
-    figure.update_yaxes(**grid)
-    figure.update_layout(
-        height=170 * len(PANELS),
-        margin={"l": 70, "r": 20, "t": 50, "b": 50},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": GREY, "size": 12},
-        legend={"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0},
-        hovermode="x unified",
-    )
-    return figure
+    return figure.update_layout(hovermode="x unified")
 
 
 def _accuracy(evals: Sequence[Mapping[str, Any]]) -> Any:
@@ -90,3 +79,76 @@ def _mark_e_steps(figure: Any, rows: Sequence[Mapping[str, Any]]) -> None:
             marker={"symbol": "line-ns-open", "size": 10, "color": GREY},
         )  # fmt: skip
         figure.add_trace(ticks, row=1, col=1)
+
+
+def implicit_reward_figure(rewards: Mapping[str, Sequence[float]], success: Sequence[bool], shift: float) -> Any:
+    """Implicit rewards of right and wrong responses, one row of dots a moment, with the shift between them.
+
+    Args:
+        rewards: moment -> r~ of each rollout.
+        success: r of each rollout.
+        shift: δ.
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for right, name, colour in ((True, "right", BLUE), (False, "wrong", ORANGE)):
+        values = {moment: [v for v, s in zip(all_, success, strict=True) if s == right] for moment, all_ in rewards.items()}
+        figure.add_trace(
+            go.Box(
+                x=[v for column in values.values() for v in column],
+                y=[moment for moment, column in values.items() for _ in column],
+                name=name, orientation="h", boxpoints="all", jitter=0.6, pointpos=0, line={"color": colour},
+                fillcolor="rgba(0,0,0,0)", marker={"color": colour, "size": 4, "opacity": 0.6},
+            )
+        )  # fmt: skip
+    figure.add_vline(x=shift, line={"color": GREY, "dash": "dot"}, annotation_text="shift δ", annotation_position="top")
+    figure.update_layout(boxmode="group")
+    figure.update_yaxes(autorange="reversed")
+    return _dress(figure, 300, "implicit reward β (log q − log π)")
+
+
+def token_figure(words: Sequence[str], kl: Sequence[float]) -> Any:
+    """KL(student‖teacher) of each response token as a bar over its text, in nats."""
+    import plotly.graph_objects as go
+
+    places = list(range(len(words)))
+    shown = [word.replace(" ", "␣").replace("\n", "⏎") for word in words]
+    figure = go.Figure(go.Bar(x=places, y=list(kl), marker={"color": ORANGE}, hovertemplate="%{y:.3f} nats<extra></extra>"))
+    figure.update_xaxes(tickmode="array", tickvals=places, ticktext=shown)
+    figure.update_yaxes(title="KL(student‖teacher), nats")
+    return _dress(figure, 280, "token of the response")
+
+
+def top_figure(tops: Mapping[str, Sequence[tuple[str, float]]], title: str) -> Any:
+    """The likeliest tokens of student and teacher side by side, as probabilities.
+
+    Args:
+        tops: "student" and "teacher" -> (token text, probability), likeliest first.
+    """
+    import plotly.graph_objects as go
+
+    order = list(dict.fromkeys(word for column in tops.values() for word, _ in column))
+    figure = go.Figure()
+    for side, colour in (("student", ORANGE), ("teacher", BLUE)):
+        p = dict(tops[side])
+        figure.add_trace(go.Bar(x=[f"“{w}”" for w in order], y=[p.get(w) for w in order], name=side, marker={"color": colour}))
+    figure.update_yaxes(title="probability")
+    figure.update_xaxes(type="category")
+    figure.update_layout(title={"text": title, "font": {"size": 14}})
+    return _dress(figure, 320, "next token")
+
+
+def _dress(figure: Any, height: int, x_title: str) -> Any:
+    """What all figures share: height in pixels, grey words and lines that read on a light and on a dark page."""
+    grid = {"gridcolor": "rgba(127,127,127,0.25)", "zerolinecolor": "rgba(127,127,127,0.5)", "automargin": True}
+    figure.update_xaxes(title=x_title, **grid)
+    figure.update_yaxes(**grid)
+    return figure.update_layout(
+        height=height,
+        margin={"l": 70, "r": 20, "t": 60, "b": 50},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": GREY, "size": 12},
+        legend={"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0},
+    )

@@ -17,6 +17,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from decimal import localcontext
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -71,7 +72,8 @@ class Reasoning:
             start = random.Random(f"{family} {seed} {split}").getrandbits(31)
             self._dataset = _generator(family, {**family_options, "seed": start, "size": count})
             try:
-                made[split] = [self._problem(self._dataset[index]) for index in range(count)]
+                with localcontext():  # decimal_arithmetic sets the precision of all decimals, and leaves it so
+                    made[split] = [self._problem(self._dataset[index]) for index in range(count)]
             except UNREADABLE as error:
                 raise UserError(f"family {family} makes no problem with {family_options}: {error}") from error
         train, test, said = drop_duplicates(made["train"], made["test"])
@@ -200,7 +202,6 @@ Critic = Callable[[Mapping[str, Any], str, str], str | None]
 
 
 def _number(text: str) -> Fraction | None:
-    """A plainly written number. Not a Decimal: some families change the precision of all decimals at import."""
     plain = re.fullmatch(r"[-+]?(\d{1,3}(,\d{3})+|\d{1,30})(\.\d{1,30})?", text.strip().replace("−", "-"))
     return Fraction(plain[0].replace(",", "")) if plain and len(text) < 80 else None
 
