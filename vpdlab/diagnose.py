@@ -22,53 +22,53 @@ def _ends(rows: Rows, key: str) -> tuple[float, float] | None:
     return None if first is None or last is None else (first, last)
 
 
-def no_success(rows: Rows) -> str | None:
+def _no_success(rows: Rows) -> str | None:
     if len(rows) >= 3 and all(row["success_rate"] == 0 for row in rows[-3:]):
         return "no rollout succeeded in 3 iterations: the E-step has no positive class, siblings have nothing to show"
     return None
 
 
-def all_success(rows: Rows) -> str | None:
+def _all_success(rows: Rows) -> str | None:
     if len(rows) >= 3 and all(row["success_rate"] == 1 for row in rows[-3:]):
         return "every rollout succeeded in 3 iterations: nothing is left to learn from these problems"
     return None
 
 
-def no_signal(rows: Rows) -> str | None:
+def _no_signal(rows: Rows) -> str | None:
     if rows[-1]["signal_share"] == 0:
         return "no rollout had feedback: this iteration changed nothing"
     return None
 
 
-def length_collapse(rows: Rows) -> str | None:
+def _length_collapse(rows: Rows) -> str | None:
     ends = _ends(rows, "length")
     if ends and ends[1] < ends[0] / 3:
         return f"responses shrank from {ends[0]:.0f} to {ends[1]:.0f} tokens"
     return None
 
 
-def length_explosion(rows: Rows) -> str | None:
+def _length_explosion(rows: Rows) -> str | None:
     ends = _ends(rows, "length")
     if ends and ends[1] > 3 * ends[0]:
         return f"responses grew from {ends[0]:.0f} to {ends[1]:.0f} tokens"
     return None
 
 
-def entropy_collapse(rows: Rows) -> str | None:
+def _entropy_collapse(rows: Rows) -> str | None:
     ends = _ends(rows, "entropy")
     if ends and ends[1] < 0.1 * ends[0] and ends[1] < 0.02:
         return f"the student's entropy fell from {ends[0]:.3f} to {ends[1]:.4f} nats: it hardly explores any more"
     return None
 
 
-def kl_explosion(rows: Rows) -> str | None:
+def _kl_explosion(rows: Rows) -> str | None:
     ends = _ends(rows, "kl")
     if ends and ends[1] > 5 * ends[0] and ends[1] > 0.5:
         return f"KL(student||teacher) rose from {ends[0]:.2f} to {ends[1]:.2f} nats a token: the teacher runs away"
     return None
 
 
-def reward_falls(rows: Rows) -> str | None:
+def _reward_falls(rows: Rows) -> str | None:
     if len(rows) < 4 * WINDOW:
         return None
     means = [_mean(rows[i : i + 2 * WINDOW], "reward") or 0.0 for i in range(0, len(rows) - 2 * WINDOW + 1, WINDOW)]
@@ -77,36 +77,36 @@ def reward_falls(rows: Rows) -> str | None:
     return None
 
 
-def truncated_contexts(rows: Rows) -> str | None:
+def _truncated_contexts(rows: Rows) -> str | None:
     if rows[-1]["truncated"]:
         return f"{rows[-1]['truncated']} teacher prompts were cut to fit max_context: part of the feedback is lost"
     return None
 
 
-def unfinished_responses(rows: Rows) -> str | None:
+def _unfinished_responses(rows: Rows) -> str | None:
     if (rows[-1].get("unfinished") or 0) > 0.5:
         return f"{rows[-1]['unfinished']:.0%} of the responses were cut at max_new_tokens"
     return None
 
 
-def not_finite(rows: Rows) -> str | None:
+def _not_finite(rows: Rows) -> str | None:
     if rows[-1]["skipped"]:
         return "a loss or gradient was not finite: the update was skipped, the weights are untouched"
     return None
 
 
 DIAGNOSES: dict[str, Callable[[Rows], str | None]] = {
-    "no-success": no_success,
-    "all-success": all_success,
-    "no-signal": no_signal,
-    "length-collapse": length_collapse,
-    "length-explosion": length_explosion,
-    "entropy-collapse": entropy_collapse,
-    "kl-explosion": kl_explosion,
-    "reward-falls": reward_falls,
-    "truncated-contexts": truncated_contexts,
-    "unfinished-responses": unfinished_responses,
-    "not-finite": not_finite,
+    "no-success": _no_success,
+    "all-success": _all_success,
+    "no-signal": _no_signal,
+    "length-collapse": _length_collapse,
+    "length-explosion": _length_explosion,
+    "entropy-collapse": _entropy_collapse,
+    "kl-explosion": _kl_explosion,
+    "reward-falls": _reward_falls,
+    "truncated-contexts": _truncated_contexts,
+    "unfinished-responses": _unfinished_responses,
+    "not-finite": _not_finite,
 }
 
 

@@ -31,7 +31,9 @@ def describe(config: RunConfig, task: Task, policy: Policy) -> dict[str, Any]:
         "platform": platform.platform(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "device": str(policy.device),
-        "device_name": torch.cuda.get_device_name(policy.device) if policy.device.type == "cuda" else platform.machine(),
+        "device_name": torch.cuda.get_device_name(policy.device)
+        if policy.device.type == "cuda"
+        else platform.machine(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "seed": config.seed,

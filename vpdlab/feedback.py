@@ -24,8 +24,11 @@ def verifier(rollout: Rollout, group: Sequence[Rollout]) -> Feedback:
 
 
 def sibling(rollout: Rollout, group: Sequence[Rollout]) -> Feedback:
-    """A success of the same group as demonstration, never the rollout itself; the next one after it in the group, so that
-    demonstrations are spread over the successes. Blocks of thought are cut from it."""
+    """A success of the same group as demonstration, never the rollout itself.
+
+    The next one after it in the group, so that demonstrations are spread over the successes. Blocks of thought are
+    cut from it.
+    """
     successes = sorted((other for other in group if other.success), key=lambda other: other.index)
     others = [other for other in successes if other.index != rollout.index]
     if not others:

@@ -1,8 +1,8 @@
 """The loop: `iterate` is one iteration on a page, `Run` holds what it acts on.
 
-    run = Run.open(RunConfig.make("tour-common"))
-    for row in run.steps():          # writes runs/..., row is a line of metrics.jsonl
-        print(row["step"], row["success_rate"])
+run = Run.open(RunConfig.make("tour-common"))
+for row in run.steps():          # writes runs/..., row is a line of metrics.jsonl
+    print(row["step"], row["success_rate"])
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ class Run:
         for problem in [*task.load("train"), *task.load("test")[: config.eval_problems]]:
             render.student(problem)  # a prompt that is too long is an error now, not after an hour
         if config.prompts > len(task.load("train")):
-            raise UserError(f"prompts is {config.prompts}, but the task has {len(task.load('train'))} training problems")
+            raise UserError(
+                f"prompts is {config.prompts}, but the task has {len(task.load('train'))} training problems"
+            )
         if record:
             run.recorder = Recorder(config.folder, config.to_dict(), describe(config, task, policy))
         return run
@@ -115,7 +117,9 @@ class Run:
         """The problems of iteration `step` (from 1): all of them in a shuffled order, then again in another."""
         train, count = self.task.load("train"), self.config.prompts
         places = range((step - 1) * count, step * count)
-        return [train[shuffled(self.config.seed, place // len(train), len(train))[place % len(train)]] for place in places]
+        return [
+            train[shuffled(self.config.seed, place // len(train), len(train))[place % len(train)]] for place in places
+        ]
 
     def rollouts(self, step: int) -> list[Rollout]:
         """Sampled responses to the problems of an iteration, not verified yet."""

@@ -1,7 +1,8 @@
 """Methods: what differs between ways to learn from feedback, and nothing else.
 
 A method is an E-step and an M-step, each a function of the run and one batch; all else is the loop's. VPD is
-`Method(bco_e_step, distil)`, SDPO is the same M-step alone. A new method is one function here and one line in `METHODS`.
+`Method(bco_e_step, distil)`, SDPO is the same M-step alone. A new method is one
+function here and one line in `METHODS`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from vpdlab import losses
 from vpdlab.errors import UserError
-from vpdlab.scoring import Comparison, Support, compare
+from vpdlab.policy import row_sums
+from vpdlab.scoring import Support, compare
 from vpdlab.types import Feedback, Rollout, View
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class Learner:
     shift: float | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class EStep:
     """What an E-step did. `reason` says why it did nothing; the numbers are None then."""
 
@@ -74,7 +76,7 @@ class EStep:
     """[B] the same after the last one; None where the M-step's own pass will show it."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class MStep:
     """What an M-step did, and what its pass over both views showed (before the update)."""
 
@@ -115,26 +117,23 @@ def bco_e_step(learner: Learner, batch: Batch) -> EStep:
     prior = policy.score(batch.student)
     with policy.as_teacher():
         before = policy.score(batch.teacher)
-    done = EStep(loss=0.0, delta=_shift(learner, before, prior, success), teacher_logp=before)
-    for rows in _updates(batch, c.e_minibatch, c.e_unit, c.e_epochs):
+    shift = _shift(learner, before, prior, success)
+    updates = _updates(batch, c.e_minibatch, c.e_unit, c.e_epochs)
+    total, tokens, skipped = 0.0, 0, 0
+    for rows in updates:
         n_success = int(success[rows].sum())
+        n_failure = len(rows) - n_success
         for (view,) in policy.minibatches(batch.teacher, rows=rows):
             at = view.rows.to(policy.device)
             with policy.as_teacher():
-                logp = policy.logp(view)
-                loss = losses.bco_loss(
-                    logp, prior[at], success[at], c.beta, done.delta, n_success, len(rows) - n_success
-                )
+                loss = losses.bco_loss(policy.logp(view), prior[at], success[at], c.beta, shift, n_success, n_failure)
                 policy.backward(loss)
-            done.loss += loss.item()
-            done.tokens += view.ids.numel()
-        done.updates += 1
-        done.skipped += policy.e_step() is None
-    done.loss /= done.updates
-    if not learner.teacher.live:
-        done.teacher_logp_after = policy.score(batch.teacher)
+            total += loss.item()
+            tokens += view.ids.numel()
+        skipped += policy.e_step() is None
+    after = None if learner.teacher.live else policy.score(batch.teacher)
     learner.teacher.after_e_step()
-    return done
+    return EStep("", total / len(updates), shift, len(updates), skipped, tokens, before, after)
 
 
 def _shift(learner: Learner, teacher: Tensor, prior: Tensor, success: Tensor) -> float:
@@ -165,41 +164,33 @@ def distil(learner: Learner, batch: Batch, watch: Callable[..., Any] | None = No
     The loss is the mean over all response tokens of the batch, whatever the minibatches.
 
     Args:
-        watch: called as watch(rows, tokens-per-row mask, Comparison, student, teacher) with each minibatch, before
-            the update: the recorder's chance to look.
+        watch: called with each minibatch's (student batch, Comparison, student, teacher) before the update: the
+            recorder's chance to look.
     """
     c, policy = learner.config, learner.policy
     if not len(batch):
         return MStep(reason="no rollout has feedback")
     support = Support(c.support, c.top_k, c.tail)
-    total = batch.response_tokens
+    n = batch.response_tokens
     sums = torch.zeros(2, len(batch), device=policy.device)
-    done = MStep(loss=0.0, kl=0.0, entropy=0.0)
+    loss, kl, entropy, tokens = 0.0, 0.0, 0.0, 0
     for student_view, teacher_view in policy.minibatches(batch.student, batch.teacher):
         teacher = learner.teacher.states(teacher_view)
         student = policy.states(student_view)
         found = compare(student, teacher, student_view.tokens, support, c.alpha, c.logit_mib)
-        loss = found.divergence.sum() / total
         if watch is not None:
             watch(student_view, found, student, teacher)
-        policy.backward(loss)
-        _add_up(done, sums, student_view, found, loss, total)
-        done.tokens += student_view.ids.numel() + teacher_view.ids.numel()
-    done.student_logp, done.teacher_logp = sums
-    done.grad_norm = policy.step()
-    done.skipped = int(done.grad_norm is None)
-    return done
-
-
-def _add_up(done: MStep, sums: Tensor, view: Any, found: Comparison, loss: Tensor, total: int) -> None:
-    from vpdlab.policy import row_sums
-
-    done.loss += loss.item()
-    done.kl += found.kl.sum().item() / total
-    done.entropy += found.student_entropy.sum().item() / total
-    rows = view.rows.to(sums.device)
-    sums[0, rows] = row_sums(found.student_logp, view).to(sums.dtype)
-    sums[1, rows] = row_sums(found.teacher_logp, view).to(sums.dtype)
+        part = found.divergence.sum() / n
+        policy.backward(part)
+        loss += part.item()
+        kl += found.kl.sum().item() / n
+        entropy += found.student_entropy.sum().item() / n
+        tokens += student_view.ids.numel() + teacher_view.ids.numel()
+        rows = student_view.rows.to(sums.device)
+        sums[0, rows] = row_sums(found.student_logp, student_view).to(sums.dtype)
+        sums[1, rows] = row_sums(found.teacher_logp, student_view).to(sums.dtype)
+    norm = policy.step()
+    return MStep("", loss, norm, int(norm is None), tokens, sums[0], sums[1], kl, entropy)
 
 
 METHODS = {

@@ -93,7 +93,9 @@ def implicit_reward_figure(rewards: Mapping[str, Sequence[float]], success: Sequ
 
     figure = go.Figure()
     for right, name, colour in ((True, "right", BLUE), (False, "wrong", ORANGE)):
-        values = {moment: [v for v, s in zip(all_, success, strict=True) if s == right] for moment, all_ in rewards.items()}
+        values = {
+            moment: [v for v, s in zip(all_, success, strict=True) if s == right] for moment, all_ in rewards.items()
+        }
         figure.add_trace(
             go.Box(
                 x=[v for column in values.values() for v in column],
@@ -114,7 +116,9 @@ def token_figure(words: Sequence[str], kl: Sequence[float]) -> Any:
 
     places = list(range(len(words)))
     shown = [word.replace(" ", "␣").replace("\n", "⏎") for word in words]
-    figure = go.Figure(go.Bar(x=places, y=list(kl), marker={"color": ORANGE}, hovertemplate="%{y:.3f} nats<extra></extra>"))
+    figure = go.Figure(
+        go.Bar(x=places, y=list(kl), marker={"color": ORANGE}, hovertemplate="%{y:.3f} nats<extra></extra>")
+    )
     figure.update_xaxes(tickmode="array", tickvals=places, ticktext=shown)
     figure.update_yaxes(title="KL(student‖teacher), nats")
     return _dress(figure, 280, "token of the response")
@@ -132,7 +136,9 @@ def top_figure(tops: Mapping[str, Sequence[tuple[str, float]]], title: str) -> A
     figure = go.Figure()
     for side, colour in (("student", ORANGE), ("teacher", BLUE)):
         p = dict(tops[side])
-        figure.add_trace(go.Bar(x=[f"“{w}”" for w in order], y=[p.get(w) for w in order], name=side, marker={"color": colour}))
+        figure.add_trace(
+            go.Bar(x=[f"“{w}”" for w in order], y=[p.get(w) for w in order], name=side, marker={"color": colour})
+        )
     figure.update_yaxes(title="probability")
     figure.update_xaxes(type="category")
     figure.update_layout(title={"text": title, "font": {"size": 14}})

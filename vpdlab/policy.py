@@ -65,6 +65,7 @@ class Policy:
         Raises:
             UserError: for a model that cannot be found, has no chat template, or is too short for the settings.
         """
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         from vpdlab import models
@@ -76,7 +77,7 @@ class Policy:
             model = AutoModelForCausalLM.from_pretrained(
                 place, dtype=dtype, trust_remote_code=False, use_safetensors=True
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise UserError(f"model {config.model!r} could not be loaded: {_first_line(error)}") from error
         if not tokenizer.chat_template:
             raise UserError(
@@ -119,7 +120,9 @@ class Policy:
                 total[batch.rows.to(self.device)] = self.logp(batch).to(total.dtype)
         return total
 
-    def minibatches(self, *sides: Sequence[View], rows: Sequence[int] | None = None) -> Iterator[tuple[TokenBatch, ...]]:
+    def minibatches(
+        self, *sides: Sequence[View], rows: Sequence[int] | None = None
+    ) -> Iterator[tuple[TokenBatch, ...]]:
         """`batch.minibatches` with this policy's token budget and device."""
         return minibatches(*sides, budget=self.config.minibatch_tokens, rows=rows, device=self.device)
 
@@ -155,7 +158,10 @@ class Policy:
     def warm_up(self, step: int) -> float:
         """Set the learning rates of iteration `step` (from 1) and return the M-step's."""
         share = min(1.0, step / self.config.warmup) if self.config.warmup else 1.0
-        for optimizer, rate in ((self.e_optimizer, self.config.e_lr or self.config.lr), (self.optimizer, self.config.lr)):
+        for optimizer, rate in (
+            (self.e_optimizer, self.config.e_lr or self.config.lr),
+            (self.optimizer, self.config.lr),
+        ):
             for group in optimizer.param_groups:
                 group["lr"] = rate * share
         return self.config.lr * share

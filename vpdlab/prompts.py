@@ -158,9 +158,7 @@ class Renderer:
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
 
 
-def views(
-    rollouts: Sequence[Rollout], notes: Sequence[Feedback], render: Renderer
-) -> tuple[list[View], list[View]]:
+def views(rollouts: Sequence[Rollout], notes: Sequence[Feedback], render: Renderer) -> tuple[list[View], list[View]]:
     """Both views of each rollout that has a signal: (student's, teacher's), the response ids shared."""
     student, teacher = [], []
     for rollout, note in zip(rollouts, notes, strict=True):

@@ -1,13 +1,13 @@
 """The run folder: what happened, written as it happens, readable without torch and without the model.
 
-    runs/NAME/
-      config.json        every setting
-      environment.json   versions, revision, device, seeds, the task's own summary
-      metrics.jsonl      one line an iteration
-      eval.jsonl         one line an evaluation
-      rollouts/          step-000012.parquet: every rollout of iteration 12
-      final/             the student as an ordinary Hugging Face folder
-      status.json        how the run stands or ended: running, complete, stopped, failed
+runs/NAME/
+  config.json        every setting
+  environment.json   versions, revision, device, seeds, the task's own summary
+  metrics.jsonl      one line an iteration
+  eval.jsonl         one line an evaluation
+  rollouts/          step-000012.parquet: every rollout of iteration 12
+  final/             the student as an ordinary Hugging Face folder
+  status.json        how the run stands or ended: running, complete, stopped, failed
 """
 
 from __future__ import annotations
@@ -227,7 +227,9 @@ class RunRecord:
     @property
     def steps(self) -> list[int]:
         """The iterations whose rollouts are on disk."""
-        return sorted(int(path.stem.removeprefix("step-")) for path in (self.folder / "rollouts").glob("step-*.parquet"))
+        return sorted(
+            int(path.stem.removeprefix("step-")) for path in (self.folder / "rollouts").glob("step-*.parquet")
+        )
 
     def rollouts(self, step: int | None = None) -> list[dict[str, Any]]:
         """The rollouts of one iteration, or of all, as plain dicts.

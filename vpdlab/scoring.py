@@ -29,7 +29,7 @@ EXCLUDED = -1e9
 
 @dataclass(frozen=True)
 class Term:
-    """One model's part in a distribution: hidden states [N, H], head [V, H], and the weight of its log-probabilities."""
+    """One model's part in a distribution: hidden states [N, H], head [V, H], weight of its log-probabilities."""
 
     hidden: Float[Tensor, "n h"]
     head: Float[Tensor, "v h"]

@@ -16,6 +16,7 @@ import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -65,10 +66,11 @@ def attempt(rng: random.Random, right: str) -> str:
 
 
 def response(answer: str) -> str:
+    """What the apprentice answers."""
     return f"The answer is {answer}."
 
 
-def build_tokenizer():
+def build_tokenizer() -> Any:
     """Byte-level BPE on the words of our own templates and critiques, each digit apart."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -101,13 +103,14 @@ def build_tokenizer():
     )
 
 
-def build_model(vocabulary: int, end: int, pad: int, seed: int):
+def build_model(tokenizer: Any, seed: int) -> Any:
+    """A Llama of 3 layers, width 96, with random weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=vocabulary,
+            vocab_size=len(tokenizer),
             hidden_size=96,
             intermediate_size=256,
             num_hidden_layers=3,
@@ -116,13 +119,13 @@ def build_model(vocabulary: int, end: int, pad: int, seed: int):
             max_position_embeddings=512,
             tie_word_embeddings=True,
             bos_token_id=None,
-            eos_token_id=end,
-            pad_token_id=pad,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         )
     )
 
 
-def batches(tokenizer, rows: int, rng: random.Random) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batches(tokenizer: Any, rows: int, rng: random.Random) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless batches (ids [B, S], labels [B, S]); labels are -100 outside the response."""
     render = Renderer(tokenizer)
     while True:
@@ -143,7 +146,7 @@ def batches(tokenizer, rows: int, rng: random.Random) -> Iterator[tuple[torch.Te
 def train(out: Path, steps: int, rows: int, rate: float, seed: int) -> None:
     """Train and save as an ordinary Hugging Face folder; says where it is every 200 steps."""
     tokenizer = build_tokenizer()
-    model = build_model(len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, seed)
+    model = build_model(tokenizer, seed)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
@@ -164,6 +167,7 @@ def train(out: Path, steps: int, rows: int, rate: float, seed: int) -> None:
 
 
 def main() -> None:
+    """Read the options and train."""
     parser = argparse.ArgumentParser(description="Make the bundled model from nothing.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--steps", type=int, default=2200)

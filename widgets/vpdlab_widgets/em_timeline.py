@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -60,6 +61,7 @@ class EMTimeline(LabWidget):
         self._saved_rows = len(self.rows)  # rows in the last full state, which late displays and saved notebooks read
         self._sent_evals = len(self.evals)
         self._last_update = float("-inf")
+        self._lock = threading.RLock()  # a browser's message may come on another thread than the training loop's
         self.observe(self._on_state, "state")
         self.observe(self._on_replaced, ["rows", "evals"])
         self.on_msg(self._on_message)
@@ -70,20 +72,23 @@ class EMTimeline(LabWidget):
 
     def extend(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add iterations, in order."""
-        # In place, so that traitlets sends nothing by itself: the whole list per iteration is quadratic.
-        self.rows.extend([_record(row, f"rows[{len(self.rows) + index}]") for index, row in enumerate(rows)])
-        self._update()
+        with self._lock:
+            # In place, so that traitlets sends nothing by itself: the whole list per iteration is quadratic.
+            self.rows.extend([_record(row, f"rows[{len(self.rows) + index}]") for index, row in enumerate(rows)])
+            self._update()
 
     def add_eval(self, evaluation: Mapping[str, Any]) -> None:
         """Add one held-out evaluation `{"step", "accuracy", "low", "high"}`."""
-        self.evals.append(_record(evaluation, f"evals[{len(self.evals)}]"))
-        self._update()
+        with self._lock:
+            self.evals.append(_record(evaluation, f"evals[{len(self.evals)}]"))
+            self._update()
 
     def flush(self) -> None:
         """Send everything now, whole, so that a late display and a saved notebook have it."""
-        self.send_state(["rows", "evals"])  # one message for both
-        self._mark_all_sent()
-        self._last_update = time.monotonic()
+        with self._lock:
+            self.send_state(["rows", "evals"])  # one message for both
+            self._mark_all_sent()
+            self._last_update = time.monotonic()
 
     def _update(self) -> None:
         # Throttled without a timer: a timer thread could send while the loop's own thread does.
