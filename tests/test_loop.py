@@ -277,5 +277,3 @@ def test_the_methods_are_what_differs():
     assert methods.METHODS["sdpo"].m_step is methods.METHODS["vpd"].m_step
     assert methods.METHODS["sdpo"].e_step is None
     assert dataclasses.is_dataclass(methods.Method)
-
-

@@ -24,7 +24,9 @@ def streams(n: int) -> list[tuple[int, ...]]:
 
 def test_log_probabilities_are_the_scorers(run):
     sampling = Sampling(temperature=1.0, max_new_tokens=12)
-    rollouts = sample(run.sampler, run.render, run.learner.policy.tokenizer, run.task.load("train"), 2, sampling, seed=1)
+    rollouts = sample(
+        run.sampler, run.render, run.learner.policy.tokenizer, run.task.load("train"), 2, sampling, seed=1
+    )
     from vpdlab.types import View
 
     for rollout in rollouts:

@@ -25,7 +25,6 @@ def train(args: Sequence[str]) -> int:
     from vpdlab.loop import Run
     from vpdlab.views import conclusion, progress_line
 
-    quiet_libraries()
     run = Run.open(config)
     print(f"{run.task.summary}\nthe run is written to {config.folder}", flush=True)
     seen: set[str] = set()
@@ -80,7 +79,6 @@ def models(args: Sequence[str]) -> int:
     chosen = parser.parse_args(args)
     from vpdlab import models
 
-    quiet_libraries()
     if chosen.action == "get":
         if not chosen.name:
             raise UserError("name the model to get: vpdlab models get smollm2-135m")
@@ -168,11 +166,16 @@ def parse_preset(program: str, args: Sequence[str]) -> tuple[RunConfig, str]:
 
 
 def one_line(box: str) -> str:
-    """The first statement in a framed message, and what it suggests, as one line."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
-    parts = re.split(r"\n\s*\n", "\n".join(lines[1:]).strip())
-    said = " ".join(parts[0].split())
-    near = re.search(r"Perhaps you meant:\s+(--[\w-]+)", box.replace("│", " "))
+    """What a framed message states, and the option it suggests, as one line.
+
+    The parts of the message are parted by rules. In a frame the title stands in the upper edge; where standard output
+    cannot show frames it is a part of its own.
+    """
+    lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]
+    text = "\n".join("\0" if re.fullmatch(r"─ .* ─+|[─-]+", line) else line for line in lines)
+    parts = [" ".join(part.split()) for part in text.split("\0") if part.strip()]
+    said = parts[0 if "╭" in box else 1]
+    near = re.search(r"Perhaps you meant:\s+(--[\w-]+)", text)
     return f"{said}{f' (did you mean {near[1]}?)' if near else ''}; see --help"
 
 
@@ -207,14 +210,6 @@ def print_new_warnings(warnings: Sequence[str], seen: set[str]) -> None:
         if name not in seen:
             seen.add(name)
             print(f"warning: {warning}", flush=True)
-
-
-def quiet_libraries() -> None:
-    """No progress bars of other libraries between our lines."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
 
 
 if __name__ == "__main__":

@@ -38,4 +38,6 @@ def cost_to_go(cost: Float[Tensor, "b r"], mask: Bool[Tensor, "b r"]) -> Float[T
     Masked positions cost nothing and get 0.
     """
     cost = cost.masked_fill(~mask, 0.0)
-    return (cost.flip(-1).cumsum(-1).flip(-1) - cost).masked_fill(~mask, 0.0)
+    # Shifted before the sum, not subtracted after it: a large cost would take the digits of the small ones with it.
+    later = torch.cat([cost[:, 1:], torch.zeros_like(cost[:, :1])], dim=-1)
+    return later.flip(-1).cumsum(-1).flip(-1).masked_fill(~mask, 0.0)

@@ -18,7 +18,7 @@ Source = Callable[[Rollout, Sequence[Rollout]], Feedback]
 
 def verifier(rollout: Rollout, group: Sequence[Rollout]) -> Feedback:
     """The environment's own words on this rollout."""
-    if rollout.outcome is None or rollout.outcome.notes is None:
+    if rollout.outcome is None or not (rollout.outcome.notes or "").strip():
         return Feedback(reason="the environment said nothing")
     return Feedback(critique=rollout.outcome.notes, source="verifier")
 
@@ -44,8 +44,13 @@ SOURCES: dict[str, Source] = {"verifier": verifier, "sibling": sibling}
 
 
 def without_thoughts(text: str) -> str:
-    """The text without `<think>` blocks; one that was never closed takes the rest with it."""
-    return re.sub(r"<think>.*?(</think>|\Z)", "", text, flags=re.DOTALL).strip()
+    """The text without `<think>` blocks.
+
+    One that was never closed takes the rest with it; one that was opened before the text began (some chat templates
+    open it in the prompt) takes all up to its end.
+    """
+    text = re.sub(r"<think>.*?(</think>|\Z)", "", text, flags=re.DOTALL)
+    return text.rpartition("</think>")[2].strip()
 
 
 def give_feedback(

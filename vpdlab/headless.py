@@ -9,7 +9,7 @@ from typing import Any
 
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError
-from vpdlab.record import load_run
+from vpdlab.record import load_run, refuse_taken
 
 
 def notebooks() -> Path:
@@ -38,8 +38,7 @@ def run_notebook(name: str, preset: str, config: RunConfig) -> int:
         known = ", ".join(sorted(path.stem for path in notebooks().glob("*.ipynb")))
         raise UserError(f"unknown notebook {name!r}: choose one of {known}")
     folder = config.folder
-    if (folder / "config.json").exists():
-        raise UserError(f"{folder} already holds a run: choose another folder with out, or remove this one")
+    refuse_taken(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -51,9 +50,13 @@ def run_notebook(name: str, preset: str, config: RunConfig) -> int:
     error = None
     try:
         papermill.execute_notebook(
-            source, executed, parameters=_parameters(preset, config), kernel_name="python3", progress_bar=False,
+            source,
+            executed,
+            parameters=_parameters(preset, config) if _takes_parameters(source) else {},
+            kernel_name="python3",
+            progress_bar=False,
             log_output=True,
-        )  # fmt: skip
+        )
     except PapermillExecutionError as raised:
         error = raised
     page = folder / f"{name}.html"
@@ -64,7 +67,16 @@ def run_notebook(name: str, preset: str, config: RunConfig) -> int:
             raise UserError(error.evalue)
         print(f"the notebook failed in cell {error.exec_count}: {error.ename}: {error.evalue}")
         return 1
-    return 0 if load_run(folder).status["state"] == "complete" else 1
+    recorded = (folder / "config.json").exists()  # a walk-through leaves no run
+    return 1 if recorded and load_run(folder).status["state"] != "complete" else 0
+
+
+def _takes_parameters(source: Path) -> bool:
+    """Whether a cell is tagged `parameters`; papermill would put them before everything where none is."""
+    import nbformat
+
+    cells = nbformat.read(source, as_version=4).cells
+    return any("parameters" in cell.metadata.get("tags", []) for cell in cells)
 
 
 def _parameters(preset: str, config: RunConfig) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from vpdlab.interrupt import Interrupt
 from vpdlab.methods import Batch, EStep, Learner, Method, get_method
 from vpdlab.policy import Policy
 from vpdlab.prompts import Renderer, Templates, views
-from vpdlab.record import Recorder
+from vpdlab.record import Recorder, refuse_taken
 from vpdlab.samplers import Sampler, Sampling, sample
 from vpdlab.samplers.hf import HFSampler
 from vpdlab.tasks import Task, make_task, verify_all
@@ -91,6 +91,8 @@ class Run:
         Raises:
             UserError: for anything in the config that does not fit what it names.
         """
+        if record:
+            refuse_taken(config.folder)  # before the minutes that loading a model may take
         if config.threads:
             torch.set_num_threads(config.threads)
         method = get_method(config.method)

@@ -18,10 +18,11 @@ from torch import Tensor
 def kl(p_logp: Float[Tensor, "*n k"], q_logp: Float[Tensor, "*n k"]) -> Float[Tensor, "*n"]:
     """KL(P||Q) over the last axis, in nats.
 
-    A token with P = 0 (log-probability -inf) adds exactly 0, to the value and to the gradient. The input is
-    masked, not the output: `where` on the output would hide a NaN in the value and leave it in the gradient.
+    A token with P = 0 (log-probability -inf, or so low that its exponential underflows) adds exactly 0, to the value
+    and to the gradient. The input is masked, not the output: `where` on the output would hide a NaN in the value and
+    leave it in the gradient.
     """
-    absent = torch.isneginf(p_logp)
+    absent = p_logp < math.log(torch.finfo(p_logp.dtype).tiny)
     p, q = p_logp.masked_fill(absent, 0.0), q_logp.masked_fill(absent, 0.0)
     return (p.exp() * (p - q)).masked_fill(absent, 0.0).sum(-1)
 

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from jinja2 import DictLoader
+from jinja2 import DictLoader, pass_context
+from math_core import LatexError, LatexToMathML
 from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from plotly.offline import get_plotlyjs
 from vpdlab_widgets import embed
 from vpdlab_widgets.base import plain
@@ -174,8 +176,42 @@ def _state(model_id: str, states: Mapping[str, Any]) -> Mapping[str, Any]:
     return states.get(model_id, {}).get("state", {})
 
 
+class _Renderer(IPythonRenderer):
+    """Markdown with its formulas as MathML, which browsers draw without a script."""
+
+    def inline_math(self, body: str) -> str:
+        return _mathml(body, f"${body}$", display=False)
+
+    def block_math(self, body: str) -> str:
+        return f"<p>{_mathml(body, f'$${body}$$', display=True)}</p>"
+
+    def latex_environment(self, name: str, body: str) -> str:
+        source = f"\\begin{{{name}}}{body}\\end{{{name}}}"
+        return f"<p>{_mathml(source, source, display=True)}</p>"
+
+
+def _mathml(formula: str, source: str, *, display: bool) -> str:
+    try:
+        return LatexToMathML().convert_with_local_state(formula, displaystyle=display)
+    except LatexError:
+        return f"<code>{html.escape(source)}</code>"  # a command it does not know: the reader gets the source
+
+
+class _Exporter(HTMLExporter):
+    @pass_context
+    def markdown2html(self, context: Any, source: str) -> str:
+        renderer = _Renderer(
+            escape=False,
+            attachments=context.get("cell", {}).get("attachments", {}),
+            embed_images=True,
+            exclude_anchor_links=True,
+            path=context["resources"]["metadata"]["path"],
+        )
+        return MarkdownWithMath(renderer=renderer).render(source)
+
+
 def _body(notebook: Any, folder: Path) -> str:
-    exporter = HTMLExporter(
+    exporter = _Exporter(
         template_name="lab",
         template_file="vpdlab-page.html.j2",
         extra_loaders=[DictLoader({"vpdlab-page.html.j2": _TEMPLATE})],

@@ -115,7 +115,7 @@ def token_figure(words: Sequence[str], kl: Sequence[float]) -> Any:
     import plotly.graph_objects as go
 
     places = list(range(len(words)))
-    shown = [word.replace(" ", "␣").replace("\n", "⏎") for word in words]
+    shown = [word.strip() or "·" for word in words]
     figure = go.Figure(
         go.Bar(x=places, y=list(kl), marker={"color": ORANGE}, hovertemplate="%{y:.3f} nats<extra></extra>")
     )

@@ -73,10 +73,11 @@ class Policy:
         place = models.resolve(config.model)
         dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
         try:
-            tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left", trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(
-                place, dtype=dtype, trust_remote_code=False, use_safetensors=True
-            )
+            with without_bars():
+                tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left", trust_remote_code=False)
+                model = AutoModelForCausalLM.from_pretrained(
+                    place, dtype=dtype, trust_remote_code=False, use_safetensors=True
+                )
         except (OSError, ValueError, SafetensorError) as error:
             raise UserError(f"model {config.model!r} could not be loaded: {_first_line(error)}") from error
         if not tokenizer.chat_template:
@@ -191,7 +192,8 @@ class Policy:
                 for name, value in self.model.state_dict().items()
                 if ".lora_" not in name
             }
-            self.model.save_pretrained(folder, state_dict=plain)
+            with without_bars():
+                self.model.save_pretrained(folder, state_dict=plain)
         finally:
             for layer in layers if student else []:
                 layer.unmerge()
@@ -214,6 +216,20 @@ class Policy:
 
     def _adamw(self, parameters: list[torch.nn.Parameter], rate: float) -> torch.optim.AdamW:
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=self.config.weight_decay)
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """transformers draws a progress bar for each file it reads or writes, and leaves it in every notebook: not here."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def row_sums(values: Float[Tensor, " n"], batch: TokenBatch) -> Float[Tensor, " b"]:

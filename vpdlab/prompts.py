@@ -8,9 +8,11 @@ not shown, since it would pull the teacher toward it. Every piece is a template 
 from __future__ import annotations
 
 import dataclasses
+import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +115,12 @@ class Renderer:
             UserError: where the prompt does not even fit with both cut to nothing.
         """
         parts = [self._plain(feedback.demonstration), self._plain(feedback.critique)]
-        cut = 0
         ids = self._encode(problem, self._teacher_text(problem, *parts))
+        if len(ids) <= self.max_context:
+            return ids, 0
+        whole = sum(self._count(part) for part in parts)
         while len(ids) > self.max_context:
-            lengths = [len(self.tokenizer(part or "", add_special_tokens=False).input_ids) for part in parts]
+            lengths = [self._count(part) for part in parts]
             longest = 0 if lengths[0] >= lengths[1] else 1
             if lengths[longest] == 0:
                 raise UserError(
@@ -124,12 +128,11 @@ class Renderer:
                     f" max_context is {self.max_context}: raise max_context"
                 )
             keep = max(0, lengths[longest] - (len(ids) - self.max_context))
-            parts[longest] = self._head(parts[longest] or "", keep)
-            cut += lengths[longest] - keep
+            parts[longest] = self._head(parts[longest], keep)
             ids = self._encode(problem, self._teacher_text(problem, *parts))
-        return ids, cut
+        return ids, whole - sum(self._count(part) for part in parts)
 
-    def _teacher_text(self, problem: Problem, demonstration: str | None, critique: str | None) -> str:
+    def _teacher_text(self, problem: Problem, demonstration: str, critique: str) -> str:
         texts = self.templates
         return texts.teacher.format(
             problem=self._plain(problem.prompt),
@@ -137,18 +140,29 @@ class Renderer:
             feedback=texts.feedback.format(text=critique) if critique else "",
         )
 
+    def _count(self, text: str) -> int:
+        return len(self.tokenizer(text, add_special_tokens=False).input_ids)
+
     def _head(self, text: str, tokens: int) -> str:
-        """The longest start of `text` with at most so many tokens, cut between characters."""
-        if tokens == 0:
-            return ""
+        """The start of `text` with at most so many of its tokens; shorter than `text` where it has more."""
         offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
-        return text[: offsets[tokens - 1][1]] if tokens <= len(offsets) else text
+        if tokens >= len(offsets):
+            return text
+        # The tokens of one character all name that character: one that is cut within goes as a whole.
+        return text[: min(offsets[tokens - 1][1], offsets[tokens][0])] if tokens else ""
+
+    @cached_property
+    def _control(self) -> re.Pattern[str]:
+        """The tokenizer's control tokens: the named ones (eos and the like), and those it only marks as special."""
+        added = (str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special)
+        tokens = {*self.tokenizer.all_special_tokens, *added}
+        return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
 
     def _plain(self, text: str | None) -> str:
         """Text as data: the tokenizer's control tokens are taken out, so that words cannot open a new turn."""
         text = text or ""
-        for token in self.tokenizer.all_special_tokens:
-            text = text.replace(token, "")
+        while (stripped := self._control.sub("", text)) != text:  # what is left may have come together as another one
+            text = stripped
         return text
 
     def _encode(self, problem: Problem, user: str) -> tuple[int, ...]:

@@ -80,11 +80,7 @@ class Recorder:
 
     def __init__(self, folder: Path, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
-        if (self.folder / "config.json").exists():
-            raise UserError(
-                f"{self.folder} already holds a run ({_state(self.folder)}): choose another folder with out, or"
-                " remove this one"
-            )
+        refuse_taken(self.folder)
         try:
             (self.folder / "rollouts").mkdir(parents=True, exist_ok=True)
             _write_json(self.folder / "environment.json", plain(environment))
@@ -171,6 +167,14 @@ def _arrow(kind: str) -> Any:
     if inner := re.fullmatch(r"list<(.+)>", kind):
         return pa.list_(_arrow(inner[1]))
     return {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_()}[kind]
+
+
+def refuse_taken(folder: Path) -> None:
+    """Raises UserError where a folder already holds a run."""
+    if (folder / "config.json").exists():
+        raise UserError(
+            f"{folder} already holds a run ({_state(folder)}): choose another folder with out, or remove this one"
+        )
 
 
 def _state(folder: Path) -> str:

@@ -40,8 +40,8 @@ class Term:
 class TokenDist:
     """Next-token distributions at N response positions, kept as hidden states until a chunk is asked for.
 
-    With several terms the distribution is their geometric mixture, normalised again: log p is proportional to
-    the weighted sum of the terms' log-probabilities (SDPO's trust-region teacher).
+    With several terms the distribution is their geometric mixture: log p is the weighted sum of the terms'
+    log-probabilities, normalised again (SDPO's trust-region teacher).
 
     Attributes:
         terms: one, or several with weights.
@@ -60,8 +60,10 @@ class TokenDist:
 
     def logp(self, rows: slice | Tensor = slice(None)) -> Float[Tensor, "n v"]:
         """Log-probabilities [n, V] of some rows, float32 (or float64 for a float64 model)."""
+        if len(self.terms) == 1 and self.terms[0].weight == 1.0:
+            return self._term(self.terms[0], rows)
         parts = [term.weight * self._term(term, rows) for term in self.terms]
-        return parts[0] if len(parts) == 1 else torch.log_softmax(sum(parts[1:], parts[0]), dim=-1)
+        return torch.log_softmax(sum(parts[1:], parts[0]), dim=-1)
 
     def _term(self, term: Term, rows: slice | Tensor) -> Float[Tensor, "n v"]:
         logits = F.linear(term.hidden[rows], term.head)

@@ -46,7 +46,7 @@ class Arithmetic:
     ) -> None:
         if not isinstance(digits, int) or not 1 <= digits <= 6:
             raise UserError(f"task arithmetic: digits is {digits!r}, but must be a whole number from 1 to 6")
-        if not operations or set(operations) - set(SIGNS) or len(set(operations)) != len(operations):
+        if operations not in ("+", "-", "+-", "-+"):
             raise UserError(f"task arithmetic: operations is {operations!r}, but must be '+', '-' or '+-'")
         for name, count in (("size", size), ("heldout", heldout)):
             if not isinstance(count, int) or count < 1:
@@ -67,10 +67,11 @@ class Arithmetic:
 
     def verify(self, rollout: Rollout) -> Outcome:
         """The last whole number of the response against the sum; the notes go through it digit by digit."""
-        numbers = re.findall(r"-?\d+", rollout.text)
+        numbers = re.findall(r"(-?)0*([0-9]+)", rollout.text)
         if not numbers:
             return Outcome(0.0, "The answer has no number.")
-        said = str(int(numbers[-1]))
+        sign, digits = numbers[-1]  # kept as text: int() refuses a number of thousands of digits
+        said = digits if digits == "0" else sign + digits
         return Outcome(float(said == rollout.problem.answer), critique(said, rollout.problem.answer), said)
 
     def _draw(self, rng: random.Random, count: int, test: bool) -> list[Problem]:

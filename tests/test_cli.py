@@ -1,0 +1,171 @@
+"""The command line: bad input is one clear line and status 2, good input is a run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toy import toy_model
+
+from vpdlab import cli
+from vpdlab.config import HINTS
+from vpdlab.record import load_run
+
+SMALL = [
+    "--steps=2", "--prompts=2", "--group=2", "--max-new-tokens=8", "--max-context=120", "--eval-problems=4",
+    "--eval-samples=2", "--e-every=1",
+]  # fmt: skip
+
+
+def failing(capsys, *args: str) -> str:
+    """Run a command that must end with status 2 and exactly one line on stderr; returns that line."""
+    assert cli.main(args) == 2
+    err = capsys.readouterr().err.strip()
+    assert err.startswith("vpdlab: ") and "\n" not in err, err
+    return err
+
+
+@pytest.fixture
+def science(tmp_path) -> Path:
+    rows = [
+        {"prompt": f"Which is {i}?\n\nA: {i}\nB: {i + 1}", "answer": "A", "system": "Answer.", "idx": i}
+        for i in range(30)
+    ]
+    for split, part in (("train", rows[:20]), ("test", rows[20:])):
+        (tmp_path / f"{split}.json").write_text("".join(json.dumps(row) + "\n" for row in part))
+    return tmp_path
+
+
+def test_unknown_names(capsys):
+    assert "unknown command 'fly': choose one of train, " in failing(capsys, "fly")
+    assert "unknown task 'chess': choose one of arithmetic, " in failing(capsys, "train", "--task", "chess")
+    assert "unknown method 'sgd': choose one of vpd, sdpo" in failing(capsys, "train", "--method", "sgd")
+    assert "unknown preset 'x': choose one of " in failing(capsys, "train", "--preset", "x")
+    assert "apprentice" in failing(capsys, "train", "--model", "no-such-model")
+    assert "unknown notebook 'x': choose one of " in failing(capsys, "notebook", "x")
+    assert "task arithmetic has no option 'digit'" in failing(capsys, "train", "--task-args", "digit=2")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--stepz", "3"], "Unrecognized options: --stepz, 3 (did you mean --steps?)"),
+        (["--steps", "many"], "--steps"),
+        (["--steps", "0"], "steps is 0, but must be between 1 and"),
+        (["--teacher", "me"], "invalid choice 'me' for argument '--teacher'"),
+        (["--steps"], "Missing value for argument '--steps'"),
+        (["--out", "runs/.hidden"], "out is 'runs/.hidden'"),
+        (["--task-args", "digits"], "task_args has 'digits': write NAME=VALUE"),
+        (["--feedback", "oracle"], "feedback names 'oracle': choose from verifier, sibling"),
+    ],
+)
+def test_bad_options(capsys, args, words):
+    assert words in failing(capsys, "train", *args)
+
+
+def test_a_bad_line_of_data_is_named_by_its_number(capsys, science):
+    lines = (science / "train.json").read_text().splitlines()
+    lines[6] = lines[6].replace('"answer": "A"', '"answer": "Z"')
+    (science / "train.json").write_text("\n".join(lines) + "\n")
+    err = failing(capsys, "train", "--task", "science", "--data", str(science), "--model", toy_model())
+    assert f"{science / 'train.json'} line 7" in err and "'Z'" in err
+
+
+def test_a_context_longer_than_the_model_allows(capsys, science):
+    err = failing(
+        capsys, "train", "--task=science", f"--data={science}", f"--model={toy_model()}", "--max-context=9000"
+    )
+    assert "is more than the 512 positions of model" in err
+    err = failing(
+        capsys, "train", "--task=science", f"--data={science}", f"--model={toy_model()}", "--max-context=20",
+        "--max-new-tokens=9", "--prompts=2",
+    )  # fmt: skip
+    assert "tokens, but max_context is 20" in err
+
+
+def test_a_folder_that_cannot_be_written(capsys, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    out = tmp_path / "file" / "run"
+    err = failing(capsys, "train", *SMALL, "--model", toy_model(), "--out", str(out))
+    assert f"cannot write to {out}" in err
+
+
+def test_a_run_is_never_written_over(capsys, tmp_path):
+    args = ["train", *SMALL, "--model", toy_model(), "--out", str(tmp_path / "run")]
+    assert cli.main(args) == 0
+    capsys.readouterr()
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    assert "already holds a run (complete at step 2)" in failing(capsys, *args)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_every_field_is_an_option(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["train", "--help"])
+    assert not stopped.value.code
+    text = capsys.readouterr().out
+    for name in HINTS:
+        assert f"--{name.replace('_', '-')}" in text
+    assert "--preset" in text
+
+
+def test_options_over_preset_and_papermills_form():
+    config, preset = cli.parse_preset(
+        "x", cli.as_options(["--preset", "tour-rare", "-p", "steps", "7", "--lr", "1e-3"])
+    )
+    assert preset == "tour-rare"
+    assert (config.steps, config.lr, config.task_args) == (7, 1e-3, ("digits=3",))
+
+
+def test_each_warning_is_printed_once(capsys):
+    seen: set[str] = set()
+    cli.print_new_warnings(["no-signal: a"], seen)
+    cli.print_new_warnings(["no-signal: a", "all-success: b"], seen)
+    assert capsys.readouterr().out == "warning: no-signal: a\nwarning: all-success: b\n"
+
+
+def test_small_commands(capsys):
+    assert cli.main(["--version"]) == 0
+    assert cli.main(["--help"]) == 0
+    assert cli.main([]) == 2
+    assert cli.main(["models"]) == 0
+    out = capsys.readouterr().out
+    assert "apprentice" in out and "smollm2-135m" in out
+    assert cli.main(["doctor"]) in (0, 1)
+    assert "torch" in capsys.readouterr().out
+
+
+def test_a_framed_message_is_one_line_with_and_without_its_frame():
+    framed = "╭─ Value error ─╮\n│ steps is 0, but│\n│ must be more │\n│ ────── │\n│ see x │\n╰───────────────╯\n"
+    bare = " Value error  \n ------------\n  steps is 0, but \n  must be more \n  ------------\n  For help, see x\n"
+    assert cli.one_line(framed) == cli.one_line(bare) == "steps is 0, but must be more; see --help"
+
+
+@pytest.mark.slow
+def test_as_a_process(tmp_path):
+    """What a user types: a run from the shell, its record opened without torch, and a clear end of bad input."""
+
+    def vpdlab(*args: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "vpdlab.cli", *args]
+        return subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path, check=False)
+
+    done = vpdlab("train", *SMALL, "--preset", "tour-common", "--out", "runs/x")
+    assert done.returncode == 0, done.stderr
+    assert "held-out accuracy" in done.stdout and "runs/x/final" in done.stdout
+    assert "Traceback" not in done.stderr
+    record = load_run(tmp_path / "runs" / "x")
+    assert [row["step"] for row in record.rows] == [1, 2]
+    wrong = vpdlab("train", "--preset", "nothing")
+    assert wrong.returncode == 2
+    assert wrong.stderr.strip().startswith("vpdlab: unknown preset 'nothing'") and "\n" not in wrong.stderr.strip()
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from vpdlab import load_run\n"
+        "run = load_run('runs/x')\n"
+        "print(len(run.metrics), len(run.rollouts(1)), run.status['state'])"
+    )
+    read = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert read.stdout.split() == ["2", "4", "complete"], read.stderr

@@ -1,0 +1,64 @@
+"""Credit assignment, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.testing import assert_close
+
+from vpdlab.credit import cost_to_go, group_advantage
+
+NAN = math.nan
+
+
+def test_advantage_is_the_reward_minus_the_mean_of_its_group() -> None:
+    rewards = torch.tensor([1.0, 10.0, 0.0, 20.0, 0.5])
+    group = torch.tensor([3, 7, 3, 7, 3])  # groups need neither be sorted nor begin at 0
+    assert group_advantage(rewards, group).tolist() == [0.5, -5.0, -0.5, 5.0, 0.0]
+
+
+def test_advantage_divides_by_the_deviation_of_the_group_where_asked() -> None:
+    # mean 1/4, variance (9/16 + 3/16) / 4 = 3/16: the population's, so a lone success of four gets sqrt 3
+    rewards = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    scaled = group_advantage(rewards, torch.zeros(4, dtype=torch.long), "std")
+    assert_close(scaled, torch.tensor([3.0, -1.0, -1.0, -1.0], dtype=torch.float64) / math.sqrt(3))
+
+
+def test_a_group_of_equal_rewards_gets_exactly_zero() -> None:
+    # The float32 mean of thirteen times 0.1 is not 0.1.
+    rewards = torch.full((13,), 0.1)
+    assert rewards.mean() != rewards[0]
+    for scale in ("none", "std"):
+        assert group_advantage(rewards, torch.zeros(13, dtype=torch.long), scale).tolist() == [0.0] * 13
+
+
+def test_a_group_of_one_gets_zero() -> None:
+    assert group_advantage(torch.tensor([0.7]), torch.tensor([4]), "std").tolist() == [0.0]
+
+
+def test_a_nan_reward_keeps_to_itself() -> None:
+    rewards, group = torch.tensor([1.0, NAN, 0.0, NAN, 0.3, NAN]), torch.tensor([0, 0, 0, 1, 1, 2])
+    for scale, spread in (("none", 0.5), ("std", 1.0)):
+        found = group_advantage(rewards, group, scale)
+        assert found[[0, 2, 4]].tolist() == [spread, -spread, 0.0]
+        assert found[[1, 3, 5]].isnan().all()
+
+
+def test_cost_to_go_is_strictly_in_the_future() -> None:
+    cost = torch.tensor([[1.0, 2.0, 4.0, 8.0], [16.0, 32.0, 64.0, 128.0]])
+    mask = torch.tensor([[True, True, True, True], [True, True, False, False]])
+    assert cost_to_go(cost, mask).tolist() == [[14.0, 12.0, 8.0, 0.0], [32.0, 0.0, 0.0, 0.0]]
+
+
+def test_a_masked_cost_counts_for_nothing_wherever_it_stands() -> None:
+    cost = torch.tensor([[1.0, NAN, 4.0, 8.0]])
+    mask = torch.tensor([[True, False, True, True]])
+    assert cost_to_go(cost, mask).tolist() == [[12.0, 0.0, 8.0, 0.0]]
+
+
+def test_a_cost_leaves_no_trace_in_its_own_future() -> None:
+    # 1e9 + 1 is 1e9 in float32: what is to come must not be a difference of sums.
+    assert cost_to_go(torch.tensor([[1e9, 1.0]]), torch.ones(1, 2, dtype=torch.bool)).tolist() == [[1.0, 0.0]]
+    infinite = cost_to_go(torch.tensor([[2.0, math.inf, 1.0]]), torch.ones(1, 3, dtype=torch.bool))
+    assert infinite.tolist() == [[math.inf, 1.0, 0.0]]

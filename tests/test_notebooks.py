@@ -1,0 +1,97 @@
+"""The notebooks: they run from top to bottom, and the tour's lines are the loop's."""
+
+from __future__ import annotations
+
+import json
+
+import nbformat
+import pytest
+from toy import equal, weights
+
+from vpdlab import cli, headless
+from vpdlab.loop import Run, iterate
+from vpdlab.record import load_run
+
+SMALL = ["--prompts=4", "--group=4", "--eval-problems=8", "--eval-samples=2"]
+
+
+def code(name: str) -> list[str]:
+    notebook = nbformat.read(headless.notebooks() / f"{name}.ipynb", as_version=4)
+    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def errors(path) -> list[str]:
+    notebook = nbformat.read(path, as_version=4)
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    return [output.evalue for output in outputs if output.output_type == "error"]
+
+
+def test_the_tours_lines_end_in_the_same_weights_as_iterate():
+    names: dict = {}
+    *lines, last = code("00_tour")
+    for cell in lines:
+        exec(cell, names)  # the last cell samples anew and would not change the weights, but is not part of the step
+    assert "verify_all" in last
+    twin = Run.open(names["config"], record=False)
+    start = weights(twin)
+    row = iterate(twin, names["step"])
+    assert row["e_loss"] is not None and row["m_loss"] is not None
+    assert equal(weights(names["run"]), weights(twin))
+    assert not equal(start, weights(twin))
+    assert equal(
+        dict(enumerate(names["teacher"]._copy.values)), dict(enumerate(twin.learner.teacher._copy.values))
+    )  # the moving average too
+
+
+def test_every_parameter_of_the_training_notebook_is_a_setting():
+    notebook = nbformat.read(headless.notebooks() / "train.ipynb", as_version=4)
+    (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    names: dict = {}
+    exec(cell.source, names)
+    from vpdlab.config import HINTS
+
+    assert {name for name in names if not name.startswith("__")} - {"preset"} <= set(HINTS)
+
+
+@pytest.mark.slow
+def test_the_tour_runs_and_becomes_a_page(tmp_path):
+    assert cli.main(["notebook", "00_tour", "--out", str(tmp_path / "tour")]) == 0
+    assert errors(tmp_path / "tour" / "00_tour.ipynb") == []
+    page = (tmp_path / "tour" / "00_tour.html").read_text()
+    assert "One iteration by hand" in page and "<math" in page
+
+
+@pytest.mark.slow
+def test_the_training_notebook_runs_with_the_fields_of_the_command_line(tmp_path, capfd):
+    out = tmp_path / "run"
+    args = ["notebook", "train", "--preset", "tour-rare", "--out", str(out), "-p", "steps", "4", *SMALL, "--e-every=2"]
+    assert cli.main(args) == 0
+    assert errors(out / "train.ipynb") == []
+    record = load_run(out)
+    assert record.status["state"] == "complete"
+    assert (record.config["steps"], record.config["prompts"], record.config["task_args"]) == (4, 4, ["digits=3"])
+    assert [row["step"] for row in record.rows if row["delta"] is not None or row["notes"]] == [2, 4]
+    page = (out / "train.html").read_text()
+    assert "What came of it" in page and "held-out accuracy" in page
+    assert "step 4/4" in capfd.readouterr().err  # progress reaches the terminal while the notebook runs
+    assert cli.main(args) == 2  # the folder holds a run now
+    assert load_run(out).rows == record.rows
+
+
+@pytest.mark.slow
+def test_a_notebook_that_meets_bad_input_says_so_in_one_line(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert cli.main(["notebook", "train", "--out", str(out), "--task", "science", "--data", str(tmp_path / "no")]) == 2
+    err = capsys.readouterr().err.strip().splitlines()
+    assert err[-1].startswith("vpdlab: ") and "no" in err[-1]
+
+
+@pytest.mark.slow
+def test_the_bundled_model_learns(tmp_path):
+    """The demo's promise at half its length: held-out accuracy rises clearly, and the intervals do not touch."""
+    out = tmp_path / "run"
+    assert cli.main(["train", "--preset", "tour-common", "--steps", "40", "--eval-every", "0", "--out", str(out)]) == 0
+    first, last = load_run(out).eval_rows
+    assert last["accuracy"] > first["accuracy"] + 0.1
+    assert last["accuracy_low"] > first["accuracy_high"]
+    assert json.loads((out / "status.json").read_text())["state"] == "complete"
