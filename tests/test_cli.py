@@ -120,13 +120,6 @@ def test_options_over_preset_and_papermills_form():
     assert (config.steps, config.lr, config.task_args) == (7, 1e-3, ("digits=3",))
 
 
-def test_each_warning_is_printed_once(capsys):
-    seen: set[str] = set()
-    cli.print_new_warnings(["no-signal: a"], seen)
-    cli.print_new_warnings(["no-signal: a", "all-success: b"], seen)
-    assert capsys.readouterr().out == "warning: no-signal: a\nwarning: all-success: b\n"
-
-
 def test_small_commands(capsys):
     assert cli.main(["--version"]) == 0
     assert cli.main(["--help"]) == 0

@@ -75,7 +75,7 @@ def test_a_healthy_run_of_any_length_has_no_warnings(count: int) -> None:
         rows(9, length=[30.0] * 5 + [1.0] * 4),
         rows(10, length=halves(30.0, 10.1)),
         rows(10, length=halves(30.0, 89.0)),
-        rows(10, entropy=halves(0.5, 0.06)),  # low, but not near 0
+        rows(10, entropy=halves(0.5, 0.04)),  # fallen far, but not near 0
         rows(10, entropy=halves(0.02, 0.015)),  # near 0 from the start
         rows(10, kl=halves(0.01, 0.4)),  # risen far, but small
         rows(10, kl=halves(0.4, 0.9)),
@@ -99,6 +99,10 @@ def test_numbers_that_do_not_exist_raise_no_alarm(key: str) -> None:
 
 def test_means_are_taken_over_the_numbers_that_exist() -> None:
     assert names(diagnose(rows(10, kl=[0.1, None, None, None, None, 0.6, None, None, None, None]))) == ["kl-explosion"]
+
+
+def test_zero_is_a_number() -> None:
+    assert names(diagnose(rows(10, entropy=[0.5] * 5 + [0.05, 0.0, 0.0, 0.0, 0.0]))) == ["entropy-collapse"]
 
 
 def test_a_fall_of_the_reward_is_measured_from_its_best() -> None:

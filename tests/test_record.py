@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -223,10 +224,20 @@ def test_every_column_comes_back_as_it_was(recorder: Recorder) -> None:
     assert found[1] == bare | dict.fromkeys(TOKEN_COLUMNS)  # outside the recorded subset: null, not empty
 
 
-def test_records_are_copied_when_they_are_handed_over(recorder: Recorder) -> None:
+def test_a_list_of_records_may_change_once_it_is_handed_over(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed_over, write = threading.Event(), record._write_parquet
+
+    def write_later(path: Path, records: list) -> None:
+        handed_over.wait(10)
+        write(path, records)
+
+    monkeypatch.setattr(record, "_write_parquet", write_later)
     records = [rollout(1)]
     recorder.rollouts(1, records)
     records.clear()
+    handed_over.set()
     recorder.close("complete")
     assert len(load_run(recorder.folder).rollouts(1)) == 1
 

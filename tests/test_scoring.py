@@ -272,7 +272,7 @@ def test_what_is_kept_for_the_backward_pass_does_not_grow_with_the_vocabulary() 
         assert chunked[0] <= V * H  # the head itself; no chunk of logits
 
 
-def test_without_gradient_nothing_is_computed_twice() -> None:
+def test_every_row_is_asked_for_once_and_no_more_than_a_chunk_at_a_time() -> None:
     calls = []
 
     class Counting(TokenDist):

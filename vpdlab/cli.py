@@ -23,14 +23,15 @@ def train(args: Sequence[str]) -> int:
     """train a model from language feedback"""
     config = parse_config("vpdlab train", args)
     from vpdlab.loop import Run
-    from vpdlab.views import conclusion, progress_line
+    from vpdlab.views import conclusion, fresh_warnings, progress_line
 
     run = Run.open(config)
     print(f"{run.task.summary}\nthe run is written to {config.folder}", flush=True)
     seen: set[str] = set()
     for row in run.steps():
         print(progress_line(row, config.steps), flush=True)
-        print_new_warnings(row["warnings"], seen)
+        for warning in fresh_warnings(row, seen):
+            print(warning, flush=True)
     print(f"{conclusion(run.evals)}\nthe student: {config.folder / 'final'}")
     return 0
 
@@ -201,15 +202,6 @@ def names() -> list[str]:
     from vpdlab.headless import notebooks
 
     return sorted(path.stem for path in notebooks().glob("*.ipynb"))
-
-
-def print_new_warnings(warnings: Sequence[str], seen: set[str]) -> None:
-    """Print each named diagnosis when it first appears."""
-    for warning in warnings:
-        name = warning.partition(":")[0]
-        if name not in seen:
-            seen.add(name)
-            print(f"warning: {warning}", flush=True)
 
 
 if __name__ == "__main__":

@@ -193,7 +193,7 @@ class RunConfig:
         folder = Path(self.out) if self.out else Path("runs") / f"{self.method}-{self.task}-{model}-s{self.seed}"
         if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", folder.resolve().name):
             raise UserError(
-                f"out is {self.out!r}: a run's name has 1 to 64 letters, digits, '.', '_' or '-', and no leading dot"
+                f"out is {str(folder)!r}: a run's name has 1 to 64 letters, digits, '.', '_' or '-', and no leading dot"
             )
         return folder
 
@@ -257,7 +257,7 @@ def known_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The same fields. Raises UserError for a name that RunConfig does not have, with the nearest one."""
     for name in fields:
         if name not in HINTS:
-            near = difflib.get_close_matches(name, HINTS, n=1)
+            near = difflib.get_close_matches(str(name), HINTS, n=1)
             hint = f": did you mean {near[0]!r}?" if near else "; `vpdlab train --help` lists them"
             raise UserError(f"there is no setting {name!r}{hint}")
     return dict(fields)

@@ -71,7 +71,8 @@ def _kl_explosion(rows: Rows) -> str | None:
 def _reward_falls(rows: Rows) -> str | None:
     if len(rows) < 4 * WINDOW:
         return None
-    means = [_mean(rows[i : i + 2 * WINDOW], "reward") or 0.0 for i in range(0, len(rows) - 2 * WINDOW + 1, WINDOW)]
+    starts = range(len(rows) % WINDOW, len(rows) - 2 * WINDOW + 1, WINDOW)  # the last window ends with the last row
+    means = [_mean(rows[start : start + 2 * WINDOW], "reward") or 0.0 for start in starts]
     if max(means) - means[-1] > 0.15:
         return f"the reward fell from {max(means):.2f} to {means[-1]:.2f}: look at an earlier iteration, lower lr"
     return None

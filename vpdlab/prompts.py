@@ -148,8 +148,9 @@ class Renderer:
         offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
         if tokens >= len(offsets):
             return text
-        # The tokens of one character all name that character: one that is cut within goes as a whole.
-        return text[: min(offsets[tokens - 1][1], offsets[tokens][0])] if tokens else ""
+        # Cut where the first token that goes begins: the tokens of one character all begin with it. What is left ends
+        # in no white space, which some tokenizers count as part of a token that begins after it.
+        return text[: offsets[tokens][0]].rstrip()
 
     @cached_property
     def _control(self) -> re.Pattern[str]:

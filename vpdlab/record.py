@@ -125,9 +125,12 @@ class Recorder:
         )
 
     def close(self, state: str, reason: str = "") -> None:
-        """Wait for what is still being written, then say how the run ended."""
+        """Wait for what is still being written, then say how the run ended: failed, if that could not be written."""
         try:
             self._settle(wait=True)
+        except Exception as error:
+            state, reason = "failed", reason if state == "failed" else str(error)
+            raise
         finally:
             self._writer.shutdown()
             self.status(state, reason)
@@ -263,12 +266,13 @@ class RunRecord:
         if not path.exists():
             return []
         # A last line without its newline was being written when the run was killed: it never happened.
-        whole = path.read_text(encoding="utf-8").split("\n")[:-1]
+        # As bytes: it may end within a character.
+        whole = path.read_bytes().split(b"\n")[:-1]
         rows = []
         for number, line in enumerate(whole, start=1):
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
+                rows.append(json.loads(line.decode("utf-8")))
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
                 raise UserError(f"{path} line {number} is damaged: {error}") from error
         return rows
 

@@ -50,14 +50,22 @@ def progress_line(row: Row, steps: int) -> str:
     """One iteration in one line; what does not exist is a dash."""
 
     def show(name: str, form: str) -> str:
-        return "-" if row[name] is None else format(row[name], form)
+        text = "-" if row[name] is None else format(row[name], form)
+        return text.rjust(len(format(0.0, form)))
 
     seconds = sum(row[f"seconds_{phase}"] for phase in ("rollout", "feedback", "e", "m"))
     return (
         f"step {row['step']:>{len(str(steps))}}/{steps}  success {show('success_rate', '.2f')}"
         f"  kl {show('kl', '.3f')}  margin {show('margin', '+.2f')}  entropy {show('entropy', '.3f')}"
-        f"  length {show('length', '.1f')}  {'E+M' if row['e_loss'] is not None else '  M'}  {seconds:.1f} s"
+        f"  length {row['length']:5.1f}  {'E+M' if row['e_loss'] is not None else '  M'}  {seconds:.1f} s"
     )
+
+
+def fresh_warnings(row: Row, seen: set[str]) -> list[str]:
+    """The diagnoses of an iteration whose names were not seen before; adds them to `seen`."""
+    fresh = [warning for warning in row["warnings"] if warning.partition(":")[0] not in seen]
+    seen.update(warning.partition(":")[0] for warning in fresh)
+    return [f"warning, step {row['step']}: {warning}" for warning in fresh]
 
 
 def rollout_table(records: Sequence[Row]) -> list[dict[str, Any]]:
