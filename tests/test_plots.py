@@ -1,0 +1,43 @@
+"""Figures from plain rows: they hold the numbers they were given, and gaps stay gaps."""
+
+from __future__ import annotations
+
+from vpdlab import plots
+
+
+def row(step: int, **fields) -> dict:
+    empty = dict.fromkeys(("margin", "delta", "e_loss"))
+    return empty | {"step": step, "success_rate": 0.5, "kl": 0.1, "entropy": 0.2, "length": 5.0} | fields
+
+
+def test_the_training_figure_holds_the_rows_and_marks_e_steps():
+    rows = [row(1), row(2, margin=0.5, delta=0.1, e_loss=1.3), row(3, margin=0.7)]
+    evals = [{"step": 0, "accuracy": 0.2, "accuracy_low": 0.1, "accuracy_high": 0.35}]
+    figure = plots.training_figure(rows, evals)
+    traces = {trace.name: trace for trace in figure.data}
+    assert list(traces["margin"].y) == [None, 0.5, 0.7]
+    assert list(traces["E-step"].x) == [2]
+    accuracy = traces["held-out accuracy, 95 % interval"]
+    assert list(accuracy.error_y.array) == [0.35 - 0.2]
+    assert list(accuracy.error_y.arrayminus) == [0.2 - 0.1]
+    assert figure.layout.paper_bgcolor == "rgba(0,0,0,0)"  # the page's own background shows, light or dark
+
+
+def test_a_run_without_feedback_has_no_empty_lines():
+    names = {trace.name for trace in plots.training_figure([row(1), row(2)]).data}
+    assert names == {"success of the rollouts", "KL", "entropy", "length"}
+
+
+def test_implicit_rewards_are_split_by_outcome():
+    figure = plots.implicit_reward_figure({"before": [1.0, -1.0, 2.0]}, [True, False, True], 0.25)
+    right, wrong = figure.data
+    assert (list(right.x), list(wrong.x)) == ([1.0, 2.0], [-1.0])
+    assert figure.layout.shapes[0].x0 == 0.25
+
+
+def test_tokens_and_top_lists_keep_their_order():
+    assert list(plots.token_figure(["The", " ", " 7"], [0.0, 0.1, 2.0]).layout.xaxis.ticktext) == ["The", "·", "7"]
+    figure = plots.top_figure({"student": [("7", 0.6), ("8", 0.2)], "teacher": [("8", 0.9)]}, "x")
+    student, teacher = figure.data
+    assert list(student.x) == ["“7”", "“8”"]
+    assert list(teacher.y) == [None, 0.9]
