@@ -93,3 +93,9 @@ def test_minibatches_of_some_rows_name_them_as_they_stand_in_the_list() -> None:
 def test_no_rows_are_no_minibatches() -> None:
     assert list(minibatches(STUDENT, TEACHER, budget=10, rows=[])) == []
     assert list(minibatches([], [], budget=10)) == []
+
+
+def test_sides_of_different_length_are_refused():
+    view = View((1,), (2,))
+    with pytest.raises(ValueError, match=r"different lengths: \[2, 3\]"):
+        next(minibatches([view] * 2, [view] * 3, budget=10))

@@ -95,7 +95,12 @@ def minibatches(
         sides: lists of views; row i of each belongs to the same rollout.
         budget: padded tokens of the longest side in one minibatch.
         rows: which rows; default all.
+
+    Raises:
+        ValueError: where the lists differ in length.
     """
+    if len({len(side) for side in sides}) != 1:
+        raise ValueError(f"the sides have different lengths: {[len(side) for side in sides]}")
     chosen = list(range(len(sides[0]))) if rows is None else list(rows)
     longest = [max(len(side[row]) for side in sides) for row in chosen]
     for group in plan(longest, budget):

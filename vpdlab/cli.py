@@ -27,6 +27,9 @@ def train(args: Sequence[str]) -> int:
 
     run = Run.open(config)
     print(f"{run.task.summary}\nthe run is written to {config.folder}", flush=True)
+    if config.eval_every >= 0:
+        count = min(config.eval_problems, len(run.task.load("test")))
+        print(f"first, {config.eval_samples} responses to each of {count} held-out problems", flush=True)
     seen: set[str] = set()
     for row in run.steps():
         print(progress_line(row, config.steps), flush=True)

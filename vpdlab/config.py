@@ -250,7 +250,9 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         return float(value)
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    raise UserError(f"{name} is {value!r}, but must be of type {hint.__name__}")
+    # YAML reads 1e-4 as a word: it wants a point in it.
+    hint_yaml = " (in YAML write 1.0e-4, with a point)" if hint is float and isinstance(value, str) else ""
+    raise UserError(f"{name} is {value!r}, but must be of type {hint.__name__}{hint_yaml}")
 
 
 def known_fields(fields: Mapping[str, Any]) -> dict[str, Any]:

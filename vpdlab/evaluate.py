@@ -43,8 +43,9 @@ MEASURES: dict[str, Callable[[Sequence[Outcome]], float]] = {
 def interval(values: Sequence[float], level: float = 0.95, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean, problems drawn with replacement."""
     array = np.asarray(values, dtype=float)
-    picks = np.random.default_rng(seed).integers(0, len(array), size=(draws, len(array)))
-    low, high = np.quantile(array[picks].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    rng = np.random.default_rng(seed)
+    means = [array[rng.integers(0, len(array), len(array))].mean() for _ in range(draws)]  # one draw in memory at a time
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

@@ -21,7 +21,7 @@ from vpdlab.config import RunConfig
 from vpdlab.methods import Batch, EStep, MStep
 from vpdlab.prompts import Renderer
 from vpdlab.scoring import Comparison, TokenDist, top_lists
-from vpdlab.types import Feedback, Rollout
+from vpdlab.types import Feedback, Rollout, View
 
 
 class Clock:
@@ -89,7 +89,7 @@ def rollout_records(
         row = place.get((rollout.group, rollout.index))
         if row is not None:
             record |= {
-                "teacher_prompt": render.teacher_text(rollout.problem, note),
+                "teacher_prompt": _teacher_prompt(render, rollout, note, batch.teacher[row]),
                 "teacher_ids": list(batch.teacher[row].context_ids),
                 "truncated": batch.teacher[row].truncated,
             }
@@ -106,6 +106,13 @@ def rollout_records(
             }
         records.append(record)
     return records
+
+
+def _teacher_prompt(render: Renderer, rollout: Rollout, note: Feedback, view: View) -> str:
+    """What the teacher read: its user turn; where that was cut, the whole context as it was after the cut."""
+    if view.truncated:
+        return render.tokenizer.decode(view.context_ids)
+    return render.teacher_text(rollout.problem, note)
 
 
 def _said(step: int, rollout: Rollout, note: Feedback) -> dict[str, Any]:

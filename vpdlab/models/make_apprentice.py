@@ -1,12 +1,13 @@
-"""Make the bundled model `apprentice` from nothing, in minutes on one core.
+"""Make the bundled model `apprentice` from nothing, in about a quarter of an hour on one core.
 
     python -m vpdlab.models.make_apprentice --out vpdlab/models/apprentice
+    python -m vpdlab.models.make_apprentice --out elsewhere --start vpdlab/models/apprentice --stages habits
 
 It is a small Llama with a byte-level tokenizer of its own: every word of the default templates and of the
 arithmetic task's critiques is one token, every digit is one token, and any other text still encodes, byte by
-byte. It is trained on three kinds of prompts: plain problems (few, so that it adds unreliably), problems with a
-critique of a made-up attempt (so that it learns to read critiques, imperfectly) and problems with a correct
-solution. The pairs that the arithmetic task holds out are never seen.
+byte. It goes to school in four stages (`STAGES`): it learns to add, to find the problem across a distance, and to
+read critiques and solutions; at the end it learns bad habits, wrong answers in set proportions, which decide how
+often student and teacher are right when a tour starts. The pairs that the arithmetic task holds out are never seen.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,44 +32,40 @@ CHAT = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
-# Shares of the kinds of training examples, and of 3-digit problems among them (the rest have 2 digits): what sets
-# the regime in which the tours start. Measured by benchmarks/apprentice_regime.py.
-PLAIN, SOLUTION, THREE = 0.10, 0.03, 0.3
+# How often an answer is right in the last stage: without feedback, and after a critique of a wrong attempt, for
+# numbers of two and of three digits. The tours start near these.
+RIGHT = {("plain", 2): 0.40, ("plain", 3): 0.08, ("critique", 2): 0.70, ("critique", 3): 0.45}
 
 
-def example(rng: random.Random, digits: int) -> tuple[Problem, Feedback, bool]:
-    """A problem (never a held-out pair), its feedback, and whether it is shown without any."""
-    while True:
-        a, b = (rng.randint(10 ** (digits - 1), 10**digits - 1) for _ in range(2))
-        if not held_out(a, b):
-            break
-    problem = Problem(f"{a}+{b}", f"What is {a} + {b}?", str(a + b))
-    kind = rng.random()
-    if kind < PLAIN:
-        return problem, Feedback(), True
-    if kind < PLAIN + SOLUTION:
-        return problem, Feedback(demonstration=response(problem.answer)), False
-    return problem, Feedback(critique=critique(attempt(rng, problem.answer), problem.answer)), False
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training.
+
+    Attributes:
+        steps, rows, rate: updates, examples an update, learning rate at its start (it falls to a tenth).
+        digits: digits of the numbers -> share.
+        kinds: "plain", "critique", "solution" -> share.
+        gap: largest distance put between the problem and the rest, by shifting positions (0: none). What was learned
+            next to the problem is of no use behind a critique until it holds at any distance.
+        habits: whether answers are wrong in the proportions of `RIGHT`.
+    """
+
+    steps: int
+    rows: int
+    rate: float
+    digits: Mapping[int, float]
+    kinds: Mapping[str, float]
+    gap: int = 0
+    habits: bool = False
 
 
-def attempt(rng: random.Random, right: str) -> str:
-    """A made-up answer: each digit right or off by a little or by anything, now and then a digit too few or many."""
-    if rng.random() < 0.05:
-        return right[:-1] if rng.random() < 0.5 else right + rng.choice("0123456789")
-    digits = []
-    for place, digit in enumerate(right):
-        kind = rng.random()
-        if kind < 0.3:
-            digit = str((int(digit) + rng.choice((-1, 1))) % 10)
-        elif kind < 0.5:
-            digit = rng.choice("0123456789")
-        digits.append("1" if place == 0 and digit == "0" else digit)
-    return "".join(digits)
-
-
-def response(answer: str) -> str:
-    """What the apprentice answers."""
-    return f"The answer is {answer}."
+STAGES = {
+    # One digit first: without the small table of sums the ones digit of larger sums stays a guess for very long.
+    "sums": Stage(1600, 128, 3e-3, {1: 0.25, 2: 0.4, 3: 0.35}, {"plain": 1.0}),
+    "distance": Stage(1000, 128, 1.5e-3, {1: 0.1, 2: 0.4, 3: 0.5}, {"plain": 1.0}, gap=55),
+    "reading": Stage(1800, 64, 2e-3, {1: 0.1, 2: 0.3, 3: 0.6}, {"plain": 0.1, "critique": 0.75, "solution": 0.15}),
+    "habits": Stage(400, 64, 1e-3, {2: 0.5, 3: 0.5}, {"plain": 0.35, "critique": 0.55, "solution": 0.1}, habits=True),
+}
 
 
 def build_tokenizer() -> Any:
@@ -125,57 +123,115 @@ def build_model(tokenizer: Any, seed: int) -> Any:
     )
 
 
-def batches(tokenizer: Any, rows: int, rng: random.Random) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless batches (ids [B, S], labels [B, S]); labels are -100 outside the response."""
-    render = Renderer(tokenizer)
+def response(answer: str) -> str:
+    """What the apprentice answers."""
+    return f"The answer is {answer}."
+
+
+def problem(rng: random.Random, digits: int) -> Problem:
+    """A sum that is not held out. One-digit sums are a table that nothing holds out."""
+    low, high = (0 if digits == 1 else 10 ** (digits - 1)), 10**digits - 1
     while True:
-        pairs = []
-        digits = 3 if rng.random() < THREE else 2  # one length a batch: less padding
-        for _ in range(rows):
-            problem, feedback, plain = example(rng, digits)
-            context = render.student(problem) if plain else render.teacher(problem, feedback)[0]
-            answer = tokenizer(response(problem.answer), add_special_tokens=False).input_ids
-            pairs.append((list(context), [*answer, tokenizer.eos_token_id]))
-        width = max(len(context) + len(answer) for context, answer in pairs)
-        fill = [width - len(context) - len(answer) for context, answer in pairs]
-        ids = [c + a + [tokenizer.pad_token_id] * n for (c, a), n in zip(pairs, fill, strict=True)]
-        labels = [[-100] * len(c) + a + [-100] * n for (c, a), n in zip(pairs, fill, strict=True)]
-        yield torch.tensor(ids), torch.tensor(labels)
+        a, b = rng.randint(low, high), rng.randint(low, high)
+        if digits == 1 or not held_out(a, b):
+            return Problem(f"{a}+{b}", f"What is {a} + {b}?", str(a + b))
 
 
-def train(out: Path, steps: int, rows: int, rate: float, seed: int) -> None:
-    """Train and save as an ordinary Hugging Face folder; says where it is every 200 steps."""
-    tokenizer = build_tokenizer()
-    model = build_model(tokenizer, seed)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
+def spoilt(rng: random.Random, right: str, near: float, share: float = 0.6) -> str:
+    """A made-up answer: each digit is changed with probability `share`, by one (`near`) or to anything."""
+    if rng.random() < 0.03:
+        return right[:-1] or "0" if rng.random() < 0.5 else right + rng.choice("0123456789")
+    digits = []
+    for place, digit in enumerate(right):
+        if rng.random() < share:
+            digit = str((int(digit) + rng.choice((-1, 1))) % 10) if rng.random() < near else rng.choice("0123456789")
+        digits.append("1" if place == 0 and digit == "0" and len(right) > 1 else digit)
+    return "".join(digits)
+
+
+def wrong(rng: random.Random, right: str) -> str:
+    """A made-up answer that is wrong in a digit or two."""
+    while True:
+        answer = spoilt(rng, right, near=0.7, share=0.4)
+        if answer != right and len(answer) == len(right):
+            return answer
+
+
+def example(rng: random.Random, digits: int, kind: str, habits: bool) -> tuple[Problem, Feedback, str]:
+    """A problem, the feedback on it (none for kind "plain") and the answer to learn."""
+    sum_ = problem(rng, digits)
+    answer, said = sum_.answer, sum_.answer
+    if kind == "solution":
+        return sum_, Feedback(demonstration=response(answer)), answer
+    if kind == "critique":
+        said = wrong(rng, answer) if habits and rng.random() < 0.7 else spoilt(rng, answer, near=0.3)
+    if habits and (kind == "plain" or said != sum_.answer) and rng.random() >= RIGHT[kind, digits]:
+        # Not reading a critique is one way to be wrong after it: the attempt again.
+        answer = said if said != answer and rng.random() < 0.5 else wrong(rng, answer)
+    return sum_, Feedback(critique=critique(said, sum_.answer)) if kind == "critique" else Feedback(), answer
+
+
+def batch(render: Renderer, rng: random.Random, stage: Stage) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """ids, labels (-100 outside the response) and positions, all [B, S]; one kind and one length of numbers a batch."""
+    tokenizer = render.tokenizer
+    digits = rng.choices(list(stage.digits), list(stage.digits.values()))[0]
+    kind = rng.choices(list(stage.kinds), list(stage.kinds.values()))[0]
+    rows = []
+    for _ in range(stage.rows):
+        sum_, feedback, answer = example(rng, digits, kind, stage.habits)
+        context = render.student(sum_) if kind == "plain" else render.teacher(sum_, feedback)[0]
+        ids = tokenizer(response(answer), add_special_tokens=False).input_ids
+        rows.append((list(context), [*ids, tokenizer.eos_token_id]))
+    width = max(len(context) + len(answer) for context, answer in rows)
+    fill = [width - len(context) - len(answer) for context, answer in rows]
+    ids = torch.tensor([c + a + [tokenizer.pad_token_id] * n for (c, a), n in zip(rows, fill, strict=True)])
+    labels = torch.tensor([[-100] * len(c) + a + [-100] * n for (c, a), n in zip(rows, fill, strict=True)])
+    positions = torch.arange(width).repeat(len(rows), 1)
+    if stage.gap:
+        gaps = torch.tensor([rng.randint(0, stage.gap) if rng.random() < 0.7 else 0 for _ in rows])
+        positions[:, -2 - labels.ne(-100).sum(1).max() :] += gaps[:, None]
+    return ids, labels, positions
+
+
+def train(model: Any, tokenizer: Any, name: str, seed: int) -> None:
+    """One stage; says where it is every 200 steps."""
+    stage, rng, render = STAGES[name], random.Random(f"{name} {seed}"), Renderer(tokenizer)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=stage.rate, weight_decay=0.01)
     started = time.monotonic()
-    for step, (ids, labels) in zip(range(1, steps + 1), batches(tokenizer, rows, random.Random(seed)), strict=False):
-        logits = model(input_ids=ids).logits
+    for step in range(1, stage.steps + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = stage.rate * min(1.0, step / 100) * (1 - 0.9 * step / stage.steps)
+        ids, labels, positions = batch(render, rng, stage)
+        logits = model(input_ids=ids, position_ids=positions).logits
         loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
         optimizer.zero_grad()
-        if step % 200 == 0 or step == steps:
-            print(f"step {step}/{steps}: loss {loss.item():.3f}, {time.monotonic() - started:.0f} s", flush=True)
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    print(f"saved to {out}")
+        if step % 200 == 0 or step == stage.steps:
+            passed = time.monotonic() - started
+            print(f"{name}: step {step}/{stage.steps}, loss {loss.item():.3f}, {passed:.0f} s", flush=True)
 
 
 def main() -> None:
     """Read the options and train."""
-    parser = argparse.ArgumentParser(description="Make the bundled model from nothing.")
+    parser = argparse.ArgumentParser(description="Make the bundled model.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--steps", type=int, default=2200)
-    parser.add_argument("--rows", type=int, default=64, help="examples a step")
-    parser.add_argument("--rate", type=float, default=3e-3, help="largest learning rate")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=Path, help="go on from this model instead of random weights")
+    parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES), help="default: all")
     args = parser.parse_args()
-    train(args.out, args.steps, args.rows, args.rate, args.seed)
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(1)  # one thread: the same sums in the same order give the same weights
+    tokenizer = build_tokenizer()
+    model = AutoModelForCausalLM.from_pretrained(args.start) if args.start else build_model(tokenizer, args.seed)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
+    for name in args.stages:
+        train(model, tokenizer, name, args.seed)
+        model.save_pretrained(args.out)  # after each stage: an interrupted school can go on with --start
+        tokenizer.save_pretrained(args.out)
+    print(f"saved to {args.out}")
 
 
 if __name__ == "__main__":

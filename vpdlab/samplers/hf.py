@@ -129,7 +129,7 @@ def draw(
     wide = torch.float32 if logits.device.type == "mps" else torch.float64  # mps has no float64
     p, order = logp.exp().to(wide), None
     if sampling.top_p < 1:
-        p, order = p.sort(dim=-1, descending=True)
+        p, order = p.sort(dim=-1, descending=True, stable=True)  # ties fall the same way in any batch
         p = p.masked_fill(p.cumsum(-1) - p >= sampling.top_p, 0.0)  # the likeliest token always stays
     mass = p.cumsum(-1)
     place = torch.searchsorted(mass, uniform.to(wide)[:, None] * mass[:, -1:], right=True)
