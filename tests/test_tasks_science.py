@@ -296,3 +296,29 @@ def test_real_items_are_all_read_right(domain: str) -> None:
         assert task.verify(rollout(problem, f"<answer>\n{problem.answer}\n</answer>")).reward == 1
         wrong = next(letter for letter in choices if letter != problem.answer)
         assert task.verify(rollout(problem, f"<answer>({wrong}) {choices[wrong]}</answer>")).answer == wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("B", "B"), ("b.", "B"), ("(B) 2", "B"), ("B: 2\nbecause", "B"), ("The answer is B.", "B"),
+        ("Correct answer: b", "B"), ("option (A)", "A"), ("B\n", "B"), ("A charge moves", None), ("Both", None),
+        ("I think B", None), ("", None), ("<answer>B</answer>", None),
+    ],
+)  # fmt: skip
+def test_the_letter_form_reads_the_letter_at_the_start(tmp_path, text, letter):
+    row = {"prompt": "Which?\n\nA: 1\nB: 2\nPlease reason step by step.", "answer": "B", "system": "Use tags."}
+    (tmp_path / "train.jsonl").write_text(
+        json.dumps(row) + "\n" + json.dumps(row | {"prompt": "What?\nA: 1\nB: 2"}) + "\n"
+    )
+    task = Science(data=str(tmp_path), form="letter")
+    (problem,) = [p for p in [*task.load("train"), *task.load("test")] if p.prompt.startswith("Which")]
+    assert problem.prompt == "Which?\n\nA: 1\nB: 2"
+    assert "letter" in problem.system
+    outcome = task.verify(Rollout(problem, 0, 0, (1,), (2,), (0.0,), text, True))
+    assert outcome.answer == letter
+    assert outcome.success == (letter == "B")
+    if letter is None:
+        assert outcome.notes == "The response does not begin with the letter of an option."
+    with pytest.raises(UserError, match="form is 'word'"):
+        Science(data=str(tmp_path), form="word")

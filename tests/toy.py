@@ -12,6 +12,7 @@ import torch
 from vpdlab.config import RunConfig
 from vpdlab.loop import Run, iterate
 from vpdlab.models.make_apprentice import build_model, build_tokenizer
+from vpdlab.policy import without_bars
 from vpdlab.types import Outcome, Problem, Rollout
 
 
@@ -20,7 +21,8 @@ def toy_model() -> str:
     """Folder of a model with random weights and the apprentice's tokenizer."""
     folder = Path(tempfile.mkdtemp(prefix="vpdlab-toy-"))
     tokenizer = build_tokenizer()
-    build_model(tokenizer, seed=1).save_pretrained(folder)
+    with without_bars():
+        build_model(tokenizer, seed=1).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 

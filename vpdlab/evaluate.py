@@ -44,7 +44,9 @@ def interval(values: Sequence[float], level: float = 0.95, draws: int = 2000, se
     """Percentile bootstrap interval of the mean, problems drawn with replacement."""
     array = np.asarray(values, dtype=float)
     rng = np.random.default_rng(seed)
-    means = [array[rng.integers(0, len(array), len(array))].mean() for _ in range(draws)]  # one draw in memory at a time
+    means = [
+        array[rng.integers(0, len(array), len(array))].mean() for _ in range(draws)
+    ]  # one draw in memory at a time
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

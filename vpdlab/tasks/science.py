@@ -13,15 +13,15 @@ Source of the format: the SciKnowEval files in the release of SDPO (arXiv 2601.2
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from string import ascii_uppercase
 from typing import Any
 
 from vpdlab.errors import UserError
 from vpdlab.tasks import drop_duplicates, read_answer
+from vpdlab.tasks.reading import read_splits, shown
 from vpdlab.types import Outcome, Problem, Rollout
 
 SYSTEM = """Given a question and its options, select the right one. Respond in the following format:
@@ -33,8 +33,8 @@ SYSTEM = """Given a question and its options, select the right one. Respond in t
 </answer>
 
 In the answer give only the letter of the right option, and nothing else."""
+LETTER_FIRST = "Answer with the letter of the right option, then stop."
 FIELDS = ("prompt", "answer", "idx", "system", "kind", "dataset", "options")
-ENDINGS = (".json", ".jsonl", ".parquet")
 QUOTED = 160  # characters of an option that a note quotes: some options are whole protein sequences
 
 # A choice starts a line: "A: text", "A. text", "A) text", "(A) text". A dot needs white space after it, because
@@ -43,6 +43,12 @@ LABEL = re.compile(r"^[ \t]*(?:(\()([A-Z])\)|([A-Z])([:)]|\.(?=\s|$)))[ \t]*", r
 # Data sets end the prompt with an instruction that is not part of the last choice's text.
 AFTER_CHOICES = re.compile(r"\n\s*(?:\n|(?:please|answer|think|let's|reason)\b)", re.IGNORECASE)
 LETTER = re.compile(r"\s*(?:\(([A-Za-z])\)|([A-Za-z])(?:[.:)]|(?=\s*$)))\s*(.*?)\s*", re.DOTALL)
+
+# A response that gives its letter first: "B", "B: 56 pC", "The answer is (B)." An article ("A charge ...") is none.
+OPENING = re.compile(
+    r"\s*(?:the )?(?:right |correct )?(?:(?:answer|option)(?: is)?:?\s*)?\(?([A-Z])\)?(?=[.:,)]|\s*(?:\n|$))",
+    re.IGNORECASE,
+)
 
 
 def read_choices(prompt: str) -> dict[str, str]:
@@ -87,19 +93,31 @@ class Science:
             `datasets` wrote, or, where no such path exists, a name for `datasets.load_dataset`.
         split_seed: picks the held-out items where the data comes as one piece.
         heldout: share of those items that is held out, in (0, 1).
+        form: "tags" reads the last `<answer>` block, as the data's own system turn asks for; "letter" asks for the
+            letter first and reads it there, for small models that cannot keep to tags.
 
     Raises:
         UserError: for data that cannot be found or read; a bad item is named by file, line, field and value.
     """
 
     name = "science"
+    form = "tags"
 
-    def __init__(self, data: str = "", split_seed: int = 0, heldout: float = 0.1) -> None:
+    def __init__(self, data: str = "", split_seed: int = 0, heldout: float = 0.1, form: str = "tags") -> None:
         if not data:
             raise UserError("task science needs data: a folder with train.json and test.json, a file, or a hub name")
         if not 0 < heldout < 1:
             raise UserError(f"task science: heldout is {heldout!r}, but must lie between 0 and 1")
-        pieces = _read_pieces(data)
+        if form not in ("tags", "letter"):
+            raise UserError(f"task science: form is {form!r}, but must be tags or letter")
+        self.form = form
+        found = read_splits(f"task {self.name}", data, FIELDS)
+        pieces = {
+            split: _problems(split if "test" in found else "item", place, rows)
+            for split, (place, rows) in found.items()
+        }
+        if form == "letter":
+            pieces = {split: [_letter_first(problem) for problem in problems] for split, problems in pieces.items()}
         train, test, said = drop_duplicates(pieces.get("train", []), pieces.get("test", []))
         if "test" not in pieces:
             train, test = _hold_out(train, split_seed, heldout)
@@ -122,12 +140,9 @@ class Science:
     def verify(self, rollout: Rollout) -> Outcome:
         """Reward 1 for the right letter, else 0; the notes never name the right letter."""
         choices: Mapping[str, str] = rollout.problem.data.get("choices", {})
-        block, why_none = read_answer(rollout)
-        if not block:
-            return Outcome(0.0, why_none)
-        letter = read_letter(block, choices)
+        letter, why_none = _opening_letter(rollout) if self.form == "letter" else _block_letter(rollout, choices)
         if letter is None:
-            return Outcome(0.0, "The answer block must hold one letter and nothing else, but holds something else.")
+            return Outcome(0.0, why_none)
         if choices and letter not in choices:
             said = f"The answer gives the letter {letter}, which is not among the choices {', '.join(choices)}."
             return Outcome(0.0, said, letter)
@@ -137,6 +152,29 @@ class Science:
         # Some data sets list one text under two letters: to call the right words wrong would teach a falsehood.
         quote = f' "{_shortened(text)}",' if text and text != choices.get(rollout.problem.answer) else ""
         return Outcome(0.0, f"The answer chose option {letter},{quote} which is not right.", letter)
+
+
+def _block_letter(rollout: Rollout, choices: Mapping[str, str]) -> tuple[str | None, str]:
+    """The letter in the answer block, or None and why there is none."""
+    block, why_none = read_answer(rollout)
+    if not block:
+        return None, why_none
+    letter = read_letter(block, choices)
+    why = "" if letter else "The answer block must hold one letter and nothing else, but holds something else."
+    return letter, why
+
+
+def _opening_letter(rollout: Rollout) -> tuple[str | None, str]:
+    """The letter that the response begins with, or None and why there is none."""
+    match = OPENING.match(rollout.text)
+    return (match[1].upper(), "") if match else (None, "The response does not begin with the letter of an option.")
+
+
+def _letter_first(problem: Problem) -> Problem:
+    """The same problem asking for the letter alone; an instruction behind the choices ("reason step by step") goes."""
+    last = list(problem.data["choices"].values())[-1:]
+    end = problem.prompt.rfind(last[0]) + len(last[0]) if last else len(problem.prompt)
+    return replace(problem, prompt=problem.prompt[:end], system=LETTER_FIRST)
 
 
 def _folded(text: str) -> str:
@@ -166,7 +204,7 @@ def _problems(split: str, place: str, rows: Iterable[tuple[str, Any]]) -> list[P
     problems, used = [], set()
     for where, row in rows:
         if not isinstance(row, dict):
-            raise UserError(f"{place} {where}: expected an object with prompt and answer, found {_shown(row)}")
+            raise UserError(f"{place} {where}: expected an object with prompt and answer, found {shown(row)}")
         problem = _problem(row, f"{place} {where}")
         idx = row.get("idx")
         name = f"{split}-{where.replace(' ', '')}" if idx is None else f"{split}-{idx}"
@@ -179,7 +217,7 @@ def _problems(split: str, place: str, rows: Iterable[tuple[str, Any]]) -> list[P
 
 def _problem(row: dict[str, Any], where: str) -> Problem:
     def bad(field: str, why: str) -> UserError:
-        value = f"is {_shown(row[field])}" if row.get(field) is not None else "is missing"
+        value = f"is {shown(row[field])}" if row.get(field) is not None else "is missing"
         return UserError(f"{where}: field {field!r} {value}, but {why}")
 
     prompt, answer, system = row.get("prompt"), row.get("answer"), row.get("system")
@@ -204,86 +242,3 @@ def _problem(row: dict[str, Any], where: str) -> Problem:
         raise bad("answer", f"the choices are {', '.join(choices)}" if choices else "it must be a letter from A to Z")
     data = {"choices": choices, "dataset": row.get("dataset")}
     return Problem("", prompt, answer.strip(), SYSTEM if not system else system.strip(), data)
-
-
-def _shown(value: Any) -> str:
-    return repr(value) if len(repr(value)) <= 60 else repr(value)[:59] + "…"
-
-
-def _read_pieces(data: str) -> dict[str, list[Problem]]:
-    """Problems by split; without "test" where the data comes as one piece."""
-    path = Path(data).expanduser()
-    if path.is_file():
-        return {"train": _read_file("item", path)}
-    if not path.exists():
-        if path.is_absolute() or data.startswith((".", "~")) or path.suffix in ENDINGS:
-            raise UserError(f"task science: there is no file or folder {data}")
-        return _read_hub(data)
-    files = {s: [path / (s + e) for e in ENDINGS if (path / (s + e)).is_file()] for s in ("train", "test")}
-    for split, found in files.items():
-        if len(found) > 1:
-            raise UserError(f"{path}: more than one {split} file ({', '.join(f.name for f in found)}): keep one")
-    if any(files.values()):
-        names = {"train": "train" if files["test"] else "item", "test": "test"}
-        return {split: _read_file(names[split], found[0]) for split, found in files.items() if found}
-    below = sorted(f.parent.name for e in ENDINGS for f in path.glob(f"*/train{e}"))
-    if below:
-        raise UserError(f"{path}: no train or test file here, but in the folders {', '.join(below)}: name one of them")
-    return _read_hub(data)
-
-
-def _read_file(split: str, path: Path) -> list[Problem]:
-    if path.suffix not in ENDINGS:
-        raise UserError(f"task science cannot read {path}: it takes {', '.join(ENDINGS)}")
-    if path.suffix != ".parquet":
-        return _problems(split, str(path), _json_lines(path))
-    import pyarrow.parquet as parquet
-    from pyarrow import ArrowException
-
-    try:
-        table = parquet.read_table(path)
-    except (ArrowException, OSError) as error:
-        raise UserError(f"task science cannot read {path}: {_first_line(error)}") from error
-    rows = table.select([field for field in FIELDS if field in table.column_names]).to_pylist()
-    return _problems(split, str(path), ((f"row {n}", row) for n, row in enumerate(rows, 1)))
-
-
-def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                yield f"line {number}", json.loads(line.decode())
-            except UnicodeDecodeError as error:
-                raise UserError(f"{path} line {number}: not UTF-8 text ({error.reason})") from error
-            except json.JSONDecodeError as error:
-                said = f"not one JSON object ({error.msg} at column {error.colno})"
-                raise UserError(f"{path} line {number}: {said}: {_shown(line.decode().strip())}") from error
-
-
-def _read_hub(name: str) -> dict[str, list[Problem]]:
-    import datasets
-
-    try:
-        local = Path(name).expanduser()
-        saved = any((local / mark).is_file() for mark in ("dataset_dict.json", "state.json"))
-        found: Any = datasets.load_from_disk(str(local)) if saved else datasets.load_dataset(name)
-    except Exception as error:  # `datasets` passes on the errors of a dozen libraries; all mean the same here
-        raise UserError(f"task science cannot load data set {name!r}: {_first_line(error)}") from error
-    splits = dict(found) if isinstance(found, dict) else {"train": found}
-    if "test" not in splits and "validation" in splits:
-        splits["test"] = splits["validation"]
-    pieces = {}
-    for split in ("train", "test"):
-        if split in splits:
-            rows = splits[split].select_columns([f for f in FIELDS if f in splits[split].column_names])
-            said = split if "test" in splits else "item"
-            pieces[split] = _problems(said, f"{name}[{split}]", ((f"row {n}", row) for n, row in enumerate(rows, 1)))
-    if not pieces:
-        raise UserError(f"data set {name!r} has the splits {', '.join(splits)}, but neither train nor test")
-    return pieces
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
