@@ -57,6 +57,8 @@ def test_unknown_names(capsys):
         (["--steps", "0"], "steps is 0, but must be between 1 and"),
         (["--teacher", "me"], "invalid choice 'me' for argument '--teacher'"),
         (["--steps"], "Missing value for argument '--steps'"),
+        (["--preset"], "argument --preset: expected one argument; the presets are "),
+        (["--device", "abacus"], "device 'abacus' cannot be used here"),
         (["--out", "runs/.hidden"], "out is 'runs/.hidden'"),
         (["--task-args", "digits"], "task_args has 'digits': write NAME=VALUE"),
         (["--feedback", "oracle"], "feedback names 'oracle': choose from verifier, sibling"),
@@ -118,6 +120,12 @@ def test_options_over_preset_and_papermills_form():
     )
     assert preset == "tour-rare"
     assert (config.steps, config.lr, config.task_args) == (7, 1e-3, ("digits=3",))
+
+
+def test_papermills_form_knows_true_and_false():
+    assert cli.as_options(["-p", "eval_teacher", "False"]) == ["--no-eval_teacher"]
+    config, _ = cli.parse_preset("x", cli.as_options(["-p", "eval_teacher", "false"]))
+    assert config.eval_teacher is False
 
 
 def test_small_commands(capsys):

@@ -9,12 +9,13 @@ import signal
 
 import pytest
 import torch
-from toy import equal, toy_run, train, weights
+from toy import Parity, equal, toy_run, train, weights
 
 from vpdlab import methods
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.feedback import give_feedback
 from vpdlab.loop import Run, shuffled
+from vpdlab.losses import reward_shift
 from vpdlab.methods import Batch
 from vpdlab.record import METRICS, load_run
 from vpdlab.tasks import verify_all
@@ -55,11 +56,13 @@ def test_same_seed_same_run_other_seed_other_run():
         assert {k: v for k, v in a.items() if k not in timed} == {k: v for k, v in b.items() if k not in timed}
 
 
-@pytest.mark.parametrize("fields", [{"minibatch_tokens": 1}, {"minibatch_tokens": 300}, {"logit_mib": 1}])
-def test_the_result_does_not_depend_on_the_minibatches(fields):
-    # SGD-sized steps: Adam's division would blow rounding up where a gradient is nearly 0.
-    whole, split = toy_run(lr=1e-4), toy_run(lr=1e-4, **fields)
-    one, other = gradients(whole), gradients(split)
+@pytest.mark.parametrize(("tokens", "rows"), [(1, 686), (300, 686), (16384, 7)])
+def test_the_result_does_not_depend_on_the_minibatches(monkeypatch, tokens, rows):
+    """Rows a minibatch, and rows of logits a chunk (with its recomputation), change no gradient."""
+    whole, split = toy_run(), toy_run(minibatch_tokens=tokens)
+    one = gradients(whole)
+    monkeypatch.setattr("vpdlab.scoring._chunk_rows", lambda dist, mib: rows)
+    other = gradients(split)
     for a, b in zip(one, other, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
@@ -114,7 +117,11 @@ def test_the_moving_shift_remembers():
     fresh = toy_run(shift="step")
     first = train(fresh, 1)[0]["delta"]
     assert deltas[0] == first  # nothing to remember yet
-    assert run.learner.shift == deltas[-1]
+    batch = packed(run, 4)
+    now = reward_shift(
+        run.learner.policy.score(batch.teacher), run.learner.policy.score(batch.student), batch.success, 0.1
+    ).item()
+    assert methods.bco_e_step(run.learner, batch).delta == pytest.approx(0.5 * deltas[-1] + 0.5 * now, abs=1e-6)
 
 
 @pytest.mark.parametrize("teacher", TEACHERS)
@@ -191,7 +198,7 @@ def test_a_run_leaves_a_whole_record(tmp_path):
         assert "".join(r["teacher_context"]).endswith("<|assistant|>")
         assert r["critique"] in r["teacher_prompt"]
     assert (tmp_path / "run" / "final" / "model.safetensors").is_file()
-    assert record.environment["task"].startswith("arithmetic")
+    assert record.environment["task"] == "parity: 12 problems"
 
 
 def test_the_saved_student_is_the_trained_one(tmp_path):
@@ -244,6 +251,72 @@ def test_every_problem_comes_once_an_epoch():
     assert shuffled(0, 0, 12).tolist() != shuffled(1, 0, 12).tolist()
 
 
+def test_a_problem_that_comes_twice_in_a_batch_gets_rollouts_of_its_own():
+    run = toy_run(prompts=12)
+    run.problems = lambda step: [run.task.load("train")[0]] * 2
+    rollouts = run.rollouts(1)
+    assert len({rollout.response_ids for rollout in rollouts}) == len(rollouts) == 8
+
+
+def test_a_run_is_trained_once(tmp_path):
+    run = toy_run(record=True, out=str(tmp_path / "run"))
+    list(run.steps())
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    with pytest.raises(UserError, match="this run has begun already"):
+        list(run.steps())
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
+
+
+def test_a_run_that_never_began_leaves_no_trace_of_one(tmp_path):
+    run = toy_run(record=True, out=str(tmp_path / "run"))
+    verify_all(run.task, run.rollouts(1))
+    with pytest.raises(UserError, match="holds no run"):
+        load_run(tmp_path / "run")
+    toy_run(record=True, out=str(tmp_path / "run"))  # so the folder can be used again
+
+
+def test_scores_that_are_not_finite_do_not_reach_the_moving_shift(monkeypatch):
+    run = toy_run(shift="ema")
+    batch, real = packed(run), run.learner.policy.score
+    monkeypatch.setattr(run.learner.policy, "score", lambda views: real(views) * float("nan"))
+    done = methods.bco_e_step(run.learner, batch)
+    assert (done.reason, done.skipped, done.loss) == ("log-probabilities are not finite", 1, None)
+    assert run.learner.shift is None
+
+
+def test_an_interrupted_steps_gradient_is_forgotten():
+    clean, dirty = toy_run(), toy_run()
+    for parameter in dirty.learner.policy.parameters:
+        parameter.grad = torch.ones_like(parameter)
+    train(clean, 1), train(dirty, 1)
+    assert equal(weights(clean), weights(dirty))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        (Outcome(float("nan"), "x"), "task parity, problem .*: the reward is nan, but must be between 0 and 1"),
+        (Outcome(1.0, "x", 7), "the answer is 7, but must be text or None"),
+    ],
+)
+def test_an_outcome_that_is_none_is_told(outcome, words):
+    run = toy_run()
+    run.task.verify = lambda rollout: outcome
+    with pytest.raises(UserError, match=words):
+        train(run, 1)
+
+
+def test_a_task_without_held_out_problems_is_told(monkeypatch):
+    class Empty(Parity):
+        def load(self, split):
+            return super().load(split) if split == "train" else []
+
+    monkeypatch.setattr("vpdlab.loop.make_task", lambda name, **options: Empty())
+    with pytest.raises(UserError, match="has no held-out problems: set eval_every to -1"):
+        toy_run()
+    assert toy_run(eval_every=-1).task.name == "parity"
+
+
 def test_warm_up_raises_the_rate_linearly():
     run = toy_run(warmup=4, lr=1e-3, e_every=0)
     assert [row["lr"] for row in train(run, 5)] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
@@ -277,3 +350,17 @@ def test_the_methods_are_what_differs():
     assert methods.METHODS["sdpo"].m_step is methods.METHODS["vpd"].m_step
     assert methods.METHODS["sdpo"].e_step is None
     assert dataclasses.is_dataclass(methods.Method)
+
+
+@pytest.mark.slow
+def test_a_real_model_makes_an_iteration(smollm2):
+    run = toy_run(
+        model=str(smollm2), prompts=2, group=3, max_new_tokens=6, lr=1e-5, support="topk", top_k=20, alpha=0.5
+    )
+    head = run.learner.policy.model.get_output_embeddings().weight
+    before = head.detach().clone()
+    row = train(run, 1)[0]
+    assert row["n_success"] and row["n_failure"]
+    assert row["e_loss"] > 0 and row["m_loss"] > 0 and row["kl"] > 0
+    assert row["grad_norm"] > 0 and row["skipped"] == 0
+    assert not torch.equal(head, before)

@@ -110,4 +110,19 @@ def test_gradients_are_clipped_and_their_norm_reported():
     )
     row = train(run, 1)[0]
     assert row["grad_norm"] > 1e-3
-    assert all(norm <= 1.001e-3 for norm in seen)
+    assert seen and all(norm <= 1.001e-3 for norm in seen)
+
+
+def test_a_chat_template_that_takes_no_system_turn_is_told(folder):
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('System role not supported') }}")
+    policy = load(folder)
+    from vpdlab.prompts import Renderer
+    from vpdlab.types import Problem
+
+    with pytest.raises(UserError, match="the model's chat template refuses problem p1: System role not supported"):
+        Renderer(policy.tokenizer).student(Problem("p1", "What is 1 + 1?", "2", system="Be brief."))
+
+
+def test_a_moving_average_of_bfloat16_weights_is_refused():
+    with pytest.raises(UserError, match="teacher ema needs float32 weights"):
+        RunConfig.make(precision="bfloat16", teacher="ema")

@@ -21,8 +21,9 @@ from vpdlab.errors import RunFailed, UserError
 
 def train(args: Sequence[str]) -> int:
     """train a model from language feedback"""
-    config = parse_config("vpdlab train", args)
+    config, _ = parse_preset("vpdlab train", as_options(args))
     from vpdlab.loop import Run
+    from vpdlab.record import load_run
     from vpdlab.views import conclusion, fresh_warnings, progress_line
 
     run = Run.open(config)
@@ -36,7 +37,7 @@ def train(args: Sequence[str]) -> int:
         for warning in fresh_warnings(row, seen):
             print(warning, flush=True)
     print(f"{conclusion(run.evals)}\nthe student: {config.folder / 'final'}")
-    return 0
+    return 0 if load_run(config.folder).status["state"] == "complete" else 130
 
 
 def notebook(args: Sequence[str]) -> int:
@@ -145,18 +146,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def parse_config(program: str, args: Sequence[str]) -> RunConfig:
-    """The RunConfig that the options say, on top of `--preset`. Raises UserError with one line."""
-    return parse_preset(program, args)[0]
-
-
 def parse_preset(program: str, args: Sequence[str]) -> tuple[RunConfig, str]:
-    """The same, and the preset's name."""
+    """The RunConfig that the options say, on top of `--preset`, and the preset's name.
+
+    Raises:
+        UserError: with one line, for options that do not fit.
+    """
     import tyro
 
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--preset", default="")
-    known, rest = first.parse_known_args(args)
+    try:
+        known, rest = first.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}; the presets are {', '.join(presets())}, or a YAML file") from error
     base = RunConfig(**(read_preset(known.preset) if known.preset else {}))
     words = io.StringIO()
     try:
@@ -196,7 +199,10 @@ def as_options(args: Sequence[str]) -> list[str]:
         name, value = rest.pop(0), rest.pop(0)
         if name not in HINTS and name != "preset":
             raise UserError(f"there is no setting {name!r}; `vpdlab train --help` lists them")
-        options += [f"--{name}", value]
+        if HINTS.get(name) is bool and value.lower() in ("true", "false"):
+            options.append(f"--{name}" if value.lower() == "true" else f"--no-{name}")
+        else:
+            options += [f"--{name}", value]
     return options
 
 

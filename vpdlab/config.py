@@ -56,9 +56,11 @@ class RunConfig:
     """Sampling temperature; the tempered distribution is the policy, in sampling and in scoring alike."""
     max_new_tokens: int = 256
     """A response is cut here."""
-    max_context: int = 2048
-    """Longest context in tokens, of either view. A longer teacher prompt loses part of its feedback and is counted;
-    a longer student prompt is an error."""
+    max_context: int = 0
+    """Longest context in tokens, of either view; 0: as long as the model takes. A longer teacher prompt loses part of
+    its feedback and is counted; a longer student prompt is an error."""
+    chat_args: tuple[str, ...] = ()
+    """Variables of the model's chat template as NAME=VALUE, for instance enable_thinking=false."""
     sampler_rows: int = 128
     """Rollouts decoded at the same time."""
 
@@ -166,9 +168,15 @@ class RunConfig:
                 raise UserError(f"feedback names {source!r}: choose from {', '.join(SOURCES)}")
         if not self.feedback:
             raise UserError(f"feedback is empty: choose from {', '.join(SOURCES)}")
-        for arg in self.task_args:
-            if not re.fullmatch(r"[A-Za-z_]\w*=.*", arg):
-                raise UserError(f"task_args has {arg!r}: write NAME=VALUE, for instance digits=3")
+        for name in ("task_args", "chat_args"):
+            for arg in getattr(self, name):
+                if not re.fullmatch(r"[A-Za-z_]\w*=.*", arg):
+                    raise UserError(f"{name} has {arg!r}: write NAME=VALUE, for instance digits=3")
+        if self.precision == "bfloat16" and self.teacher == "ema":
+            raise UserError(
+                "teacher ema needs float32 weights (a small rate rounds to nothing in bfloat16): set precision to"
+                " bfloat16-mixed"
+            )
 
     @classmethod
     def make(cls, preset: str = "", **fields: Any) -> RunConfig:
@@ -199,14 +207,7 @@ class RunConfig:
 
     def task_options(self) -> dict[str, Any]:
         """`task_args` (and `data`) as keyword arguments; values are read as JSON where they are JSON."""
-        options: dict[str, Any] = {"data": self.data} if self.data else {}
-        for arg in self.task_args:
-            name, _, text = arg.partition("=")
-            try:
-                options[name] = json.loads(text)
-            except json.JSONDecodeError:  # a bare word is a string
-                options[name] = text
-        return options
+        return ({"data": self.data} if self.data else {}) | read_options(self.task_args)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, field by field."""
@@ -219,10 +220,11 @@ HINTS: dict[str, Any] = typing.get_type_hints(RunConfig)
 
 # (field, lowest, highest): what can be checked without looking at anything else.
 RANGES: list[tuple[str, float, float]] = [
-    *((name, 1, 10**9) for name in ("steps", "prompts", "group", "max_new_tokens", "max_context", "sampler_rows")),
+    *((name, 1, 10**9) for name in ("steps", "prompts", "group", "max_new_tokens", "sampler_rows")),
     *((name, 1, 10**9) for name in ("top_k", "adapter_rank", "max_skipped", "minibatch_tokens", "logit_mib")),
     *((name, 1, 10**9) for name in ("eval_problems", "eval_samples", "e_epochs")),
-    *((name, 0, 10**9) for name in ("e_every", "e_minibatch", "warmup", "lora_rank", "threads", "record_tokens")),
+    *((name, 0, 10**9) for name in ("max_context", "e_every", "e_minibatch", "warmup", "lora_rank", "threads")),
+    ("record_tokens", 0, 10**9),
     *((name, 0, 1) for name in ("alpha", "teacher_rate", "trust_mix", "shift_decay")),
     *((name, 0, 1e3) for name in ("lr", "e_lr", "weight_decay", "grad_clip", "eval_temperature")),
     ("seed", 0, 2**32 - 1),
@@ -253,6 +255,22 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     # YAML reads 1e-4 as a word: it wants a point in it.
     hint_yaml = " (in YAML write 1.0e-4, with a point)" if hint is float and isinstance(value, str) else ""
     raise UserError(f"{name} is {value!r}, but must be of type {hint.__name__}{hint_yaml}")
+
+
+def read_options(args: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE words as keyword arguments; a value is read as JSON where it is JSON, else it is a word.
+
+    >>> read_options(("digits=3", "family=chain_sum", "enable_thinking=false"))
+    {'digits': 3, 'family': 'chain_sum', 'enable_thinking': False}
+    """
+    options: dict[str, Any] = {}
+    for arg in args:
+        name, _, text = arg.partition("=")
+        try:
+            options[name] = json.loads(text)
+        except json.JSONDecodeError:
+            options[name] = text
+    return options
 
 
 def known_fields(fields: Mapping[str, Any]) -> dict[str, Any]:

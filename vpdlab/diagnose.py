@@ -92,7 +92,7 @@ def _unfinished_responses(rows: Rows) -> str | None:
 
 def _not_finite(rows: Rows) -> str | None:
     if rows[-1]["skipped"]:
-        return "a loss or gradient was not finite: the update was skipped, the weights are untouched"
+        return "a loss or gradient was not finite: that update was skipped and touched no weight"
     return None
 
 

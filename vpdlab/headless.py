@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError
-from vpdlab.record import load_run, refuse_taken
+from vpdlab.record import load_run, mark_stopped, prepare
 
 
 def notebooks() -> Path:
@@ -38,25 +42,22 @@ def run_notebook(name: str, preset: str, config: RunConfig) -> int:
         known = ", ".join(sorted(path.stem for path in notebooks().glob("*.ipynb")))
         raise UserError(f"unknown notebook {name!r}: choose one of {known}")
     folder = config.folder
-    refuse_taken(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
+    prepare(folder)
     executed = folder / f"{name}.ipynb"
     print(f"{source.name} runs; the executed copy grows in {executed}", flush=True)
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # the kernel of this environment, not one of the same name elsewhere
-    _show_outputs()
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters without a default in the notebook
     error = None
     try:
-        papermill.execute_notebook(
-            source,
-            executed,
-            parameters=_parameters(preset, config) if _takes_parameters(source) else {},
-            kernel_name="python3",
-            progress_bar=False,
-            log_output=True,
-        )
+        with _stopping_gently(folder):
+            papermill.execute_notebook(
+                source,
+                executed,
+                parameters=_parameters(preset, config) if _takes_parameters(source) else {},
+                kernel_name="python3",
+                progress_bar=False,
+                stdout_file=sys.stdout,  # what the cells print, as it comes
+            )
     except PapermillExecutionError as raised:
         error = raised
     page = folder / f"{name}.html"
@@ -69,6 +70,28 @@ def run_notebook(name: str, preset: str, config: RunConfig) -> int:
         return 1
     recorded = (folder / "config.json").exists()  # a walk-through leaves no run
     return 1 if recorded and load_run(folder).status["state"] != "complete" else 0
+
+
+@contextmanager
+def _stopping_gently(folder: Path) -> Iterator[None]:
+    """Hand the first interrupt on to the run in the kernel, which finishes its step, saves, and lets the notebook go on
+    to its end. A second one stops everything; the status then says so, since the kernel no longer can."""
+    before, asked = signal.getsignal(signal.SIGINT), []
+
+    def handle(number: int, frame: object) -> None:
+        running = (folder / "config.json").exists() and load_run(folder).status["state"] == "running"
+        if asked or not running:
+            raise KeyboardInterrupt
+        asked.append(True)
+        os.kill(load_run(folder).status["pid"], signal.SIGINT)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if (folder / "config.json").exists():
+            mark_stopped(folder)
 
 
 def _takes_parameters(source: Path) -> bool:
@@ -84,13 +107,3 @@ def _parameters(preset: str, config: RunConfig) -> dict[str, Any]:
     base = RunConfig.make(preset).to_dict()
     changed = {name: value for name, value in config.to_dict().items() if value != base[name]}
     return {"preset": preset, **changed, "out": str(config.folder)}
-
-
-def _show_outputs() -> None:
-    """papermill hands the cells' printed lines to its logger: pass them on to the terminal as they are."""
-    logger = logging.getLogger("papermill")
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.funcName == "log_output_message")
-    logger.handlers, logger.propagate = [handler], False
-    logger.setLevel(logging.INFO)

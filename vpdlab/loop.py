@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from vpdlab import observe
-from vpdlab.config import RunConfig
+from vpdlab.config import RunConfig, read_options
 from vpdlab.diagnose import diagnose
 from vpdlab.environment import describe
 from vpdlab.errors import RunFailed, UserError
@@ -25,9 +25,9 @@ from vpdlab.evaluate import interval, summarise
 from vpdlab.feedback import give_feedback
 from vpdlab.interrupt import Interrupt
 from vpdlab.methods import Batch, EStep, Learner, Method, get_method
-from vpdlab.policy import Policy
+from vpdlab.policy import Policy, longest_input
 from vpdlab.prompts import Renderer, Templates, views
-from vpdlab.record import Recorder, refuse_taken
+from vpdlab.record import Recorder, prepare, writing
 from vpdlab.samplers import Sampler, Sampling, sample
 from vpdlab.samplers.hf import HFSampler
 from vpdlab.tasks import Task, make_task, verify_all
@@ -52,7 +52,7 @@ def iterate(run: Run, step: int) -> dict[str, Any]:
         with clock("e"):
             e = run.method.e_step(learner, batch)  # train the teacher on outcomes, inside the trust region
 
-    watch = observe.TokenWatch(learner.policy.tokenizer, config.record_tokens, config.record_top)
+    watch = observe.TokenWatch(learner.policy.tokenizer, config.record_tokens, config.record_top, config.logit_mib)
     with clock("m"):
         m = run.method.m_step(learner, batch, watch)  # distil it into the student, token by token
         learner.teacher.after_iteration()
@@ -70,7 +70,8 @@ class Run:
 
     Attributes:
         config, task, method, learner (policy and teacher), render, sampler: the parts.
-        recorder: writes the run folder; None for a run that leaves nothing behind.
+        record: whether the run leaves a folder behind.
+        recorder: writes that folder, from the first step on.
         rows, evals: the lines of metrics and evaluations so far.
     """
 
@@ -80,19 +81,21 @@ class Run:
     learner: Learner
     render: Renderer
     sampler: Sampler
+    record: bool = True
     recorder: Recorder | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
     evals: list[dict[str, Any]] = field(default_factory=list)
+    started: bool = False
 
     @classmethod
     def open(cls, config: RunConfig, record: bool = True) -> Run:
-        """Load task and model, and start the run's folder (unless `record` is False).
+        """Load task and model; the run's folder is written from the first step on (unless `record` is False).
 
         Raises:
             UserError: for anything in the config that does not fit what it names.
         """
         if record:
-            refuse_taken(config.folder)  # before the minutes that loading a model may take
+            prepare(config.folder)  # before the minutes that loading a model may take
         if config.threads:
             torch.set_num_threads(config.threads)
         method = get_method(config.method)
@@ -101,18 +104,25 @@ class Run:
         task = make_task(config.task, **config.task_options())
         templates = Templates.read(config.templates) if config.templates else Templates()
         policy = Policy.load(config)
-        render = Renderer(policy.tokenizer, templates, config.max_context)
+        context = config.max_context or longest_input(policy.model) - config.max_new_tokens
+        render = Renderer(policy.tokenizer, templates, context, read_options(config.chat_args))
         learner = Learner(config, policy, Teacher(policy))
-        run = cls(config, task, method, learner, render, HFSampler(policy, config.sampler_rows))
-        for problem in [*task.load("train"), *task.load("test")[: config.eval_problems]]:
-            render.student(problem)  # a prompt that is too long is an error now, not after an hour
+        run = cls(config, task, method, learner, render, HFSampler(policy, config.sampler_rows), record)
         if config.prompts > len(task.load("train")):
             raise UserError(
                 f"prompts is {config.prompts}, but the task has {len(task.load('train'))} training problems"
             )
-        if record:
-            run.recorder = Recorder(config.folder, config.to_dict(), describe(config, task, policy))
+        if config.eval_every >= 0 and not task.load("test"):
+            raise UserError(f"task {config.task} has no held-out problems: set eval_every to -1")
+        run.check_lengths()
         return run
+
+    def check_lengths(self) -> None:
+        """Raises UserError for a prompt that is too long, in either view: now, not after an hour."""
+        problems = [*self.task.load("train"), *self.task.load("test")[: self.config.eval_problems]]
+        by_length = sorted(problems, key=lambda problem: len(self.render.student(problem)))
+        for problem in by_length[-8:]:  # the teacher's frame adds about the same to each
+            self.render.teacher(problem, Feedback())
 
     # -- the pieces of an iteration --------------------------------------------------------------------------
     def problems(self, step: int) -> list[Problem]:
@@ -148,6 +158,12 @@ class Run:
 
         However it ends, status.json says so: complete, stopped (interrupt, or the caller left the loop), failed.
         """
+        if self.started:
+            raise UserError("this run has begun already: open a new one with Run.open to train again")
+        self.started = True
+        if self.record:
+            description = describe(self.config, self.task, self.learner.policy)
+            self.recorder = Recorder(self.config.folder, self.config.to_dict(), description)
         state, reason = "failed", ""
         interrupt = Interrupt()
         try:
@@ -169,6 +185,8 @@ class Run:
         if config.eval_every >= 0:
             self.evaluate(0)
         for step in range(1, config.steps + 1):
+            if interrupt:
+                break
             row = iterate(self, step)
             self.rows.append(row)
             row["warnings"] = diagnose(self.rows)
@@ -181,10 +199,9 @@ class Run:
             skipped = skipped + 1 if row["skipped"] else 0
             if skipped >= config.max_skipped:
                 raise RunFailed(f"{skipped} iterations in a row had a loss or gradient that was not finite: lower lr")
-            if interrupt:
-                break
         if self.recorder is not None:
-            self.learner.policy.save(self.recorder.folder / "final")
+            with writing(self.recorder.folder / "final"):
+                self.learner.policy.save(self.recorder.folder / "final")
 
     def evaluate(self, step: int) -> dict[str, Any]:
         """Sample held-out problems, and the teacher on those that failed; the line of eval.jsonl."""

@@ -114,9 +114,12 @@ def bco_e_step(learner: Learner, batch: Batch) -> EStep:
     if not success.any() or success.all():
         which = "success" if not success.any() else "failure"
         return EStep(reason=f"no {which} with feedback in the batch" if len(batch) else "no rollout has feedback")
+    policy.fresh()
     prior = policy.score(batch.student)
     with policy.as_teacher():
         before = policy.score(batch.teacher)
+    if not (prior.isfinite().all() and before.isfinite().all()):
+        return EStep(reason="log-probabilities are not finite", skipped=1)
     shift = _shift(learner, before, prior, success)
     updates = _updates(batch, c.e_minibatch, c.e_unit, c.e_epochs)
     total, tokens, skipped = 0.0, 0, 0
@@ -170,6 +173,7 @@ def distil(learner: Learner, batch: Batch, watch: Callable[..., Any] | None = No
     c, policy = learner.config, learner.policy
     if not len(batch):
         return MStep(reason="no rollout has feedback")
+    policy.fresh()
     support = Support(c.support, c.top_k, c.tail)
     n = batch.response_tokens
     sums = torch.zeros(2, len(batch), device=policy.device)

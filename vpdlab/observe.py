@@ -46,10 +46,11 @@ class TokenWatch:
         tokenizer: to give each token its text.
         rows: how many rows of the batch are kept.
         top: length of the lists of likeliest tokens.
+        mib: memory of one chunk of logits.
     """
 
-    def __init__(self, tokenizer: Any, rows: int, top: int) -> None:
-        self._tokenizer, self._rows, self._top = tokenizer, rows, top
+    def __init__(self, tokenizer: Any, rows: int, top: int, mib: int) -> None:
+        self._tokenizer, self._rows, self._top, self._mib = tokenizer, rows, top, mib
         self.kept: dict[int, dict[str, Any]] = {}
 
     def __call__(self, view: TokenBatch, found: Comparison, student: TokenDist, teacher: TokenDist) -> None:
@@ -67,7 +68,7 @@ class TokenWatch:
 
     def _tops(self, student: TokenDist, teacher: TokenDist, span: Tensor) -> dict[str, Any]:
         out: dict[str, Any] = {}
-        for side, (ids, logp) in top_lists(student, teacher, span, self._top).items():
+        for side, (ids, logp) in top_lists(student, teacher, span, self._top, self._mib).items():
             out[f"{side}_top_ids"], out[f"{side}_top_logp"] = ids.tolist(), logp.tolist()
             out[f"{side}_top"] = [self.words(row) for row in ids.tolist()]
         return out

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,9 @@ class Policy:
     """
 
     def __init__(self, config: RunConfig, model: Any, tokenizer: Any) -> None:
-        from accelerate import Accelerator
-
         self.config, self.tokenizer = config, tokenizer
         torch.manual_seed(config.seed)  # initial adapter weights
-        self.accelerator = Accelerator(cpu=config.device == "cpu")
-        self.device = self.accelerator.device if config.device == "auto" else torch.device(config.device)
+        self.device = pick_device(config.device)
         self.model = model.to(self.device).eval()
         _check_head(self.model, self.device)
         self.decoupled = config.teacher == "adapter"
@@ -70,6 +68,7 @@ class Policy:
 
         from vpdlab import models
 
+        pick_device(config.device)  # a bad name is told before a model is loaded
         place = models.resolve(config.model)
         dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
         try:
@@ -85,8 +84,8 @@ class Policy:
                 f"model {config.model!r} has no chat template: choose an instruct model, or save a"
                 " chat_template.jinja in its folder"
             )
-        longest = getattr(model.config, "max_position_embeddings", None)
-        if longest is not None and config.max_context + config.max_new_tokens > longest:
+        longest = longest_input(model)
+        if config.max_context + config.max_new_tokens > longest:
             raise UserError(
                 f"max_context {config.max_context} + max_new_tokens {config.max_new_tokens} is more than the"
                 f" {longest} positions of model {config.model!r}: lower one of them"
@@ -98,12 +97,14 @@ class Policy:
         """The distributions at the batch's active response tokens, with gradient where gradients are enabled."""
         with self.autocast():
             hidden = self.model.get_decoder()(input_ids=batch.ids, use_cache=False).last_hidden_state
-        picked = hidden.gather(1, batch.positions[..., None].expand(-1, -1, hidden.shape[-1]))[batch.mask]
+        # Under autocast the head runs as it does in the sampler; the softmax behind it is float32 in any case.
+        dtype = torch.bfloat16 if self.config.precision == "bfloat16-mixed" else hidden.dtype
+        picked = hidden.gather(1, batch.positions[..., None].expand(-1, -1, hidden.shape[-1]))[batch.mask].to(dtype)
         # Detached (and so pinned to the present storage) where no gradient is wanted: other weights may be lent to
         # the model for the duration of this call only.
         head = self.model.get_output_embeddings().weight
         head = head if torch.is_grad_enabled() else head.detach()
-        return TokenDist((Term(picked, head.to(picked.dtype)),), self.config.temperature)
+        return TokenDist((Term(picked, head.to(dtype)),), self.config.temperature)
 
     def token_logp(self, batch: TokenBatch) -> Float[Tensor, " n"]:
         """Log-probability of each active response token."""
@@ -136,7 +137,11 @@ class Policy:
     # -- backward ------------------------------------------------------------------------------------------
     def backward(self, loss: Float[Tensor, ""]) -> None:
         """Add the gradient of `loss`."""
-        self.accelerator.backward(loss)
+        loss.backward()
+
+    def fresh(self) -> None:
+        """Forget gradients that an interrupted step may have left behind."""
+        self.model.zero_grad(set_to_none=True)
 
     def step(self, optimizer: torch.optim.Optimizer | None = None) -> float | None:
         """Clip, update and clear the gradient.
@@ -182,6 +187,7 @@ class Policy:
 
     def save(self, folder: Path) -> None:
         """Write the student as an ordinary Hugging Face folder; adapters are merged into a copy of the weights."""
+        staged = folder.with_name(f".{folder.name}.new")  # an interrupted save leaves no half a model under its name
         layers = _adapter_layers(self.model)
         student = self._adapters[STUDENT]
         try:
@@ -193,11 +199,14 @@ class Policy:
                 if ".lora_" not in name
             }
             with without_bars():
-                self.model.save_pretrained(folder, state_dict=plain)
+                self.model.save_pretrained(staged, state_dict=plain)
         finally:
             for layer in layers if student else []:
                 layer.unmerge()
-        self.tokenizer.save_pretrained(folder)
+        self.tokenizer.save_pretrained(staged)
+        if folder.exists():
+            shutil.rmtree(folder)
+        staged.rename(folder)
 
     def _use(self, role: str) -> None:
         adapter = self._adapters[role]
@@ -216,6 +225,29 @@ class Policy:
 
     def _adamw(self, parameters: list[torch.nn.Parameter], rate: float) -> torch.optim.AdamW:
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=self.config.weight_decay)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a run: what accelerate finds for "auto" (a process's own GPU under its launcher), or the named one.
+
+    Raises:
+        UserError: for a device that is not here.
+    """
+    if name == "auto":
+        from accelerate import PartialState
+
+        return torch.device(str(PartialState().device))
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"device {name!r} cannot be used here ({_first_line(error)}): auto picks one") from error
+    return device
+
+
+def longest_input(model: Any) -> int:
+    """How many tokens the model takes, context and response together; very many where it does not say."""
+    return getattr(model.config, "max_position_embeddings", None) or 2**20
 
 
 @contextlib.contextmanager

@@ -169,7 +169,14 @@ class Renderer:
     def _encode(self, problem: Problem, user: str) -> tuple[int, ...]:
         turns = [{"role": "system", "content": self._plain(problem.system)}] if problem.system else []
         turns.append({"role": "user", "content": user})
-        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **self.chat_args)
+        from jinja2 import TemplateError
+
+        try:
+            text = self.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True, **self.chat_args
+            )
+        except TemplateError as error:  # some models take no system turn
+            raise UserError(f"the model's chat template refuses problem {problem.id}: {error}") from error
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
 
 

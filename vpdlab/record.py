@@ -17,8 +17,9 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -112,17 +113,16 @@ class Recorder:
 
     def status(self, state: str, reason: str = "") -> None:
         """Say how the run stands: running, complete, stopped or failed."""
-        _write_json(
-            self.folder / "status.json",
-            {
-                "state": state,
-                "reason": reason,
-                "step": self._step,
-                "started": self._started,
-                "updated": time.time(),
-                "pid": os.getpid(),
-            },
-        )
+        status = {
+            "state": state,
+            "reason": reason,
+            "step": self._step,
+            "started": self._started,
+            "updated": time.time(),
+            "pid": os.getpid(),
+        }
+        with writing(self.folder / "status.json"):
+            _write_json(self.folder / "status.json", status)
 
     def close(self, state: str, reason: str = "") -> None:
         """Wait for what is still being written, then say how the run ended: failed, if that could not be written."""
@@ -138,11 +138,8 @@ class Recorder:
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
         # One write of one whole line: a reader, or a run that is killed, sees all of it or a last line to ignore.
         line = json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n"
-        try:
-            with (self.folder / name).open("a", encoding="utf-8") as file:
-                file.write(line)
-        except OSError as error:
-            raise RunFailed(f"cannot write {self.folder / name}: {error.strerror or error}") from error
+        with writing(self.folder / name), (self.folder / name).open("a", encoding="utf-8") as file:
+            file.write(line)
 
     def _settle(self, wait: bool) -> None:
         finished = [future for future in self._pending if wait or future.done()]
@@ -170,6 +167,33 @@ def _arrow(kind: str) -> Any:
     if inner := re.fullmatch(r"list<(.+)>", kind):
         return pa.list_(_arrow(inner[1]))
     return {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_()}[kind]
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within the block, an error of the disk (full, gone, read-only) is a RunFailed that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFailed(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def prepare(folder: Path) -> None:
+    """Make the folder of a run that is to begin. Raises UserError where that cannot be, or it holds a run."""
+    refuse_taken(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".probe").touch()
+        (folder / ".probe").unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
+
+
+def mark_stopped(folder: Path) -> None:
+    """Correct the status of a run whose process is gone without a word: it is not running any more."""
+    status = load_run(folder).status
+    if status["state"] == "running":
+        _write_json(folder / "status.json", status | {"state": "stopped", "reason": "its process was ended"})
 
 
 def refuse_taken(folder: Path) -> None:

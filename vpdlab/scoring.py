@@ -168,15 +168,16 @@ def _keep(logp: Float[Tensor, "n v"], ids: Int[Tensor, "n k"], tail: str) -> Flo
 
 
 def top_lists(
-    student: TokenDist, teacher: TokenDist, rows: Int[Tensor, " n"], k: int
+    student: TokenDist, teacher: TokenDist, rows: Int[Tensor, " n"], k: int, mib: int = 256
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """The k likeliest tokens of each side at some rows: name -> (ids [n, k], log-probabilities [n, k])."""
+    lists = {}
     with torch.no_grad():
-        lists = {}
         for name, dist in (("student", student), ("teacher", teacher)):
-            top = dist.logp(rows).topk(min(k, dist.vocabulary), dim=-1)
-            lists[name] = (top.indices, top.values)
-        return lists
+            chunks = rows.split(_chunk_rows(dist, mib))
+            tops = [dist.logp(chunk).topk(min(k, dist.vocabulary), dim=-1) for chunk in chunks]
+            lists[name] = (torch.cat([top.indices for top in tops]), torch.cat([top.values for top in tops]))
+    return lists
 
 
 def _at(logp: Float[Tensor, "n v"], tokens: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -188,9 +189,14 @@ def _entropy(logp: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
     return -(logp.exp() * logp.clamp(min=EXCLUDED)).sum(-1)
 
 
+def _chunk_rows(dist: TokenDist, mib: int) -> int:
+    """Rows of float32 logits that fit in `mib` MiB; at least one."""
+    return max(1, mib * 2**20 // (4 * dist.vocabulary))
+
+
 def _walk(one: Callable[[slice], tuple[Tensor, ...]], dist: TokenDist, mib: int) -> tuple[Tensor, ...]:
     """Apply `one` to chunks of rows and put the pieces together; see the module's text on memory."""
-    size = max(1, mib * 2**20 // (4 * dist.vocabulary))
+    size = _chunk_rows(dist, mib)
     chunks = [slice(start, start + size) for start in range(0, max(1, len(dist)), size)]
     again = len(chunks) > 1 and torch.is_grad_enabled() and any(t.hidden.requires_grad for t in dist.terms)
     pieces = [checkpoint(one, rows, use_reentrant=False) if again else one(rows) for rows in chunks]

@@ -76,9 +76,12 @@ def sample(
     """
     prompts = [tuple(c) for c in contexts] if contexts is not None else [render.student(p) for p in problems]
     pairs = [(group, index) for group in range(len(problems)) for index in range(n)]
+    # A batch across the end of an epoch may hold a problem twice: the second time its streams go on where they ended.
+    ids = [problem.id for problem in problems]
+    before = [n * ids[:group].count(ids[group]) for group in range(len(problems))]
     completions = sampler.generate(
         [prompts[group] for group, _ in pairs],
-        [stream(seed, purpose, step, problems[group], index) for group, index in pairs],
+        [stream(seed, purpose, step, problems[group], before[group] + index) for group, index in pairs],
         sampling,
     )
     return [

@@ -42,7 +42,8 @@ class HFSampler:
         done: dict[int, Completion] = {}
         for start in range(0, len(order), self._rows):
             rows = order[start : start + self._rows]
-            completions = self._decode([contexts[r] for r in rows], [streams[r] for r in rows], sampling)
+            with self._policy.autocast():  # around all tokens: it casts the weights once
+                completions = self._decode([contexts[r] for r in rows], [streams[r] for r in rows], sampling)
             done.update(zip(rows, completions, strict=True))
         return [done[row] for row in range(len(contexts))]
 
@@ -101,15 +102,14 @@ class HFSampler:
     ) -> Float[Tensor, "b v"]:
         """Next-token logits after the last of `ids`."""
         # Without padding the mask says nothing, and leaving it out lets attention take its fast path.
-        with self._policy.autocast():
-            out = self._policy.model(
-                input_ids=ids,
-                attention_mask=None if bool(mask.all()) else mask,
-                position_ids=position,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
+        out = self._policy.model(
+            input_ids=ids,
+            attention_mask=None if bool(mask.all()) else mask,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
         return out.logits[:, -1].float()
 
 

@@ -81,8 +81,21 @@ def read_answer(rollout: Rollout) -> tuple[str, str]:
 
 
 def verify_all(task: Task, rollouts: Iterable[Rollout]) -> list[Rollout]:
-    """The same rollouts, each with its outcome."""
-    return [replace(rollout, outcome=task.verify(rollout)) for rollout in rollouts]
+    """The same rollouts, each with its outcome.
+
+    Raises:
+        UserError: for an outcome that is none: a reward outside [0, 1] (NaN included), an answer that is no text.
+    """
+    return [replace(rollout, outcome=_checked(task, rollout, task.verify(rollout))) for rollout in rollouts]
+
+
+def _checked(task: Task, rollout: Rollout, outcome: Outcome) -> Outcome:
+    where = f"task {task.name}, problem {rollout.problem.id}"
+    if not 0.0 <= outcome.reward <= 1.0:
+        raise UserError(f"{where}: the reward is {outcome.reward!r}, but must be between 0 and 1")
+    if not isinstance(outcome.answer, str | None):
+        raise UserError(f"{where}: the answer is {outcome.answer!r}, but must be text or None")
+    return outcome
 
 
 def drop_duplicates(train: Iterable[Problem], test: Iterable[Problem]) -> tuple[list[Problem], list[Problem], str]:
