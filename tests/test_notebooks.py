@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import nbformat
 import pytest
@@ -79,6 +84,30 @@ def test_the_training_notebook_runs_with_the_fields_of_the_command_line(tmp_path
     assert "step 4/4" in capfd.readouterr().out  # progress reaches the terminal while the notebook runs
     assert cli.main(args) == 2  # the folder holds a run now
     assert load_run(out).rows == record.rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["train"], ["notebook", "train"]])
+def test_an_interrupt_finishes_the_step_and_saves(tmp_path, command):
+    """What Ctrl-C does in a terminal, where it reaches every process of the command."""
+    out = tmp_path / "run"
+    args = [*command, "--preset", "tour-common", "--out", str(out), "--steps=2000", "--eval-every=-1", *SMALL]
+    process = subprocess.Popen([sys.executable, "-m", "vpdlab.cli", *args], start_new_session=True)
+    try:
+        end = time.monotonic() + 120
+        while not (out / "metrics.jsonl").exists():
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=90) == 130
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    record = load_run(out)
+    assert record.status["state"] == "stopped"
+    assert 0 < record.status["step"] == len(record.rows) < 2000
+    assert (out / "final" / "model.safetensors").is_file()
+    assert (out / "train.html").exists() == (command[0] == "notebook")
 
 
 @pytest.mark.slow

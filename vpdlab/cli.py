@@ -22,6 +22,7 @@ from vpdlab.errors import RunFailed, UserError
 def train(args: Sequence[str]) -> int:
     """train a model from language feedback"""
     config, _ = parse_preset("vpdlab train", as_options(args))
+    from vpdlab.headless import EXIT_STATUS
     from vpdlab.loop import Run
     from vpdlab.record import load_run
     from vpdlab.views import conclusion, fresh_warnings, progress_line
@@ -37,7 +38,7 @@ def train(args: Sequence[str]) -> int:
         for warning in fresh_warnings(row, seen):
             print(warning, flush=True)
     print(f"{conclusion(run.evals)}\nthe student: {config.folder / 'final'}")
-    return 0 if load_run(config.folder).status["state"] == "complete" else 130
+    return EXIT_STATUS.get(load_run(config.folder).status["state"], 1)
 
 
 def notebook(args: Sequence[str]) -> int:

@@ -15,6 +15,8 @@ from vpdlab.config import RunConfig
 from vpdlab.errors import UserError
 from vpdlab.record import load_run, mark_stopped, prepare
 
+EXIT_STATUS = {"complete": 0, "stopped": 130}  # how a run ended -> status of the command; anything else is 1
+
 
 def notebooks() -> Path:
     """The folder of the notebooks: beside the package in a checkout, inside it when installed from a wheel."""
@@ -68,8 +70,9 @@ def run_notebook(name: str, preset: str, config: RunConfig) -> int:
             raise UserError(error.evalue)
         print(f"the notebook failed in cell {error.exec_count}: {error.ename}: {error.evalue}")
         return 1
-    recorded = (folder / "config.json").exists()  # a walk-through leaves no run
-    return 1 if recorded and load_run(folder).status["state"] != "complete" else 0
+    if not (folder / "config.json").exists():
+        return 0  # a walk-through leaves no run
+    return EXIT_STATUS.get(load_run(folder).status["state"], 1)
 
 
 @contextmanager
