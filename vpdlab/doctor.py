@@ -184,7 +184,7 @@ def _vllm() -> Check:
         return Check("vllm", "ok", "installed")
     if sys.platform != "linux":
         return Check("vllm", "missing", "runs on Linux only; rollouts use transformers")
-    return Check("vllm", "missing", "not installed; rollouts use transformers", "pip install 'vpdlab[vllm]'")
+    return Check("vllm", "missing", "not installed, and nothing needs it yet: rollouts use transformers")
 
 
 def _bubblewrap() -> Check:

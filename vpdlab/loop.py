@@ -104,6 +104,8 @@ class Run:
         task = make_task(config.task, **config.task_options())
         templates = Templates.read(config.templates) if config.templates else Templates()
         policy = Policy.load(config)
+        if policy.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(policy.device)
         context = config.max_context or longest_input(policy.model) - config.max_new_tokens
         render = Renderer(policy.tokenizer, templates, context, read_options(config.chat_args))
         learner = Learner(config, policy, Teacher(policy))

@@ -193,7 +193,7 @@ def metrics_row(
         "tokens_rollout": sum(len(rollout.response_ids) for rollout in rollouts),
         "tokens_e": e.tokens if e.loss is not None else None,
         "tokens_m": m.tokens if m.loss is not None else None,
-        "peak_memory_mib": peak_memory_mib(),
+        "peak_memory_mib": peak_memory_mib(batch.success.device),
         "notes": _notes({"E-step": e.reason, "M-step": m.reason}),
     }
 
@@ -203,9 +203,9 @@ def _notes(reasons: Mapping[str, str]) -> str | None:
     return "; ".join(said) or None
 
 
-def peak_memory_mib() -> float:
-    """Most memory held so far: of the GPU where there is one, else of the process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
+def peak_memory_mib(device: torch.device) -> float:
+    """Most memory held so far: on the run's GPU since the run was opened, else of the whole process ever."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes there, kibibytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

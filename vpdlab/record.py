@@ -33,7 +33,12 @@ METRICS = (
     "grad_norm", "e_updates", "seconds_rollout", "seconds_feedback", "seconds_e", "seconds_m", "tokens_rollout",
     "tokens_e", "tokens_m", "peak_memory_mib", "notes", "warnings",
 )  # fmt: skip
-"""Keys of a line of metrics.jsonl. A number that does not exist at a step is null, never 0."""
+"""Keys of a line of metrics.jsonl. A number that does not exist at a step is null, never 0.
+
+Units: kl, entropy, teacher_drift in nats a token; margin, delta in units of reward; length in tokens. margin, kl and
+entropy are those of the M-step's pass, so after an E-step of the same iteration and before the M-step's update.
+tokens_e counts the padded tokens of passes with gradient, tokens_m those of both views, tokens_rollout those sampled.
+"""
 
 # Columns of rollouts/*.parquet. Those of TOKEN_COLUMNS are null for rollouts outside the recorded subset.
 COLUMNS = {
