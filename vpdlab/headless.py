@@ -82,11 +82,11 @@ def _stopping_gently(folder: Path) -> Iterator[None]:
     before, asked = signal.getsignal(signal.SIGINT), []
 
     def handle(number: int, frame: object) -> None:
-        running = (folder / "config.json").exists() and load_run(folder).status["state"] == "running"
-        if asked or not running:
+        status = load_run(folder).status if (folder / "config.json").exists() else None
+        if asked or status is None or status["state"] != "running":
             raise KeyboardInterrupt
         asked.append(True)
-        os.kill(load_run(folder).status["pid"], signal.SIGINT)
+        os.kill(status["pid"], signal.SIGINT)
 
     signal.signal(signal.SIGINT, handle)
     try:

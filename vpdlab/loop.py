@@ -52,7 +52,8 @@ def iterate(run: Run, step: int) -> dict[str, Any]:
         with clock("e"):
             e = run.method.e_step(learner, batch)  # train the teacher on outcomes, inside the trust region
 
-    watch = observe.TokenWatch(learner.policy.tokenizer, config.record_tokens, config.record_top, config.logit_mib)
+    kept = config.record_tokens if run.recorder is not None else 0  # nobody would read them
+    watch = observe.TokenWatch(learner.policy.tokenizer, kept, config.record_top, config.logit_mib)
     with clock("m"):
         m = run.method.m_step(learner, batch, watch)  # distil it into the student, token by token
         learner.teacher.after_iteration()

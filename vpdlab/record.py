@@ -86,13 +86,11 @@ class Recorder:
 
     def __init__(self, folder: Path, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
-        refuse_taken(self.folder)
-        try:
-            (self.folder / "rollouts").mkdir(parents=True, exist_ok=True)
+        prepare(self.folder)
+        with writing(self.folder):
+            (self.folder / "rollouts").mkdir(exist_ok=True)
             _write_json(self.folder / "environment.json", plain(environment))
             _write_json(self.folder / "config.json", plain(config))
-        except OSError as error:
-            raise UserError(f"cannot write to {self.folder}: {error.strerror or error}") from error
         self._started, self._step = time.time(), 0
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="record")
         self._pending: list[Future[None]] = []
