@@ -7,7 +7,7 @@ import math
 import torch
 from torch.testing import assert_close
 
-from vpdlab.credit import cost_to_go, group_advantage
+from vpdlab.credit import cost_to_go, group_advantage, leave_one_out_mean, tilted_weight
 
 NAN = math.nan
 
@@ -31,6 +31,19 @@ def test_a_group_of_equal_rewards_gets_exactly_zero() -> None:
     assert rewards.mean() != rewards[0]
     for scale in ("none", "std"):
         assert group_advantage(rewards, torch.zeros(13, dtype=torch.long), scale).tolist() == [0.0] * 13
+
+
+def test_equal_to_rounding_is_equal() -> None:
+    # 0.1 + 0.2 is not 0.3: divided by its deviation, the difference would become an advantage of 1.
+    rewards = torch.tensor([0.1 + 0.2, 0.3, 0.3], dtype=torch.float64)
+    assert rewards[0] != rewards[1]
+    for scale in ("none", "std"):
+        assert group_advantage(rewards, torch.zeros(3, dtype=torch.long), scale).tolist() == [0.0] * 3
+
+
+def test_a_small_difference_is_a_difference() -> None:
+    rewards = torch.tensor([0.5, 0.5001])
+    assert_close(group_advantage(rewards, torch.zeros(2, dtype=torch.long), "std"), torch.tensor([-1.0, 1.0]))
 
 
 def test_a_group_of_one_gets_zero() -> None:
@@ -62,3 +75,25 @@ def test_a_cost_leaves_no_trace_in_its_own_future() -> None:
     assert cost_to_go(torch.tensor([[1e9, 1.0]]), torch.ones(1, 2, dtype=torch.bool)).tolist() == [[1.0, 0.0]]
     infinite = cost_to_go(torch.tensor([[2.0, math.inf, 1.0]]), torch.ones(1, 3, dtype=torch.bool))
     assert infinite.tolist() == [[math.inf, 1.0, 0.0]]
+
+
+def test_cost_to_go_is_discounted_by_distance() -> None:
+    cost = torch.tensor([[1.0, 2.0, 4.0, 8.0], [16.0, 32.0, NAN, 128.0]])
+    mask = torch.tensor([[True, True, True, True], [True, True, False, False]])
+    # 2/2 + 4/4 + 8/8, 4/2 + 8/4, 8/2
+    assert cost_to_go(cost, mask, 0.5).tolist() == [[3.0, 4.0, 4.0, 0.0], [16.0, 0.0, 0.0, 0.0]]
+    assert cost_to_go(cost, mask, 0.0).tolist() == [[0.0] * 4] * 2
+
+
+def test_tilted_weights_are_a_softmax_of_rewards_in_each_group() -> None:
+    rewards, group = torch.tensor([1.0, 0.0, 0.0, 0.3]), torch.tensor([5, 2, 5, 2])
+    weight = tilted_weight(rewards, group, 1 / math.log(3.0))  # exp(r / beta) is 3 for r = 1
+    assert_close(weight, torch.tensor([3 / 4, 1 / (1 + 3**0.3), 1 / 4, 3**0.3 / (1 + 3**0.3)]))
+    assert_close(tilted_weight(rewards, group, 1e-6)[[0, 2]], torch.tensor([1.0, 0.0]))  # no overflow
+
+
+def test_a_baseline_leaves_its_own_rollout_out() -> None:
+    values = torch.tensor([[1.0, 10.0], [2.0, 20.0], [6.0, 60.0], [7.0, 70.0]])
+    found = leave_one_out_mean(values, torch.tensor([0, 0, 0, 1]))
+    assert found.tolist() == [[4.0, 40.0], [3.5, 35.0], [1.5, 15.0], [0.0, 0.0]]
+    assert leave_one_out_mean(values[:, 0], torch.tensor([0, 0, 0, 1])).tolist() == [4.0, 3.5, 1.5, 0.0]

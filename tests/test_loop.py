@@ -11,12 +11,15 @@ import pytest
 import torch
 from toy import Parity, equal, toy_run, train, weights
 
-from vpdlab import methods
+from vpdlab import m_step as m_steps
+from vpdlab.e_step import e_step, split
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.feedback import give_feedback
+from vpdlab.learner import Batch
 from vpdlab.loop import Run, shuffled
 from vpdlab.losses import reward_shift
-from vpdlab.methods import Batch
+from vpdlab.m_step import Method, m_step
+from vpdlab.methods import METHODS
 from vpdlab.record import METRICS, load_run
 from vpdlab.tasks import verify_all
 from vpdlab.types import Outcome
@@ -78,8 +81,8 @@ def gradients(run: Run, batch: Batch | None = None) -> list[torch.Tensor]:
 
     policy.step = keep
     batch = packed(run) if batch is None else batch
-    methods.bco_e_step(run.learner, batch)
-    methods.distil(run.learner, batch)
+    e_step(run.learner, batch)
+    m_step(run.learner, batch, run.method)
     assert len(found) == 2 * len(policy.parameters)
     return found
 
@@ -91,6 +94,7 @@ def test_the_result_does_not_depend_on_the_order_of_rollouts():
     mixed = Batch(
         *([part[i] for i in order] for part in (batch.rollouts, batch.notes, batch.student, batch.teacher)),
         success=batch.success[order],
+        signal=batch.signal[order],
     )
     for a, b in zip(gradients(run, batch), gradients(run, mixed), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
@@ -106,9 +110,9 @@ def test_scores_do_not_depend_on_padding():
 
 def test_minibatches_of_the_e_step_are_updates():
     run = toy_run(e_minibatch=1, e_unit="prompts", e_epochs=2)
-    assert methods.bco_e_step(run.learner, packed(run)).updates == 8  # 4 prompts, twice
-    assert methods._updates(packed(run), 0, "rollouts", 1) == [list(range(16))]
-    assert [len(rows) for rows in methods._updates(packed(run), 6, "rollouts", 1)] == [6, 6, 4]
+    assert e_step(run.learner, packed(run)).updates == 8  # 4 prompts, twice
+    assert split(packed(run), 0, "rollouts", 1) == [list(range(16))]
+    assert [len(rows) for rows in split(packed(run), 6, "rollouts", 1)] == [6, 6, 4]
 
 
 def test_the_moving_shift_remembers():
@@ -121,7 +125,7 @@ def test_the_moving_shift_remembers():
     now = reward_shift(
         run.learner.policy.score(batch.teacher), run.learner.policy.score(batch.student), batch.success, 0.1
     ).item()
-    assert methods.bco_e_step(run.learner, batch).delta == pytest.approx(0.5 * deltas[-1] + 0.5 * now, abs=1e-6)
+    assert e_step(run.learner, batch).delta == pytest.approx(0.5 * deltas[-1] + 0.5 * now, abs=1e-6)
 
 
 @pytest.mark.parametrize("teacher", TEACHERS)
@@ -157,13 +161,13 @@ def test_without_any_feedback_nothing_changes():
 
 def test_a_loss_that_is_not_finite_touches_nothing_and_ends_the_run(monkeypatch, tmp_path):
     run = toy_run(record=True, out=str(tmp_path / "run"), max_skipped=2, e_every=0, steps=9, eval_every=-1)
-    real = methods.compare
+    real = m_steps.compare
 
     def broken(*args, **kwargs):
         found = real(*args, **kwargs)
         return found._replace(divergence=found.divergence * float("nan"))
 
-    monkeypatch.setattr(methods, "compare", broken)
+    monkeypatch.setattr(m_steps, "compare", broken)
     start = weights(run)
     with pytest.raises(RunFailed, match="2 iterations in a row"):
         list(run.steps())
@@ -279,7 +283,7 @@ def test_scores_that_are_not_finite_do_not_reach_the_moving_shift(monkeypatch):
     run = toy_run(shift="ema")
     batch, real = packed(run), run.learner.policy.score
     monkeypatch.setattr(run.learner.policy, "score", lambda views: real(views) * float("nan"))
-    done = methods.bco_e_step(run.learner, batch)
+    done = e_step(run.learner, batch)
     assert (done.reason, done.skipped, done.loss) == ("log-probabilities are not finite", 1, None)
     assert run.learner.shift is None
 
@@ -335,7 +339,7 @@ def test_the_teacher_is_sampled_on_failed_problems_only():
     ("fields", "words"),
     [
         ({"method": "magic"}, "unknown method 'magic': choose one of vpd, sdpo"),
-        ({"support": "sampled", "alpha": 0.0}, "support sampled is reverse KL: alpha must be 1, not 0.0"),
+        ({"support": "sampled", "alpha": 0.0}, "support sampled is reverse KL, which takes alpha 1, but alpha is 0.0"),
         ({"prompts": 5000}, "prompts is 5000, but the task has 2000 training problems"),
         ({"max_context": 10}, "the prompt of problem .* has .* tokens, but max_context is 10"),
         ({"max_context": 510}, "max_context 510 .* is more than the 512 positions of model"),
@@ -347,9 +351,9 @@ def test_settings_that_do_not_fit_each_other(fields, words):
 
 
 def test_the_methods_are_what_differs():
-    assert methods.METHODS["sdpo"].m_step is methods.METHODS["vpd"].m_step
-    assert methods.METHODS["sdpo"].e_step is None
-    assert dataclasses.is_dataclass(methods.Method)
+    assert METHODS["sdpo"].loss is METHODS["vpd"].loss
+    assert METHODS["sdpo"].e_step is None
+    assert dataclasses.is_dataclass(Method)
 
 
 @pytest.mark.slow

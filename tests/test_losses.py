@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from vpdlab import losses
+from vpdlab.credit import tilted_weight
 from vpdlab.scoring import Support, on_support
 
 PROPERTY = settings(max_examples=60, deadline=None, database=None, derandomize=True)
@@ -451,6 +452,133 @@ def test_policy_gradient_has_the_gradient_of_its_value() -> None:
     )
 
 
+@pytest.mark.parametrize("shift", [1000.0, -1000.0])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_policy_gradient_stays_finite_far_off_policy(shift: float, sign: float) -> None:
+    # exp(1000) is inf, and inf times an advantage of 0 is NaN: both came out of off-policy rows before.
+    logp = torch.zeros(2, 3, requires_grad=True)
+    old, mask = torch.full((2, 3), -shift), torch.ones(2, 3, dtype=torch.bool)
+    loss = losses.policy_gradient_loss(logp, old, torch.tensor([sign, 0.0]), mask, 0.2, 0.28)
+    loss.backward()
+    assert loss.isfinite() and logp.grad.isfinite().all()
+    assert (logp.grad[1] == 0).all()
+
+
+def test_truncated_weight_cuts_from_above_and_takes_no_gradient() -> None:
+    logp = torch.tensor([0.5, 2.0, 8.0, 1e30]).log().requires_grad_()
+    weight = losses.truncated_weight(logp, torch.zeros(4), 2.0)
+    assert_close(weight, torch.tensor([0.5, 2.0, 2.0, 2.0]))
+    assert not weight.requires_grad
+
+
+def test_reweighting_by_hand() -> None:
+    # a teacher that agrees with the sign of the advantage scales it up, one that disagrees scales it down
+    advantage = torch.tensor([1.0, 1.0, -1.0, -1.0, 1.0, 0.0])
+    difference = torch.tensor([1.1, 0.9, 1.1, 0.9, 9.0, 5.0]).log()
+    factor = losses.reweighting(advantage, difference, 0.5, 0.2)
+    assert_close(factor, 0.5 + 0.5 * torch.tensor([1.1, 0.9, 1 / 1.1, 1 / 0.9, 1.2, 1.0]))
+    assert_close(losses.reweighting(advantage, difference, 0.0, 0.2), torch.ones(6))
+
+
+def test_gate_by_hand() -> None:
+    score = torch.tensor([0.0, math.log(3.0), -math.log(3.0)], requires_grad=True)
+    found = losses.gate(score, 1.0)
+    assert_close(found, torch.tensor([0.5, 0.75, 0.25]))
+    assert not found.requires_grad
+
+
+# -- other objectives of the E-step ------------------------------------------------------------------------------
+
+LOG2 = math.log(2.0)
+
+
+def test_kto_loss_by_hand() -> None:
+    # r~ - z is ln 3 and 0 for the successes, -ln 3 for the failure: 1 - 3/4, 1/2 | 1/4
+    q = torch.tensor([math.log(3.0), 0.0, -math.log(3.0)]).double() + 0.4
+    success = torch.tensor([True, True, False])
+    assert losses.kto_loss(q, torch.zeros(3).double(), success, 1.0, 0.4).item() == pytest.approx(0.375 + 0.25)
+    halves = [
+        losses.kto_loss(q[i : i + 1], torch.zeros(1).double(), success[i : i + 1], 1.0, 0.4, 2, 1) for i in (0, 1, 2)
+    ]
+    assert sum(part.item() for part in halves) == pytest.approx(0.375 + 0.25)
+
+
+def test_kto_gradient_is_the_closed_form_and_vanishes_at_both_ends() -> None:
+    q = torch.tensor([0.7, -0.3, 60.0, -60.0, 0.2], dtype=torch.float64, requires_grad=True)
+    prior, success = torch.zeros(5, dtype=torch.float64), torch.tensor([True, False, True, True, False])
+    losses.kto_loss(q, prior, success, 0.5, 0.1).backward()
+    s = torch.sigmoid(0.5 * q.detach() - 0.1)
+    slope = 0.5 * s * (1 - s) * torch.where(success, -1 / 3, 1 / 2).double()
+    assert_close(q.grad, slope)
+    assert q.grad[2:4].abs().max() < 1e-12
+
+
+def test_kto_reference_is_a_mean_above_zero() -> None:
+    q = torch.tensor([1.0, 4.0], requires_grad=True)
+    assert losses.kto_reference(q, torch.tensor([0.0, 1.0]), 0.5).item() == pytest.approx(1.0)
+    assert losses.kto_reference(-q, torch.zeros(2), 0.5).item() == 0.0
+    assert not losses.kto_reference(q, torch.zeros(2), 0.5).requires_grad
+
+
+def test_weighted_likelihood_is_kl_to_the_tilted_prior_up_to_a_constant() -> None:
+    # With every response of a three-response problem drawn in proportion to pi, the gradient is that of KL(pi*||q).
+    prior, reward, beta = torch.tensor([0.5, 0.25, 0.25]).double().log(), torch.tensor([0.0, 1.0, 0.0]).double(), 0.5
+    drawn = torch.tensor([0, 0, 1, 2])  # each as often as pi has it, of four
+    logits = torch.tensor([0.1, -0.4, 0.9], dtype=torch.float64, requires_grad=True)
+    weight = tilted_weight(reward[drawn], torch.zeros(4, dtype=torch.long), beta)
+    (ours,) = torch.autograd.grad(losses.weighted_likelihood_loss(logits.log_softmax(0)[drawn], weight), logits)
+    posterior = (prior + reward / beta).log_softmax(0)
+    (exact,) = torch.autograd.grad(losses.kl(posterior, logits.log_softmax(0)), logits)
+    assert_close(ours, exact)
+
+
+def test_elbo_policy_gradient_is_exact_in_expectation() -> None:
+    # Enumerated: sum over y of pi(y) times the loss of y has the gradient of -(E_q[r] - beta KL(q||pi)).
+    prior, reward = torch.tensor([0.5, 0.3, 0.2]).double().log(), torch.tensor([0.0, 1.0, 0.3]).double()
+    logits = torch.tensor([0.1, -0.4, 0.9], dtype=torch.float64, requires_grad=True)
+    for beta, baseline in ((0.1, 0.0), (0.7, 0.25)):
+        q = logits.log_softmax(0)
+        parts = [
+            prior[y].exp()
+            * losses.elbo_policy_gradient_loss(q[y : y + 1], prior[y : y + 1], reward[y : y + 1], beta, baseline)
+            for y in range(3)
+        ]
+        (ours,) = torch.autograd.grad(torch.stack(parts).sum(), logits)
+        q = logits.log_softmax(0)
+        (exact,) = torch.autograd.grad(-((q.exp() * reward).sum() - beta * losses.kl(q, prior)), logits)
+        assert_close(ours, exact)
+
+
+def test_elbo_policy_gradient_truncates_the_ratio() -> None:
+    q, prior = torch.tensor([LOG2 + 3.0, 2000.0], requires_grad=True), torch.tensor([3.0, 0.0])
+    losses.elbo_policy_gradient_loss(q, prior, torch.ones(2), 0.001, 0.0, max_ratio=1.5).backward()
+    assert_close(q.grad, -1.5 * torch.tensor([1 - 0.001 * LOG2, 1 - 2.0]))
+
+
+# -- clipped forward KL --------------------------------------------------------------------------------------------
+
+
+def test_clipped_forward_kl_by_hand() -> None:
+    teacher = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64).log()
+    student = torch.tensor([0.125, 0.75, 0.125], dtype=torch.float64).log().requires_grad_()
+    terms = [0.5 * math.log(4.0), 0.5 * math.log(2 / 3)]
+    whole = losses.clipped_forward_kl(student, teacher, 9.0)
+    assert whole.item() == pytest.approx(sum(terms))
+    cut = losses.clipped_forward_kl(student, teacher, 0.3)
+    assert cut.item() == pytest.approx(0.3 + terms[1])
+    (grad,) = torch.autograd.grad(cut, student)
+    assert_close(grad, torch.tensor([0.0, -0.5, 0.0], dtype=torch.float64))  # a term that is cut pulls no more
+
+
+@PROPERTY
+@given(pairs())
+def test_clipped_forward_kl_is_never_above_the_whole(pair: tuple[Tensor, Tensor]) -> None:
+    student, teacher = pair
+    whole = losses.token_divergence(student, teacher, 0.0)
+    assert_close(losses.clipped_forward_kl(student, teacher, 1e6), whole)
+    assert (losses.clipped_forward_kl(student, teacher, 0.01) <= whole + 1e-12).all()
+
+
 # -- agreement with TRL ----------------------------------------------------------------------------------------
 
 
@@ -507,6 +635,23 @@ def test_sampled_loss_agrees_with_trl(trl: ModuleType) -> None:
     reference = trl.compute_sampled_token_self_distillation_loss(student, teacher, tokens, distillation_alpha=1.0)
     at = [logp.gather(-1, tokens[..., None])[..., 0] for logp in (student, teacher)]
     assert_close(losses.sampled_divergence(*at), reference)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 0.5, 1.0])
+def test_full_logit_loss_and_gradient_agree_with_trl(trl: ModuleType, alpha: float) -> None:
+    teacher = 3 * random_logp(4, 6, 11, seed=1)  # logits: not normalised
+    ours, theirs = ((3 * random_logp(4, 6, 11)).requires_grad_() for _ in range(2))
+    value = losses.token_divergence(ours.log_softmax(-1), teacher.log_softmax(-1), alpha)
+    reference = trl.compute_full_logit_self_distillation_loss(theirs, teacher, distillation_alpha=alpha)
+    assert_close(value, reference, rtol=1e-6, atol=1e-9)
+    grads = torch.autograd.grad(value.sum(), ours)[0], torch.autograd.grad(reference.sum(), theirs)[0]
+    assert_close(*grads, rtol=1e-6, atol=1e-9)
+
+
+def test_importance_sampling_clip_agrees_with_trl(trl: ModuleType) -> None:
+    logp, old, loss = 9 * random_logp(50, 3), 9 * random_logp(50, 3, seed=1), random_logp(50, 3, seed=2).abs()
+    ours = loss * losses.truncated_weight(logp, old, 2.0)
+    assert_close(ours, trl.apply_importance_sampling_clipping(loss, logp, old, 2.0))
 
 
 def test_unlike_trl_an_excluded_token_gives_no_nan(trl: ModuleType) -> None:

@@ -296,15 +296,16 @@ def test_a_missing_file_of_templates_is_named(tmp_path: Path) -> None:
 # -- views -----------------------------------------------------------------------------------------------------
 
 
-def test_views_share_the_response_ids_and_leave_out_what_has_no_signal(render: Renderer) -> None:
+def test_views_share_the_response_ids_and_are_both_plain_without_feedback(render: Renderer) -> None:
     rollouts = [rollout(index=index, prompt_ids=(5, index)) for index in range(3)]
     notes = [Feedback(critique="Low."), Feedback(reason="nothing"), Feedback(demonstration="7")]
     student, teacher = views(rollouts, notes, render)
-    assert [view.response_ids for view in student] == [(70, 71), (72, 71)]
-    assert [view.response_ids for view in teacher] == [(70, 71), (72, 71)]
-    assert [view.context_ids for view in student] == [(5, 0), (5, 2)]  # as they were sampled, never tokenised again
-    assert [view.context_ids for view in teacher] == [render.teacher(PROBLEM, notes[i])[0] for i in (0, 2)]
-    assert [view.truncated for view in student + teacher] == [0, 0, 0, 0]
+    assert [view.response_ids for view in student] == [(70, 71), (71, 71), (72, 71)]
+    assert [view.response_ids for view in teacher] == [(70, 71), (71, 71), (72, 71)]
+    assert [view.context_ids for view in student] == [(5, 0), (5, 1), (5, 2)]  # as sampled, never tokenised again
+    shown = [render.teacher(PROBLEM, notes[i])[0] for i in (0, 2)]
+    assert [view.context_ids for view in teacher] == [shown[0], (5, 1), shown[1]]
+    assert [view.truncated for view in student + teacher] == [0] * 6
 
 
 def test_views_tell_what_was_cut() -> None:

@@ -180,18 +180,18 @@ def test_the_sampled_support_is_reverse_kl_only(alpha: float) -> None:
 def test_top_lists_are_each_sides_own() -> None:
     student, teacher = states(0, 50), states(1, 50)
     rows = torch.tensor([4, 2])
-    lists = top_lists(student, teacher, rows, 3)
+    lists = top_lists({"student": student, "teacher": teacher}, rows, 3)
     for name, dist in (("student", student), ("teacher", teacher)):
         values, ids = direct(dist)[rows].topk(3)
         assert torch.equal(lists[name][0], ids)
         assert_close(lists[name][1], values)
-    assert top_lists(student, teacher, rows, 99)["student"][0].shape == (2, 50)
+    assert top_lists({"student": student, "teacher": teacher}, rows, 99)["student"][0].shape == (2, 50)
 
 
 def test_no_tokens_give_empty_numbers() -> None:
     empty = torch.zeros(0, dtype=torch.long)
     found = compare(states(0, 50, n=0), states(1, 50, n=0), empty, TOPK, 0.5)
-    assert [part.shape for part in found] == [(0,)] * 6
+    assert [part.shape for part in found] == [(0,)] * 7
     assert token_logp(states(0, 50, n=0), empty).shape == (0,)
 
 
@@ -234,11 +234,11 @@ def test_token_logp_has_the_gradient_of_its_value() -> None:
 
 @pytest.mark.parametrize("mib", [1, 64])
 @pytest.mark.parametrize(("support", "alpha"), SUPPORTS.values(), ids=SUPPORTS)
-def test_only_the_divergence_has_a_gradient_and_only_to_the_student(support: Support, alpha: float, mib: int) -> None:
+def test_divergence_and_own_log_probability_have_a_gradient_and_only_to_the_student(support: Support, alpha: float, mib: int) -> None:
     student, teacher = states(0, grad=True), states(1, grad=True)
     found = compare(student, teacher, tokens(), support, alpha, mib)
-    assert [part.requires_grad for part in found] == [True, False, False, False, False, False]
-    found.divergence.sum().backward()
+    assert [part.requires_grad for part in found] == [True, True, False, False, False, False, False]
+    (found.divergence.sum() + found.student_logp.sum()).backward()
     assert teacher.terms[0].hidden.grad is None
     assert teacher.terms[0].head.grad is None
     assert student.terms[0].hidden.grad.abs().min(dim=-1).values.max() > 0

@@ -7,9 +7,10 @@ import torch
 from test_loop import packed
 from toy import equal, toy_run, weights
 
-from vpdlab import methods
+from vpdlab.e_step import e_step
+from vpdlab.learner import Batch
 from vpdlab.loop import Run
-from vpdlab.methods import Batch
+from vpdlab.m_step import m_step
 from vpdlab.teacher import Copy
 
 
@@ -22,9 +23,9 @@ def teacher_logp(run: Run, batch: Batch) -> torch.Tensor:
 def steps(run: Run, batch: Batch) -> list[torch.Tensor]:
     """The teacher at the start, after an E-step, and after the M-step that follows it."""
     seen = [teacher_logp(run, batch)]
-    methods.bco_e_step(run.learner, batch)
+    e_step(run.learner, batch)
     seen.append(teacher_logp(run, batch))
-    methods.distil(run.learner, batch)
+    m_step(run.learner, batch, run.method)
     run.learner.teacher.after_iteration()
     return [*seen, teacher_logp(run, batch)]
 
@@ -96,10 +97,10 @@ def test_an_adapter_teacher_is_trained_by_the_e_step_alone(lora_rank):
         return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
     student, teacher = snapshot()
-    methods.bco_e_step(run.learner, batch)
+    e_step(run.learner, batch)
     after_e = snapshot()
     assert same(after_e[0], student) and not same(after_e[1], teacher)
-    methods.distil(run.learner, batch)
+    m_step(run.learner, batch, run.method)
     after_m = snapshot()
     assert not same(after_m[0], after_e[0]) and same(after_m[1], after_e[1])
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from vpdlab.errors import UserError
 
 PRESETS = Path(__file__).parent / "presets"
-SOURCES = ("verifier", "sibling")
+SOURCES = ("verifier", "sibling", "reference")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class RunConfig:
     model: str = "apprentice"
     """The bundled `apprentice`, a model of `vpdlab models`, a hub name, or a folder."""
     method: str = "vpd"
-    """How the student learns: vpd (E-step and M-step) or sdpo (M-step alone)."""
+    """How the student learns: vpd, sdpo, grpo, rft, distil, joint, reshape, reweight, sdar, opsd (docs/methods.md)."""
     steps: int = 100
     """Iterations of the run."""
     seed: int = 0
@@ -66,15 +66,28 @@ class RunConfig:
 
     # -- feedback ----------------------------------------------------------------------------------------
     feedback: tuple[str, ...] = ("verifier",)
-    """Sources of C: verifier (the environment's words), sibling (a success of the same group)."""
+    """Sources of C: verifier (the environment's words), sibling (a success of the same group), reference (the task's
+    own solution)."""
     feedback_mode: Literal["all", "first"] = "all"
     """all: every source that has something to say; first: only the first one that has."""
 
     # -- E-step: train the teacher on outcomes inside the trust region ------------------------------------
     e_every: int = 5
     """F: an E-step each F iterations; 0 turns it off."""
+    e_objective: Literal["bco", "kto", "awr", "pg"] = "bco"
+    """What the E-step minimises: bco (the paper's), kto, awr (likelihood weighted by exp(r/beta)), or pg (policy
+    gradient of reward minus beta KL, importance-weighted)."""
     beta: float = 0.1
     """Temperature of the implicit reward and coefficient of the KL to the student, in 1/nats."""
+    kl_target: float = 0.0
+    """Where above 0: beta follows the measured KL(teacher||student), in nats a token: doubled above 1.5 times this
+    target, halved below target / 1.5, after each E-step."""
+    beta_min: float = 0.001
+    """Lowest beta, for `kl_target`."""
+    beta_max: float = 10.0
+    """Highest beta, for `kl_target`."""
+    anchor: Literal["dynamic", "fixed"] = "dynamic"
+    """The prior of the E-step: the student as it is, or the initial one (the paper's ablation)."""
     e_minibatch: int = 32
     """What share of the batch makes one update of the E-step, in `e_unit`s; 0: the whole batch. The paper says 32,
     not of what."""
@@ -88,6 +101,8 @@ class RunConfig:
     """The shift delta: computed anew at each E-step, or as a moving average over E-steps (open in the paper)."""
     shift_decay: float = 0.9
     """Decay of the moving average, for `shift=ema`."""
+    e_ratio_clip: float = 2.0
+    """Largest importance ratio of a whole response, for `e_objective=pg`."""
 
     # -- M-step: distil the teacher into the student -------------------------------------------------------
     alpha: float = 0.5
@@ -98,6 +113,48 @@ class RunConfig:
     """Size of the `topk` support; at or above the vocabulary's size it equals `full`."""
     tail: Literal["bucket", "renormalise"] = "bucket"
     """The mass outside the `topk` support: one more outcome, or divided out."""
+
+    aggregate: Literal["token", "sequence"] = "token"
+    """A mean over all tokens of the batch, or over responses of the mean over each one's tokens."""
+    is_clip: float = 0.0
+    """Where above 0: distilled tokens are weighted by min(student / sampling policy, this). The paper leaves it off."""
+
+    # -- outcomes in the M-step: grpo and the hybrids ------------------------------------------------------
+    advantage: Literal["none", "std"] = "none"
+    """Scale of the group advantage: as it is, or divided by the group's standard deviation."""
+    clip_low: float = 0.2
+    """The ratio to the sampling policy is clipped at 1 - this."""
+    clip_high: float = 0.28
+    """The ratio to the sampling policy is clipped at 1 + this."""
+    rl_weight: float = 1.0
+    """Weight of the outcomes, for joint and reshape."""
+    opd_weight: float = 1.0
+    """Weight of the teacher, for joint and reshape."""
+    reweight_alpha: float = 1.0
+    """Share of the teacher in the factor, at the start, for reweight."""
+    reweight_steps: int = 0
+    """Iterations in which that share falls to 0; 0: the whole run."""
+    reweight_clip: float = 0.2
+    """The teacher's factor is clipped to 1 plus or minus this, for reweight."""
+    sdar_weight: float = 0.01
+    """Weight of the gated distillation, for sdar."""
+    sdar_gate: Literal["difference", "entropy", "either"] = "difference"
+    """Score of the gate: log-ratio of teacher and student, entropy of the student as a share of log V, or either of
+    the two: 1 - (1 - entropy) (1 - difference)."""
+    sdar_sharpness: float = 5.0
+    """Factor of the score within the gate's sigmoid, for sdar."""
+
+    # -- distil and opsd -----------------------------------------------------------------------------------
+    distil_local: bool = True
+    """The cross-entropy's own gradient at each token."""
+    distil_future: bool = True
+    """The credit of each token for the cross-entropies after it."""
+    distil_discount: float = 1.0
+    """Discount of a cross-entropy for each token that it lies ahead."""
+    distil_baseline: bool = False
+    """Subtract from the credit what the siblings of the group have still to come at the same place; one more pass."""
+    opsd_clip: float = 1.0
+    """Largest term of a vocabulary entry in the forward KL, in nats, for opsd."""
 
     # -- teacher of the M-step (the paper's tables and text differ) ----------------------------------------
     teacher: Literal["shared", "ema", "snapshot", "frozen", "trust-region", "adapter"] = "shared"
@@ -225,7 +282,11 @@ RANGES: list[tuple[str, float, float]] = [
     *((name, 1, 10**9) for name in ("eval_problems", "eval_samples", "e_epochs")),
     *((name, 0, 10**9) for name in ("max_context", "e_every", "e_minibatch", "warmup", "lora_rank", "threads")),
     ("record_tokens", 0, 10**9),
-    *((name, 0, 1) for name in ("alpha", "teacher_rate", "trust_mix", "shift_decay")),
+    *((name, 0, 1) for name in ("alpha", "teacher_rate", "trust_mix", "shift_decay", "reweight_alpha")),
+    *((name, 0, 1) for name in ("clip_low", "reweight_clip", "distil_discount")),
+    *((name, 0, 1e3) for name in ("clip_high", "is_clip", "kl_target", "rl_weight", "opd_weight", "sdar_weight")),
+    *((name, 1e-9, 1e6) for name in ("beta_min", "beta_max", "e_ratio_clip", "opsd_clip", "sdar_sharpness")),
+    ("reweight_steps", 0, 10**9),
     *((name, 0, 1e3) for name in ("lr", "e_lr", "weight_decay", "grad_clip", "eval_temperature")),
     ("seed", 0, 2**32 - 1),
     ("temperature", 1e-3, 1e2),

@@ -40,7 +40,14 @@ def sibling(rollout: Rollout, group: Sequence[Rollout]) -> Feedback:
     return Feedback(demonstration=text, source="sibling")
 
 
-SOURCES: dict[str, Source] = {"verifier": verifier, "sibling": sibling}
+def reference(rollout: Rollout, group: Sequence[Rollout]) -> Feedback:
+    """The task's own solution as demonstration (OPSD): privileged, and the same whatever the rollout did."""
+    if not rollout.problem.answer.strip():
+        return Feedback(reason="the problem has no reference solution")
+    return Feedback(demonstration=rollout.problem.answer, source="reference")
+
+
+SOURCES: dict[str, Source] = {"verifier": verifier, "sibling": sibling, "reference": reference}
 
 
 def without_thoughts(text: str) -> str:

@@ -24,21 +24,23 @@ from vpdlab.errors import RunFailed, UserError
 from vpdlab.evaluate import interval, summarise
 from vpdlab.feedback import give_feedback
 from vpdlab.interrupt import Interrupt
-from vpdlab.methods import Batch, EStep, Learner, Method, get_method
+from vpdlab.learner import Batch, EStep, Learner
+from vpdlab.m_step import Method, m_step
+from vpdlab.methods import check, get_method
 from vpdlab.policy import Policy, longest_input
 from vpdlab.prompts import Renderer, Templates, views
 from vpdlab.record import Recorder, prepare, writing
 from vpdlab.samplers import Sampler, Sampling, sample
 from vpdlab.samplers.hf import HFSampler
 from vpdlab.tasks import Task, make_task, verify_all
-from vpdlab.teacher import Teacher
+from vpdlab.teacher import Copy, Teacher
 from vpdlab.types import Feedback, Outcome, Problem, Rollout
 
 
 def iterate(run: Run, step: int) -> dict[str, Any]:
     """One iteration: rollout, feedback, E-step where it is due, M-step. Returns its line of metrics."""
     config, learner, clock = run.config, run.learner, observe.Clock()
-    lr = learner.policy.warm_up(step)
+    learner.step, lr, beta = step, learner.policy.warm_up(step), learner.beta
 
     with clock("rollout"):
         rollouts = verify_all(run.task, run.rollouts(step))
@@ -55,12 +57,12 @@ def iterate(run: Run, step: int) -> dict[str, Any]:
     kept = config.record_tokens if run.recorder is not None else 0  # nobody would read them
     watch = observe.TokenWatch(learner.policy.tokenizer, kept, config.record_top, config.logit_mib)
     with clock("m"):
-        m = run.method.m_step(learner, batch, watch)  # distil it into the student, token by token
-        learner.teacher.after_iteration()
+        m = m_step(learner, batch, run.method, watch)  # distil it into the student, token by token
+        learner.after_iteration(e, m)
 
-    row = observe.metrics_row(step, config, rollouts, batch, e, m, lr, clock)
+    row = observe.metrics_row(step, beta, rollouts, notes, batch, e, m, lr, clock)
     if run.recorder is not None:
-        records = observe.rollout_records(step, rollouts, notes, batch, m, watch, run.render, config.beta)
+        records = observe.rollout_records(step, rollouts, notes, batch, m, watch, run.render, beta)
         run.recorder.rollouts(step, records)
     return row
 
@@ -100,8 +102,7 @@ class Run:
         if config.threads:
             torch.set_num_threads(config.threads)
         method = get_method(config.method)
-        if config.support == "sampled" and config.alpha != 1.0:
-            raise UserError(f"support sampled is reverse KL: alpha must be 1, not {config.alpha}")
+        check(method, config)
         task = make_task(config.task, **config.task_options())
         templates = Templates.read(config.templates) if config.templates else Templates()
         policy = Policy.load(config)
@@ -109,7 +110,11 @@ class Run:
             torch.cuda.reset_peak_memory_stats(policy.device)
         context = config.max_context or longest_input(policy.model) - config.max_new_tokens
         render = Renderer(policy.tokenizer, templates, context, read_options(config.chat_args))
-        learner = Learner(config, policy, Teacher(policy))
+        learner = Learner(
+            config, policy,
+            teacher=Teacher(policy, "shared" if method.views == "student" else config.teacher),
+            anchor=Copy(policy) if config.anchor == "fixed" and method.e_step else None,
+        )  # fmt: skip
         run = cls(config, task, method, learner, render, HFSampler(policy, config.sampler_rows), record)
         if config.prompts > len(task.load("train")):
             raise UserError(
@@ -143,17 +148,17 @@ class Run:
         return self._sample(self.problems(step), config.group, sampling, step=step)
 
     def pack(self, rollouts: Sequence[Rollout], notes: Sequence[Feedback]) -> Batch:
-        """Both views of the rollouts that have a signal."""
-        kept = [(rollout, note) for rollout, note in zip(rollouts, notes, strict=True) if note.signal]
+        """The rollouts that the method learns from, in the views that it looks at."""
+        if self.method.views == "both":
+            kept = [row for row, note in enumerate(notes) if note.signal]
+            rollouts, notes = [rollouts[row] for row in kept], [notes[row] for row in kept]
         student, teacher = views(rollouts, notes, self.render)
-        success = torch.tensor([rollout.success for rollout, _ in kept], dtype=torch.bool)
+        device = self.learner.policy.device
         return Batch(
-            [rollout for rollout, _ in kept],
-            [note for _, note in kept],
-            student,
-            teacher,
-            success.to(self.learner.policy.device),
-        )
+            rollouts, notes, student, teacher if self.method.views != "student" else [],
+            success=torch.tensor([rollout.success for rollout in rollouts], dtype=torch.bool, device=device),
+            signal=torch.tensor([note.signal for note in notes], dtype=torch.bool, device=device),
+        )  # fmt: skip
 
     # -- the whole run ---------------------------------------------------------------------------------------
     def steps(self) -> Iterator[dict[str, Any]]:

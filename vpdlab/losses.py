@@ -138,6 +138,96 @@ def bco_loss(
     return right + wrong
 
 
+def kto_loss(
+    teacher_logp: Float[Tensor, " b"],
+    prior_logp: Float[Tensor, " b"],
+    success: Bool[Tensor, " b"],
+    beta: float,
+    reference: Float[Tensor, ""] | float,
+    n_success: int | None = None,
+    n_failure: int | None = None,
+) -> Float[Tensor, ""]:
+    """Kahneman-Tversky optimisation of the teacher, unpaired (KTO, arXiv 2402.01306, eq. 8), the classes in balance.
+
+    mean over successes of 1 - sigmoid(r~ - z) + mean over failures of 1 - sigmoid(z - r~). Unlike BCO's, its gradient
+    vanishes at both ends: a hopeless rollout pulls as little as one that is settled.
+
+    Args:
+        reference: z, the reference point, without gradient (`kto_reference`).
+        n_success, n_failure: as in `bco_loss`.
+    """
+    logit = implicit_reward(teacher_logp, prior_logp.detach(), beta) - reference
+    right = torch.sigmoid(-logit[success]).sum() / max(1, int(success.sum()) if n_success is None else n_success)
+    wrong = torch.sigmoid(logit[~success]).sum() / max(1, int((~success).sum()) if n_failure is None else n_failure)
+    return right + wrong
+
+
+def kto_reference(teacher_logp: Float[Tensor, " b"], prior_logp: Float[Tensor, " b"], beta: float) -> Float[Tensor, ""]:
+    """KTO's reference point z = max(0, mean r~) over the batch, without gradient.
+
+    KTO estimates beta KL(q||pi) on responses to other prompts; here the batch's own responses stand in, so that no
+    pass over mismatched pairs is needed.
+    """
+    return implicit_reward(teacher_logp, prior_logp, beta).detach().mean().clamp(min=0.0)
+
+
+def weighted_likelihood_loss(teacher_logp: Float[Tensor, " b"], weight: Float[Tensor, " b"]) -> Float[Tensor, ""]:
+    """-sum_i w_i log q(y_i|x,C_i): advantage-weighted regression (AWR, arXiv 1910.00177).
+
+    With `credit.tilted_weight` it is the importance-sampled KL(pi*||q) up to a constant, where pi* is the prior tilted
+    by exp(r / beta).
+    """
+    return -(weight.detach() * teacher_logp).sum()
+
+
+def elbo_policy_gradient_loss(
+    teacher_logp: Float[Tensor, " b"],
+    prior_logp: Float[Tensor, " b"],
+    reward: Float[Tensor, " b"],
+    beta: float,
+    baseline: Float[Tensor, " b"] | float = 0.0,
+    max_ratio: float = math.inf,
+) -> Float[Tensor, ""]:
+    """Policy gradient of E_q[r] - beta KL(q||pi), from responses that pi has sampled; a sum over rollouts.
+
+    -sum_i sg(w_i (r_i - beta log(q_i / pi_i) - b_i)) log q_i, with the ratio of whole sequences w = q / pi cut at
+    `max_ratio`. Where nothing is cut and the baseline does not depend on the response, the mean of its gradient is
+    exact.
+
+    Args:
+        prior_logp: sums under the distribution that sampled, which is also the anchor of the KL.
+    """
+    log_ratio = (teacher_logp - prior_logp).detach()
+    weight = log_ratio.clamp(max=LARGEST_LOG_RATIO).exp().clamp(max=max_ratio)
+    return -(weight * (reward - beta * log_ratio - baseline) * teacher_logp).sum()
+
+
+# exp() of anything above 88 is inf in float32; a ratio of e^20 is far outside every clip anyway.
+LARGEST_LOG_RATIO = 20.0
+
+
+def importance_ratio(logp: Float[Tensor, "*n"], old_logp: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """pi / pi_old, with the logarithm held within +-20 so that nothing overflows."""
+    return (logp - old_logp.detach()).clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()
+
+
+def truncated_weight(logp: Float[Tensor, "*n"], old_logp: Float[Tensor, "*n"], largest: float) -> Float[Tensor, "*n"]:
+    """Truncated importance weight min(pi / pi_old, largest), without gradient (SDPO's importance-sampling clip)."""
+    return importance_ratio(logp, old_logp).detach().clamp(max=largest)
+
+
+def clipped_surrogate(
+    logp: Float[Tensor, "*n"],
+    old_logp: Float[Tensor, "*n"],
+    advantage: Float[Tensor, "*n"],
+    clip_low: float,
+    clip_high: float,
+) -> Float[Tensor, "*n"]:
+    """-min(rho A, clip(rho, 1 - low, 1 + high) A) at each token (PPO; `high` > `low` is DAPO's clip-higher)."""
+    ratio = importance_ratio(logp, old_logp)
+    return -torch.minimum(ratio * advantage, ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantage)
+
+
 def policy_gradient_loss(
     logp: Float[Tensor, "b r"],
     old_logp: Float[Tensor, "b r"],
@@ -146,12 +236,44 @@ def policy_gradient_loss(
     clip_low: float,
     clip_high: float,
 ) -> Float[Tensor, ""]:
-    """Clipped surrogate of GRPO, as a mean over active tokens: -mean min(rho A, clip(rho, 1-low, 1+high) A).
+    """GRPO's loss: `clipped_surrogate` as a mean over active tokens.
 
     Masked positions may hold anything, NaN included: they are masked before they are used.
     """
     advantage = advantage[:, None].expand_as(logp) if advantage.dim() == 1 else advantage
-    ratio = (logp.masked_fill(~mask, 0.0) - old_logp.detach().masked_fill(~mask, 0.0)).exp()
-    advantage = advantage.masked_fill(~mask, 0.0)
-    clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
-    return -torch.minimum(ratio * advantage, clipped * advantage).sum() / mask.sum().clamp(min=1)
+    logp, old_logp, advantage = (values.masked_fill(~mask, 0.0) for values in (logp, old_logp, advantage))
+    return clipped_surrogate(logp, old_logp, advantage, clip_low, clip_high).sum() / mask.sum().clamp(min=1)
+
+
+def reweighting(
+    advantage: Float[Tensor, "*n"], difference: Float[Tensor, "*n"], alpha: float, clip: float
+) -> Float[Tensor, "*n"]:
+    """The factor of hybrid "reweight" on an advantage: (1 - a) + a clip(exp(sign(A) D), 1 - e, 1 + e) (VPD app. B.3).
+
+    Args:
+        difference: D = log q - log pi of the sampled token. Where the teacher agrees with the sign of the advantage
+            the token counts for more, where it disagrees for less.
+        alpha: share of the teacher's say; it decays over a run.
+        clip: e.
+    """
+    ratio = (advantage.sign() * difference).clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()
+    return ((1.0 - alpha) + alpha * ratio.clamp(1.0 - clip, 1.0 + clip)).detach()
+
+
+def gate(score: Float[Tensor, "*n"], sharpness: float) -> Float[Tensor, "*n"]:
+    """SDAR's gate sigmoid(b score), without gradient (arXiv 2605.15155)."""
+    return torch.sigmoid(sharpness * score).detach()
+
+
+def clipped_forward_kl(
+    student_logp: Float[Tensor, "*n k"], teacher_logp: Float[Tensor, "*n k"], largest: float
+) -> Float[Tensor, "*n"]:
+    """Forward KL(T||S) whose term of each vocabulary entry is cut from above: sum_v min(T (log T - log S), c).
+
+    OPSD (arXiv 2601.18734): a few entries, often of style, would lead the whole update. A term that is cut has no
+    gradient.
+    """
+    teacher = teacher_logp.detach()
+    absent = teacher < math.log(torch.finfo(teacher.dtype).tiny)  # as in `kl`: exactly 0, in value and gradient
+    t, s = teacher.masked_fill(absent, 0.0), student_logp.masked_fill(absent, 0.0)
+    return (t.exp() * (t - s)).clamp(max=largest).masked_fill(absent, 0.0).sum(-1)

@@ -1,206 +1,141 @@
-"""Methods: what differs between ways to learn from feedback, and nothing else.
+"""The methods: each is a loss, a handful of lines, and what it looks at.
 
-A method is an E-step and an M-step, each a function of the run and one batch; all else is the loop's. VPD is
-`Method(bco_e_step, distil)`, SDPO is the same M-step alone. A new method is one
-function here and one line in `METHODS`.
+VPD is SDPO's M-step with an E-step before it. A new method is one function here and one entry in `METHODS` (or, in a
+notebook, `METHODS["mine"] = Method("mine", "what it does", loss=mine)`); docs/methods.md walks through one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from vpdlab import losses
+from vpdlab.batch import TokenBatch
+from vpdlab.config import RunConfig
+from vpdlab.credit import cost_to_go, leave_one_out_mean
+from vpdlab.e_step import e_step
 from vpdlab.errors import UserError
-from vpdlab.policy import row_sums
-from vpdlab.scoring import Support, compare
-from vpdlab.types import Feedback, Rollout, View
-
-if TYPE_CHECKING:
-    from vpdlab.config import RunConfig
-    from vpdlab.policy import Policy
-    from vpdlab.teacher import Teacher
+from vpdlab.learner import Batch, Learner
+from vpdlab.m_step import Method, Seen, survey
+from vpdlab.scoring import Measure
 
 
-@dataclass(frozen=True)
-class Batch:
-    """The rollouts of one iteration that have a signal, in both views.
+def distillation(seen: Seen) -> Tensor:
+    """SDPO (arXiv 2601.20802), and the M-step of VPD: the divergence of student and teacher at each token."""
+    return seen.mean(seen.both.divergence * seen.truncation, seen.batch.signal)
 
-    Attributes:
-        rollouts, notes: B rollouts and their feedback.
-        student, teacher: their views; row i of each is rollout i, with the same response ids.
-        success: [B] bool, r of the paper.
+
+def _surrogate(seen: Seen, advantage: Tensor) -> Tensor:
+    """The clipped surrogate under the given advantages, over all rollouts."""
+    c = seen.config
+    return seen.mean(losses.clipped_surrogate(seen.logp, seen.old_logp, advantage, c.clip_low, c.clip_high))
+
+
+def grpo(seen: Seen) -> Tensor:
+    """GRPO (arXiv 2402.03300), without KL: outcomes against the mean of their group."""
+    return _surrogate(seen, seen.advantage)
+
+
+def rejection(seen: Seen) -> Tensor:
+    """Rejection fine-tuning: the likelihood of the successes."""
+    return seen.mean(-seen.logp, seen.batch.success)
+
+
+def joint(seen: Seen) -> Tensor:
+    """Hybrid "joint" (VPD app. B.3): both losses, weighed."""
+    return seen.config.opd_weight * distillation(seen) + seen.config.rl_weight * grpo(seen)
+
+
+def reshape(seen: Seen) -> Tensor:
+    """Hybrid "reshape" (VPD app. B.3): the teacher's log-ratio is added to the advantage of each token."""
+    c = seen.config
+    return _surrogate(seen, c.rl_weight * seen.advantage + c.opd_weight * seen.difference)
+
+
+def reweight(seen: Seen) -> Tensor:
+    """Hybrid "reweight" (VPD app. B.3): the teacher scales the advantage of each token, with a share that decays."""
+    c = seen.config
+    alpha = c.reweight_alpha * max(0.0, 1.0 - (seen.step - 1) / (c.reweight_steps or c.steps))
+    factor = losses.reweighting(seen.advantage, seen.difference, alpha, c.reweight_clip)
+    return _surrogate(seen, seen.advantage * factor)
+
+
+def sdar(seen: Seen) -> Tensor:
+    """SDAR (arXiv 2605.15155): GRPO, and gated distillation on the sampled tokens. Its gradient is -g_t grad log pi."""
+    c = seen.config
+    entropy = seen.entropy / math.log(seen.vocabulary)  # as a share of the largest there can be
+    score = {
+        "difference": seen.difference,
+        "entropy": entropy,
+        "either": 1.0 - (1.0 - entropy) * (1.0 - seen.difference),
+    }[c.sdar_gate]
+    pull = losses.gate(score, c.sdar_sharpness) * (seen.both.teacher_logp - seen.logp)
+    return grpo(seen) + c.sdar_weight * seen.mean(pull, seen.batch.signal)
+
+
+def distil(seen: Seen) -> Tensor:
+    """DistIL (arXiv 2606.05152): cross-entropy to the teacher, and the credit of each token for what comes after it.
+
+    The value of the second term means nothing; its gradient is the score function's share of the gradient of the
+    expected sum of cross-entropies.
     """
-
-    rollouts: Sequence[Rollout]
-    notes: Sequence[Feedback]
-    student: Sequence[View]
-    teacher: Sequence[View]
-    success: Tensor
-
-    def __len__(self) -> int:
-        return len(self.rollouts)
-
-    @property
-    def response_tokens(self) -> int:
-        return sum(len(rollout.response_ids) for rollout in self.rollouts)
+    c, view, cost = seen.config, seen.view, seen.both.divergence
+    loss = cost if c.distil_local else torch.zeros_like(cost)
+    if c.distil_future:
+        later = _to_come(cost.detach(), view, c.distil_discount)
+        if "baseline" in seen.told:
+            later = later - seen.told["baseline"][view.rows.to(later.device), : later.shape[1]]
+        loss = loss + later[view.mask] * seen.logp
+    return seen.mean(loss, seen.batch.signal)
 
 
-@dataclass
-class Learner:
-    """What a step acts on: the weights, the teacher, the settings, and the shift's moving average."""
-
-    config: RunConfig
-    policy: Policy
-    teacher: Teacher
-    shift: float | None = None
+def _to_come(cost: Tensor, view: TokenBatch, discount: float) -> Tensor:
+    """[b, R] costs still to come, from [N] costs of the active tokens."""
+    table = torch.zeros(view.mask.shape, dtype=cost.dtype, device=cost.device).masked_scatter(view.mask, cost)
+    return cost_to_go(table, view.mask, discount)
 
 
-@dataclass(frozen=True)
-class EStep:
-    """What an E-step did. `reason` says why it did nothing; the numbers are None then."""
-
-    reason: str = ""
-    loss: float | None = None
-    delta: float | None = None
-    updates: int = 0
-    skipped: int = 0
-    tokens: int = 0
-    teacher_logp: Tensor | None = None
-    """[B] log q(y|x,C) before the first update."""
-    teacher_logp_after: Tensor | None = None
-    """[B] the same after the last one; None where the M-step's own pass will show it."""
+def _distil_baseline(learner: Learner, batch: Batch, method: Method) -> dict[str, Tensor]:
+    """[B, R] mean cost to come of the siblings at the same place, where the settings ask for it: one more pass."""
+    c = learner.config
+    if not (c.distil_baseline and c.distil_future):
+        return {}
+    table = torch.zeros(len(batch), int(batch.lengths.max()), device=batch.success.device)
+    with torch.no_grad():
+        for seen, _, _ in survey(learner, batch, method):
+            later = _to_come(seen.both.divergence, seen.view, c.distil_discount)
+            table[seen.view.rows.to(table.device), : later.shape[1]] = later.to(table.dtype)
+    return {"baseline": leave_one_out_mean(table, batch.groups)}
 
 
-@dataclass(frozen=True)
-class MStep:
-    """What an M-step did, and what its pass over both views showed (before the update)."""
-
-    reason: str = ""
-    loss: float | None = None
-    grad_norm: float | None = None
-    skipped: int = 0
-    tokens: int = 0
-    student_logp: Tensor | None = None
-    teacher_logp: Tensor | None = None
-    """[B] sums over the response under student and teacher."""
-    kl: float | None = None
-    """Token mean of KL(student || teacher), full vocabulary, nats."""
-    entropy: float | None = None
-    """Token mean of the student's entropy, nats."""
+def _cross_entropy(config: RunConfig) -> Measure:
+    return losses.forward_cross_entropy
 
 
-@dataclass(frozen=True)
-class Method:
-    """A way to learn: its E-step (None for none) and its M-step."""
-
-    name: str
-    summary: str
-    e_step: Callable[[Learner, Batch], EStep] | None
-    m_step: Callable[..., MStep]
-
-
-def bco_e_step(learner: Learner, batch: Batch) -> EStep:
-    """Train the teacher to tell successes from failures, inside the trust region around the student (VPD Alg. 1).
-
-    The student's log-probabilities and the shift are taken once, before the first update. Gradients flow through
-    the feedback view only.
-    """
-    c, policy, success = learner.config, learner.policy, batch.success
-    if not success.any() or success.all():
-        which = "success" if not success.any() else "failure"
-        return EStep(reason=f"no {which} with feedback in the batch" if len(batch) else "no rollout has feedback")
-    policy.fresh()
-    prior = policy.score(batch.student)
-    with policy.as_teacher():
-        before = policy.score(batch.teacher)
-    if not (prior.isfinite().all() and before.isfinite().all()):
-        return EStep(reason="log-probabilities are not finite", skipped=1)
-    shift = _shift(learner, before, prior, success)
-    updates = _updates(batch, c.e_minibatch, c.e_unit, c.e_epochs)
-    total, tokens, skipped = 0.0, 0, 0
-    for rows in updates:
-        n_success = int(success[rows].sum())
-        n_failure = len(rows) - n_success
-        for (view,) in policy.minibatches(batch.teacher, rows=rows):
-            at = view.rows.to(policy.device)
-            with policy.as_teacher():
-                loss = losses.bco_loss(policy.logp(view), prior[at], success[at], c.beta, shift, n_success, n_failure)
-                policy.backward(loss)
-            total += loss.item()
-            tokens += view.ids.numel()
-        skipped += policy.e_step() is None
-    after = None if learner.teacher.live else policy.score(batch.teacher)
-    learner.teacher.after_e_step()
-    return EStep("", total / len(updates), shift, len(updates), skipped, tokens, before, after)
-
-
-def _shift(learner: Learner, teacher: Tensor, prior: Tensor, success: Tensor) -> float:
-    """delta of this E-step, or its moving average over E-steps."""
-    now = losses.reward_shift(teacher, prior, success, learner.config.beta).item()
-    decay = learner.config.shift_decay if learner.config.shift == "ema" and learner.shift is not None else 0.0
-    learner.shift = decay * (learner.shift or 0.0) + (1.0 - decay) * now
-    return learner.shift
-
-
-def _updates(batch: Batch, size: int, unit: str, epochs: int) -> list[list[int]]:
-    """Rows of each update of an E-step: `size` prompts or rollouts at a time (0: all), in order, `epochs` times."""
-    if unit == "rollouts":
-        parts = [[row] for row in range(len(batch))]
-    else:
-        groups: dict[int, list[int]] = {}
-        for row, rollout in enumerate(batch.rollouts):
-            groups.setdefault(rollout.group, []).append(row)
-        parts = list(groups.values())
-    size = size or len(parts)
-    chunks = [parts[start : start + size] for start in range(0, len(parts), size)]
-    return [[row for part in chunk for row in part] for chunk in chunks] * epochs
-
-
-def distil(learner: Learner, batch: Batch, watch: Callable[..., Any] | None = None) -> MStep:
-    """Distil the teacher into the student, token by token (SDPO; the M-step of VPD).
-
-    The loss is the mean over all response tokens of the batch, whatever the minibatches.
-
-    Args:
-        watch: called with each minibatch's (student batch, Comparison, student, teacher) before the update: the
-            recorder's chance to look.
-    """
-    c, policy = learner.config, learner.policy
-    if not len(batch):
-        return MStep(reason="no rollout has feedback")
-    policy.fresh()
-    support = Support(c.support, c.top_k, c.tail)
-    n = batch.response_tokens
-    sums = torch.zeros(2, len(batch), device=policy.device)
-    loss, kl, entropy, tokens = 0.0, 0.0, 0.0, 0
-    for student_view, teacher_view in policy.minibatches(batch.student, batch.teacher):
-        teacher = learner.teacher.states(teacher_view)
-        student = policy.states(student_view)
-        found = compare(student, teacher, student_view.tokens, support, c.alpha, c.logit_mib)
-        if watch is not None:
-            watch(student_view, found, student, teacher)
-        part = found.divergence.sum() / n
-        policy.backward(part)
-        loss += part.item()
-        kl += found.kl.sum().item() / n
-        entropy += found.student_entropy.sum().item() / n
-        tokens += student_view.ids.numel() + teacher_view.ids.numel()
-        rows = student_view.rows.to(sums.device)
-        sums[0, rows] = row_sums(found.student_logp, student_view).to(sums.dtype)
-        sums[1, rows] = row_sums(found.teacher_logp, student_view).to(sums.dtype)
-    norm = policy.step()
-    return MStep("", loss, norm, int(norm is None), tokens, sums[0], sums[1], kl, entropy)
+def _clipped_forward_kl(config: RunConfig) -> Measure:
+    return partial(losses.clipped_forward_kl, largest=config.opsd_clip)
 
 
 METHODS = {
-    "vpd": Method("vpd", "E-step on outcomes inside a trust region, M-step by distillation", bco_e_step, distil),
-    "sdpo": Method("sdpo", "the M-step alone: distil the feedback-conditioned policy", None, distil),
-}
+    method.name: method
+    for method in (
+        Method("vpd", "E-step on outcomes inside a trust region, M-step by distillation", distillation, e_step=e_step),
+        Method("sdpo", "the M-step alone: distil the feedback-conditioned policy", distillation),
+        Method("grpo", "outcomes alone, against the mean of their group", grpo, views="student"),
+        Method("rft", "the likelihood of the successes", rejection, views="student"),
+        Method("distil", "cross-entropy to the teacher, with credit for the future", distil, measure=_cross_entropy,
+               prepare=_distil_baseline),
+        Method("joint", "sdpo and grpo, weighed", joint, views="all"),
+        Method("reshape", "grpo, the teacher's log-ratio added to the advantage", reshape, views="all"),
+        Method("reweight", "grpo, the advantage scaled by the teacher", reweight, views="all"),
+        Method("sdar", "grpo, and gated distillation on the sampled tokens", sdar, views="all"),
+        Method("opsd", "distil the initial policy that is shown the reference solution", distillation,
+               measure=_clipped_forward_kl, needs={"teacher": "frozen", "feedback": ("reference",)}),
+    )
+}  # fmt: skip
 
 
 def get_method(name: str) -> Method:
@@ -208,3 +143,16 @@ def get_method(name: str) -> Method:
     if name not in METHODS:
         raise UserError(f"unknown method {name!r}: choose one of {', '.join(METHODS)}")
     return METHODS[name]
+
+
+def check(method: Method, config: RunConfig) -> None:
+    """Raises UserError where the settings are not those that the method is defined by, or contradict each other."""
+    for name, value in method.needs.items():
+        if getattr(config, name) != value:
+            shown = " ".join(value) if isinstance(value, tuple) else value
+            raise UserError(f"method {method.name} is defined with {name} {shown}: add --{name} {shown}")
+    if config.kl_target and config.beta_min > config.beta_max:
+        raise UserError(f"beta_min is {config.beta_min:g}: it must not be above beta_max, which is {config.beta_max:g}")
+    if config.support == "sampled" and method.views != "student" and (config.alpha != 1.0 or method.measure):
+        what = f"method {method.name} has a measure of its own" if method.measure else f"alpha is {config.alpha}"
+        raise UserError(f"support sampled is reverse KL, which takes alpha 1, but {what}: choose full or topk")

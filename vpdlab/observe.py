@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from vpdlab import losses
-from vpdlab.batch import TokenBatch
-from vpdlab.config import RunConfig
-from vpdlab.methods import Batch, EStep, MStep
+from vpdlab.learner import Batch, EStep, MStep
+from vpdlab.m_step import Seen
 from vpdlab.prompts import Renderer
-from vpdlab.scoring import Comparison, TokenDist, top_lists
+from vpdlab.scoring import TokenDist, top_lists
 from vpdlab.types import Feedback, Rollout, View
 
 
@@ -53,22 +52,28 @@ class TokenWatch:
         self._tokenizer, self._rows, self._top, self._mib = tokenizer, rows, top, mib
         self.kept: dict[int, dict[str, Any]] = {}
 
-    def __call__(self, view: TokenBatch, found: Comparison, student: TokenDist, teacher: TokenDist) -> None:
-        lengths = view.mask.sum(1).tolist()
+    def __call__(self, seen: Seen, dists: Mapping[str, TokenDist]) -> None:
+        lengths = seen.view.mask.sum(1).tolist()
         start = 0
-        for row, length in zip(view.rows.tolist(), lengths, strict=True):
-            span = torch.arange(start, start + length, device=found.kl.device)
+        for row, length in zip(seen.view.rows.tolist(), lengths, strict=True):
+            span = torch.arange(start, start + length, device=seen.logp.device)
             start += length
             if row < self._rows:
-                self.kept[row] = self._numbers(found, span) | self._tops(student, teacher, span)
+                spoken = seen.found is not None and bool(seen.batch.signal[row])
+                shown = dists if spoken else {"student": dists["student"]}
+                self.kept[row] = self._numbers(seen, span, spoken) | self._tops(shown, span)
 
-    def _numbers(self, found: Comparison, span: Tensor) -> dict[str, Any]:
-        names = ("student_logp", "teacher_logp", "kl", "divergence", "student_entropy", "teacher_entropy")
-        return {name: getattr(found, name).detach()[span].tolist() for name in names}
+    def _numbers(self, seen: Seen, span: Tensor, spoken: bool) -> dict[str, Any]:
+        """What student and teacher gave at each token; the teacher's only where there was feedback to show it."""
+        numbers = {"student_logp": seen.logp, "student_entropy": seen.entropy}
+        if spoken:
+            names = ("teacher_logp", "kl", "divergence", "teacher_entropy")
+            numbers |= {name: getattr(seen.both, name) for name in names}
+        return {name: values.detach()[span].tolist() for name, values in numbers.items()}
 
-    def _tops(self, student: TokenDist, teacher: TokenDist, span: Tensor) -> dict[str, Any]:
+    def _tops(self, sides: Mapping[str, TokenDist], span: Tensor) -> dict[str, Any]:
         out: dict[str, Any] = {}
-        for side, (ids, logp) in top_lists(student, teacher, span, self._top, self._mib).items():
+        for side, (ids, logp) in top_lists(sides, span, self._top, self._mib).items():
             out[f"{side}_top_ids"], out[f"{side}_top_logp"] = ids.tolist(), logp.tolist()
             out[f"{side}_top"] = [self.words(row) for row in ids.tolist()]
         return out
@@ -88,25 +93,32 @@ def rollout_records(
     for rollout, note in zip(rollouts, notes, strict=True):
         record = _said(step, rollout, note)
         row = place.get((rollout.group, rollout.index))
-        if row is not None:
+        if row is not None and note.signal and batch.teacher:
             record |= {
                 "teacher_prompt": _teacher_prompt(render, rollout, note, batch.teacher[row]),
                 "teacher_ids": list(batch.teacher[row].context_ids),
                 "truncated": batch.teacher[row].truncated,
             }
-            if m.student_logp is not None and m.teacher_logp is not None:
-                student, teacher = m.student_logp[row].item(), m.teacher_logp[row].item()
-                record |= {
-                    "student_sum": student, "teacher_sum": teacher, "implicit_reward": beta * (teacher - student)
-                }  # fmt: skip
+            record["teacher_context"] = watch.words(batch.teacher[row].context_ids) if row in watch.kept else None
+        if row is not None and m.student_logp is not None:
+            record |= _sums(m, row, note.signal, beta)
         if row is not None and row in watch.kept:
             record |= watch.kept[row] | {
                 "tokens": watch.words(rollout.response_ids),
                 "student_context": watch.words(rollout.prompt_ids),
-                "teacher_context": watch.words(batch.teacher[row].context_ids),
             }
         records.append(record)
     return records
+
+
+def _sums(m: MStep, row: int, signal: bool, beta: float) -> dict[str, float]:
+    """Log-probabilities of the whole response, and the implicit reward where there is a teacher with feedback."""
+    assert m.student_logp is not None
+    student = m.student_logp[row].item()
+    if m.teacher_logp is None or not signal:
+        return {"student_sum": student}
+    teacher = m.teacher_logp[row].item()
+    return {"student_sum": student, "teacher_sum": teacher, "implicit_reward": beta * (teacher - student)}
 
 
 def _teacher_prompt(render: Renderer, rollout: Rollout, note: Feedback, view: View) -> str:
@@ -150,22 +162,28 @@ def teacher_drift(batch: Batch, e: EStep, m: MStep) -> float | None:
     None where no E-step ran. Where the M-step's teacher computes with the very weights that the E-step trains, its
     pass has scored them after the E-step; otherwise the E-step did so itself.
     """
-    after = e.teacher_logp_after if e.teacher_logp_after is not None else m.teacher_logp
+    after = e.teacher_logp_after
+    if after is None and m.teacher_logp is not None:
+        after = m.teacher_logp[batch.signal]
     if e.teacher_logp is None or after is None:
         return None
-    lengths = torch.tensor([len(r.response_ids) for r in batch.rollouts], device=after.device)
-    return ((after - e.teacher_logp).abs() / lengths).mean().item()
+    return ((after - e.teacher_logp).abs() / batch.lengths[batch.signal]).mean().item()
+
+
+def margin(batch: Batch, m: MStep, beta: float) -> float | None:
+    """Mean implicit reward of successes minus that of failures, of rollouts with feedback; None if one is absent."""
+    if m.student_logp is None or m.teacher_logp is None:
+        return None
+    reward = losses.implicit_reward(m.teacher_logp, m.student_logp, beta)
+    return losses.margin(reward[batch.signal], batch.success[batch.signal])
 
 
 def metrics_row(
-    step: int, config: RunConfig, rollouts: Sequence[Rollout], batch: Batch, e: EStep, m: MStep, lr: float,
-    clock: Clock,
+    step: int, beta: float, rollouts: Sequence[Rollout], notes: Sequence[Feedback], batch: Batch, e: EStep, m: MStep,
+    lr: float, clock: Clock,
 ) -> dict[str, Any]:  # fmt: skip
     """A line of metrics.jsonl (without its warnings): what does not exist at this step is None."""
     count = len(rollouts)
-    margin = None
-    if m.student_logp is not None and m.teacher_logp is not None:
-        margin = losses.margin(losses.implicit_reward(m.teacher_logp, m.student_logp, config.beta), batch.success)
     outcomes = [rollout.verified for rollout in rollouts]
     return {
         "step": step,
@@ -175,14 +193,15 @@ def metrics_row(
         "unfinished": sum(not rollout.finished for rollout in rollouts) / count,
         "entropy": m.entropy,
         "kl": m.kl,
-        "margin": margin,
+        "kl_teacher": m.kl_teacher,
+        "margin": margin(batch, m, beta),
         "delta": e.delta,
-        "beta": config.beta,
+        "beta": beta,
         "e_loss": e.loss,
         "m_loss": m.loss,
-        "signal_share": len(batch) / count,
-        "n_success": int(batch.success.sum()),
-        "n_failure": int((~batch.success).sum()),
+        "signal_share": sum(note.signal for note in notes) / count,
+        "n_success": int(batch.success[batch.signal].sum()),
+        "n_failure": int((~batch.success)[batch.signal].sum()),
         "teacher_drift": teacher_drift(batch, e, m),
         "truncated": sum(view.truncated > 0 for view in batch.teacher),
         "skipped": e.skipped + m.skipped,

@@ -147,12 +147,13 @@ class Policy:
         """Clip, update and clear the gradient.
 
         Returns:
-            The gradient's norm before clipping; None where it was not finite: then nothing was updated.
+            The gradient's norm before clipping; None where it was not finite. Then, and where it is exactly 0, nothing
+            is updated: momentum and weight decay alone are no learning.
         """
         optimizer = optimizer or self.optimizer
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.grad_clip or math.inf))
-        if math.isfinite(norm):
+        if math.isfinite(norm) and norm > 0.0:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return norm if math.isfinite(norm) else None

@@ -181,11 +181,17 @@ class Renderer:
 
 
 def views(rollouts: Sequence[Rollout], notes: Sequence[Feedback], render: Renderer) -> tuple[list[View], list[View]]:
-    """Both views of each rollout that has a signal: (student's, teacher's), the response ids shared."""
+    """Both views of each rollout: (student's, teacher's), the response ids shared.
+
+    Without feedback there is nothing to show the teacher: its view is the student's.
+    """
     student, teacher = [], []
     for rollout, note in zip(rollouts, notes, strict=True):
+        plain = View(rollout.prompt_ids, rollout.response_ids)
+        student.append(plain)
         if note.signal:
             context, cut = render.teacher(rollout.problem, note)
-            student.append(View(rollout.prompt_ids, rollout.response_ids))
             teacher.append(View(context, rollout.response_ids, cut))
+        else:
+            teacher.append(plain)
     return student, teacher

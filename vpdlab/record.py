@@ -28,16 +28,17 @@ from typing import Any
 from vpdlab.errors import RunFailed, UserError
 
 METRICS = (
-    "step", "reward", "success_rate", "length", "unfinished", "entropy", "kl", "margin", "delta", "beta",
+    "step", "reward", "success_rate", "length", "unfinished", "entropy", "kl", "kl_teacher", "margin", "delta", "beta",
     "e_loss", "m_loss", "signal_share", "n_success", "n_failure", "teacher_drift", "truncated", "skipped", "lr",
     "grad_norm", "e_updates", "seconds_rollout", "seconds_feedback", "seconds_e", "seconds_m", "tokens_rollout",
     "tokens_e", "tokens_m", "peak_memory_mib", "notes", "warnings",
 )  # fmt: skip
 """Keys of a line of metrics.jsonl. A number that does not exist at a step is null, never 0.
 
-Units: kl, entropy, teacher_drift in nats a token; margin, delta in units of reward; length in tokens. margin, kl and
-entropy are those of the M-step's pass, so after an E-step of the same iteration and before the M-step's update.
-tokens_e counts the padded tokens of passes with gradient, tokens_m those of both views, tokens_rollout those sampled.
+Units: kl (student || teacher), kl_teacher (the other way), entropy, teacher_drift in nats a token; margin, delta in
+units of reward; length in tokens. margin, both KLs and entropy are those of the M-step's pass, so after an E-step of
+the same iteration and before the M-step's update; beta is the one that this iteration used. tokens_e counts the padded
+tokens of passes with gradient, tokens_m those of the views that the method reads, tokens_rollout those sampled.
 """
 
 # Columns of rollouts/*.parquet. Those of TOKEN_COLUMNS are null for rollouts outside the recorded subset.

@@ -10,8 +10,9 @@ negative divergences).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -29,10 +30,13 @@ EXCLUDED = -1e9
 
 @dataclass(frozen=True)
 class Term:
-    """One model's part in a distribution: hidden states [N, H], head [V, H], weight of its log-probabilities."""
+    """One model's part in a distribution: hidden states [N, H], head [V, H], weight of its log-probabilities.
+
+    Without a head the hidden states are the logits themselves [N, V].
+    """
 
     hidden: Float[Tensor, "n h"]
-    head: Float[Tensor, "v h"]
+    head: Float[Tensor, "v h"] | None
     weight: float = 1.0
 
 
@@ -56,7 +60,8 @@ class TokenDist:
 
     @property
     def vocabulary(self) -> int:
-        return self.terms[0].head.shape[0]
+        term = self.terms[0]
+        return term.hidden.shape[1] if term.head is None else term.head.shape[0]
 
     def logp(self, rows: slice | Tensor = slice(None)) -> Float[Tensor, "n v"]:
         """Log-probabilities [n, V] of some rows, float32 (or float64 for a float64 model)."""
@@ -66,7 +71,7 @@ class TokenDist:
         return torch.log_softmax(sum(parts[1:], parts[0]), dim=-1)
 
     def _term(self, term: Term, rows: slice | Tensor) -> Float[Tensor, "n v"]:
-        logits = F.linear(term.hidden[rows], term.head)
+        logits = term.hidden[rows] if term.head is None else F.linear(term.hidden[rows], term.head)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         return torch.log_softmax(logits / self.temperature, dim=-1)
 
@@ -86,10 +91,14 @@ class Support:
     tail: Literal["bucket", "renormalise"] = "bucket"
 
 
+Measure = Callable[[Tensor, Tensor], Tensor]
+"""(student, teacher) log-probabilities [N, K] on the support -> [N], with gradient to the student."""
+
+
 class Comparison(NamedTuple):
     """What one pass over student and teacher gives for each of N response tokens; nats.
 
-    Only `divergence` carries a gradient, and only to the student.
+    `divergence` and `student_logp` carry a gradient, and only to the student.
     """
 
     divergence: Float[Tensor, " n"]
@@ -97,6 +106,8 @@ class Comparison(NamedTuple):
     teacher_logp: Float[Tensor, " n"]
     kl: Float[Tensor, " n"]
     """KL(student || teacher) over the full vocabulary, whatever the support of the divergence."""
+    kl_teacher: Float[Tensor, " n"]
+    """KL(teacher || student), the same: what the trust region bounds."""
     student_entropy: Float[Tensor, " n"]
     teacher_entropy: Float[Tensor, " n"]
 
@@ -117,18 +128,21 @@ def compare(
     support: Support,
     alpha: float,
     mib: int = 256,
+    measure: Measure | None = None,
 ) -> Comparison:
     """Divergence of student and teacher at each position, and all that the same logits give beside it.
 
     Args:
         tokens: the response token that followed at each position.
         alpha: which divergence (`losses.token_divergence`); with the "sampled" support it must be 1.
+        measure: taken on the support instead of `token_divergence`, where given.
 
     Raises:
-        ValueError: for the sampled support with another alpha than 1: its form is that of reverse KL.
+        ValueError: for the sampled support with a measure, or another alpha than 1: its form is that of reverse KL.
     """
-    if support.kind == "sampled" and alpha != 1.0:
-        raise ValueError(f"the sampled support is reverse KL: alpha must be 1, not {alpha}")
+    if support.kind == "sampled" and (alpha != 1.0 or measure is not None):
+        raise ValueError(f"the sampled support is reverse KL: alpha must be 1, not {alpha}, and there is no measure")
+    measure = measure or partial(losses.token_divergence, alpha=alpha)
 
     def one(rows: slice) -> tuple[Tensor, ...]:
         s = student.logp(rows)
@@ -138,11 +152,26 @@ def compare(
         if support.kind == "sampled":
             divergence = losses.sampled_divergence(s_at, t_at)
         else:
-            divergence = losses.token_divergence(*on_support(s, t, support), alpha)
+            divergence = measure(*on_support(s, t, support))
         with torch.no_grad():
-            return divergence, s_at.detach(), t_at, losses.kl(s, t), _entropy(s), _entropy(t)
+            return divergence, s_at, t_at, losses.kl(s, t), losses.kl(t, s), _entropy(s), _entropy(t)
 
     return Comparison(*_walk(one, student, mib))
+
+
+def logp_and_entropy(
+    student: TokenDist, tokens: Int[Tensor, " n"], mib: int = 256
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Log-probability of each given token, with gradient, and the entropy at its position, without."""
+
+    def one(rows: slice) -> tuple[Tensor, ...]:
+        s = student.logp(rows)
+        with torch.no_grad():
+            entropy = _entropy(s)
+        return _at(s, tokens[rows]), entropy
+
+    logp, entropy = _walk(one, student, mib)
+    return logp, entropy
 
 
 def on_support(
@@ -168,12 +197,12 @@ def _keep(logp: Float[Tensor, "n v"], ids: Int[Tensor, "n k"], tail: str) -> Flo
 
 
 def top_lists(
-    student: TokenDist, teacher: TokenDist, rows: Int[Tensor, " n"], k: int, mib: int = 256
+    sides: Mapping[str, TokenDist], rows: Int[Tensor, " n"], k: int, mib: int = 256
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """The k likeliest tokens of each side at some rows: name -> (ids [n, k], log-probabilities [n, k])."""
+    """The k likeliest tokens of each side at some rows: its name -> (ids [n, k], log-probabilities [n, k])."""
     lists = {}
     with torch.no_grad():
-        for name, dist in (("student", student), ("teacher", teacher)):
+        for name, dist in sides.items():
             chunks = rows.split(_chunk_rows(dist, mib))
             tops = [dist.logp(chunk).topk(min(k, dist.vocabulary), dim=-1) for chunk in chunks]
             lists[name] = (torch.cat([top.indices for top in tops]), torch.cat([top.values for top in tops]))

@@ -55,15 +55,15 @@ class Copy:
 
 
 class Teacher:
-    """The M-step's teacher of the kind that the config names.
+    """The M-step's teacher of the kind that the config names, or of `kind`.
 
     Attributes:
         live: whether the M-step's teacher computes with the very weights that the E-step trains.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, kind: str = "") -> None:
         self._policy, self._config = policy, policy.config
-        self.kind = policy.config.teacher
+        self.kind = kind or policy.config.teacher
         self.live = self.kind in ("shared", "adapter")
         self._copy = None if self.live else Copy(policy)
 

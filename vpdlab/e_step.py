@@ -1,0 +1,145 @@
+"""The E-step: train the teacher on outcomes, inside a trust region around the student (VPD Algorithm 1).
+
+Its objective is a choice (`e_objective`): the paper's `bco`, or `kto`, `awr`, `pg`. Each is a function of what is known
+before the first update; it returns the shift, if it has one, and the loss of some rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from vpdlab import losses
+from vpdlab.credit import leave_one_out_mean, tilted_weight
+from vpdlab.learner import Batch, EStep, Learner
+
+
+class Evidence(NamedTuple):
+    """What an E-step knows before its first update; nothing of it changes or takes a gradient.
+
+    Attributes:
+        batch: B rollouts with feedback, of both classes.
+        prior: [B] log pi_ref(y|x), plain prompt.
+        before: [B] log q(y|x,C), feedback prompt.
+    """
+
+    learner: Learner
+    batch: Batch
+    prior: Tensor
+    before: Tensor
+
+
+# (log q of some rows, which rows, all rows of the update) -> their part of the update's loss
+RowLoss = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
+
+
+def e_step(learner: Learner, batch: Batch) -> EStep:
+    """Update the teacher so that it tells successes from failures.
+
+    The student's log-probabilities and the shift are taken once, before the first update. Gradients flow through
+    the feedback view only.
+    """
+    c, policy, batch = learner.config, learner.policy, batch.select(batch.signal)
+    if not batch.success.any() or batch.success.all():
+        which = "success" if not batch.success.any() else "failure"
+        return EStep(reason=f"no {which} with feedback in the batch" if len(batch) else "no rollout has feedback")
+    policy.fresh()
+    prior = learner.prior(batch)
+    with policy.as_teacher():
+        before = policy.score(batch.teacher)
+    if not (prior.isfinite().all() and before.isfinite().all()):
+        return EStep(reason="log-probabilities are not finite", skipped=1)
+    shift, loss_of = OBJECTIVES[c.e_objective](Evidence(learner, batch, prior, before))
+    updates = split(batch, c.e_minibatch, c.e_unit, c.e_epochs)
+    total, tokens, skipped = 0.0, 0, 0
+    for rows in updates:
+        for (view,) in policy.minibatches(batch.teacher, rows=rows):
+            with policy.as_teacher():
+                loss = loss_of(policy.logp(view), view.rows.to(policy.device), rows)
+                policy.backward(loss)
+            total += loss.item()
+            tokens += view.ids.numel()
+        skipped += policy.e_step() is None
+    after = None if learner.teacher.live else policy.score(batch.teacher)
+    learner.teacher.after_e_step()
+    return EStep("", total / len(updates), shift, len(updates), skipped, tokens, before, after)
+
+
+def _bco(known: Evidence) -> tuple[float, RowLoss]:
+    success, beta = known.batch.success, known.learner.beta
+    shift = _shift(known)
+
+    def loss(logp: Tensor, at: Tensor, rows: Sequence[int]) -> Tensor:
+        return losses.bco_loss(logp, known.prior[at], success[at], beta, shift, *_classes(success, rows))
+
+    return shift, loss
+
+
+def _kto(known: Evidence) -> tuple[float, RowLoss]:
+    success, beta = known.batch.success, known.learner.beta
+    reference = losses.kto_reference(known.before, known.prior, beta).item()
+
+    def loss(logp: Tensor, at: Tensor, rows: Sequence[int]) -> Tensor:
+        return losses.kto_loss(logp, known.prior[at], success[at], beta, reference, *_classes(success, rows))
+
+    return reference, loss
+
+
+def _awr(known: Evidence) -> tuple[None, RowLoss]:
+    groups = known.batch.groups
+    weight = tilted_weight(known.batch.rewards, groups, known.learner.beta)
+
+    def loss(logp: Tensor, at: Tensor, rows: Sequence[int]) -> Tensor:
+        return losses.weighted_likelihood_loss(logp, weight[at]) / len(groups[list(rows)].unique())
+
+    return None, loss
+
+
+def _pg(known: Evidence) -> tuple[None, RowLoss]:
+    c, batch, beta = known.learner.config, known.batch, known.learner.beta
+    value = batch.rewards - beta * (known.before - known.prior)
+    baseline = leave_one_out_mean(value, batch.groups)
+
+    def loss(logp: Tensor, at: Tensor, rows: Sequence[int]) -> Tensor:
+        part = losses.elbo_policy_gradient_loss(
+            logp, known.prior[at], batch.rewards[at], beta, baseline[at], c.e_ratio_clip
+        )
+        return part / len(rows)
+
+    return None, loss
+
+
+OBJECTIVES: dict[str, Callable[[Evidence], tuple[float | None, RowLoss]]] = {
+    "bco": _bco, "kto": _kto, "awr": _awr, "pg": _pg
+}  # fmt: skip
+
+
+def _shift(known: Evidence) -> float:
+    """delta of this E-step, or its moving average over E-steps."""
+    learner = known.learner
+    now = losses.reward_shift(known.before, known.prior, known.batch.success, learner.beta).item()
+    decay = learner.config.shift_decay if learner.config.shift == "ema" and learner.shift is not None else 0.0
+    learner.shift = decay * (learner.shift or 0.0) + (1.0 - decay) * now
+    return learner.shift
+
+
+def _classes(success: Tensor, rows: Sequence[int]) -> tuple[int, int]:
+    """Successes and failures among all rows of an update."""
+    n_success = int(success[list(rows)].sum())
+    return n_success, len(rows) - n_success
+
+
+def split(batch: Batch, size: int, unit: str, epochs: int) -> list[list[int]]:
+    """Rows of each update of an E-step: `size` prompts or rollouts at a time (0: all), in order, `epochs` times."""
+    if unit == "rollouts":
+        parts = [[row] for row in range(len(batch))]
+    else:
+        groups: dict[int, list[int]] = {}
+        for row, rollout in enumerate(batch.rollouts):
+            groups.setdefault(rollout.group, []).append(row)
+        parts = list(groups.values())
+    size = size or len(parts)
+    chunks = [parts[start : start + size] for start in range(0, len(parts), size)]
+    return [[row for part in chunk for row in part] for chunk in chunks] * epochs

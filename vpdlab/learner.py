@@ -1,0 +1,166 @@
+"""What a step acts on and what it leaves: the batch, the learner, and the results of both steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vpdlab.types import Feedback, Rollout, View
+
+if TYPE_CHECKING:
+    from vpdlab.config import RunConfig
+    from vpdlab.policy import Policy
+    from vpdlab.teacher import Copy, Teacher
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rollouts of one iteration that a method learns from, in both views.
+
+    Attributes:
+        rollouts, notes: B rollouts and their feedback.
+        student, teacher: their views; row i of each is rollout i, with the same response ids. `teacher` is empty for
+            a method that looks at no teacher; the teacher's view of a rollout without feedback is the plain one.
+        success: [B] bool, r of the paper.
+        signal: [B] bool, m of the paper: whether there is feedback.
+    """
+
+    rollouts: Sequence[Rollout]
+    notes: Sequence[Feedback]
+    student: Sequence[View]
+    teacher: Sequence[View]
+    success: Tensor
+    signal: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rollouts)
+
+    @property
+    def response_tokens(self) -> int:
+        return sum(len(rollout.response_ids) for rollout in self.rollouts)
+
+    @property
+    def lengths(self) -> Tensor:
+        """[B] response tokens of each rollout."""
+        return self._column([float(len(rollout.response_ids)) for rollout in self.rollouts])
+
+    @property
+    def rewards(self) -> Tensor:
+        """[B] float."""
+        return self._column([rollout.verified.reward for rollout in self.rollouts])
+
+    @property
+    def groups(self) -> Tensor:
+        """[B] int: rollouts of the same problem share a number."""
+        return self._column([rollout.group for rollout in self.rollouts])
+
+    def select(self, rows: Tensor) -> Batch:
+        """The rollouts at which `rows` ([B] bool) is true."""
+        if bool(rows.all()):
+            return self
+        at = rows.nonzero()[:, 0].tolist()
+        return Batch(
+            [self.rollouts[i] for i in at],
+            [self.notes[i] for i in at],
+            [self.student[i] for i in at],
+            [self.teacher[i] for i in at] if self.teacher else [],
+            self.success[rows],
+            self.signal[rows],
+        )
+
+    def _column(self, values: Sequence[float] | Sequence[int]) -> Tensor:
+        return torch.tensor(values, device=self.success.device)
+
+
+@dataclass
+class Learner:
+    """What a step acts on: the weights, the teacher, the settings, and what is carried from step to step.
+
+    Attributes:
+        step: the iteration, from 1.
+        beta: of the next E-step; where `kl_target` is set it follows the measured KL.
+        shift: moving average of the E-step's shift.
+        anchor: the initial weights, where the E-step's prior is fixed.
+    """
+
+    config: RunConfig
+    policy: Policy
+    teacher: Teacher
+    anchor: Copy | None = None
+    step: int = 1
+    beta: float = 0.0
+    shift: float | None = None
+
+    def __post_init__(self) -> None:
+        self.beta = self.beta or self.config.beta
+
+    def prior(self, batch: Batch) -> Tensor:
+        """[B] log pi_ref(y|x) on the plain prompt: the student's as it is (the sliding trust region), or the initial
+        one's (`anchor=fixed`)."""
+        if self.anchor is None:
+            return self.policy.score(batch.student)
+        with torch.no_grad(), self.anchor.lent():
+            return self.policy.score(batch.student)
+
+    def after_iteration(self, e: EStep, m: MStep) -> None:
+        """Let the teacher follow; after an E-step, let beta follow the KL that it led to."""
+        self.teacher.after_iteration()
+        c = self.config
+        if c.kl_target and e.loss is not None and m.kl_teacher is not None:
+            self.beta = adapted(self.beta, m.kl_teacher, c.kl_target, c.beta_min, c.beta_max)
+
+
+def adapted(beta: float, kl: float, target: float, low: float, high: float) -> float:
+    """beta doubled where the KL is above 1.5 times its target, halved where it is below target / 1.5, within bounds
+    (the rule of PPO with an adaptive KL penalty, arXiv 1707.06347, section 4)."""
+    factor = 2.0 if kl > 1.5 * target else 0.5 if kl < target / 1.5 else 1.0
+    return min(max(beta * factor, low), high)
+
+
+@dataclass(frozen=True)
+class EStep:
+    """What an E-step did. `reason` says why it did nothing; the numbers are None then."""
+
+    reason: str = ""
+    loss: float | None = None
+    delta: float | None = None
+    """The shift, or KTO's reference point; None for an objective without one."""
+    updates: int = 0
+    skipped: int = 0
+    tokens: int = 0
+    teacher_logp: Tensor | None = None
+    """[B'] log q(y|x,C) of the rollouts with feedback, before the first update."""
+    teacher_logp_after: Tensor | None = None
+    """[B'] the same after the last one; None where the M-step's own pass will show it."""
+
+
+@dataclass(frozen=True)
+class MStep:
+    """What an M-step did, and what its pass over the batch showed (before the update).
+
+    The teacher's numbers are None for a method that looks at none; the KLs are those of rollouts with feedback.
+    """
+
+    reason: str = ""
+    loss: float | None = None
+    grad_norm: float | None = None
+    skipped: int = 0
+    tokens: int = 0
+    student_logp: Tensor | None = None
+    teacher_logp: Tensor | None = None
+    """[B] sums over the response under student and teacher."""
+    kl: float | None = None
+    """Token mean of KL(student || teacher), full vocabulary, nats."""
+    kl_teacher: float | None = None
+    """Token mean of KL(teacher || student), the same."""
+    entropy: float | None = None
+    """Token mean of the student's entropy, nats."""
+
+
+def nothing(reason: str) -> MStep:
+    """An M-step that did not run."""
+    return replace(MStep(), reason=reason)
