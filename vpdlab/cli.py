@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -39,6 +40,51 @@ def train(args: Sequence[str]) -> int:
             print(warning, flush=True)
     print(f"{conclusion(run.evals)}\nthe student: {config.folder / 'final'}")
     return EXIT_STATUS.get(load_run(config.folder).status["state"], 1)
+
+
+def compare(args: Sequence[str]) -> int:
+    """run several methods and seeds on the same problems: vpdlab compare --methods vpd sdpo grpo --seeds 0 1 2"""
+    parser = argparse.ArgumentParser(
+        prog="vpdlab compare", allow_abbrev=False, exit_on_error=False,
+        description="Several methods and seeds on the same problems, with the same rollout seeds and budget. What is"
+        " already there is not run again. Every other option of `vpdlab train` sets a field for all of them.",
+    )  # fmt: skip
+    parser.add_argument("--presets", nargs="+", default=["tour-common", "tour-rare"], help="what they start from")
+    parser.add_argument("--methods", nargs="+", default=["vpd", "sdpo", "grpo"], metavar="METHOD[:FIELD=VALUE,...]",
+                        help="each may have settings of its own: vpd:e_every=1")  # fmt: skip
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of the runs and the table")
+    parser.add_argument("--jobs", type=int, default=0, help="runs at once; default: what the cores bear")
+    parser.add_argument("--level", type=float, help="held-out accuracy (0 to 1) whose rollouts are counted")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be run")
+    try:
+        chosen, rest = parser.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}; see vpdlab compare --help") from error
+    return _compare(chosen, as_options(rest), f"vpdlab compare {shlex.join(args)}".strip())
+
+
+def _compare(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> int:
+    from vpdlab import compare
+
+    for name in ("--preset", "--method", "--seed"):
+        if any(word == name or word.startswith(f"{name}=") for word in rest):
+            raise UserError(f"compare takes {name}s, with one or several values, not {name}")
+    bases = {
+        Path(preset).stem: parse_preset("vpdlab compare", ["--preset", preset, *rest])[0] for preset in chosen.presets
+    }
+    cells = compare.plan(bases, chosen.methods, chosen.seeds, chosen.out)
+    jobs = chosen.jobs or compare.default_jobs(cells)
+    print(f"{len(cells)} runs, {jobs} at a time, in {chosen.out}", flush=True)
+    if chosen.dry_run:
+        for cell in cells:
+            print(f"  {cell.name}: {compare.state(cell)}")
+        return 0
+    compare.run_all(cells, jobs, say=lambda line: print(line, flush=True))
+    rows = compare.summarise(cells, chosen.level)
+    page = compare.write(cells, rows, chosen.out, command)
+    print(f"\n{compare.markdown(rows)}\n{page}")
+    return 0
 
 
 def notebook(args: Sequence[str]) -> int:
@@ -110,6 +156,7 @@ def doctor(args: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
+    "compare": compare,
     "notebook": notebook,
     "report": report,
     "lab": lab,

@@ -21,7 +21,7 @@ from vpdlab.config import RunConfig, read_options
 from vpdlab.diagnose import diagnose
 from vpdlab.environment import describe
 from vpdlab.errors import RunFailed, UserError
-from vpdlab.evaluate import interval, summarise
+from vpdlab.evaluate import average_at_k, interval, summarise
 from vpdlab.feedback import give_feedback
 from vpdlab.interrupt import Interrupt
 from vpdlab.learner import Batch, EStep, Learner
@@ -221,6 +221,7 @@ class Run:
         for rollout in rollouts:
             groups.setdefault(rollout.problem.id, []).append(rollout.verified)
         row = {"step": step} | summarise(groups) | {"length": float(np.mean([len(r.response_ids) for r in rollouts]))}
+        row["by_problem"] = [average_at_k(outcomes) for outcomes in groups.values()]  # the same problems in every run
         row |= self._teacher_accuracy(rollouts, sampling) if config.eval_teacher else {}
         row["seconds"] = time.perf_counter() - started
         self.evals.append(row)

@@ -81,6 +81,59 @@ def _mark_e_steps(figure: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         figure.add_trace(ticks, row=1, col=1)
 
 
+COLOURS = (ORANGE, BLUE, "#009E73", "#CC79A7", "#B8860B", "#56B4E9", "#7A5195", "#8C564B", "#4C9A2A", GREY)
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+
+
+def compare_figure(curves: Sequence[Mapping[str, Any]]) -> Any:
+    """Held-out accuracy over rollouts, a panel for each preset: the mean of the seeds, and their range as a band.
+
+    Args:
+        curves: one dict a run: preset, method, seed, rollouts, accuracy (`compare.curves`).
+    """
+    from plotly.subplots import make_subplots
+
+    presets = list(dict.fromkeys(curve["preset"] for curve in curves))
+    methods = list(dict.fromkeys(curve["method"] for curve in curves))
+    figure = make_subplots(
+        rows=1, cols=len(presets), subplot_titles=presets, shared_yaxes=True, horizontal_spacing=0.04
+    )
+    for column, preset in enumerate(presets, start=1):
+        for number, method in enumerate(methods):
+            mine = [curve for curve in curves if curve["preset"] == preset and curve["method"] == method]
+            for trace in _band(mine, method, number, legend=column == 1) if mine else ():
+                figure.add_trace(trace, row=1, col=column)
+    _dress(figure, 420, "rollouts")
+    figure.update_yaxes(rangemode="tozero")
+    figure.update_yaxes(title="held-out accuracy", tickformat=".0%", col=1)
+    return figure.update_layout(hovermode="x unified", margin={"t": 90}, legend={"y": 1.12})
+
+
+def _band(curves: Sequence[Mapping[str, Any]], name: str, number: int, legend: bool) -> Sequence[Any]:
+    """The line of one method, and the range of its seeds."""
+    import plotly.graph_objects as go
+
+    colour, dash = COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
+    points = curves[0]["rollouts"]
+    at = list(zip(*(curve["accuracy"] for curve in curves), strict=True))
+    lows, highs, means = [min(v) for v in at], [max(v) for v in at], [sum(v) / len(v) for v in at]
+    shared = {"legendgroup": name, "hoverinfo": "skip", "showlegend": False}
+    edge = go.Scatter(x=points, y=highs, mode="lines", line={"width": 0}, **shared)
+    fill = go.Scatter(
+        x=points, y=lows, mode="lines", line={"width": 0}, fill="tonexty", fillcolor=f"{_rgba(colour, 0.16)}", **shared
+    )
+    line = go.Scatter(
+        x=points, y=means, mode="lines+markers", name=name, legendgroup=name, showlegend=legend,
+        line={"color": colour, "dash": dash, "width": 2}, marker={"size": 6}, hovertemplate="%{y:.1%}",
+    )  # fmt: skip
+    return edge, fill, line
+
+
+def _rgba(colour: str, alpha: float) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"
+
+
 def implicit_reward_figure(rewards: Mapping[str, Sequence[float]], success: Sequence[bool], shift: float) -> Any:
     """Implicit rewards of right and wrong responses, one row of dots a moment, with the shift between them.
 

@@ -1,0 +1,356 @@
+"""Several methods and seeds on the same problems, with the same rollout seeds and the same budget; one table.
+
+Each run is a process of its own with a run folder of its own, and the comparison is read from these folders alone. So
+it can be interrupted and taken up again at the next run, extended by another method or seed, and made anew from what is
+there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vpdlab.config import HINTS, RunConfig, known_fields, read_options
+from vpdlab.errors import RunFailed, UserError
+from vpdlab.record import RunRecord, load_run
+
+WINDOW = 5  # last iterations that final length and entropy are a mean over
+DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a comparison."""
+
+    preset: str
+    label: str
+    seed: int
+    config: RunConfig
+
+    @property
+    def folder(self) -> Path:
+        return self.config.folder
+
+    @property
+    def name(self) -> str:
+        return f"{self.preset} {self.label} seed {self.seed}"
+
+
+# -- the plan ------------------------------------------------------------------------------------------------------
+
+
+def plan(bases: Mapping[str, RunConfig], labels: Sequence[str], seeds: Sequence[int], out: Path) -> list[Cell]:
+    """The runs of a comparison, seed by seed, so that an interrupted one has whole seeds.
+
+    Args:
+        bases: name -> the settings that all methods share.
+        labels: methods, each with settings of its own where wanted: "vpd", "vpd:e_every=1,beta=0.2".
+
+    Raises:
+        UserError: for an unknown method or setting, or one that does not fit the method.
+    """
+    from vpdlab.methods import check, get_method
+
+    cells = []
+    for seed in seeds:
+        for preset, base in bases.items():
+            if base.eval_every < 0:
+                raise UserError(f"preset {preset} never evaluates: set eval_every to 0 or above")
+            for label in labels:
+                name, _, own = label.partition(":")
+                method = get_method(name)
+                folder = out / preset / f"{label.translate(str.maketrans(':=,', '---'))}-s{seed}"
+                fields = {**method.needs, **_settings(own), "method": name, "seed": seed, "out": str(folder)}
+                config = dataclasses.replace(base, **fields)
+                check(method, config)
+                _ = config.folder  # its name is a run's name
+                cells.append(Cell(preset, label, seed, config))
+    return cells
+
+
+def _settings(text: str) -> dict[str, Any]:
+    """`e_every=1,feedback=verifier+sibling` as fields of RunConfig; the words of a list are parted by +."""
+    parts = text.split(",") if text else []
+    for part in parts:
+        if "=" not in part:
+            raise UserError(f"{part!r} is no setting of a method: write METHOD:FIELD=VALUE, for instance vpd:e_every=1")
+    fields = known_fields(read_options(parts))
+    lists = {name for name in fields if typing.get_origin(HINTS[name]) is tuple}
+    return {name: str(value).split("+") if name in lists else value for name, value in fields.items()}
+
+
+def state(cell: Cell) -> str:
+    """`done` (complete, with these very settings) or `open` (not begun, or ended on the way).
+
+    Raises:
+        UserError: where the folder holds a run with other settings, or one that is running.
+    """
+    if not (cell.folder / "config.json").exists():
+        return "open"
+    record = load_run(cell.folder)
+    ours = cell.config.to_dict()
+    other = sorted(name for name in ours if record.config.get(name) != ours[name] and name not in ("out", "threads"))
+    if other:
+        name = other[0]
+        raise UserError(
+            f"{cell.folder} holds a run with {name} {record.config.get(name)!r}, but now it is {ours[name]!r}: name"
+            " another folder with --out, or remove this one"
+        )
+    status = record.status
+    if status["state"] == "running" and status["pid"] != os.getpid() and _alive(status["pid"]):
+        raise UserError(f"{cell.folder} is being written by process {status['pid']}: wait for it, or end it")
+    return "done" if status["state"] == "complete" else "open"
+
+
+def _alive(pid: int) -> bool:
+    import psutil
+
+    return psutil.pid_exists(pid)
+
+
+# -- the runs ------------------------------------------------------------------------------------------------------
+
+
+def default_jobs(cells: Sequence[Cell]) -> int:
+    """As many runs at once as the cores bear where the settings pin the threads of each; else one."""
+    threads = max(cell.config.threads for cell in cells)
+    pinned = all(cell.config.threads for cell in cells) and all(cell.config.device in ("auto", "cpu") for cell in cells)
+    import torch
+
+    return max(1, (os.cpu_count() or 1) // threads) if pinned and not torch.cuda.is_available() else 1
+
+
+def run_all(cells: Sequence[Cell], jobs: int, say: Callable[[str], None] = print) -> None:
+    """Run what is not done yet, `jobs` at a time. What began and did not end begins anew.
+
+    Raises:
+        RunFailed: at the end, where some runs failed; it names their logs.
+        KeyboardInterrupt: the runs that are under way finish their iteration first.
+    """
+    states = [state(cell) for cell in cells]  # all of them, before the first begins
+    todo = [cell for cell, found in zip(cells, states, strict=True) if found == "open"]
+    if len(todo) < len(cells):
+        say(f"{len(cells) - len(todo)} of {len(cells)} runs are there already")
+    failed: list[Cell] = []
+    for number, (cell, code) in enumerate(_processes(todo, jobs), start=1):
+        words = "failed" if code else _outcome(load_run(cell.folder))
+        say(f"{number + len(cells) - len(todo)}/{len(cells)}  {cell.name}: {words}")
+        failed += [cell] if code else []
+    if failed:
+        raise RunFailed(f"{len(failed)} runs failed; see {', '.join(str(_log(cell)) for cell in failed)}")
+
+
+def _processes(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, int]]:
+    """Each cell and the exit status of its process, as they end."""
+    waiting = list(cells)
+    with ThreadPoolExecutor(jobs) as pool:
+        running = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    cell = waiting.pop(0)
+                    running[pool.submit(_run, cell, jobs)] = cell
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
+        except KeyboardInterrupt:
+            waiting.clear()  # the terminal has told the processes too: they finish their iteration
+            raise
+
+
+def _run(cell: Cell, jobs: int) -> int:
+    if cell.folder.exists():  # begun and not ended: `state` has seen to it that it is ours and at rest
+        shutil.rmtree(cell.folder)
+    settings = _log(cell).with_suffix(".yaml")
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    # JSON is YAML: the very settings of this run, for `vpdlab train --preset FILE` too.
+    settings.write_text(json.dumps(cell.config.to_dict(), indent=2) + "\n", encoding="utf-8")
+    env = dict(os.environ)
+    if jobs > 1:
+        env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+    with _log(cell).open("w", encoding="utf-8") as log:
+        command = [sys.executable, "-m", "vpdlab.cli", "train", "--preset", str(settings)]
+        return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=env, check=False).returncode
+
+
+def _log(cell: Cell) -> Path:
+    return cell.folder.with_name(f"{cell.folder.name}.log")
+
+
+def _outcome(record: RunRecord) -> str:
+    first, last = record.eval_rows[0], record.eval_rows[-1]
+    seconds = sum(row[f"seconds_{phase}"] for row in record.rows for phase in ("rollout", "feedback", "e", "m"))
+    return f"{100 * first['accuracy']:.1f} % -> {100 * last['accuracy']:.1f} % in {seconds:.0f} s"
+
+
+# -- the table -----------------------------------------------------------------------------------------------------
+
+
+def summarise(cells: Sequence[Cell], level: float | None = None) -> list[dict[str, Any]]:
+    """One plain dict for each preset and method, from the run folders: means over seeds, with intervals.
+
+    The intervals are percentile bootstraps that draw seeds and, within them, held-out problems; so with three seeds
+    they say little about seeds, and no more than they can. `against` is the difference to the first method on the same
+    problems and seeds.
+
+    Args:
+        level: held-out accuracy of the sample efficiency; default half way from the start to the best final mean.
+    """
+    rows = []
+    for preset in dict.fromkeys(cell.preset for cell in cells):
+        groups: dict[str, list[Cell]] = {}
+        for cell in cells:
+            if cell.preset == preset:
+                groups.setdefault(cell.label, []).append(cell)
+        records = {label: [load_run(cell.folder) for cell in group] for label, group in groups.items()}
+        finals = {label: np.array([r.eval_rows[-1]["by_problem"] for r in group]) for label, group in records.items()}
+        start = float(np.mean([r.eval_rows[0]["accuracy"] for group in records.values() for r in group]))
+        goal = (start + max(final.mean() for final in finals.values())) / 2 if level is None else level
+        first = next(iter(finals))
+        for label, group in records.items():
+            row = {"preset": preset, "method": label, "seeds": [cell.seed for cell in groups[label]], "start": start}
+            row |= _spread("final", finals[label]) | _course(group, goal)
+            row["against"] = first
+            row |= _spread("difference", finals[label] - finals[first]) if label != first else {"difference": None}
+            rows.append(row)
+    return rows
+
+
+def _spread(name: str, values: np.ndarray) -> dict[str, Any]:
+    """Mean of [seeds, problems], its interval, and the mean of each seed."""
+    rng = np.random.default_rng(0)
+    seeds, problems = values.shape
+    means = [
+        values[rng.integers(0, seeds, seeds)[:, None], rng.integers(0, problems, (seeds, problems))].mean()
+        for _ in range(DRAWS)
+    ]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return {
+        name: float(values.mean()), f"{name}_low": float(low), f"{name}_high": float(high),
+        f"{name}_seeds": values.mean(1).tolist(),
+    }  # fmt: skip
+
+
+def _course(group: Sequence[RunRecord], goal: float) -> dict[str, Any]:
+    """Best evaluation, rollouts to a level, and where length and entropy ended; means over seeds."""
+
+    def tail(record: RunRecord, key: str) -> float | None:
+        values = [row[key] for row in record.rows[-WINDOW:] if row[key] is not None]
+        return float(np.mean(values)) if values else None
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        found = [value for value in values if value is not None]
+        return float(np.mean(found)) if found else None
+
+    reached = [_rollouts_to(record, goal) for record in group]
+    phases = ("rollout", "feedback", "e", "m")
+    return {
+        "best": float(np.mean([max(e["accuracy"] for e in record.eval_rows) for record in group])),
+        "level": goal,
+        "rollouts_to_level": mean(reached) if None not in reached else None,
+        "reached": sum(value is not None for value in reached),
+        "length": mean([tail(record, "length") for record in group]),
+        "entropy": mean([tail(record, "entropy") for record in group]),
+        "rollouts": int(np.mean([_rollouts(record, record.rows[-1]["step"]) for record in group])),
+        "seconds": mean([sum(row[f"seconds_{p}"] for row in record.rows for p in phases) for record in group]),
+    }
+
+
+def _rollouts(record: RunRecord, step: int) -> int:
+    return step * record.config["prompts"] * record.config["group"]
+
+
+def _rollouts_to(record: RunRecord, goal: float) -> int | None:
+    """Rollouts up to the first evaluation at or above a level; None where none is."""
+    steps = [e["step"] for e in record.eval_rows if e["accuracy"] >= goal]
+    return _rollouts(record, steps[0]) if steps else None
+
+
+def curves(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Held-out accuracy over rollouts, as plain dicts for plots: preset, method, seed, rollouts, accuracy."""
+    found = []
+    for cell in cells:
+        record = load_run(cell.folder)
+        evals = record.eval_rows
+        found.append(
+            {
+                "preset": cell.preset, "method": cell.label, "seed": cell.seed,
+                "rollouts": [_rollouts(record, e["step"]) for e in evals],
+                "accuracy": [e["accuracy"] for e in evals],
+            }
+        )  # fmt: skip
+    return found
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table, for people."""
+
+    def percent(row: Mapping[str, Any], name: str, sign: str = "") -> str:
+        return (
+            f"{100 * row[name]:{sign}.1f} [{100 * row[f'{name}_low']:{sign}.1f}, {100 * row[f'{name}_high']:{sign}.1f}]"
+        )
+
+    lines = []
+    for preset in dict.fromkeys(row["preset"] for row in rows):
+        mine = [row for row in rows if row["preset"] == preset]
+        first = mine[0]
+        lines += [
+            f"### {preset}",
+            "",
+            f"From {100 * first['start']:.1f} % at the start; {len(first['seeds'])} seeds of"
+            f" {first['rollouts']:,} rollouts; held-out accuracy in percent, [95 % interval over seeds and problems].",
+            "",
+            f"| method | final | seeds | against {first['method']} | best on the way | rollouts to"
+            f" {100 * first['level']:.0f} % | length | entropy | seconds |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        for row in mine:
+            seeds = ", ".join(f"{100 * value:.1f}" for value in row["final_seeds"])
+            difference = "" if row["difference"] is None else percent(row, "difference", "+")
+            count = len(row["seeds"])
+            to_level = (
+                f"{row['rollouts_to_level']:,.0f}" if row["reached"] == count else f"{row['reached']} of {count} seeds"
+            )
+            entropy = "-" if row["entropy"] is None else f"{row['entropy']:.3f}"
+            lines.append(
+                f"| `{row['method']}` | {percent(row, 'final')} | {seeds} | {difference} | {100 * row['best']:.1f} |"
+                f" {to_level} | {row['length']:.1f} | {entropy} | {row['seconds']:.0f} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def write(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], out: Path, command: str) -> Path:
+    """Leave compare.json, compare.md and compare.html (an offline page with the picture) in the comparison's folder."""
+    import nbformat
+
+    from vpdlab.page import notebook_to_page
+    from vpdlab.plots import compare_figure
+
+    lines = curves(cells)
+    (out / "compare.json").write_text(json.dumps({"rows": rows, "curves": lines}, indent=2) + "\n", encoding="utf-8")
+    text = f"{markdown(rows)}\nMade by `{command}`.\n"
+    (out / "compare.md").write_text(text, encoding="utf-8")
+    picture = {"application/vnd.plotly.v1+json": json.loads(compare_figure(lines).to_json())}
+    cells_ = [
+        nbformat.v4.new_markdown_cell("# Methods on the same problems"),
+        nbformat.v4.new_code_cell("", execution_count=1, outputs=[nbformat.v4.new_output("display_data", picture)]),
+        nbformat.v4.new_markdown_cell(text),
+    ]
+    notebook = out / "compare.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells_), notebook)
+    try:
+        return notebook_to_page(notebook, out / "compare.html")
+    finally:
+        notebook.unlink()
