@@ -10,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import typing
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -71,13 +73,18 @@ def plan(bases: Mapping[str, RunConfig], labels: Sequence[str], seeds: Sequence[
             for label in labels:
                 name, _, own = label.partition(":")
                 method = get_method(name)
-                folder = out / preset / f"{label.translate(str.maketrans(':=,', '---'))}-s{seed}"
+                folder = out / preset / f"{_file_name(label)}-s{seed}"
                 fields = {**method.needs, **_settings(own), "method": name, "seed": seed, "out": str(folder)}
                 config = dataclasses.replace(base, **fields)
                 check(method, config)
-                _ = config.folder  # its name is a run's name
                 cells.append(Cell(preset, label, seed, config))
     return cells
+
+
+def _file_name(label: str) -> str:
+    """A label as part of a run's name; a long one is cut, and told apart by its checksum."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", label)
+    return name if len(name) <= 50 else f"{name[:40]}-{zlib.crc32(label.encode()):08x}"
 
 
 def _settings(text: str) -> dict[str, Any]:
