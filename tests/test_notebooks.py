@@ -61,12 +61,19 @@ def test_every_parameter_of_the_training_notebook_is_a_setting():
     assert {name for name in names if not name.startswith("__")} - {"preset"} <= set(HINTS)
 
 
+WALKS = {
+    "00_tour": ("One iteration by hand", "<math"),
+    "one_rollout": ("One rollout, several gradients", "How alike are they"),
+}
+
+
 @pytest.mark.slow
-def test_the_tour_runs_and_becomes_a_page(tmp_path):
-    assert cli.main(["notebook", "00_tour", "--out", str(tmp_path / "tour")]) == 0
-    assert errors(tmp_path / "tour" / "00_tour.ipynb") == []
-    page = (tmp_path / "tour" / "00_tour.html").read_text()
-    assert "One iteration by hand" in page and "<math" in page
+@pytest.mark.parametrize("name", WALKS)
+def test_a_walk_runs_and_becomes_a_page(name, tmp_path):
+    assert cli.main(["notebook", name, "--out", str(tmp_path / "walk")]) == 0
+    assert errors(tmp_path / "walk" / f"{name}.ipynb") == []
+    page = (tmp_path / "walk" / f"{name}.html").read_text()
+    assert all(words in page for words in WALKS[name])
 
 
 @pytest.mark.slow

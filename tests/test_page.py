@@ -95,6 +95,14 @@ def test_code_is_folded_and_opens(chromium: str, executed: Path, tmp_path: Path)
         assert page.evaluate(colour) == "rgb(227, 230, 234)"  # light text on the dark page
 
 
+def test_what_is_folded_in_the_text_stays_folded(tmp_path: Path) -> None:
+    text = "<details><summary>Solution</summary>\n\nA paragraph.\n\n```python\nanswer = 1\n```\n\n</details>\n\nafter"
+    source = write(tmp_path / "a.ipynb", [new_markdown_cell(text), shown()])
+    page = notebook_to_page(source, tmp_path / "a.html").read_text()
+    inside, outside = page.split("<summary>Solution</summary>")[1].split("</details>", 1)
+    assert "A paragraph." in inside and "answer" in inside and "after" in outside
+
+
 def test_plotly_stands_once_and_only_where_needed(tmp_path: Path) -> None:
     figure = {"data": [{"y": [1, None]}], "layout": {"height": 300}}
     plain = notebook_to_page(write(tmp_path / "a.ipynb", [shown()]), tmp_path / "a.html")

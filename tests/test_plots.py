@@ -41,3 +41,18 @@ def test_tokens_and_top_lists_keep_their_order():
     student, teacher = figure.data
     assert list(student.x) == ["“7”", "“8”"]
     assert list(teacher.y) == [None, 0.9]
+
+
+def test_pushes_are_coloured_by_each_methods_own_scale():
+    figure = plots.push_figure(["4", " "], {"sdpo": [2.0, -4.0], "grpo": [0.0, -0.1]}, {"sdpo": 4.0, "grpo": 0.1})
+    (tiles,) = figure.data
+    assert [list(row) for row in tiles.z] == [[0.5, -1.0], [0.0, -1.0]]
+    assert [list(row) for row in tiles.customdata] == [[2.0, -4.0], [0.0, -0.1]]
+    assert list(figure.layout.xaxis.ticktext) == ["4", "·"]
+
+
+def test_moves_and_cosines_hold_what_they_were_given():
+    bars = plots.move_figure({"vpd": {"7": -1.0, "8": 0.9}, "grpo": {"7": -1.0, "8": 0.5}}).data
+    assert [list(bar.y) for bar in bars] == [[-1.0, 0.9], [-1.0, 0.5]] and list(bars[0].x) == ["“7”", "“8”"]
+    (tiles,) = plots.likeness_figure(["a", "b"], [[1.0, -0.2], [-0.2, 1.0]]).data
+    assert list(tiles.x) == ["a", "b"] and tiles.z[0][1] == -0.2

@@ -179,6 +179,11 @@ def _state(model_id: str, states: Mapping[str, Any]) -> Mapping[str, Any]:
 class _Renderer(IPythonRenderer):
     """Markdown with its formulas as MathML, which browsers draw without a script."""
 
+    def _html_embed_images(self, html: str) -> str:
+        # nbconvert closes every tag of each piece of HTML while it looks for images; what a <details> folds, with blank
+        # lines in it, would then stand outside.
+        return super()._html_embed_images(html) if "<img" in html else html
+
     def inline_math(self, body: str) -> str:
         return _mathml(body, f"${body}$", display=False)
 

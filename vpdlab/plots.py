@@ -198,6 +198,68 @@ def top_figure(tops: Mapping[str, Sequence[tuple[str, float]]], title: str) -> A
     return _dress(figure, 320, "next token")
 
 
+SIGNED = ((0.0, BLUE), (0.5, "rgba(127,127,127,0.08)"), (1.0, ORANGE))
+
+
+def push_figure(words: Sequence[str], weights: Mapping[str, Sequence[float]], scale: Mapping[str, float]) -> Any:
+    """What each method asks of each written token: orange to become likelier, blue to become less likely.
+
+    Args:
+        words: the response's tokens.
+        weights: method -> the push on each token (`anatomy.Push.weight`).
+        scale: method -> the push that gets the full colour, since methods differ in size.
+    """
+    import plotly.graph_objects as go
+
+    names, places = list(weights), list(range(len(words)))
+    colours = [[value / scale[name] for value in weights[name]] for name in names]
+    figure = go.Figure(
+        go.Heatmap(
+            z=colours, x=places, y=names, customdata=[list(weights[name]) for name in names], zmin=-1, zmax=1,
+            colorscale=SIGNED, xgap=2, ygap=2, hovertemplate="%{y}: %{customdata:+.4f}<extra></extra>",
+            colorbar={"title": "push", "tickvals": [-1, 0, 1], "ticktext": ["rarer", "0", "likelier"], "thickness": 12},
+        )
+    )  # fmt: skip
+    figure.update_xaxes(tickmode="array", tickvals=places, ticktext=[word.strip() or "·" for word in words])
+    return _tiles(figure, 80 + 30 * len(names), "token of the response")
+
+
+def likeness_figure(names: Sequence[str], values: Sequence[Sequence[float]]) -> Any:
+    """Cosines between methods, each with each: 1 the same direction, 0 nothing in common, -1 opposite."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure(
+        go.Heatmap(
+            z=values, x=list(names), y=list(names), zmin=-1, zmax=1, xgap=2, ygap=2,
+            colorscale=((0.0, BLUE), (0.5, "#6E6E6E"), (1.0, "#C85400")),  # opaque: white words read on all of it
+            texttemplate="%{z:.2f}", textfont={"color": "white"}, hovertemplate="%{y}, %{x}: %{z:.3f}<extra></extra>",
+            colorbar={"title": "cosine", "thickness": 12},
+        )
+    )  # fmt: skip
+    return _tiles(figure, 80 + 36 * len(names), "")
+
+
+def _tiles(figure: Any, height: int, x_title: str) -> Any:
+    """A heat map's look: the first row on top, no lines between the tiles."""
+    _dress(figure, height, x_title).update_layout(margin={"t": 20})
+    figure.update_yaxes(autorange="reversed", showgrid=False, zeroline=False)
+    return figure.update_xaxes(showgrid=False, zeroline=False)
+
+
+def move_figure(moves: Mapping[str, Mapping[str, float]]) -> Any:
+    """The push on some tokens at one place, side by side for several methods: method -> token text -> push."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for number, (name, row) in enumerate(moves.items()):
+        words = [f"“{word}”" for word in row]
+        bar = go.Bar(x=words, y=list(row.values()), name=name, marker={"color": COLOURS[number % len(COLOURS)]})
+        figure.add_trace(bar)
+    figure.update_xaxes(type="category")
+    figure.update_yaxes(title="push, largest = 1")
+    return _dress(figure, 340, "next token")
+
+
 def _dress(figure: Any, height: int, x_title: str) -> Any:
     """What all figures share: height in pixels, grey words and lines that read on a light and on a dark page."""
     grid = {"gridcolor": "rgba(127,127,127,0.25)", "zerolinecolor": "rgba(127,127,127,0.5)", "automargin": True}

@@ -1,0 +1,38 @@
+"""The examples of the documents run as they stand, and what they name is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from vpdlab.config import HINTS
+from vpdlab.methods import METHODS
+
+ROOT = Path(__file__).parents[1]
+METHODS_PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+
+
+def test_the_page_of_methods_has_all_of_them_and_settings_that_exist() -> None:
+    table = re.findall(r"^\| `(\w+)` \|", METHODS_PAGE.split("## The E-step")[0], flags=re.MULTILINE)
+    assert table == list(METHODS)
+    settings = set(re.findall(r"`([a-z]+_[a-z]+)`", METHODS_PAGE))
+    assert settings - set(HINTS) == {"kl_teacher", "old_logp"}  # a key of metrics.jsonl; what a loss sees
+
+
+@pytest.mark.slow
+def test_the_method_of_your_own_learns(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```$", METHODS_PAGE, flags=re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 2 and len([line for line in blocks[0].splitlines() if line.strip()]) <= 20
+    space: dict = {}
+    try:
+        for block in blocks:
+            exec(compile(block, "docs/methods.md", "exec"), space)
+    finally:
+        METHODS.pop("sure", None)
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in out[:3]] == ["1", "2", "3"]
+    assert all(float(line.split()[2]) > 0 for line in out[:3])
+    assert out[3].startswith("tensor(")
