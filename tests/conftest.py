@@ -17,7 +17,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 # Before anything imports these modules: shapes in their signatures are checked from here on.
-CHECKED = [f"vpdlab.{name}" for name in ("losses", "credit", "batch", "scoring")]
+CHECKED = [f"vpdlab.{name}" for name in ("losses", "credit", "batch", "scoring", "tabular")]
 install_import_hook(CHECKED, "beartype.beartype")
 
 import torch

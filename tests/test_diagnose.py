@@ -10,7 +10,7 @@ from vpdlab.diagnose import DIAGNOSES, diagnose
 
 HEALTHY = {
     "reward": 0.5, "success_rate": 0.5, "signal_share": 1.0, "length": 30.0, "entropy": 0.5, "kl": 0.1,
-    "truncated": 0, "unfinished": 0.0, "skipped": 0,
+    "truncated": 0, "unfinished": 0.0, "skipped": 0, "m_loss": 0.3,
 }  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def halves(first: float | None, last: float | None) -> list[float | None]:
 TROUBLES = {
     "no-success": rows(3, success_rate=0.0),
     "all-success": rows(3, success_rate=1.0),
-    "no-signal": rows(1, signal_share=0.0),
+    "no-signal": rows(1, signal_share=0.0, m_loss=None),
     "length-collapse": rows(10, length=halves(30.0, 9.9)),
     "length-explosion": rows(10, length=halves(30.0, 90.1)),
     "entropy-collapse": rows(10, entropy=halves(0.5, 0.019)),
@@ -71,7 +71,8 @@ def test_a_healthy_run_of_any_length_has_no_warnings(count: int) -> None:
         rows(2, success_rate=0.0),
         rows(3, success_rate=[0.0, 0.1, 0.0]),
         rows(3, success_rate=[1.0, 0.9, 1.0]),
-        rows(3, signal_share=[0.0, 0.0, 0.1]),
+        rows(3, signal_share=[0.0, 0.0, 0.1], m_loss=None),
+        rows(1, signal_share=0.0),  # a method that needs no feedback has learned all the same
         rows(9, length=[30.0] * 5 + [1.0] * 4),
         rows(10, length=halves(30.0, 10.1)),
         rows(10, length=halves(30.0, 89.0)),

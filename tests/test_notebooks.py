@@ -63,6 +63,7 @@ def test_every_parameter_of_the_training_notebook_is_a_setting():
 
 WALKS = {
     "00_tour": ("One iteration by hand", "<math"),
+    "em_exact": ("EM, exactly", "<math"),
     "one_rollout": ("One rollout, several gradients", "How alike are they"),
 }
 

@@ -47,7 +47,7 @@ def test_empty_data_is_no_option() -> None:
 
 
 def test_every_named_task_exists() -> None:
-    assert set(TASKS) == {"arithmetic", "reasoning", "science"}
+    assert set(TASKS) == {"arithmetic", "code", "math", "own", "reasoning", "science"}
     assert make_task("arithmetic").load("train")
 
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from vpdlab.errors import UserError
 
 PRESETS = Path(__file__).parent / "presets"
-SOURCES = ("verifier", "sibling", "reference")
+SOURCES = ("verifier", "sibling", "reference", "critique")
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,45 @@ class RunConfig:
 
     # -- feedback ----------------------------------------------------------------------------------------
     feedback: tuple[str, ...] = ("verifier",)
-    """Sources of C: verifier (the environment's words), sibling (a success of the same group), reference (the task's
-    own solution)."""
+    """Sources of C, in order of preference: verifier (the environment's words), sibling (a success of the same group),
+    critique (a critic's words on a failure, a sibling for a success), reference (the task's own solution)."""
     feedback_mode: Literal["all", "first"] = "all"
     """all: every source that has something to say; first: only the first one that has."""
+
+    critic: Literal["live", "frozen", "endpoint"] = "live"
+    """Who writes critiques: the policy as it is, as it was at the start, or a model behind `critic_url`."""
+    critic_max_tokens: int = 96
+    """A critique is cut here."""
+    critic_temperature: float = 0.7
+    """Sampling temperature of a critique."""
+    critic_drop_leaks: bool = False
+    """Drop critiques that state the final answer; they are counted in any case."""
+    critic_learns: bool = False
+    """Experiment: after each iteration, reinforce the critiques that lowered the teacher's belief in failures."""
+    critic_weight: float = 1.0
+    """Weight of that policy gradient."""
+    critic_url: str = ""
+    """An OpenAI-compatible server, up to and including /v1; the key is taken from VPDLAB_CRITIC_KEY."""
+    critic_model: str = ""
+    """The critic's name on that server."""
+    critic_seconds: float = 60.0
+    """Wall clock for one critique from the server, all tries together."""
+    critic_calls: int = 10000
+    """Calls to the server that a run may make, retries included."""
+    critic_tokens: int = 10_000_000
+    """Tokens, of prompts and replies, that a run may spend on the server."""
+    critic_jobs: int = 8
+    """Critiques asked for at the same time."""
+    critic_cache: str = ""
+    """Folder of the server's replies, so that a rerun costs nothing; empty: vpdlab/critiques in the user's cache."""
+    noise_drop: float = 0.0
+    """Share of rollouts with feedback whose feedback is dropped (noise, for studies)."""
+    noise_shuffle: float = 0.0
+    """Share that gets the feedback of another problem."""
+    noise_truncate: float = 0.0
+    """Share whose feedback loses the second half of its words."""
+    noise_contradict: float = 0.0
+    """Share whose critique says the opposite."""
 
     # -- E-step: train the teacher on outcomes inside the trust region ------------------------------------
     e_every: int = 5
@@ -229,6 +264,10 @@ class RunConfig:
             for arg in getattr(self, name):
                 if not re.fullmatch(r"[A-Za-z_]\w*=.*", arg):
                     raise UserError(f"{name} has {arg!r}: write NAME=VALUE, for instance digits=3")
+        if (noise := self.noise_drop + self.noise_shuffle + self.noise_truncate + self.noise_contradict) > 1 + 1e-9:
+            raise UserError(f"the shares of noise add up to {noise:g}, but must not exceed 1")
+        if self.critic_learns and self.critic != "live":
+            raise UserError(f"critic_learns needs critic live: critic {self.critic} does not change")
         if self.precision == "bfloat16" and self.teacher == "ema":
             raise UserError(
                 "teacher ema needs float32 weights (a small rate rounds to nothing in bfloat16): set precision to"
@@ -287,6 +326,10 @@ RANGES: list[tuple[str, float, float]] = [
     *((name, 0, 1e3) for name in ("clip_high", "is_clip", "kl_target", "rl_weight", "opd_weight", "sdar_weight")),
     *((name, 1e-9, 1e6) for name in ("beta_min", "beta_max", "e_ratio_clip", "opsd_clip", "sdar_sharpness")),
     ("reweight_steps", 0, 10**9),
+    *((name, 0, 1) for name in ("noise_drop", "noise_shuffle", "noise_truncate", "noise_contradict")),
+    *((name, 1, 10**9) for name in ("critic_max_tokens", "critic_calls", "critic_tokens", "critic_jobs")),
+    *((name, 0, 1e3) for name in ("critic_temperature", "critic_weight")),
+    ("critic_seconds", 0.1, 1e5),
     *((name, 0, 1e3) for name in ("lr", "e_lr", "weight_decay", "grad_clip", "eval_temperature")),
     ("seed", 0, 2**32 - 1),
     ("temperature", 1e-3, 1e2),

@@ -35,7 +35,7 @@ def _all_success(rows: Rows) -> str | None:
 
 
 def _no_signal(rows: Rows) -> str | None:
-    if rows[-1]["signal_share"] == 0:
+    if rows[-1]["signal_share"] == 0 and rows[-1]["m_loss"] is None:
         return "no rollout had feedback: this iteration changed nothing"
     return None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from vpdlab.types import Feedback, Rollout
@@ -61,20 +61,24 @@ def without_thoughts(text: str) -> str:
 
 
 def give_feedback(
-    rollouts: Sequence[Rollout], sources: Sequence[str], mode: Literal["all", "first"] = "all"
+    rollouts: Sequence[Rollout],
+    sources: Sequence[str],
+    mode: Literal["all", "first"] = "all",
+    more: Mapping[str, Source] | None = None,
 ) -> list[Feedback]:
     """C of each rollout, from the named sources.
 
     Args:
+        more: sources beside those of `SOURCES`, by name.
         mode: "all" joins what every source has to say (a critique and a demonstration can stand side by side; of
             two critiques the first is kept); "first" takes the first source that has something to say.
     """
     groups: dict[int, list[Rollout]] = defaultdict(list)
     for rollout in rollouts:
         groups[rollout.group].append(rollout)
-    notes = []
+    known, notes = SOURCES | dict(more or {}), []
     for rollout in rollouts:
-        said = [SOURCES[name](rollout, groups[rollout.group]) for name in sources]
+        said = [known[name](rollout, groups[rollout.group]) for name in sources]
         spoke = [note for note in said if note.signal]
         notes.append(_join(spoke if mode == "all" else spoke[:1], said))
     return notes
@@ -82,9 +86,11 @@ def give_feedback(
 
 def _join(spoke: Sequence[Feedback], said: Sequence[Feedback]) -> Feedback:
     if not spoke:
-        return Feedback(reason="; ".join(note.reason for note in said))
+        leaked = next((note.leaked for note in said if note.leaked is not None), None)
+        return Feedback(reason="; ".join(note.reason for note in said), leaked=leaked)
     return Feedback(
         critique=next((note.critique for note in spoke if note.critique is not None), None),
         demonstration=next((note.demonstration for note in spoke if note.demonstration is not None), None),
         source="+".join(note.source for note in spoke),
+        leaked=next((note.leaked for note in spoke if note.leaked is not None), None),
     )

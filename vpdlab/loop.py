@@ -8,6 +8,7 @@ for row in run.steps():          # writes runs/..., row is a line of metrics.jso
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,15 +19,18 @@ import torch
 
 from vpdlab import observe
 from vpdlab.config import RunConfig, read_options
+from vpdlab.critics import Criticism
+from vpdlab.critics.make import make_criticism
 from vpdlab.diagnose import diagnose
 from vpdlab.environment import describe
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.evaluate import average_at_k, interval, summarise
 from vpdlab.feedback import give_feedback
 from vpdlab.interrupt import Interrupt
-from vpdlab.learner import Batch, EStep, Learner
+from vpdlab.learner import Batch, EStep, Learner, MStep
 from vpdlab.m_step import Method, m_step
 from vpdlab.methods import check, get_method
+from vpdlab.noise import shares, with_noise
 from vpdlab.policy import Policy, longest_input
 from vpdlab.prompts import Renderer, Templates, views
 from vpdlab.record import Recorder, prepare, writing
@@ -46,7 +50,7 @@ def iterate(run: Run, step: int) -> dict[str, Any]:
         rollouts = verify_all(run.task, run.rollouts(step))
 
     with clock("feedback"):
-        notes = give_feedback(rollouts, config.feedback, config.feedback_mode)  # C, or the reason why there is none
+        notes = run.feedback(rollouts, step)  # C, or the reason why there is none
         batch = run.pack(rollouts, notes)  # two contexts, one response axis
 
     e = EStep()
@@ -59,8 +63,9 @@ def iterate(run: Run, step: int) -> dict[str, Any]:
     with clock("m"):
         m = m_step(learner, batch, run.method, watch)  # distil it into the student, token by token
         learner.after_iteration(e, m)
+        critic_loss = run.reinforce_critic(batch, m) if config.critic_learns else None
 
-    row = observe.metrics_row(step, beta, rollouts, notes, batch, e, m, lr, clock)
+    row = observe.metrics_row(step, beta, rollouts, notes, batch, e, m, lr, clock, critic_loss)
     if run.recorder is not None:
         records = observe.rollout_records(step, rollouts, notes, batch, m, watch, run.render, beta)
         run.recorder.rollouts(step, records)
@@ -72,7 +77,7 @@ class Run:
     """Everything that one run acts on. Open one with `Run.open`.
 
     Attributes:
-        config, task, method, learner (policy and teacher), render, sampler: the parts.
+        config, task, method, learner (policy and teacher), render, sampler, criticism (where asked for): the parts.
         record: whether the run leaves a folder behind.
         recorder: writes that folder, from the first step on.
         rows, evals: the lines of metrics and evaluations so far.
@@ -84,6 +89,7 @@ class Run:
     learner: Learner
     render: Renderer
     sampler: Sampler
+    criticism: Criticism | None = None
     record: bool = True
     recorder: Recorder | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -91,8 +97,11 @@ class Run:
     started: bool = False
 
     @classmethod
-    def open(cls, config: RunConfig, record: bool = True) -> Run:
+    def open(cls, config: RunConfig, record: bool = True, task: Task | None = None) -> Run:
         """Load task and model; the run's folder is written from the first step on (unless `record` is False).
+
+        Args:
+            task: a task of your own, in place of the one that the config names.
 
         Raises:
             UserError: for anything in the config that does not fit what it names.
@@ -103,7 +112,7 @@ class Run:
             torch.set_num_threads(config.threads)
         method = get_method(config.method)
         check(method, config)
-        task = make_task(config.task, **config.task_options())
+        task = task or make_task(config.task, **config.task_options())
         templates = Templates.read(config.templates) if config.templates else Templates()
         policy = Policy.load(config)
         if policy.device.type == "cuda":
@@ -115,7 +124,9 @@ class Run:
             teacher=Teacher(policy, "shared" if method.views == "student" else config.teacher),
             anchor=Copy(policy) if config.anchor == "fixed" and method.e_step else None,
         )  # fmt: skip
-        run = cls(config, task, method, learner, render, HFSampler(policy, config.sampler_rows), record)
+        sampler = HFSampler(policy, config.sampler_rows)
+        criticism = make_criticism(config, policy, render, sampler) if "critique" in config.feedback else None
+        run = cls(config, task, method, learner, render, sampler, criticism, record)
         if config.prompts > len(task.load("train")):
             raise UserError(
                 f"prompts is {config.prompts}, but the task has {len(task.load('train'))} training problems"
@@ -146,6 +157,39 @@ class Run:
         config = self.config
         sampling = Sampling(config.temperature, 1.0, config.max_new_tokens)
         return self._sample(self.problems(step), config.group, sampling, step=step)
+
+    def feedback(self, rollouts: Sequence[Rollout], step: int, purpose: str = "train") -> list[Feedback]:
+        """C of each rollout, from the config's sources; noise on it, where the config asks for some.
+
+        Where a critic is asked, the rollouts of a training step are on disk before.
+        """
+        config, more = self.config, {}
+        if self.criticism is not None:
+            if self.recorder is not None and purpose == "train":
+                self.recorder.rollouts(step, observe.sampled_records(step, rollouts), wait=True)
+            self.criticism.ask(self._silent(rollouts), seed=config.seed, purpose=purpose, step=step)
+            more = {"critique": self.criticism.source}
+        notes = give_feedback(rollouts, config.feedback, config.feedback_mode, more)
+        seed = (config.seed, zlib.crc32(f"noise {purpose}".encode()), step)
+        return with_noise(rollouts, notes, shares(config), seed) if purpose == "train" else notes
+
+    def _silent(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
+        """The rollouts that a critic is asked about: in mode "first", those of which no earlier source speaks."""
+        config = self.config
+        if config.feedback_mode == "all":
+            return list(rollouts)
+        earlier = config.feedback[: config.feedback.index("critique")]
+        said = give_feedback(rollouts, earlier)
+        return [rollout for rollout, note in zip(rollouts, said, strict=True) if not note.signal]
+
+    def reinforce_critic(self, batch: Batch, m: MStep) -> float | None:
+        """Reinforce the critiques that lowered the teacher's belief in the batch's failures (an experiment)."""
+        if self.criticism is None or m.teacher_logp is None or m.student_logp is None:
+            return None
+        spoken = torch.tensor([note.source == "critique" and not note.noise for note in batch.notes])
+        rows = (spoken.to(batch.success.device) & ~batch.success).nonzero()[:, 0].tolist()
+        drop = (m.student_logp - m.teacher_logp)[rows] / batch.lengths[rows]
+        return self.criticism.learn(self.learner, [batch.rollouts[row] for row in rows], drop)
 
     def pack(self, rollouts: Sequence[Rollout], notes: Sequence[Feedback]) -> Batch:
         """The rollouts that the method learns from, in the views that it looks at."""
@@ -222,16 +266,16 @@ class Run:
             groups.setdefault(rollout.problem.id, []).append(rollout.verified)
         row = {"step": step} | summarise(groups) | {"length": float(np.mean([len(r.response_ids) for r in rollouts]))}
         row["by_problem"] = [average_at_k(outcomes) for outcomes in groups.values()]  # the same problems in every run
-        row |= self._teacher_accuracy(rollouts, sampling) if config.eval_teacher else {}
+        row |= self._teacher_accuracy(rollouts, sampling, step) if config.eval_teacher else {}
         row["seconds"] = time.perf_counter() - started
         self.evals.append(row)
         if self.recorder is not None:
             self.recorder.evaluation(row)
         return row
 
-    def _teacher_accuracy(self, rollouts: Sequence[Rollout], sampling: Sampling) -> dict[str, Any]:
+    def _teacher_accuracy(self, rollouts: Sequence[Rollout], sampling: Sampling, step: int) -> dict[str, Any]:
         """One sample of the M-step's teacher for the first failure of each held-out problem that has feedback."""
-        notes = give_feedback(rollouts, self.config.feedback, self.config.feedback_mode)
+        notes = self.feedback(rollouts, step, "eval")
         failed: dict[int, tuple[Rollout, Feedback]] = {}
         for rollout, note in zip(rollouts, notes, strict=True):
             if not rollout.success and note.signal:

@@ -128,6 +128,11 @@ def _teacher_prompt(render: Renderer, rollout: Rollout, note: Feedback, view: Vi
     return render.teacher_text(rollout.problem, note)
 
 
+def sampled_records(step: int, rollouts: Sequence[Rollout]) -> list[dict[str, Any]]:
+    """The records of rollouts that no critic has been asked about yet."""
+    return [_said(step, rollout, Feedback(reason="the critic was not asked yet")) for rollout in rollouts]
+
+
 def _said(step: int, rollout: Rollout, note: Feedback) -> dict[str, Any]:
     """What was asked, answered and said."""
     problem, outcome = rollout.problem, rollout.verified
@@ -150,6 +155,8 @@ def _said(step: int, rollout: Rollout, note: Feedback) -> dict[str, Any]:
         "source": note.source,
         "reason": note.reason,
         "signal": note.signal,
+        "leaked": note.leaked,
+        "noise": note.noise,
         "prompt_ids": list(rollout.prompt_ids),
         "response_ids": list(rollout.response_ids),
         "logps": list(rollout.logps),
@@ -180,16 +187,20 @@ def margin(batch: Batch, m: MStep, beta: float) -> float | None:
 
 def metrics_row(
     step: int, beta: float, rollouts: Sequence[Rollout], notes: Sequence[Feedback], batch: Batch, e: EStep, m: MStep,
-    lr: float, clock: Clock,
+    lr: float, clock: Clock, critic_loss: float | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """A line of metrics.jsonl (without its warnings): what does not exist at this step is None."""
     count = len(rollouts)
     outcomes = [rollout.verified for rollout in rollouts]
+    judged = any(note.leaked is not None for note in notes)
     return {
         "step": step,
         "reward": sum(outcome.reward for outcome in outcomes) / count,
         "success_rate": sum(outcome.success for outcome in outcomes) / count,
         "length": sum(len(rollout.response_ids) for rollout in rollouts) / count,
+        "critiques": sum("critique" in note.source for note in notes) if judged else None,
+        "leaked": sum(note.leaked is True for note in notes) if judged else None,
+        "critic_loss": critic_loss,
         "unfinished": sum(not rollout.finished for rollout in rollouts) / count,
         "entropy": m.entropy,
         "kl": m.kl,

@@ -32,6 +32,12 @@ class Templates:
     """Section with a sibling's correct response: {text}."""
     feedback: str = "\n\nFeedback on an earlier attempt:\n{text}"
     """Section with the critique: {text}."""
+    critic: str = (
+        "{problem}\n\nA student's attempt:\n{attempt}\n\nThe attempt is wrong. The correct final answer is: {answer}"
+        "\n\nIn two or three short sentences, tell the student what is wrong with the attempt and which"
+        " misunderstanding led to it, so that the next attempt can avoid it. Do not state the correct answer."
+    )
+    """What a critic reads: {problem}, {attempt} and the final {answer}, nothing of its solution."""
 
     def __post_init__(self) -> None:
         for name, needs in FIELDS.items():
@@ -68,6 +74,7 @@ FIELDS = {
     "teacher": {"problem", "solution", "feedback"},
     "solution": {"text"},
     "feedback": {"text"},
+    "critic": {"problem", "attempt", "answer"},
 }
 
 
@@ -131,6 +138,34 @@ class Renderer:
             parts[longest] = self._head(parts[longest], keep)
             ids = self._encode(problem, self._teacher_text(problem, *parts))
         return ids, whole - sum(self._count(part) for part in parts)
+
+    def critic_text(self, problem: Problem, attempt: str) -> str:
+        """The critic's user turn as text, nothing cut."""
+        return self.templates.critic.format(
+            problem=self._plain(problem.prompt), attempt=self._plain(attempt), answer=self._plain(problem.answer)
+        )
+
+    def critic(self, problem: Problem, attempt: str) -> tuple[int, ...]:
+        """Token ids of the critic's prompt; an attempt that is too long loses its end.
+
+        Raises:
+            UserError: where the prompt does not even fit without the attempt.
+        """
+        ids = self._encode(problem, self.critic_text(problem, attempt))
+        while len(ids) > self.max_context:
+            length = self._count(attempt)
+            if length == 0:
+                raise UserError(
+                    f"the critic's prompt of problem {problem.id} has {len(ids)} tokens without any attempt, but"
+                    f" max_context is {self.max_context}: raise max_context"
+                )
+            attempt = self._head(attempt, max(0, length - (len(ids) - self.max_context)))
+            ids = self._encode(problem, self.critic_text(problem, attempt))
+        return ids
+
+    def clean(self, text: str) -> str:
+        """A model's words as data: without the tokenizer's control tokens, and without white space around them."""
+        return self._plain(text).strip()
 
     def _teacher_text(self, problem: Problem, demonstration: str, critique: str) -> str:
         texts = self.templates

@@ -31,7 +31,7 @@ METRICS = (
     "step", "reward", "success_rate", "length", "unfinished", "entropy", "kl", "kl_teacher", "margin", "delta", "beta",
     "e_loss", "m_loss", "signal_share", "n_success", "n_failure", "teacher_drift", "truncated", "skipped", "lr",
     "grad_norm", "e_updates", "seconds_rollout", "seconds_feedback", "seconds_e", "seconds_m", "tokens_rollout",
-    "tokens_e", "tokens_m", "peak_memory_mib", "notes", "warnings",
+    "tokens_e", "tokens_m", "peak_memory_mib", "critiques", "leaked", "critic_loss", "notes", "warnings",
 )  # fmt: skip
 """Keys of a line of metrics.jsonl. A number that does not exist at a step is null, never 0.
 
@@ -46,6 +46,7 @@ COLUMNS = {
     "step": "int64", "problem_id": "string", "group": "int64", "index": "int64", "system": "string",
     "prompt": "string", "answer": "string", "text": "string", "parsed": "string", "reward": "float64",
     "success": "bool", "finished": "bool", "environment": "string", "critique": "string", "demonstration": "string",
+    "leaked": "bool", "noise": "string",
     "source": "string", "reason": "string", "signal": "bool", "teacher_prompt": "string", "truncated": "int64",
     "student_sum": "float64", "teacher_sum": "float64", "implicit_reward": "float64",
     "prompt_ids": "list<int64>", "teacher_ids": "list<int64>", "response_ids": "list<int64>", "logps": "list<float64>",
@@ -109,11 +110,16 @@ class Recorder:
         """Append one evaluation."""
         self._append("eval.jsonl", row)
 
-    def rollouts(self, step: int, records: Sequence[Mapping[str, Any]]) -> None:
-        """Write the rollouts of an iteration, behind the step. An earlier write that failed is raised here."""
+    def rollouts(self, step: int, records: Sequence[Mapping[str, Any]], wait: bool = False) -> None:
+        """Write the rollouts of an iteration, behind the step, over what was written of it before.
+
+        An earlier write that failed is raised here; with `wait`, this one too.
+        """
         self._settle(wait=False)
         path = self.folder / "rollouts" / f"step-{step:06d}.parquet"
         self._pending.append(self._writer.submit(_write_parquet, path, list(records)))
+        if wait:
+            self._settle(wait=True)
 
     def status(self, state: str, reason: str = "") -> None:
         """Say how the run stands: running, complete, stopped or failed."""

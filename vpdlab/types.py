@@ -113,12 +113,16 @@ class Feedback:
         demonstration: a correct response of a sibling in the same group, or None.
         source: which sources spoke, joined by "+" ("verifier", "sibling", "verifier+sibling"); "" for none.
         reason: why there is no signal; "" where there is one.
+        leaked: whether a critic's words give the answer away; None for words that are no critic's.
+        noise: the kind of noise that changed these words; "" for none.
     """
 
     critique: str | None = None
     demonstration: str | None = None
     source: str = ""
     reason: str = ""
+    leaked: bool | None = None
+    noise: str = ""
 
     @property
     def signal(self) -> bool:

@@ -4,7 +4,8 @@ A task is any object with
 
 * ``name: str`` and ``summary: str`` (one line: how many problems, what was dropped and why);
 * ``load(split) -> Sequence[Problem]`` for ``split`` in ``"train"``, ``"test"``; the two never overlap;
-* ``verify(rollout) -> Outcome``: judges ``rollout.text`` against ``rollout.problem``.
+* ``verify(rollout) -> Outcome``: judges ``rollout.text`` against ``rollout.problem``;
+* where judging waits for other processes, also ``verify_many(rollouts) -> list[Outcome]``, side by side.
 
 To add one, write such a class in a file here and name it in `TASKS`.
 """
@@ -39,6 +40,9 @@ ANSWER_BLOCK = re.compile(r"<\s*answer\s*>((?:(?!<\s*answer\s*>).)*?)<\s*/\s*ans
 # name -> "module:class"; imported only when asked for, so that one task's dependency never burdens another.
 TASKS = {
     "arithmetic": "vpdlab.tasks.arithmetic:Arithmetic",
+    "code": "vpdlab.tasks.code:Code",
+    "math": "vpdlab.tasks.math:Math",
+    "own": "vpdlab.tasks.own:Own",
     "reasoning": "vpdlab.tasks.reasoning:Reasoning",
     "science": "vpdlab.tasks.science:Science",
 }
@@ -81,12 +85,15 @@ def read_answer(rollout: Rollout) -> tuple[str, str]:
 
 
 def verify_all(task: Task, rollouts: Iterable[Rollout]) -> list[Rollout]:
-    """The same rollouts, each with its outcome.
+    """The same rollouts, each with its outcome; judged at once by a task that has `verify_many`.
 
     Raises:
         UserError: for an outcome that is none: a reward outside [0, 1] (NaN included), an answer that is no text.
     """
-    return [replace(rollout, outcome=_checked(task, rollout, task.verify(rollout))) for rollout in rollouts]
+    rollouts = list(rollouts)
+    many = getattr(task, "verify_many", None)
+    outcomes = many(rollouts) if many else map(task.verify, rollouts)
+    return [replace(r, outcome=_checked(task, r, outcome)) for r, outcome in zip(rollouts, outcomes, strict=True)]
 
 
 def _checked(task: Task, rollout: Rollout, outcome: Outcome) -> Outcome:

@@ -16,7 +16,7 @@ ENDINGS = (".json", ".jsonl", ".parquet")
 Rows = Iterable[tuple[str, Any]]
 
 
-def read_splits(task: str, data: str, fields: Sequence[str]) -> dict[str, tuple[str, Rows]]:
+def read_splits(task: str, data: str, fields: Sequence[str] | None) -> dict[str, tuple[str, Rows]]:
     """Rows by split: split -> (file or data set, rows as (where in it, fields)).
 
     Without "test" where the data comes as one piece: the task holds some out itself.
@@ -25,7 +25,7 @@ def read_splits(task: str, data: str, fields: Sequence[str]) -> dict[str, tuple[
         task: who asks, for messages.
         data: a file, a folder with train and test files, a folder that `datasets` wrote, or a name for
             `datasets.load_dataset`.
-        fields: the columns that are read where a format lets us choose.
+        fields: the columns that are read where a format lets us choose; None: all.
 
     Raises:
         UserError: for what cannot be found or read; a line that is no JSON is named by file and number.
@@ -54,7 +54,7 @@ def shown(value: Any) -> str:
     return repr(value) if len(repr(value)) <= 60 else repr(value)[:59] + "…"
 
 
-def _read_file(task: str, path: Path, fields: Sequence[str]) -> Rows:
+def _read_file(task: str, path: Path, fields: Sequence[str] | None) -> Rows:
     if path.suffix not in ENDINGS:
         raise UserError(f"{task} cannot read {path}: it takes {', '.join(ENDINGS)}")
     if path.suffix != ".parquet":
@@ -66,7 +66,7 @@ def _read_file(task: str, path: Path, fields: Sequence[str]) -> Rows:
         table = parquet.read_table(path)
     except (ArrowException, OSError) as error:
         raise UserError(f"{task} cannot read {path}: {_first_line(error)}") from error
-    rows = table.select([field for field in fields if field in table.column_names]).to_pylist()
+    rows = table.select(_chosen(fields, table.column_names)).to_pylist()
     return ((f"row {n}", row) for n, row in enumerate(rows, 1))
 
 
@@ -84,7 +84,11 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
                 raise UserError(f"{path} line {number}: {said}: {shown(line.decode().strip())}") from error
 
 
-def _read_hub(task: str, name: str, fields: Sequence[str]) -> dict[str, tuple[str, Rows]]:
+def _chosen(fields: Sequence[str] | None, columns: Sequence[str]) -> list[str]:
+    return [column for column in columns if fields is None or column in fields]
+
+
+def _read_hub(task: str, name: str, fields: Sequence[str] | None) -> dict[str, tuple[str, Rows]]:
     import datasets
 
     try:
@@ -99,7 +103,7 @@ def _read_hub(task: str, name: str, fields: Sequence[str]) -> dict[str, tuple[st
     pieces = {}
     for split in ("train", "test"):
         if split in splits:
-            rows = splits[split].select_columns([f for f in fields if f in splits[split].column_names])
+            rows = splits[split].select_columns(_chosen(fields, splits[split].column_names))
             pieces[split] = (f"{name}[{split}]", ((f"row {n}", row) for n, row in enumerate(rows, 1)))
     if not pieces:
         raise UserError(f"data set {name!r} has the splits {', '.join(splits)}, but neither train nor test")
