@@ -27,7 +27,9 @@ class Echo:
 
 
 def test_an_unknown_task_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match="unknown task 'sience': choose one of arithmetic, reasoning, science"):
+    with pytest.raises(
+        UserError, match="unknown task 'sience': choose one of arithmetic, code, math, own, reasoning, science"
+    ):
         make_task("sience")
 
 
@@ -49,6 +51,16 @@ def test_empty_data_is_no_option() -> None:
 def test_every_named_task_exists() -> None:
     assert set(TASKS) == {"arithmetic", "code", "math", "own", "reasoning", "science"}
     assert make_task("arithmetic").load("train")
+
+
+class EchoMany(Echo):
+    def verify_many(self, rollouts: list[Rollout]) -> list[Outcome]:
+        return [Outcome(1.0, f"one of {len(rollouts)}") for _ in rollouts]
+
+
+def test_a_task_may_judge_all_at_once() -> None:
+    after = verify_all(EchoMany(), (rollout(text) for text in "23"))
+    assert [r.verified.notes for r in after] == ["one of 2", "one of 2"]
 
 
 def test_verify_all_keeps_order_and_everything_but_the_outcome() -> None:

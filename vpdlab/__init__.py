@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from vpdlab.config import RunConfig
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.record import load_run
+from vpdlab.types import Outcome, Problem
 
 if TYPE_CHECKING:
     from vpdlab.loop import Run
 
 __version__ = "0.1.0"
-__all__ = ["Run", "RunConfig", "RunFailed", "UserError", "__version__", "load_run"]
+__all__ = ["Outcome", "Problem", "Run", "RunConfig", "RunFailed", "UserError", "__version__", "load_run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -181,7 +181,7 @@ class EndpointCritic:
             with ask(**body) as response:
                 if response.status_code != 200:
                     raise _Refused(f"the critic's server answered with status {response.status_code}")
-                for piece in response.iter_bytes(4096):
+                for piece in response.iter_bytes():  # as it comes: a size would wait until so much is there
                     data += piece
                     if len(data) > LARGEST_REPLY:
                         raise _Refused(f"the critic's reply is larger than {LARGEST_REPLY >> 20} MiB")
