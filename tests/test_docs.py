@@ -36,3 +36,32 @@ def test_the_method_of_your_own_learns(tmp_path, monkeypatch, capsys) -> None:
     assert [line.split()[0] for line in out[:3]] == ["1", "2", "3"]
     assert all(float(line.split()[2]) > 0 for line in out[:3])
     assert out[3].startswith("tensor(")
+
+
+TASKS_PAGE = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+
+
+def test_the_page_of_tasks_names_settings_that_exist() -> None:
+    from vpdlab.config import SOURCES
+
+    named = set(re.findall(r"--(\w+)", TASKS_PAGE))
+    assert named <= set(HINTS)
+    table = TASKS_PAGE.split("## Where feedback comes from")[1].split("### Critics")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)) == set(SOURCES)
+
+
+@pytest.mark.slow
+def test_the_task_of_your_own_trains(tmp_path, monkeypatch, capsys) -> None:
+    from vpdlab import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "prompts.jsonl").write_text(re.search(r"```json\n(.*?)```", TASKS_PAGE, re.DOTALL)[1])
+    function, notebook = re.findall(r"^```python\n(.*?)^```$", TASKS_PAGE, flags=re.DOTALL | re.MULTILINE)
+    (tmp_path / "plural.py").write_text(function)
+    (command,) = re.findall(r"^vpdlab (train .*)$", TASKS_PAGE, flags=re.MULTILINE)
+    small = ["--steps", "1", "--group", "2", "--max_new_tokens", "8", "--out", "runs/a", "--eval_every", "-1"]
+    assert cli.main([*command.split(), *small]) == 0
+    assert "own: 2 train, 1 test problems from prompts.jsonl" in capsys.readouterr().out
+    exec(compile(notebook, "docs/tasks.md", "exec"), {})
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["1", "2", "3"]
