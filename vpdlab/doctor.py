@@ -11,7 +11,6 @@ import importlib.util
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,15 +190,15 @@ def _bubblewrap() -> Check:
     program, use = shutil.which("bwrap"), "isolates model-written code"
     if program is None:
         return Check("bubblewrap", "missing", f"not installed; it {use}", "apt-get install bubblewrap (or dnf, pacman)")
-    trial = [program, "--ro-bind", "/", "/", "--unshare-all", "true"]
+    from vpdlab.errors import UserError
+    from vpdlab.sandbox import SandboxError, describe
+
     try:
-        done = subprocess.run(trial, capture_output=True, text=True, timeout=2, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return Check("bubblewrap", "problem", f"{program} does not run: {error}", "install it again")
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        return Check("bubblewrap", "problem", f"installed, but refused here: {reason}", "allow user namespaces")
-    return Check("bubblewrap", "ok", f"works; it {use}")
+        found = describe()
+    except (UserError, SandboxError) as error:
+        return Check("bubblewrap", "problem", f"installed, but {error}", "allow user namespaces, or name a server")
+    held, python = len(found["holds"]), found["python"]
+    return Check("bubblewrap", "ok", f"{use}: {held} trials held; programs run on Python {python}")
 
 
 def _chromium() -> Check:

@@ -44,6 +44,7 @@ def describe(config: RunConfig, task: Task, policy: Policy) -> dict[str, Any]:
             "vocabulary": policy.model.get_output_embeddings().weight.shape[0],
         },
         "task": task.summary,
+        "sandbox": getattr(task, "environment", None),  # what the wall around model-written code held
     }
 
 

@@ -1,0 +1,112 @@
+"""Values out of the sandbox: the encoding is exact, equality has rules, nothing costs more than its length."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vpdlab.sandbox import Rules
+from vpdlab.sandbox.inside import DEEPEST, NotPlain, encode
+from vpdlab.sandbox.values import EXACT, Unreadable, decode, same, same_output, show
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.complex_numbers(),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.tuples(inner, inner)
+        | st.dictionaries(st.text() | st.integers(), inner, max_size=4)
+        | st.sets(st.integers() | st.text(), max_size=4) | st.frozensets(st.integers(), max_size=4)
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@settings(max_examples=100, deadline=None)
+@given(plain)
+def test_a_value_equals_itself_after_the_journey(value):
+    tree = decode(encode(value))
+    assert same(tree, tree, EXACT)
+    assert len(show(tree, 80)) <= 80
+
+
+@settings(max_examples=100, deadline=None)
+@given(plain, plain)
+def test_equal_means_what_python_means_by_it_but_exactly(left, right):
+    if repr(left) == repr(right):
+        return
+    if same(decode(encode(left)), decode(encode(right)), Rules(0.0, 0.0)):
+        assert left == right or "nan" in repr(left)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "got", "rules", "equal"),
+    [
+        (1, True, EXACT, False), (1, 1.0, EXACT, False), (1, 1.0, Rules(numbers=True), True),
+        (1, True, Rules(numbers=True), False), ([1], (1,), EXACT, False), ([1], (1,), Rules(sequences=True), True),
+        ({1, 2}, {2, 1}, EXACT, True), ({1}, frozenset({1}), EXACT, False), ({1: 2}, {1: 2.0}, EXACT, False),
+        ({(1, 2): [3]}, {(1, 2): [3]}, EXACT, True), ({"a": 1, "b": 2}, {"b": 2, "a": 1}, EXACT, True),
+        (float("nan"), float("nan"), EXACT, True), (float("inf"), 1e308, EXACT, False), (0.0, -0.0, EXACT, True),
+        (0.1 + 0.2, 0.3, EXACT, True), (0.1 + 0.2, 0.3, Rules(0.0, 0.0), False), (1e9, 1e9 + 1, EXACT, True),
+        (1.0, 1.0001, EXACT, False), (2.0, 2.05, Rules(0.0, 0.1), True), ({0.0}, {-0.0}, EXACT, True),
+        (2**70, float(2**70), Rules(numbers=True), True), (10**400, 1.0, Rules(numbers=True), False),
+        ("1", 1, EXACT, False), (None, False, EXACT, False), ([], None, EXACT, False), ("é", "e\u0301", EXACT, False),
+        ({1: float("nan")}, {1: float("nan")}, EXACT, True), ([{1: {2}}], [{1: {3}}], EXACT, False),
+    ],
+)  # fmt: skip
+def test_rules(wanted, got, rules, equal):
+    assert same(decode(encode(wanted)), decode(encode(got)), rules) is equal
+    assert same(decode(encode(got)), decode(encode(wanted)), rules) is equal
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "q", "i", "ix", "f", "f1.8q", "s0", "sff", "l", "l-1", "l9999999999", "l2 i1", "i1 i2", "d1 i1", "N1", "c1",
+     "l1 " * 200, "l1 " * 5000 + "N", "l1000000" + " N" * 1000, "b0", "Sx", "i" + "_" * 9],
+)  # fmt: skip
+def test_words_that_are_no_value_are_refused(line):
+    with pytest.raises(Unreadable):
+        decode(line)
+
+
+def test_only_plain_values_are_sent():
+    class Own(int):
+        pass
+
+    deep: list = []
+    for _ in range(DEEPEST):
+        deep = [deep]
+    for value in (Own(1), object(), deep, range(3), {"a": Own(1)}, "x" * 5_000_000, bytearray(b"x")):
+        with pytest.raises(NotPlain):
+            encode(value)
+
+
+def test_colliding_members_take_no_time():
+    collide = decode(encode({n * (2**61 - 1): 0 for n in range(1)}))
+    assert collide
+    line = "S100000 " + " ".join(f"i{n * (2**61 - 1):x}" for n in range(100_000))
+    start = time.monotonic()
+    assert same(decode(line), decode(line), EXACT)
+    assert time.monotonic() - start < 10
+
+
+def test_values_are_shown_as_python_writes_them():
+    for value in ([1, (2,), {"a": {3}}], set(), frozenset({1}), (), {}, "a'b", b"\x00", -1.5, None, 1j):
+        assert show(decode(encode(value))) == repr(value)
+    assert show(decode("S3 i3 sff i-2".replace("ff", "66"))) == "{-2, 3, 'f'}"  # the same in every run
+    assert show(decode(encode(1 << 100_000))) == "<an int of 100001 bits>"
+    assert show(decode(encode(["x" * 1000] * 1000)), 50).endswith("…")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "got", "equal"),
+    [
+        ("1\n2\n", "1\n2", True), ("1 \n2", "1\n2\n\n", True), ("1", "1\n2", False), ("0.50", "0.5", True),
+        ("1", "1e0", True), ("a b", "a  b", True), ("YES", "yes", False), ("1e999999999", "1", False), ("", "\n", True),
+        ("nan", "nan", True),
+        ("1 2", "1", False), ("x", "", False), ("sNaN", "1", False),
+    ],
+)  # fmt: skip
+def test_outputs_are_compared_by_stated_rules(wanted, got, equal):
+    assert same_output(wanted, got) is equal

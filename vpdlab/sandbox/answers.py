@@ -1,0 +1,110 @@
+"""What a candidate sent back for a list of calls, read with suspicion and told in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vpdlab.errors import UserError
+from vpdlab.sandbox.cases import Case, Inside
+from vpdlab.sandbox.inside import NotPlain, encode
+from vpdlab.sandbox.limits import Limits, Report, Status
+from vpdlab.sandbox.values import Unreadable, decode, kind_of, same, show, show_value
+from vpdlab.sandbox.wording import ended, from_hex, quote, raised
+
+
+class Answers:
+    """The answers to one job, in the order of its calls: a line that does not fit ends the reading.
+
+    Args:
+        report: what is left of the process that made the calls.
+        code, entry: the candidate's code and the function it was asked for.
+        visible: whether inputs and results may be told.
+    """
+
+    def __init__(self, report: Report, code: str, entry: str, limits: Limits, visible: bool) -> None:
+        self.report, self.lines, self.code, self.entry = report, report.lines, code, entry
+        self.limits, self.visible = limits, visible
+        self.over = False  # whether a call got no answer: what follows was not run
+
+    def judge(self, place: int, test: Case | Inside, expected: str) -> tuple[Status, str]:
+        """(status, words) of the call at `place`; `expected` is the encoded value of a case."""
+        if self.over:
+            return "not run", ""
+        words = self.lines[place] if place < len(self.lines) else []
+        answer, size = (words[0], len(words)) if len(words) > 1 and words[1] == str(place) else ("", 0)
+        if answer == "d" and isinstance(test, Inside):
+            return "passed", ""
+        if answer == "v" and isinstance(test, Case):
+            return self._returned(words[-1] if len(words) == 3 else "", test, expected)
+        if answer == "e" and size == 5:
+            return raised_status(words), f"{self._called(test)} raised {raised(words, self.code, self.visible)}"
+        if answer == "x" and size == 3:
+            what = quote(from_hex(words[2])) if self.visible else "a value that is not plain"
+            return "wrong", f"{self._called(test)} returned {what}{self._wanted(test)}"
+        self.over = True
+        return self._stopped(test)
+
+    def _returned(self, line: str, test: Case, expected: str) -> tuple[Status, str]:
+        if line == expected:
+            return "passed", ""
+        try:
+            wanted, got = decode(expected), decode(line)
+        except Unreadable as why:
+            return "wrong", f"{self._called(test)} returned {why}"
+        if same(wanted, got, test.rules):
+            return "passed", ""
+        if not self.visible:
+            return "wrong", "the code returned a wrong result"
+        kind = f" ({kind_of(got)}, not {kind_of(wanted)})" if kind_of(got) != kind_of(wanted) else ""
+        return "wrong", f"{self._called(test)} returned {quote(show(got))}{kind}{self._wanted(test)}"
+
+    def _stopped(self, test: Case | Inside) -> tuple[Status, str]:
+        """Why there is no answer."""
+        last = self.lines[-1] if self.lines else [""]
+        if last == ["m"]:
+            return "error", f"the code does not define {self.entry}"
+        if last[0] == "e" and len(last) == 5 and last[1] == "-1":
+            what = raised(last, self.code, self.visible)
+            unread = from_hex(last[2]) in ("SyntaxError", "IndentationError", "TabError")
+            return raised_status(
+                last
+            ), f"the code is not Python: {what}" if unread else f"running the code raised {what}"
+        if self.report.end == "exit" and last == ["f"]:
+            return "error", "what the code sent back cannot be read"
+        status, said = ended(self.report, self.limits)
+        return status, f"{self._called(test)} {said}"
+
+    def _called(self, test: Case | Inside) -> str:
+        if not self.visible:
+            return "the code"
+        if isinstance(test, Inside):
+            return f"`{quote(test.code.strip())}`"
+        args = [show_value(value, 120) for value in test.args]
+        args += [f"{name}={show_value(value, 120)}" for name, value in test.keywords.items()]
+        call = f"{self.entry}({', '.join(args)})"
+        return quote(f"{test.wrap}({call})" if test.wrap else call)
+
+    def _wanted(self, test: Case | Inside) -> str:
+        if not self.visible or isinstance(test, Inside):
+            return ""
+        return f", but {quote(show_value(test.expected))} was expected"
+
+
+def raised_status(words: list[str]) -> Status:
+    """The status of a line `e I TYPE LINE MESSAGE`."""
+    return "memory" if from_hex(words[2]) == "MemoryError" else "error"
+
+
+def call_of(test: Case | Inside) -> Any:
+    """A test as `inside` takes it: without what is expected."""
+    return test.code if isinstance(test, Inside) else (test.args, dict(test.keywords), test.wrap)
+
+
+def encoded(test: Case | Inside, index: int) -> str:
+    """What a case expects, as it would come over the channel. Raises UserError for a value that is not plain."""
+    if isinstance(test, Inside):
+        return ""
+    try:
+        return encode(test.expected)
+    except NotPlain as why:
+        raise UserError(f"case {index + 1} expects {why}, which no sandboxed program can return") from why

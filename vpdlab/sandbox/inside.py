@@ -1,0 +1,221 @@
+"""The program that runs inside the wall, around the candidate's code.
+
+Its text goes to the interpreter inside, so it needs nothing but a Python of 3.8 or newer, and imports as little as it
+can: every module costs the start of every program. Nothing in here is secret and nothing is decided here. A candidate
+can reach all of it, and can write to the channel in its stead; what it can gain is to send the answer it would have
+had to compute.
+
+The host sends one job (`marshal`; a direction that the host alone writes) on a descriptor of its own. The answers are
+lines of ASCII words on another one:
+
+    r                         the interpreter runs and the limits hold; the candidate's clock starts here
+    v I WORDS                 call I returned this value (`encode`)
+    x I REASON                call I returned something that is no plain value
+    e I TYPE LINE MESSAGE     call I (or -1: the code itself) raised
+    m                         the function was not defined
+    d I                       test I ran to its end (tests that are run inside)
+    f                         all calls were made
+
+REASON, TYPE and MESSAGE are the hex digits of UTF-8.
+"""
+
+import marshal
+import os
+import sys
+
+LONGEST = 4 * 2**20  # bytes of one encoded value
+DEEPEST = 100  # containers around a value
+CHANNEL = 3  # descriptor of the answers
+SOURCE = "solution.py"  # the candidate's file, as its tracebacks name it
+SETUP = "setup.py"  # what the task puts before it
+TESTS = "tests.py"
+
+
+class NotPlain(Exception):
+    """A value cannot be sent: it is not plain, too deep or too large."""
+
+
+def to_hex(text):
+    """Text as one ASCII word; lone surrogates pass."""
+    return text.encode("utf-8", "surrogatepass").hex() or "-"
+
+
+def encode(value):
+    """A plain value as one line of ASCII words that decode to exactly the same value and type.
+
+    Plain: None, bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict, and nothing that is a
+    subclass of one. Each word is a letter for the type, then the atom, or the number of items that follow.
+
+    Raises:
+        NotPlain: for anything else, for more than `DEEPEST` nested containers or more than `LONGEST` bytes.
+    """
+    words, room = [], [LONGEST]
+
+    def add(word):
+        room[0] -= len(word) + 1
+        if room[0] < 0:
+            raise NotPlain(f"a value that takes more than {LONGEST >> 20} MiB")
+        words.append(word)
+
+    def walk(value, depth):
+        kind = type(value)
+        if kind in ATOMS:
+            add(ATOMS[kind](value))
+        elif kind not in CONTAINERS:
+            raise NotPlain(f"a value of type {kind.__name__[:60]}")
+        elif depth >= DEEPEST:
+            raise NotPlain(f"a value nested more than {DEEPEST} deep")
+        else:
+            add(CONTAINERS[kind] + str(len(value)))
+            for item in value:
+                walk(item, depth + 1)
+                if kind is dict:
+                    walk(value[item], depth + 1)
+
+    walk(value, 0)
+    return " ".join(words)
+
+
+ATOMS = {
+    type(None): lambda value: "N",
+    bool: lambda value: "T" if value else "F",
+    int: lambda value: f"i{value:x}",  # decimal digits would be quadratic, and Python refuses long ones
+    float: lambda value: "f" + value.hex(),
+    complex: lambda value: "c" + value.real.hex() + ";" + value.imag.hex(),
+    str: lambda value: "s" + value.encode("utf-8", "surrogatepass").hex(),
+    bytes: lambda value: "b" + value.hex(),
+}
+CONTAINERS = {list: "l", tuple: "t", set: "S", frozenset: "Z", dict: "d"}
+# What a test may do with a result before it compares: applied here, because a result such as a generator stays here.
+WRAPS = {
+    "": lambda value: value,
+    "bool": bool,
+    "len": len,
+    "list": list,
+    "set": set,
+    "sorted": sorted,
+    "str": str,
+    "sum": sum,
+    "tuple": tuple,
+}
+
+
+def serve(job, channel):
+    """Do one job, sending lines to the descriptor `channel`; does not return after calls."""
+    write = os.write
+    if channel != CHANNEL:  # the same number in every run: what a candidate opens itself counts up from there
+        os.dup2(channel, CHANNEL, inheritable=False)
+        os.close(channel)
+
+    def say(*words):
+        line = (" ".join(words) + "\n").encode("ascii")
+        while line:
+            line = line[write(CHANNEL, line) :]
+
+    sys.path[:] = [path for path in sys.path if path]  # "" is the working folder, which belongs to the candidate
+    _limit(job["limits"])
+    say("r")
+    if job["mode"] == "program":
+        _program(job["setup"], job["code"], say)
+    else:
+        leave = os._exit
+        if _calls(job, say):
+            say("f")
+        leave(0)  # threads and exit handlers of the candidate get no turn
+
+
+def _limit(limits):
+    import resource
+
+    for name, value in limits.items():
+        number = getattr(resource, name)
+        hard = resource.getrlimit(number)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(number, (value, value))
+
+
+def _program(setup, code, say):
+    """Run `code`, after `setup`, as a script: `__main__`, its own traceback, exit handlers, threads waited for."""
+    with open(SOURCE, "w", encoding="utf-8", errors="surrogatepass") as file:
+        file.write(code)  # tracebacks quote from it
+    module = type(sys)("__main__")
+    module.__dict__.update(__builtins__=__builtins__, __file__=SOURCE)
+    sys.modules["__main__"] = module
+    sys.argv[:] = [SOURCE]
+    try:
+        exec(compile(setup, SETUP, "exec", dont_inherit=True), module.__dict__)
+        exec(compile(code, SOURCE, "exec", dont_inherit=True), module.__dict__)
+    except SystemExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - the candidate's code may raise anything
+        _report(say, -1, error)
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename != SOURCE:
+            trace = trace.tb_next
+        error.__context__ = error.__context__ if trace is not None else None
+        sys.__excepthook__(type(error), error.with_traceback(trace), trace)
+        raise SystemExit(1) from None
+
+
+def _calls(job, say):
+    """Run the code and make the calls; whether it came to calls at all."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):  # what the candidate prints is lost, and it has nothing to read
+        os.dup2(nothing, number)
+    space = {"__name__": "solution", "__builtins__": __builtins__}
+    try:
+        exec(compile(job["setup"], SETUP, "exec", dont_inherit=True), space)
+        exec(compile(job["code"], SOURCE, "exec", dont_inherit=True), space)
+        find = _finder(space, job["entry"])
+    except BaseException as error:  # noqa: BLE001 - SystemExit too
+        _report(say, -1, error)
+        return False
+    if find is None:
+        say("m")
+        return False
+    for index, call in enumerate(job["calls"]):
+        try:
+            if job["mode"] == "function":
+                args, keywords, wrap = call
+                value = encode(WRAPS[wrap](find()(*args, **keywords)))
+                say("v", str(index), value)
+            else:
+                exec(compile(call, TESTS, "exec", dont_inherit=True), space)
+                say("d", str(index))
+        except NotPlain as why:
+            say("x", str(index), to_hex(str(why)))
+        except BaseException as error:  # noqa: BLE001
+            _report(say, index, error)
+    return True
+
+
+def _finder(space, entry):
+    """A function that gives what to call: a function, or a method of a fresh object ("Solution.twoSum")."""
+    owner, _, name = entry.rpartition(".")
+    if not owner:
+        return (lambda: space[entry]) if entry in space else None
+    if owner not in space or not hasattr(space[owner], name):
+        return None
+    return lambda: getattr(space[owner](), name)
+
+
+def _report(say, index, error):
+    """Send what was raised: its type, the last line of the candidate's that it passed, and its words."""
+    line, trace = 0, error.__traceback__
+    if isinstance(error, SyntaxError) and error.filename == SOURCE:
+        line = error.lineno or 0
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == SOURCE:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    try:
+        message = error.msg if isinstance(error, SyntaxError) else str(error)
+        say("e", str(index), to_hex(type(error).__name__[:60]), str(line), to_hex(message[:500]))
+    except BaseException:  # noqa: BLE001 - its __str__ is the candidate's own
+        say("e", str(index), to_hex(type(error).__name__[:60]), str(line), "-")
+
+
+def read_job(number):
+    """The job on descriptor `number`, which is closed."""
+    with open(number, "rb") as file:
+        return marshal.load(file)

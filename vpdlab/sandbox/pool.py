@@ -1,0 +1,33 @@
+"""Several candidates at a time, one for each core: the work is in other processes, threads only wait for them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Found = TypeVar("Found")
+
+
+def judge_many(jobs: Iterable[Callable[[], Found]], workers: int = 0) -> list[Found]:
+    """Call each job, `workers` at a time, and give their results in order.
+
+    Args:
+        jobs: for instance `functools.partial(judge_function, code, "f", cases)`.
+        workers: programs at one time; 0 for one a core. More would only make them wait for each other, and count the
+            waiting as their own time.
+
+    Raises: what the first failing job raised; jobs that have not begun are dropped.
+    """
+    with ThreadPoolExecutor(workers or cores(), thread_name_prefix="judge") as pool:
+        futures = [pool.submit(job) for job in jobs]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

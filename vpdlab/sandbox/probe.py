@@ -1,0 +1,119 @@
+"""The wall is tried before it is trusted: a program that attempts what must fail, and what it found as a record."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from vpdlab.errors import UserError
+from vpdlab.sandbox.limits import Limits, SandboxError
+from vpdlab.sandbox.wall import NOBODY, OTHERWISE, VARIABLES, Bubblewrap
+
+# Runs behind the wall. Each line of `found` has to be true.
+CANARY = r"""
+import json, os, resource, sys
+
+def refused(action, *arguments):
+    try:
+        action(*arguments)
+    except OSError:
+        return True
+    return False
+
+def writes(*paths):
+    return [path for path in paths if not refused(lambda: open(path, "a").close())]
+
+def network():
+    import socket
+    socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+
+def call(name, *arguments):
+    import ctypes
+    library = ctypes.CDLL(None, use_errno=True)
+    if getattr(library, name)(*arguments) == -1:
+        raise OSError(ctypes.get_errno(), name)
+
+file, allowed, limits = json.loads(sys.stdin.read())
+status = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
+open_files = [int(name) for name in os.listdir("/proc/self/fd")]
+found = {
+    "not root": os.getuid() != 0 and os.geteuid() != 0,
+    "no capabilities": all(int(status[name], 16) == 0 for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb")),
+    "no new privileges": status["NoNewPrivs"].strip() == "1",
+    "system calls filtered": status["Seccomp"].strip() == "2",
+    "own processes only": {name for name in os.listdir("/proc") if name.isdigit()} == {"1"} == {str(os.getpid())},
+    "files of the host hidden": not os.path.exists(file) and not os.path.exists("/etc/passwd"),
+    "system read-only": not writes("/x", "/usr/x", "/dev/x", "/proc/sys/kernel/core_pattern", "/proc/self/comm"),
+    "environment cleared": set(os.environ) <= set(allowed),
+    "no network": refused(network),
+    "no descriptors of the host": len(open_files) <= 5,
+    "limits hold": all(resource.getrlimit(getattr(resource, name)) == (value, value) for name, value in limits.items()),
+    "scratch folders sized": all(
+        os.statvfs(path).f_blocks * os.statvfs(path).f_frsize == limits["RLIMIT_FSIZE"]
+        for path in ("/tmp", "/box", "/dev/shm")
+    ),
+}
+try:
+    import ctypes
+except ImportError:
+    pass  # a minimal Python; the filter is there all the same
+else:
+    found["no namespaces"] = refused(call, "unshare", 0x10000000)
+    found["no tracing"] = refused(call, "ptrace", 0, 0, 0, 0)
+    found["no mounts"] = refused(call, "mount", b"none", b"/tmp", b"tmpfs", 0, None)
+print(json.dumps([sys.version.split()[0], found]))
+"""
+
+
+def probe(wall: Bubblewrap) -> dict[str, Any]:
+    """What this wall is, and that it holds.
+
+    Raises:
+        UserError: where bubblewrap does not work here, or something that must be refused is allowed.
+    """
+    limits = Limits(seconds=10)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        file = Path(folder, "canary")
+        file.write_text("seen")
+        inside = limits.inside(1)
+        allowed = [*VARIABLES, "PWD", "LC_CTYPE"]  # the last two are set by bubblewrap and by Python itself
+        asked = json.dumps([str(file), allowed, inside]).encode()
+        job = {"mode": "program", "setup": "", "code": CANARY, "limits": inside}
+        try:
+            report = wall.execute(job, asked, limits)
+        except SandboxError as error:
+            raise UserError(f"{error}: {_remedy(str(error))}") from error
+    try:
+        version, found = json.loads(report.stdout)
+    except ValueError as error:
+        said = report.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise UserError(f"the sandbox cannot be tried: {said[-1] if said else report.end}") from error
+    holes = [name for name, holds in found.items() if not holds]
+    if holes:
+        raise UserError(f"the sandbox does not hold ({', '.join(holes)}): model-written code is not run here")
+    return {
+        "wall": wall.name,
+        "bubblewrap": wall.version,
+        "interpreter": wall.interpreter.program,
+        "python": version,
+        "machine": platform.machine(),
+        "outer_user": NOBODY if wall.drop else os.geteuid(),
+        "holds": sorted(found),
+    }
+
+
+def _remedy(said: str) -> str:
+    """What helps against bubblewrap's own complaint."""
+    if "mount proc" in said:
+        return f"in Docker, add --security-opt systempaths=unconfined, {OTHERWISE}"
+    if "uid map" in said or "namespace" in said.lower() or "Operation not permitted" in said:
+        return (
+            "allow user namespaces (sysctl kernel.unprivileged_userns_clone=1 or "
+            f"kernel.apparmor_restrict_unprivileged_userns=0; in Docker --security-opt seccomp=unconfined), {OTHERWISE}"
+        )
+    return f"see what `bwrap --ro-bind / / --unshare-all true` says, {OTHERWISE}"

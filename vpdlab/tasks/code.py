@@ -1,0 +1,220 @@
+"""Code: programs that a model writes, run behind the sandbox's wall and judged by tests.
+
+The protocol: training sees the visible tests alone (reward, and feedback that quotes them), evaluation runs the hidden
+ones too, and quotes none of them. Where the data has no split of its own, both splits hold the same problems, judged
+by different tests, as in the LiveCodeBench experiments of SDPO and VPD; `heldout` keeps some problems for evaluation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+from vpdlab.errors import UserError
+from vpdlab.sandbox import Inside, Limits, backend, describe, judge_function, judge_many, judge_stdin
+from vpdlab.tasks.code_sources import Item, humaneval, humaneval_rows, livecodebench, mbpp
+from vpdlab.tasks.reading import read_splits, shown
+from vpdlab.types import Outcome, Problem, Rollout
+
+SYSTEM = """Think first if you need to. Then give the whole code in one block:
+```python
+...
+```
+Only the last such block is run."""
+HIDDEN = "+hidden"  # behind a problem's id where the hidden tests count too
+
+
+@dataclass(frozen=True)
+class Source:
+    """How one data set is read: its rows, and the fields they have."""
+
+    read: Callable[[Mapping[str, Any], str, int], Item]
+    fields: tuple[str, ...]
+
+
+SOURCES = {
+    "humaneval": Source(humaneval, ("task_id", "prompt", "entry_point", "canonical_solution", "test")),
+    "mbpp": Source(
+        mbpp,
+        ("task_id", "text", "prompt", "code", "test_list", "test_setup_code", "test_imports", "challenge_test_list"),
+    ),
+    "livecodebench": Source(
+        livecodebench,
+        ("question_id", "question_content", "starter_code", "public_test_cases", "private_test_cases", "metadata",
+         "platform", "difficulty", "contest_date"),
+    ),
+}  # fmt: skip
+
+
+class Code:
+    """Python problems, judged by running them.
+
+    Args:
+        data: a file or folder of rows, or a name for `datasets.load_dataset`; empty: HumanEval's own package.
+        source: whose rows they are: "humaneval", "mbpp" or "livecodebench".
+        keep: how many tests of a problem are visible, where the data does not say itself (LiveCodeBench does).
+        heldout: share of the problems that only evaluation sees; 0: both splits hold the same problems.
+        split_seed: picks them.
+        since, until: contest dates (2025-02-01) that LiveCodeBench problems lie between, both included.
+        seconds, memory: limits of one call or one program (wall clock; MiB).
+        sandbox: "bubblewrap", the address of a SandboxFusion server, or "unsafe".
+        workers: programs at one time; 0: one a core.
+
+    Raises:
+        UserError: for data that cannot be read, and where no wall can be had.
+    """
+
+    name = "code"
+
+    def __init__(
+        self, data: str = "", source: str = "humaneval", keep: int = 3, heldout: float = 0.0, split_seed: int = 0,
+        since: str = "", until: str = "", seconds: float = 6.0, memory: int = 1024, sandbox: str = "bubblewrap",
+        workers: int = 0,
+    ) -> None:  # fmt: skip
+        _check(source, data, keep, heldout, since, until)
+        self.workers, self.sandbox = workers, backend(sandbox)
+        self.limits = Limits(seconds=seconds, memory=memory)
+        self.environment: dict[str, Any] = describe(sandbox)  # for the run's record
+        own = data == "" and source == "humaneval"
+        splits = {"train": ("HumanEval", humaneval_rows())} if own else read_splits(
+            "task code", data, SOURCES[source].fields
+        )  # fmt: skip
+        pieces: dict[str, list[Item]] = {}
+        for split, (place, rows) in splits.items():
+            items = [_item(source, row, f"{place} {where}", keep) for where, row in rows]
+            pieces[split] = [item for item in items if _between(item, since, until)]
+        train, test = _splits(pieces, heldout, split_seed)
+        self._items = _by_id(train, test)
+        self._problems = {
+            "train": [_problem(item, source, self.sandbox.name, hidden=False) for item in train],
+            "test": [_problem(item, source, self.sandbox.name, hidden=True) for item in test],
+        }
+        self._hidden = lru_cache(maxsize=64)(lambda name: self._items[name].hidden())  # the 8 samples of one problem
+        wall = "run with NO WALL (unsafe)" if self.sandbox.name == "unsafe" else f"run behind {self.sandbox.name}"
+        same = "the same problems, all tests" if train == test else "other problems, all tests"
+        self.summary: str = (
+            f"code, {source}: {len(train)} train problems on their visible tests, {len(test)} test problems"
+            f" ({same}); {wall}"
+        )
+
+    def load(self, split: str) -> Sequence[Problem]:
+        """The problems of ``"train"`` or ``"test"``. Raises UserError for another name or an empty split."""
+        if split not in self._problems:
+            raise UserError(f"task code has no split {split!r}: choose train or test")
+        if not self._problems[split]:
+            raise UserError(f"task code has no {split} problems ({self.summary})")
+        return self._problems[split]
+
+    def verify(self, rollout: Rollout) -> Outcome:
+        """Reward 1 where every test passes, else 0; the notes name the first failure.
+
+        Raises:
+            UserError: for a problem of another task.
+            SandboxError: where the sandbox itself failed.
+        """
+        name = rollout.problem.id.removesuffix(HIDDEN)
+        item = self._items.get(name)
+        if item is None:
+            raise UserError(f"problem {rollout.problem.id!r} was not made by this task: build it with the same options")
+        code, why_none = read_code(rollout)
+        if not code:
+            return Outcome(0.0, why_none)
+        tests = list(item.visible)
+        if rollout.problem.id.endswith(HIDDEN):
+            tests += self._hidden(name)
+        judge: Any = partial(judge_function, code, item.entry) if item.entry else partial(judge_stdin, code)
+        visible = len(item.visible)
+        verdict = judge(tests, self.limits, visible=visible, setup=item.setup, sandbox=self.sandbox)
+        return Outcome(
+            float(verdict.passed), verdict.feedback, hashlib.sha256(code.encode("utf-8", "replace")).hexdigest()[:12]
+        )
+
+    def verify_many(self, rollouts: Sequence[Rollout]) -> list[Outcome]:
+        """The outcomes of many rollouts, judged side by side. Raises as `verify`."""
+        return judge_many([partial(self.verify, rollout) for rollout in rollouts], self.workers)
+
+
+def read_code(rollout: Rollout) -> tuple[str, str]:
+    """The last fenced block of Python (or of no named language), and why there is none: one of the two is empty."""
+    block: list[str] | None = None
+    mine, last = False, None
+    for line in rollout.text.splitlines():
+        fence = re.match(r"\s*(`{3,}|~{3,})\s*([\w+.-]*)", line)
+        if fence is None:
+            if block is not None:
+                block.append(line)
+        elif block is None:
+            block, mine = [], fence[2].casefold() in ("", "python", "python3", "py")
+        else:
+            if mine and any(row.strip() for row in block):
+                last = "\n".join(block) + "\n"
+            block = None
+    if last is not None:
+        return last, ""
+    if not rollout.finished:
+        return "", "The response was cut at the length limit before a block of code was closed."
+    if block is not None:
+        return "", "A block of code was opened with ``` but never closed, so no code was read."
+    return "", "The response holds no code: there is no block between ```python and ```."
+
+
+def _check(source: str, data: str, keep: int, heldout: float, since: str, until: str) -> None:
+    if source not in SOURCES:
+        raise UserError(f"task code: source is {source!r}, but must be one of {', '.join(SOURCES)}")
+    if not data and source != "humaneval":
+        raise UserError(f"task code: source {source} needs data: a file, a folder, or a hub name")
+    if not isinstance(keep, int) or keep < 1:
+        raise UserError(f"task code: keep is {keep!r}, but must be a whole number above 0")
+    if not 0 <= heldout < 1:
+        raise UserError(f"task code: heldout is {heldout!r}, but must be 0 or lie between 0 and 1")
+    for name, date in (("since", since), ("until", until)):
+        if date and not re.fullmatch(r"\d{4}-\d\d-\d\d", str(date)):
+            raise UserError(f"task code: {name} is {date!r}, but must be a date such as 2025-02-01")
+
+
+def _item(source: str, row: Any, where: str, keep: int) -> Item:
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: expected an object, found {shown(row)}")
+    item = SOURCES[source].read(row, where, keep)
+    if not item.visible:
+        raise UserError(f"{where}: problem {item.id} has no visible test")
+    return item
+
+
+def _between(item: Item, since: str, until: str) -> bool:
+    date = str(item.about.get("contest_date", ""))[:10]
+    return (not since or date >= since) and (not until or "" < date <= until)
+
+
+def _splits(pieces: dict[str, list[Item]], heldout: float, seed: int) -> tuple[list[Item], list[Item]]:
+    """(train, test) as the data has them; where it comes as one piece, the ids decide, never their order."""
+    if len(pieces) > 1:
+        return pieces["train"], pieces["test"]
+    items = next(iter(pieces.values()))
+    if not heldout:
+        return items, items
+    ranked = sorted(items, key=lambda item: hashlib.sha256(f"{seed}\n{item.id}".encode()).hexdigest())
+    chosen = {item.id for item in ranked[: max(1, round(heldout * len(items)))]}
+    return [item for item in items if item.id not in chosen], [item for item in items if item.id in chosen]
+
+
+def _by_id(train: list[Item], test: list[Item]) -> dict[str, Item]:
+    items = train if train == test else [*train, *test]
+    found = {item.id: item for item in items}
+    if len(found) < len(items):
+        seen: set[str] = set()
+        twice = next(item.id for item in items if item.id in seen or seen.add(item.id))
+        raise UserError(f"task code: problem {twice} stands in the data twice")
+    return found
+
+
+def _problem(item: Item, source: str, sandbox: str, hidden: bool) -> Problem:
+    data = {
+        "source": source, "entry": item.entry, "visible_tests": len(item.visible), "sandbox": sandbox,
+        "weak": any(isinstance(test, Inside) for test in item.visible), **item.about,
+    }  # fmt: skip
+    return Problem(item.id + HIDDEN * hidden, item.prompt, item.reference, SYSTEM, data)

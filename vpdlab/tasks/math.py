@@ -1,0 +1,252 @@
+"""Mathematics with a boxed answer, compared by math-verify: rows in the style of GSM8K, MATH and DAPO.
+
+* GSM8K (arXiv 2110.14168): ``question``, ``answer`` whose last line is ``#### 72``;
+* MATH (arXiv 2103.03874): ``problem``, ``solution`` with a ``\\boxed{}``, and where it is given ``answer``;
+* DAPO (arXiv 2503.14476): ``prompt`` (text, or a list of chat messages), ``reward_model.ground_truth`` or ``answer``.
+
+The comparison is math-verify's, never ours; it runs in a process of its own (`math_worker`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import selectors
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vpdlab.errors import RunFailed, UserError
+from vpdlab.tasks import drop_duplicates
+from vpdlab.tasks.reading import read_splits, shown
+from vpdlab.types import Outcome, Problem, Rollout
+
+SYSTEM = "Think step by step, then put only the final answer into \\boxed{}."
+FIELDS = (
+    "question",
+    "problem",
+    "prompt",
+    "answer",
+    "solution",
+    "reward_model",
+    "level",
+    "subject",
+    "type",
+    "unique_id",
+)
+LONGEST = 500  # characters of a final answer
+STARTUP, PATIENCE = 60.0, 5.0  # seconds until the comparing process is there, and for one comparison
+# DAPO's own instruction asks for a line "Answer: ..."; it goes, since ours asks for a box.
+DAPO = re.compile(
+    r"\ASolve the following math problem step by step\..*?\n\n|\n+Remember to put your answer on its own line.*\Z", re.S
+)
+
+
+class Math:
+    """Problems with one final answer.
+
+    Args:
+        data: a file or folder of rows, or a name for `datasets.load_dataset`.
+        heldout: share of the items that is held out where the data comes as one piece, in (0, 1).
+        split_seed: picks them.
+
+    Raises:
+        UserError: for data that cannot be read; a bad item is named by file, line and field.
+    """
+
+    name = "math"
+
+    def __init__(self, data: str = "", heldout: float = 0.1, split_seed: int = 0) -> None:
+        if not data:
+            raise UserError("task math needs data: a file, a folder with train and test files, or a hub name")
+        if not 0 < heldout < 1:
+            raise UserError(f"task math: heldout is {heldout!r}, but must lie between 0 and 1")
+        pieces = {
+            split: _problems(split, place, rows)
+            for split, (place, rows) in read_splits("task math", data, FIELDS).items()
+        }
+        train, test, said = drop_duplicates(pieces.get("train", []), pieces.get("test", []))
+        if "train" not in pieces or "test" not in pieces:  # one piece, whatever it is called
+            train, test = _hold_out(train or test, split_seed, heldout)
+        self._problems = {"train": train, "test": test}
+        self._judge = Judge()
+        self.summary: str = f"math: {len(train)} train, {len(test)} test problems from {data}" + (
+            f"; {said}" if said else ""
+        )
+
+    def load(self, split: str) -> Sequence[Problem]:
+        """The problems of ``"train"`` or ``"test"``. Raises UserError for another name or an empty split."""
+        if split not in self._problems:
+            raise UserError(f"task math has no split {split!r}: choose train or test")
+        if not self._problems[split]:
+            raise UserError(f"task math has no {split} problems ({self.summary})")
+        return self._problems[split]
+
+    def verify(self, rollout: Rollout) -> Outcome:
+        """Reward 1 for an answer that math-verify finds equal, else 0; the notes never give the right one.
+
+        Raises:
+            RunFailed: where the comparing process cannot be had.
+        """
+        answer, why_none = read_boxed(rollout)
+        answer = answer.rstrip(". ")  # a full stop belongs to the sentence
+        if not answer:
+            return Outcome(0.0, why_none)
+        if len(answer) > LONGEST:
+            return Outcome(0.0, "The box holds more than a final answer.")
+        said = self._judge.compare(rollout.problem.answer, answer)
+        quoted = " ".join(answer.split())[:80]
+        if said is None:
+            return Outcome(
+                0.0, f'The answer "{quoted}" could not be worked out in time: it is not in its simplest form.'
+            )
+        if not said["gold"]:
+            raise UserError(
+                f"problem {rollout.problem.id}: math-verify cannot read its answer {rollout.problem.answer!r}"
+            )
+        if said["read"] is None:
+            return Outcome(0.0, f'The answer "{quoted}" cannot be read as mathematics.')
+        if said["right"]:
+            return Outcome(1.0, "The answer is right.", said["read"])
+        return Outcome(0.0, f'The answer "{quoted}" is not right.', said["read"])
+
+
+class Judge:
+    """The comparing process: started when it is first needed, started again after a comparison that did not end."""
+
+    def __init__(self, patience: float = PATIENCE) -> None:
+        self.patience = patience
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def compare(self, gold: str, answer: str) -> dict[str, Any] | None:
+        """What `math_worker.compare` says, or None where it took too long or too much.
+
+        Raises:
+            RunFailed: where the process cannot be started, or cannot read `gold`.
+        """
+        with self._lock:
+            process = self._process or self._start()
+            return self._ask(process, gold, answer, self.patience)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        # -P: the folder of the script holds a file called math.py, which must not hide Python's own.
+        words = [sys.executable, "-P", str(Path(__file__).with_name("math_worker.py"))]
+        process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
+        )
+        self._process = process
+        weakref.finalize(self, _end, process)
+        if self._ask(process, "\\frac{1}{2}", "0.5", STARTUP) != {"right": True, "read": "1/2", "gold": True}:
+            raise RunFailed(
+                "math-verify does not answer: try `python -m vpdlab.tasks.math_worker`, or install it again"
+            )
+        return process
+
+    def _ask(self, process: subprocess.Popen[bytes], gold: str, answer: str, patience: float) -> dict[str, Any] | None:
+        assert process.stdin is not None and process.stdout is not None
+        line, end = b"", time.monotonic() + patience
+        try:
+            process.stdin.write(json.dumps({"gold": gold, "answer": answer}).encode() + b"\n")
+            with selectors.DefaultSelector() as ready:
+                ready.register(process.stdout, selectors.EVENT_READ)
+                while not line.endswith(b"\n") and ready.select(max(0.0, end - time.monotonic())):
+                    piece = process.stdout.read(65536)
+                    if not piece:
+                        break
+                    line += piece
+        except BrokenPipeError:
+            line = b""
+        if line.endswith(b"\n"):
+            return json.loads(line)
+        self._process = None
+        _end(process)
+        return None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            stream.close()
+
+
+def read_boxed(rollout: Rollout) -> tuple[str, str]:
+    """What stands in the last ``\\boxed{}``, and why nothing does: one of the two is empty."""
+    content = boxed(rollout.text)
+    if content and content.strip(". "):
+        return content, ""
+    if content is not None:
+        return "", "The box \\boxed{} is empty."
+    if not rollout.finished:
+        return "", "The response was cut at the length limit before an answer was given."
+    if "\\boxed" in rollout.text:
+        return "", "A box was opened with \\boxed{ but never closed, so no answer was read."
+    return "", "The response ended without an answer: there is no \\boxed{}."
+
+
+def boxed(text: str) -> str | None:
+    """The content of the last closed ``\\boxed{...}``, braces inside it balanced; None where there is none."""
+    for start in reversed([match.end() for match in re.finditer(r"\\f?boxed\s*\{", text)]):
+        depth = 1
+        for place in range(start, len(text)):
+            escaped = text[place - 1] == "\\"
+            depth += {"{": 1, "}": -1}.get(text[place], 0) * (not escaped)
+            if not depth:
+                return text[start:place].strip()
+    return None
+
+
+def _problems(split: str, place: str, rows: Iterable[tuple[str, Any]]) -> list[Problem]:
+    problems = []
+    for where, row in rows:
+        if not isinstance(row, dict):
+            raise UserError(f"{place} {where}: expected an object with a problem and its answer, found {shown(row)}")
+        prompt = next((row[name] for name in ("question", "problem", "prompt") if row.get(name)), None)
+        if isinstance(prompt, list):  # chat messages: the user's words
+            said = [turn.get("content") for turn in prompt if isinstance(turn, dict) and turn.get("role") == "user"]
+            prompt = said[-1] if said else None
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise UserError(
+                f"{place} {where}: no problem: expected text in question, problem or prompt, found {shown(row)}"
+            )
+        gold = _gold(row)
+        if not gold:
+            raise UserError(
+                f"{place} {where}: no final answer (#### 72, \\boxed{{}}, answer or reward_model.ground_truth)"
+            )
+        about = {name: row[name] for name in ("level", "subject", "type") if isinstance(row.get(name), str | int)}
+        name = row.get("unique_id")
+        problem_id = name if isinstance(name, str) and name else f"{split}-{where.replace(' ', '')}"
+        problems.append(Problem(problem_id, DAPO.sub("", prompt).strip(), gold, SYSTEM, about))
+    return problems
+
+
+def _gold(row: Mapping[str, Any]) -> str:
+    """The final answer of a row, without box, commas between thousands and what led to it."""
+    model, solution = row.get("reward_model"), str(row.get("solution") or "")
+    truth = model.get("ground_truth") if isinstance(model, Mapping) else None
+    short = "" if "\n" in solution or len(solution) > 100 else solution  # some sets call the bare answer "solution"
+    for value in (truth, row.get("answer"), boxed(solution), short):
+        text = "" if value is None else str(value)
+        text = text.rpartition("####")[2] if "####" in text else (boxed(text) or text)
+        text = text.strip().strip("$").strip()
+        if text:
+            return text.replace(",", "") if re.fullmatch(r"-?\d{1,3}(,\d{3})+(\.\d+)?", text) else text
+    return ""
+
+
+def _hold_out(problems: list[Problem], seed: int, share: float) -> tuple[list[Problem], list[Problem]]:
+    """(train, test): the words decide, never the order in the file."""
+    if len(problems) < 2:
+        raise UserError(f"task math: {len(problems)} problem(s) cannot be split into train and test")
+    ranked = sorted(problems, key=lambda problem: hashlib.sha256(f"{seed}\n{problem.prompt}".encode()).hexdigest())
+    chosen = {problem.id for problem in ranked[: min(max(1, round(share * len(problems))), len(problems) - 1)]}
+    return [p for p in problems if p.id not in chosen], [p for p in problems if p.id in chosen]
