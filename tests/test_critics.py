@@ -197,6 +197,18 @@ def test_a_run_with_a_learning_judge_says_so() -> None:
     assert row["critic_loss"] is not None
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"max_context": 60}, "the critic's prompt of problem .* tokens without any attempt, but max_context is 60"),
+        ({"max_context": 500}, "max_context 500 [+] critic_max_tokens 20 is more than the 512 positions"),
+    ],
+)
+def test_a_critic_that_has_no_room_is_refused_before_the_first_step(fields, words) -> None:
+    with pytest.raises(UserError, match=words):
+        toy_run(**(CRITIQUE | {"critic_max_tokens": 20} | fields))
+
+
 def test_a_judge_that_cannot_learn_is_refused() -> None:
     with pytest.raises(UserError, match="critic_learns needs critic live: critic frozen does not change"):
         toy_run(critic="frozen", critic_learns=True)

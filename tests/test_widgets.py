@@ -15,7 +15,7 @@ import pytest
 import vpdlab_widgets.em_timeline as em_timeline
 from traitlets import TraitError
 from vpdlab_widgets import EMTimeline, LabWidget
-from vpdlab_widgets.base import FALLBACK_LIMIT, plain
+from vpdlab_widgets.base import _STEERING, FALLBACK_LIMIT, plain
 from vpdlab_widgets.embed import script_json, script_source, widget_script
 
 SCRIPT_TESTS = Path(__file__).parents[1] / "widgets" / "tests"
@@ -181,6 +181,15 @@ def test_selection_goes_both_ways() -> None:
     assert chosen == [2, None, 3]
 
 
+def test_a_window_is_a_range_of_steps() -> None:
+    widget = EMTimeline([row(step) for step in range(1, 9)], window=[2, 5])
+    browser_says(widget, window=[3, 3])
+    assert widget.window == [3, 3]
+    for wrong in ([5, 2], [1], [1, 2, 3]):
+        with pytest.raises(ValueError, match="window must be \\[first, last\\]"):
+            widget.window = wrong
+
+
 def test_fallback_escapes_text_from_outside() -> None:
     attack = "<script>alert(1)</script>"
     widget = EMTimeline([row(1)], title=attack, state="failed", reason=attack)
@@ -245,6 +254,30 @@ def test_script_source_hides_what_html_reads() -> None:
 
 def test_plain_data() -> None:
     assert plain({"a": (np.float64(1.5), np.nan, [np.bool_(True)]), 3: "x"}) == {"a": [1.5, None, [True]], "3": "x"}
+
+
+def test_a_notebooks_page_and_the_widgets_share_no_class_name() -> None:
+    root = SCRIPT_TESTS.parents[1]
+    names = [set(re.findall(r"\.(vpd-[\w-]+)", path.read_text(encoding="utf-8"))) for path in (
+        root / "vpdlab" / "page.css", *(root / "widgets" / "vpdlab_widgets").glob("*.css")
+    )]  # fmt: skip
+    assert not names[0] & set().union(*names[1:]) - {"vpd-view"}
+
+
+def test_python_and_browser_mark_the_same_characters(tmp_path: Path) -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("missing: node is missing")
+    source = (SCRIPT_TESTS.parent / "vpdlab_widgets" / "shared.js").read_text(encoding="utf-8")
+    script = """
+    for (let code = 0; code < 0x20000; code++) if ((code < 0xd800 || code > 0xdfff) && code !== 9 && code !== 10) {
+      if (visible(String.fromCodePoint(code)) !== String.fromCodePoint(code)) console.log(code);
+    }"""
+    (tmp_path / "all.mjs").write_text(source + script, encoding="utf-8")
+    done = subprocess.run([node, tmp_path / "all.mjs"], capture_output=True, text=True, timeout=60, check=True)
+    ours = [code for code in range(0x20000) if not 0xD800 <= code <= 0xDFFF and _STEERING.search(chr(code))]
+    assert [int(line) for line in done.stdout.split()] == ours
+    assert len(ours) > 60
 
 
 def test_script_functions_in_node() -> None:

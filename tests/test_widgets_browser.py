@@ -92,6 +92,49 @@ def test_pointer_shows_and_selects(chromium: str, timeline: Path) -> None:
         assert "iteration 60 latest" in readout(page)
 
 
+def test_dragging_and_shift_choose_a_range(chromium: str, timeline: Path) -> None:
+    with offline_page(chromium, timeline) as page:
+        box = page.locator("svg[data-panel=margin]").bounding_box()
+        at = lambda share: (box["x"] + share * box["width"], box["y"] + 20)  # noqa: E731
+        page.mouse.move(*at(0.3))
+        page.mouse.down()
+        page.mouse.move(*at(0.4))
+        page.mouse.move(*at(0.6))
+        page.mouse.up()
+        page.mouse.move(2, 2)
+        found = re.search(r"iterations (\d+) to (\d+) means of (\d+)", readout(page))
+        assert found is not None
+        first, last, count = map(int, found.groups())
+        assert (last - first + 1) == count > 10
+        assert "selected" not in readout(page)  # the end of a brush is no click
+        assert page.locator(".vpd-emt-range").count() == 5
+        page.locator(".vpd-emt-stage").focus()
+        page.keyboard.press("Home")
+        for _ in range(3):
+            page.keyboard.press("Shift+ArrowRight")
+        page.mouse.move(2, 2)
+        page.locator(".vpd-emt-stage").blur()
+        assert "iterations 1 to 4 means of 4" in readout(page)
+        assert "mean reward 0.220825 " in readout(page)
+        page.locator(".vpd-emt-stage").focus()
+        page.keyboard.press("Escape")
+        assert "iteration 60 latest" in readout(page)
+
+
+def test_the_trust_region_shows_both_divergences_and_beta(chromium: str, tmp_path: Path) -> None:
+    path = tmp_path / "trust.html"
+    data = [one | {"kl_teacher": None if one["step"] < 3 else 0.3, "beta": 0.1} for one in rows(12)]
+    EMTimeline(data, kl_target=0.2).to_html(path)
+    with offline_page(chromium, path) as page:
+        legend = page.locator(".vpd-emt-panel", has=page.locator("svg[data-panel=trust]")).inner_text()
+        for name in ("KL student‖teacher", "KL teacher‖student", "teacher drift", "KL target 0.2", "β 0.1"):
+            assert name in legend
+        assert page.locator("svg[data-panel=beta]").count() == 0
+    EMTimeline([one | {"beta": 0.1 * one["step"]} for one in data]).to_html(path)
+    with offline_page(chromium, path) as page:
+        assert page.locator("svg[data-panel=beta]").count() == 1  # a β that changes has its own panel
+
+
 def test_plain_keys_stay_in_the_widget(chromium: str, timeline: Path) -> None:
     with offline_page(chromium, timeline) as page:
         page.evaluate("window.heard = []; document.addEventListener('keydown', (event) => heard.push(event.key))")

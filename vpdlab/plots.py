@@ -81,6 +81,32 @@ def _mark_e_steps(figure: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         figure.add_trace(ticks, row=1, col=1)
 
 
+def lines_figure(x: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[float | None]]], x_title: str) -> Any:
+    """Lines over one axis, a panel below the other: panel's title -> line's name -> values. A None is a gap."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(
+        rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.12, subplot_titles=list(panels)
+    )
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    shown: set[str] = set()
+    for number, lines in enumerate(panels.values(), start=1):
+        for name, values in lines.items():
+            mode = "lines+markers" if len(x) < 40 else "lines"
+            line = go.Scatter(
+                x=list(x), y=list(values), name=name, mode=mode, legendgroup=name,
+                line={"color": COLOURS[names.index(name) % len(COLOURS)], "width": 2}, marker={"size": 6},
+                showlegend=len(names) > len(panels) and name not in shown,
+            )  # fmt: skip
+            shown.add(name)
+            figure.add_trace(line, row=number, col=1)
+    _dress(figure, 120 + 190 * len(panels), "")
+    figure.update_xaxes(title=x_title, row=len(panels), col=1)
+    figure.update_annotations(font={"size": 13})
+    return figure.update_layout(margin={"t": 60}, legend={"y": 1.06 + 0.06 / len(panels)})
+
+
 COLOURS = (ORANGE, BLUE, "#009E73", "#CC79A7", "#B8860B", "#56B4E9", "#7A5195", "#8C564B", "#4C9A2A", GREY)
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
@@ -246,7 +272,7 @@ def _tiles(figure: Any, height: int, x_title: str) -> Any:
     return figure.update_xaxes(showgrid=False, zeroline=False)
 
 
-def move_figure(moves: Mapping[str, Mapping[str, float]]) -> Any:
+def move_figure(moves: Mapping[str, Mapping[str, float]], unit: str = "push, largest = 1") -> Any:
     """The push on some tokens at one place, side by side for several methods: method -> token text -> push."""
     import plotly.graph_objects as go
 
@@ -256,7 +282,7 @@ def move_figure(moves: Mapping[str, Mapping[str, float]]) -> Any:
         bar = go.Bar(x=words, y=list(row.values()), name=name, marker={"color": COLOURS[number % len(COLOURS)]})
         figure.add_trace(bar)
     figure.update_xaxes(type="category")
-    figure.update_yaxes(title="push, largest = 1")
+    figure.update_yaxes(title=unit)
     return _dress(figure, 340, "next token")
 
 

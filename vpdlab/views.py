@@ -81,3 +81,96 @@ def rollout_table(records: Sequence[Row]) -> list[dict[str, Any]]:
         }
         for r in records
     ]
+
+
+# -- for the widgets -------------------------------------------------------------------------------------------
+
+_TOKEN_NUMBERS = ("student_logp", "teacher_logp", "kl", "divergence", "student_entropy", "teacher_entropy")
+_LENS_FIELDS = (
+    "step", "problem_id", "group", "index", "prompt", "text", "success", "reward", "finished", "source", "reason",
+    "critique", "demonstration", "truncated", "implicit_reward", "tokens", *_TOKEN_NUMBERS, "student_top",
+    "student_top_logp", "teacher_top", "teacher_top_logp", "student_context", "teacher_context",
+)  # fmt: skip
+
+
+def lens_records(
+    records: Sequence[Row],
+    beta: float | None = None,
+    weights: Mapping[str, Sequence[Sequence[float] | None]] | None = None,
+) -> list[dict[str, Any]]:
+    """Rollouts as `vpdlab_widgets.TokenLens` wants them, in the order given: item i is record i.
+
+    Args:
+        records: rollouts of a run, of one iteration or of several (`load_run(folder).rollouts(5)`).
+        beta: of the run's config, for each token's part in the implicit reward; None leaves that out.
+        weights: further numbers a token, by name: for each record a list as long as its response, or None.
+    """
+    items = []
+    for place, record in enumerate(records):
+        item = {name: record.get(name) for name in _LENS_FIELDS} | {"beta": beta}
+        for side in ("student", "teacher"):
+            item[f"{side}_rank"] = token_ranks(record.get("response_ids"), record.get(f"{side}_top_ids"))
+        item["weights"] = {name: lists[place] for name, lists in (weights or {}).items()}
+        items.append(item)
+    return items
+
+
+def token_ranks(tokens: Sequence[int] | None, top_ids: Sequence[Sequence[int]] | None) -> list[int | None] | None:
+    """Place of each token in its list of likeliest tokens, from 1; None for one that is not in the list.
+
+    >>> token_ranks([7, 9], [[7, 8], [7, 8]])
+    [1, None]
+    """
+    if tokens is None or top_ids is None:
+        return None
+    places = [{id: rank for rank, id in enumerate(ids, start=1)} for ids in top_ids]
+    return [ranks.get(token) for token, ranks in zip(tokens, places, strict=True)]
+
+
+def rollout_rows(records: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rollouts as `vpdlab_widgets.RolloutTable` wants them, in the order given: row i is record i.
+
+    `kl` is the mean over the response's tokens in nats, null outside the recorded subset; `implicit_reward` is null
+    where the rollout has no signal.
+    """
+    return [
+        {
+            **{name: record.get(name) for name in _ROW_FIELDS},
+            "length": len(record["response_ids"]),
+            "kl": sum(record["kl"]) / len(record["kl"]) if record.get("kl") else None,
+            "recorded": record.get("tokens") is not None,
+        }
+        for record in records
+    ]
+
+
+_ROW_FIELDS = (
+    "step", "problem_id", "group", "index", "prompt", "text", "success", "reward", "finished", "parsed", "answer",
+    "source", "signal", "reason", "critique", "demonstration", "truncated", "implicit_reward",
+)  # fmt: skip
+
+
+def compared_runs(runs: Sequence[Any], labels: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Recorded runs as `vpdlab_widgets.RunCompare` wants them.
+
+    Args:
+        runs: what `load_run` returns.
+        labels: what each run is an instance of; runs with one label are seeds of one another. Default: their method.
+    """
+    return [
+        {
+            "name": run.folder.name,
+            "method": labels[place] if labels else run.config["method"],
+            "seed": run.config["seed"],
+            "rollouts_per_step": run.config["prompts"] * run.config["group"],
+            "rows": [{name: row.get(name) for name in _COMPARED} for row in run.rows],
+            "evals": [{"step": e["step"], "accuracy": e["accuracy"]} for e in run.eval_rows],
+        }
+        for place, run in enumerate(runs)
+    ]
+
+
+_COMPARED = (
+    "step", "success_rate", "margin", "kl", "kl_teacher", "entropy", "length", "signal_share", "tokens_rollout",
+    "seconds_rollout", "seconds_feedback", "seconds_e", "seconds_m",
+)  # fmt: skip

@@ -1,11 +1,11 @@
-// The pure functions of EMTimeline. Loaded the way a notebook loads the module: from its text, without imports.
+// The pure functions of EMTimeline, and those it shares with the others.
 import assert from "node:assert/strict";
-import { readFile } from "node:fs/promises";
 import { test } from "node:test";
 
-const source = await readFile(new URL("../vpdlab_widgets/em_timeline.js", import.meta.url));
-const timeline = await import(`data:text/javascript;base64,${source.toString("base64")}`);
-const { axisOf, clean, mergeEqual, nearest, niceStep, notesOf, numberOf, orderRows, pathOf } = timeline;
+import { load } from "./load.mjs";
+
+const timeline = await load("em_timeline");
+const { axisOf, clean, meanOf, mergeEqual, nearest, niceStep, notesOf, numberOf, orderRows, pathOf } = timeline;
 const { scaleOf, thin, tickLabel, ticks, valueLabel } = timeline;
 
 test("steps are 1, 2 or 5 times a power of ten", () => {
@@ -111,4 +111,10 @@ test("text from outside loses what would steer the page", () => {
   assert.equal(notesOf({ notes: { e: "no failure", m: null } }), "e: no failure");
   assert.equal(notesOf({ notes: ["one", "two"] }), "one; two");
   assert.equal(notesOf({ notes: null }), "");
+});
+
+test("a mean is over what is known", () => {
+  assert.equal(meanOf([{ kl: 1 }, { kl: null }, { kl: 2 }], "kl"), 1.5);
+  assert.equal(meanOf([{ kl: null }, {}], "kl"), null);
+  assert.equal(meanOf([], "kl"), null);
 });

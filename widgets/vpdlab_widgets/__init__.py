@@ -4,7 +4,11 @@ Every widget takes lists and dicts, gives its choice in the `selected` trait, an
 with `to_html()`. The package needs neither torch nor vpdlab, so a laptop without either can open a recorded run.
 """
 
-from vpdlab_widgets.base import LabWidget
+from vpdlab_widgets.base import LabWidget, write_page
+from vpdlab_widgets.critique_influence import CritiqueInfluence
 from vpdlab_widgets.em_timeline import EMTimeline
+from vpdlab_widgets.rollout_table import RolloutTable
+from vpdlab_widgets.run_compare import RunCompare
+from vpdlab_widgets.token_lens import TokenLens
 
-__all__ = ["EMTimeline", "LabWidget"]
+__all__ = ["CritiqueInfluence", "EMTimeline", "LabWidget", "RolloutTable", "RunCompare", "TokenLens", "write_page"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,29 +18,39 @@ from vpdlab_widgets import embed
 
 FALLBACK_LIMIT = 64 * 1024
 _CELL_LIMIT = 200
+_HERE = Path(__file__).parent
+# Control characters, marks that change direction, invisible characters: the same as STEERING in shared.js
+_STEERING = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f]"
+)
 
 
 class LabWidget(anywidget.AnyWidget):
     """Base of every widget: `<name>.js` and `<name>.css` beside `<name>.py`, data in, `selected` out.
 
-    A subclass declares its data as synced traits, narrows `selected` to the type of its choice, and writes
-    `fallback()`. Keywords that are no trait of it are refused: a misspelt option must not be a silent default.
+    In front of each script stands `shared.js`, in front of each style sheet `base.css`. A subclass declares its data
+    as synced traits, narrows `selected` to the type of its choice, and writes `fallback()`. A trait tagged
+    `internal=True` is the wire between Python and browser and no keyword; one tagged `keyword=True` is a keyword
+    that stays in Python. Keywords that are neither are refused: a misspelt option must not be a silent default.
     """
 
     selected = traitlets.Any(None, allow_none=True).tag(sync=True)
+    links = traitlets.List(traitlets.Dict()).tag(sync=True, internal=True)
+    """What this widget drives, for the host of an offline page: there is no kernel there to pass a change on."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         module = sys.modules[cls.__module__].__file__
         script = Path(module).with_suffix(".js") if module else None
         if "_esm" not in cls.__dict__ and script is not None and script.is_file():
-            cls._esm = script
             own = script.with_suffix(".css")
-            shared = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+            cls._esm = _HERE.joinpath("shared.js").read_text(encoding="utf-8") + script.read_text(encoding="utf-8")
+            shared = _HERE.joinpath("base.css").read_text(encoding="utf-8")
             cls._css = shared + (own.read_text(encoding="utf-8") if own.is_file() else "")
         super().__init_subclass__(**kwargs)
 
     def __init__(self, **kwargs: Any) -> None:
-        unknown = sorted(set(kwargs) - set(self.trait_names(sync=True)))
+        unknown = sorted(set(kwargs) - set(self._keywords()) - set(anywidget.AnyWidget.class_trait_names(sync=True)))
         if unknown:
             raise TypeError(
                 f"{type(self).__name__}: unknown keyword {', '.join(map(repr, unknown))} "
@@ -50,7 +61,17 @@ class LabWidget(anywidget.AnyWidget):
     @classmethod
     def _keywords(cls) -> list[str]:
         inherited = set(anywidget.AnyWidget.class_trait_names())
-        return sorted(name for name in cls.class_trait_names(sync=True) if name not in inherited and name[0] != "_")
+        wire = set(cls.class_trait_names(internal=True))
+        names = set(cls.class_trait_names(sync=True)) | set(cls.class_trait_names(keyword=True))
+        return sorted(name for name in names - inherited - wire if name[0] != "_")
+
+    def drive(self, other: LabWidget, source: str = "selected", target: str = "index") -> None:
+        """Keep a trait of `other` equal to one of this widget, both ways, in a notebook and in an offline page.
+
+        >>> table.drive(lens)  # doctest: +SKIP
+        """
+        traitlets.link((self, source), (other, target))
+        self.links = [*self.links, {"source": source, "model": other.model_id, "target": target}]
 
     def fallback(self) -> str:
         """Static HTML for a reader without a kernel or saved state; everything in it is escaped."""
@@ -84,16 +105,33 @@ class LabWidget(anywidget.AnyWidget):
         Returns:
             The page.
         """
-        model_id = self.model_id
-        models = dependency_state([self], drop_defaults=False)
-        text = embed.page(
-            self._title(),
-            f"<main>{embed.mount(model_id, self._capped_fallback())}</main>",
-            scripts=f"{embed.widget_script({model_id: models[model_id]})}\n<script>{embed.host_script()}</script>",
-        )
-        if path is not None:
-            Path(path).write_text(text, encoding="utf-8")
-        return text
+        return write_page([self], path)
+
+
+def write_page(widgets: Sequence[LabWidget], path: str | Path | None = None, title: str = "") -> str:
+    """Several widgets with their present data as one HTML page that works from a file, without any request.
+
+    What one of them drives (`LabWidget.drive`), it drives in the page too.
+
+    Args:
+        widgets: in the order in which they stand.
+        path: where to write the page too; None writes nothing.
+        title: of the page; empty takes the first widget's.
+
+    Returns:
+        The page.
+    """
+    models = dependency_state(widgets, drop_defaults=False)
+    mounts = "\n".join(embed.mount(str(widget.model_id), widget._capped_fallback()) for widget in widgets)
+    states = {str(widget.model_id): models[widget.model_id] for widget in widgets}
+    text = embed.page(
+        title or widgets[0]._title(),
+        f"<main>{mounts}</main>",
+        scripts=f"{embed.widget_script(states)}\n<script>{embed.host_script()}</script>",
+    )
+    if path is not None:
+        Path(path).write_text(text, encoding="utf-8")
+    return text
 
 
 def plain(value: Any, where: str = "value") -> Any:
@@ -117,6 +155,13 @@ def plain(value: Any, where: str = "value") -> Any:
     raise TypeError(f"{where}: {type(value).__name__} is no plain data")
 
 
+def safe(text: Any, limit: int = _CELL_LIMIT) -> str:
+    """Text from outside for static HTML: escaped, without what would steer the reader's screen, and not endless."""
+    text = str(text)
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    return html.escape(_STEERING.sub("\N{REPLACEMENT CHARACTER}", text))
+
+
 def fallback_table(
     caption: str, columns: Sequence[tuple[str, str]], rows: Sequence[Mapping[str, Any]], limit: int = 12
 ) -> str:
@@ -134,13 +179,10 @@ def fallback_table(
         shown = list(rows)
     head = "".join(f"<th>{html.escape(heading)}</th>" for _, heading in columns)
     body = "".join("<tr>" + "".join(f"<td>{_cell(row.get(key))}</td>" for key, _ in columns) + "</tr>" for row in shown)
-    return (
-        f"<table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    )
+    return f"<table><caption>{safe(caption, 400)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return "–"
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return html.escape(text if len(text) <= _CELL_LIMIT else text[: _CELL_LIMIT - 1] + "…")
+    return safe(f"{value:.4g}" if isinstance(value, float) else value)

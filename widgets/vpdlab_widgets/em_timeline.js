@@ -1,6 +1,6 @@
-// EMTimeline: stacked SVG panels over one iteration axis. Plain ES module, no imports.
+// EMTimeline: stacked SVG panels over one iteration axis. Plain ES module; shared.js stands in front of it.
 
-// zero: the axis holds 0. floor and ceiling: the axis never passes them.
+// varies: left out where it is the same all along. zero: the axis holds 0. floor and ceiling: the axis never passes them.
 export const PANELS = [
   {
     id: "success", name: "Success", unit: "", height: 118, zero: true, floor: 0, ceiling: 1, evals: true,
@@ -20,8 +20,13 @@ export const PANELS = [
     id: "trust", name: "Trust region", unit: "nats", height: 92, zero: true, floor: 0, target: true,
     series: [
       { key: "kl", name: "KL student‖teacher", colour: "orange" },
-      { key: "teacher_drift", name: "teacher drift", colour: "blue" },
+      { key: "kl_teacher", name: "KL teacher‖student", colour: "blue" },
+      { key: "teacher_drift", name: "teacher drift", colour: "grey" },
     ],
+  },
+  {
+    id: "beta", name: "β", unit: "weight of the trust region", height: 64, varies: true,
+    series: [{ key: "beta", name: "β", colour: "orange" }],
   },
   {
     id: "entropy", name: "Entropy", unit: "nats", height: 76, floor: 0,
@@ -41,6 +46,7 @@ const READOUT = [
   ["margin", "margin", ""],
   ["delta", "shift δ", ""],
   ["kl", "KL", "nats"],
+  ["kl_teacher", "KL reverse", "nats"],
   ["teacher_drift", "teacher drift", "nats"],
   ["beta", "β", ""],
   ["entropy", "entropy", "nats"],
@@ -60,14 +66,9 @@ const RIGHT = 16;
 const EDGE = 8; // room between the first or last point and the frame
 const AXIS = 36; // under the last panel: tick labels and the axis name
 const DIAMOND = 4.5;
+const DRAG = 6; // pixels before a press becomes a brush
 
 // ---- pure functions, tested in node ----
-
-/** A number that can be drawn, or null. */
-export function numberOf(row, key) {
-  const value = row[key];
-  return typeof value === "number" && Number.isFinite(value) ? value : null;
-}
 
 /** Rows in the order of their steps; where a step stands twice (a resumed run), the later row counts. */
 export function orderRows(rows) {
@@ -76,131 +77,10 @@ export function orderRows(rows) {
   return [...byStep.values()].sort((a, b) => a.step - b.step);
 }
 
-/** The distance between ticks: 1, 2 or 5 times a power of ten, `count` intervals at most. */
-export function niceStep(span, count, integer = false) {
-  if (!(span > 0)) return 1;
-  const raw = span / Math.max(1, count);
-  const power = 10 ** Math.floor(Math.log10(raw));
-  const factor = [1, 2, 5, 10].find((candidate) => candidate * power >= raw * (1 - 1e-9));
-  const step = factor * power;
-  return integer ? Math.max(1, Math.round(step)) : step;
-}
-
-/** Multiples of `step` inside [low, high]. */
-export function ticks(low, high, step) {
-  const first = Math.ceil(low / step - 1e-9);
-  const last = Math.floor(high / step + 1e-9);
-  const decimals = Math.max(0, Math.min(12, -Math.floor(Math.log10(step)) + 1));
-  return Array.from({ length: Math.max(0, last - first + 1) }, (_, i) => Number(((first + i) * step).toFixed(decimals)));
-}
-
-/** The axis of one panel: a domain that ends on ticks. Values that are null take no part. */
-export function axisOf(values, { zero = false, floor = -Infinity, ceiling = Infinity, count = 3 } = {}) {
-  let low = Infinity;
-  let high = -Infinity;
-  for (const value of values) {
-    if (value === null) continue;
-    if (value < low) low = value;
-    if (value > high) high = value;
-  }
-  if (low > high) return null;
-  // A rate has no axis over 1, a length none under 0; but data beyond such a limit are shown.
-  const [lowest, highest] = [Math.min(floor, low), Math.max(ceiling, high)];
-  const bounded = (value) => Math.min(Math.max(value, lowest), highest);
-  if (zero) [low, high] = [Math.min(low, 0), Math.max(high, 0)];
-  if (high - low < 1e-12 * Math.max(1, Math.abs(high))) {
-    const room = Math.abs(high) * 0.1 || 1; // a flat line still needs an axis
-    [low, high] = [bounded(low - room), bounded(high + room)];
-  }
-  const step = niceStep(high - low, count);
-  const domain = [Math.floor(low / step + 1e-9) * step, Math.ceil(high / step - 1e-9) * step].map(bounded);
-  return { domain, step, ticks: ticks(domain[0], domain[1], step) };
-}
-
-/** A linear map from a domain to a range; `invert` goes back. */
-export function scaleOf([d0, d1], [r0, r1]) {
-  const slope = d1 === d0 ? 0 : (r1 - r0) / (d1 - d0);
-  const scale = (value) => r0 + (value - d0) * slope;
-  scale.invert = (position) => (slope === 0 ? d0 : d0 + (position - r0) / slope);
-  return scale;
-}
-
-/** An SVG path; null in `ys` is a gap, and a point alone between gaps is drawn as a dot (round line caps). */
-export function pathOf(xs, ys) {
-  let path = "";
-  let open = false;
-  for (let i = 0; i < ys.length; i++) {
-    if (ys[i] === null) {
-      open = false;
-      continue;
-    }
-    const point = `${xs[i].toFixed(1)} ${ys[i].toFixed(1)}`;
-    const alone = !open && (i + 1 >= ys.length || ys[i + 1] === null);
-    path += alone ? `M${point}h0` : `${open ? "L" : "M"}${point}`;
-    open = true;
-  }
-  return path;
-}
-
-/** Indices to draw: per bucket its first, lowest, highest and last value and its first gap, so no peak is lost. */
-export function thin(values, buckets) {
-  const n = values.length;
-  if (n <= 4 * buckets) return values.map((_, i) => i);
-  const kept = [];
-  for (let bucket = 0; bucket < buckets; bucket++) {
-    const start = Math.floor((bucket * n) / buckets);
-    const end = Math.floor(((bucket + 1) * n) / buckets);
-    const chosen = new Set([start, end - 1]);
-    let low = -1;
-    let high = -1;
-    let gap = -1;
-    for (let i = start; i < end; i++) {
-      if (values[i] === null) {
-        if (gap < 0) gap = i;
-        continue;
-      }
-      if (low < 0 || values[i] < values[low]) low = i;
-      if (high < 0 || values[i] > values[high]) high = i;
-    }
-    for (const i of [low, high, gap]) if (i >= 0) chosen.add(i);
-    kept.push(...[...chosen].sort((a, b) => a - b));
-  }
-  return kept;
-}
-
-/** The index of the value nearest to `target` in an ascending list. */
-export function nearest(sorted, target) {
-  let low = 0;
-  let high = sorted.length - 1;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (sorted[middle] < target) low = middle + 1;
-    else high = middle;
-  }
-  return low > 0 && target - sorted[low - 1] <= sorted[low] - target ? low - 1 : low;
-}
-
-/** A tick's label, with as many decimals as its step needs. */
-export function tickLabel(value, step) {
-  if (value === 0) return "0";
-  const size = Math.abs(value);
-  const sign = value < 0 ? "−" : "";
-  if (step < 1e-4 || size >= 1e7) return sign + size.toExponential(1).replace("e+", "e").replace(".0e", "e");
-  if (step >= 1000 && size >= 10000) return `${sign}${Number((size / 1000).toPrecision(6))}k`;
-  return sign + size.toFixed(Math.max(0, -Math.floor(Math.log10(step) + 1e-9)));
-}
-
-/** A number as the readout shows it: six significant digits, a dash for null. */
-export function valueLabel(value) {
-  if (value === null || value === undefined) return "–";
-  if (typeof value !== "number") return clean(String(value), 60);
-  return Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(6)));
-}
-
-/** Text from outside without control and direction-changing characters, and not endless. */
-export function clean(text, limit = 400) {
-  const safe = String(text).replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, " ");
-  return safe.length > limit ? `${safe.slice(0, limit - 1)}…` : safe;
+/** Mean of a number over some rows; null where none of them has it. */
+export function meanOf(rows, key) {
+  const values = rows.map((row) => numberOf(row, key)).filter((value) => value !== null);
+  return values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null;
 }
 
 /** The notes of a row (text, or phase -> reason) as one line. */
@@ -214,27 +94,13 @@ export function notesOf(row) {
 
 // ---- the view ----
 
-function element(name, className = "", text = "") {
-  const node = document.createElement(name);
-  if (className) node.className = className;
-  if (text) node.textContent = text;
-  return node;
-}
-
-function shape(name, attributes, text) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  if (text !== undefined) node.textContent = text;
-  return node;
-}
-
 function legendItem(kind, colour, name) {
-  const item = element("span", "vpd-emt-key");
+  const item = element("span", "vpd-key");
   const swatch = shape("svg", { width: 16, height: 12, viewBox: "0 0 16 12", "aria-hidden": "true" });
-  if (kind === "line") swatch.append(shape("path", { d: "M1 6H15", class: `vpd-emt-line vpd-emt-${colour}` }));
+  if (kind === "line") swatch.append(shape("path", { d: "M1 6H15", class: `vpd-line vpd-${colour}` }));
   if (kind === "target") swatch.append(shape("path", { d: "M0 6H16", class: "vpd-emt-target" }));
   if (kind === "e-step") {
-    swatch.append(shape("path", { d: "M8 0V12", class: "vpd-emt-frame" }));
+    swatch.append(shape("path", { d: "M8 0V12", class: "vpd-frame" }));
     swatch.append(shape("path", { d: "M4 0h8L8 6z", class: "vpd-emt-flag" }));
   }
   if (kind === "eval") {
@@ -245,60 +111,41 @@ function legendItem(kind, colour, name) {
   return item;
 }
 
-class View {
+class Timeline extends LabView {
   constructor(model, el) {
-    this.model = model;
+    super(model, el, "vpd-emt");
     this.cursor = null; // index into this.data
-    this.frame = 0;
-    this.width = 0;
-    this.root = element("div", "vpd vpd-emt");
-    this.head = element("div", "vpd-emt-head");
+    this.brush = null; // a range being drawn: [where it began, where it is], indices into this.data
+    this.head = element("div", "vpd-head");
     this.reason = element("div", "vpd-emt-reason");
     this.stage = element("div", "vpd-emt-stage");
     this.stage.tabIndex = 0;
+    this.home = this.stage;
     this.stage.setAttribute("role", "group");
     this.stage.setAttribute("aria-roledescription", "timeline");
-    this.readout = element("div", "vpd-emt-readout");
+    this.readout = element("div", "vpd-box vpd-emt-readout");
     this.readout.setAttribute("role", "status");
     this.root.append(this.head, this.reason, this.stage, this.readout);
-    el.append(this.root);
 
-    this.events = new AbortController();
-    const listen = (name, handler) => this.stage.addEventListener(name, handler, { signal: this.events.signal });
-    listen("pointermove", (event) => this.moveTo(this.indexAt(event.clientX)));
-    listen("pointerdown", (event) => this.moveTo(this.indexAt(event.clientX)));
-    listen("pointerleave", () => this.moveTo(null));
-    listen("click", (event) => this.onClick(event));
-    listen("keydown", (event) => this.onKey(event));
-    listen("blur", () => this.moveTo(null));
+    this.listen(this.stage, "pointermove", (event) => this.onMove(event));
+    this.listen(this.stage, "pointerdown", (event) => this.onPress(event));
+    this.listen(this.stage, "pointerup", () => this.onRelease());
+    this.listen(this.stage, "pointercancel", () => (this.pressed = null));
+    this.listen(this.stage, "pointerleave", () => this.moveTo(null));
+    this.listen(this.stage, "click", (event) => this.onClick(event));
+    this.listen(this.stage, "keydown", (event) => this.onKey(event));
+    this.listen(this.stage, "blur", () => this.moveTo(null));
 
-    this.handlers = {
-      "change:rows": () => this.takeRows(),
-      "change:evals": () => this.schedule(),
-      "change:title": () => this.schedule(),
-      "change:state": () => this.schedule(),
-      "change:reason": () => this.schedule(),
-      "change:total": () => this.schedule(),
-      "change:kl_target": () => this.schedule(),
-      "change:selected": () => this.showCursor(),
-      "msg:custom": (message) => this.onMessage(message),
-    };
-    for (const [name, handler] of Object.entries(this.handlers)) model.on(name, handler);
-    this.resize = new ResizeObserver(() => {
-      const width = Math.floor(this.stage.clientWidth);
-      if (width === this.width) return;
-      this.schedule();
-    });
-    this.resize.observe(this.stage);
+    this.hear("change:rows", () => this.takeRows());
+    for (const name of ["evals", "title", "state", "reason", "total", "kl_target"]) {
+      this.hear(`change:${name}`, () => this.schedule());
+    }
+    this.hear("change:selected", () => this.showCursor());
+    this.hear("change:window", () => this.showCursor());
+    this.hear("msg:custom", (message) => this.onMessage(message));
+    this.watch(this.stage);
     this.takeRows();
     this.draw(); // at once, so that a static reader finds the picture complete
-  }
-
-  destroy() {
-    cancelAnimationFrame(this.frame);
-    this.events.abort();
-    this.resize.disconnect();
-    for (const [name, handler] of Object.entries(this.handlers)) this.model.off(name, handler);
   }
 
   takeRows() {
@@ -316,14 +163,6 @@ class View {
     }
     this.rows = this.rows.slice(0, message.from).concat(message.rows);
     this.schedule();
-  }
-
-  schedule() {
-    if (this.frame) return;
-    this.frame = requestAnimationFrame(() => {
-      this.frame = 0;
-      this.draw();
-    });
   }
 
   // -- drawing --
@@ -347,10 +186,10 @@ class View {
   drawHead() {
     const title = clean(this.model.get("title"));
     const state = this.model.get("state");
-    const keys = element("div", "vpd-emt-keys");
+    const keys = element("div", "vpd-keys");
     if (this.eSteps.length) keys.append(legendItem("e-step", "", "E-step"));
-    const parts = [element("div", "vpd-emt-title", title || "Timeline")];
-    if (state) parts.push(element("span", `vpd-emt-badge vpd-emt-${state}`, state));
+    const parts = [element("div", "vpd-title vpd-emt-title", title || "Timeline")];
+    if (state) parts.push(element("span", `vpd-badge vpd-emt-badge vpd-emt-${state}`, state));
     this.head.replaceChildren(...parts, keys);
     this.reason.textContent = clean(this.model.get("reason"));
     this.reason.hidden = !this.reason.textContent;
@@ -368,14 +207,18 @@ class View {
         .map((one) => ({ ...one, values: this.data.map((row) => numberOf(row, one.key)) }))
         .filter((one) => one.values.some((value) => value !== null));
       return { ...panel, series: mergeEqual(series), evals: panel.evals ? this.evals : [] };
-    }).filter((panel) => panel.series.length || panel.evals.length);
+    }).filter((panel) => (panel.varies ? !this.constant(panel.series) : panel.series.length || panel.evals.length));
+  }
+
+  constant(series) {
+    return new Set(series.flatMap((one) => one.values.filter((value) => value !== null))).size < 2;
   }
 
   drawPanels() {
     this.panels = this.panelsWithData();
     if (this.panels.length === 0) {
       const running = this.model.get("state") === "running";
-      this.stage.replaceChildren(element("div", "vpd-emt-empty", running ? "Waiting for the first iteration …" : "No iterations"));
+      this.stage.replaceChildren(element("div", "vpd-empty", running ? "Waiting for the first iteration …" : "No iterations"));
       return;
     }
     const target = this.model.get("kl_target");
@@ -413,18 +256,18 @@ class View {
     const bottom = panel.height - 5;
     const y = (panel.y = scaleOf(panel.axis.domain, [bottom, top]));
     const svg = shape("svg", {
-      width, height: panel.height + (last ? AXIS : 0), "aria-hidden": "true", "data-panel": panel.id,
+      width, height: panel.height + (last ? AXIS : 0), class: "vpd-chart", "aria-hidden": "true", "data-panel": panel.id,
     });
     const right = width - RIGHT;
     const grid = this.xTicks.map(([x]) => `M${x.toFixed(1)} 0V${panel.height}`).join("");
-    svg.append(shape("path", { d: grid, class: "vpd-emt-grid" }));
+    svg.append(shape("path", { d: grid, class: "vpd-grid" }));
     this.drawESteps(svg, panel.height);
     panel.axis.ticks.forEach((tick, i) => {
       const zero = tick === 0 && panel.axis.domain[0] < 0;
-      svg.append(shape("path", { d: `M${left} ${y(tick)}H${right}`, class: zero ? "vpd-emt-zero" : "vpd-emt-grid" }));
-      svg.append(shape("text", { x: left - 8, y: y(tick), dy: "0.34em", class: "vpd-emt-tick vpd-emt-end" }, panel.labels[i]));
+      svg.append(shape("path", { d: `M${left} ${y(tick)}H${right}`, class: zero ? "vpd-zero" : "vpd-grid" }));
+      svg.append(shape("text", { x: left - 8, y: y(tick), dy: "0.34em", class: "vpd-tick vpd-end" }, panel.labels[i]));
     });
-    svg.append(shape("path", { d: `M${left} 0V${panel.height}H${right}`, class: "vpd-emt-frame" }));
+    svg.append(shape("path", { d: `M${left} 0V${panel.height}H${right}`, class: "vpd-frame" }));
     if (panel.goal !== null) svg.append(shape("path", { d: `M${left} ${y(panel.goal)}H${right}`, class: "vpd-emt-target" }));
     for (const one of [...panel.series].reverse()) this.drawSeries(svg, one, y);
     for (const point of panel.evals) this.drawEval(svg, point, y);
@@ -453,11 +296,11 @@ class View {
     const xs = kept.map((i) => this.x(this.steps[i]));
     const ys = kept.map((i) => (one.values[i] === null ? null : y(one.values[i])));
     const room = (this.width - this.left) / Math.max(1, this.steps.length);
-    const colour = `vpd-emt-${one.colour}${room < 2 ? " vpd-emt-fine" : ""}`;
-    svg.append(shape("path", { d: pathOf(xs, ys), class: `vpd-emt-line ${colour}`, "data-series": one.key }));
+    const colour = `vpd-${one.colour}${room < 2 ? " vpd-fine" : ""}`;
+    svg.append(shape("path", { d: pathOf(xs, ys), class: `vpd-line ${colour}`, "data-series": one.key }));
     if (room < 11) return;
     const dots = xs.map((x, i) => (ys[i] === null ? "" : `M${x.toFixed(1)} ${ys[i].toFixed(1)}h0`)).join("");
-    svg.append(shape("path", { d: dots, class: `vpd-emt-dots ${colour}` }));
+    svg.append(shape("path", { d: dots, class: `vpd-dots ${colour}` }));
   }
 
   drawEval(svg, point, y) {
@@ -473,21 +316,21 @@ class View {
 
   drawAxis(svg, height) {
     this.xLabels = this.xTicks.map(([x, label]) => {
-      const text = shape("text", { x, y: height + 16, class: "vpd-emt-tick vpd-emt-middle" }, label);
-      svg.append(shape("path", { d: `M${x} ${height}v4`, class: "vpd-emt-frame" }), text);
+      const text = shape("text", { x, y: height + 16, class: "vpd-tick vpd-middle" }, label);
+      svg.append(shape("path", { d: `M${x} ${height}v4`, class: "vpd-frame" }), text);
       return { text, x, half: label.length * 3.4 };
     });
     const middle = (this.left + this.width - RIGHT) / 2;
-    svg.append(shape("text", { x: middle, y: height + 32, class: "vpd-emt-axis vpd-emt-middle" }, "iteration"));
+    svg.append(shape("text", { x: middle, y: height + 32, class: "vpd-axis vpd-middle" }, "iteration"));
   }
 
   panelHead(panel) {
     const head = element("div", "vpd-emt-panel-head");
     head.style.paddingLeft = `${this.left}px`;
-    const name = element("span", "vpd-emt-name", panel.name);
-    if (panel.unit) name.append(element("span", "vpd-emt-unit", ` ${panel.unit}`));
+    const name = element("span", "vpd-name", panel.name);
+    if (panel.unit) name.append(element("span", "vpd-unit", ` ${panel.unit}`));
     head.append(name);
-    const keys = element("span", "vpd-emt-keys");
+    const keys = element("span", "vpd-keys");
     // One line that says what the panel's own name says needs no key.
     const plainName = panel.series.length === 1 && !panel.evals.length && panel.goal === null;
     if (!plainName) for (const one of panel.series) keys.append(legendItem("line", one.colour, one.name));
@@ -496,6 +339,8 @@ class View {
       keys.append(legendItem("eval", "", interval ? "held-out accuracy with interval" : "held-out accuracy"));
     }
     if (panel.goal !== null) keys.append(legendItem("target", "", `KL target ${valueLabel(panel.goal)}`));
+    const beta = panel.target ? meanOf(this.data, "beta") : null;
+    if (beta !== null && !this.panels.some(({ id }) => id === "beta")) keys.append(element("span", "vpd-key", `β ${valueLabel(beta)}`));
     head.append(keys);
     return head;
   }
@@ -505,12 +350,12 @@ class View {
   buildReadout() {
     const has = (key) => (key === "accuracy" ? this.evals.length > 0 : this.data.some((row) => numberOf(row, key) !== null));
     const keys = READOUT.filter(([key]) => has(key));
-    this.readHead = element("div", "vpd-emt-read-head");
-    this.readGrid = element("div", "vpd-emt-read-grid");
+    this.readHead = element("div", "vpd-read-head");
+    this.readGrid = element("div", "vpd-read-grid");
     this.readValues = keys.map(([key, name, unit]) => {
-      const cell = element("span", `vpd-emt-cell${key === "accuracy" ? " vpd-emt-wide" : ""}`);
+      const cell = element("span", `vpd-cell${key === "accuracy" ? " vpd-wide" : ""}`);
       const value = element("span", "vpd-emt-value");
-      cell.append(element("span", "vpd-emt-label", unit ? `${name}, ${unit}` : name), " ", value);
+      cell.append(element("span", "vpd-label", unit ? `${name}, ${unit}` : name), " ", value);
       this.readGrid.append(cell, " ");
       return [key, value];
     });
@@ -522,9 +367,11 @@ class View {
     if (!this.panels?.length) return;
     const selected = this.model.get("selected");
     const chosen = selected === null ? -1 : this.steps.indexOf(selected);
+    const range = this.range();
     for (const label of this.xLabels) label.text.removeAttribute("visibility");
     for (const [i, panel] of this.panels.entries()) {
       panel.marks.replaceChildren();
+      if (range) this.drawRange(panel, range);
       if (chosen >= 0) this.drawMark(panel, chosen, "vpd-emt-selected", i === this.panels.length - 1);
       if (this.cursor !== null && this.cursor !== chosen) {
         this.drawMark(panel, this.cursor, "vpd-emt-cursor", i === this.panels.length - 1);
@@ -533,13 +380,29 @@ class View {
     if (this.data.length) this.showReadout(chosen);
   }
 
+  /** The range that is being brushed, else the window: [first, last] as indices; null where there is none. */
+  range() {
+    if (this.brush) return [Math.min(...this.brush), Math.max(...this.brush)];
+    const window = this.model.get("window");
+    if (!window || this.steps.length === 0) return null;
+    const inside = this.steps.map((step, i) => [step, i]).filter(([step]) => step >= window[0] && step <= window[1]);
+    return inside.length ? [inside[0][1], inside.at(-1)[1]] : null;
+  }
+
+  drawRange(panel, [first, last]) {
+    // Half a step on either side, so that a range of one iteration can be seen.
+    const half = Math.min(6, (this.x(this.steps.at(-1)) - this.x(this.steps[0])) / Math.max(1, this.steps.length - 1) / 2);
+    const [left, right] = [this.x(this.steps[first]) - half, this.x(this.steps[last]) + half];
+    panel.marks.append(shape("rect", { x: left, y: 0, width: right - left, height: panel.height, class: "vpd-emt-range" }));
+  }
+
   drawMark(panel, index, className, last) {
     const x = this.x(this.steps[index]);
     panel.marks.append(shape("path", { d: `M${x} 0V${panel.height}`, class: className }));
     for (const one of panel.series) {
       const value = one.values[index];
       if (value === null) continue;
-      panel.marks.append(shape("circle", { cx: x, cy: panel.y(value), r: 4, class: `vpd-emt-dot vpd-emt-${one.colour}` }));
+      panel.marks.append(shape("circle", { cx: x, cy: panel.y(value), r: 4, class: `vpd-emt-dot vpd-${one.colour}` }));
     }
     if (!last) return;
     const label = String(this.steps[index]);
@@ -550,11 +413,13 @@ class View {
     }
     panel.marks.append(
       shape("rect", { x: at - wide / 2, y: panel.height + 3, width: wide, height: 18, rx: 3, class: `${className}-tag` }),
-      shape("text", { x: at, y: panel.height + 16, class: `vpd-emt-tag-text vpd-emt-middle` }, label),
+      shape("text", { x: at, y: panel.height + 16, class: `vpd-tag-text vpd-middle` }, label),
     );
   }
 
   showReadout(chosen) {
+    const range = this.range();
+    if (range && (this.brush || this.cursor === null)) return this.showMeans(range);
     const index = this.cursor ?? (chosen >= 0 ? chosen : this.data.length - 1);
     const row = this.data[index];
     const marks = [];
@@ -564,17 +429,34 @@ class View {
     // A live run must not talk to a screen reader five times a second.
     this.readout.setAttribute("aria-live", marks[0] === "latest" ? "off" : "polite");
     const parts = [element("span", "vpd-emt-at", `iteration ${row.step}`)];
-    for (const mark of marks) parts.push(" ", element("span", "vpd-emt-mark", mark));
+    for (const mark of marks) parts.push(" ", element("span", "vpd-mark", mark));
     const notes = notesOf(row);
     if (notes) {
-      const note = element("span", "vpd-emt-note", notes);
+      const note = element("span", "vpd-note", notes);
       note.title = notes;
       parts.push(" ", note);
     }
-    parts.push(element("span", "vpd-emt-hint", "← → move · Enter selects · Esc clears"));
+    parts.push(element("span", "vpd-hint", "← → move · Enter selects · drag for a range · Esc clears"));
     this.readHead.replaceChildren(...parts);
     for (const [key, node] of this.readValues) {
       node.textContent = key === "accuracy" ? accuracyLabel(this.evalAt.get(row.step)) : valueLabel(numberOf(row, key));
+    }
+  }
+
+  showMeans([first, last]) {
+    const rows = this.data.slice(first, last + 1);
+    const [from, to] = [this.steps[first], this.steps[last]];
+    const parts = [element("span", "vpd-emt-at", from === to ? `iteration ${from}` : `iterations ${from} to ${to}`)];
+    const eSteps = rows.filter((row) => numberOf(row, "e_loss") !== null).length;
+    for (const mark of [`means of ${rows.length}`, ...(eSteps ? [`${eSteps} E-step${eSteps > 1 ? "s" : ""}`] : [])]) {
+      parts.push(" ", element("span", "vpd-mark", mark));
+    }
+    parts.push(element("span", "vpd-hint", "Shift ← → changes the range · Esc clears"));
+    this.readHead.replaceChildren(...parts);
+    this.readout.setAttribute("aria-live", "polite");
+    const points = this.evals.filter(({ step }) => step >= from && step <= to);
+    for (const [key, node] of this.readValues) {
+      node.textContent = valueLabel(key === "accuracy" ? meanOf(points, "accuracy") : meanOf(rows, key));
     }
   }
 
@@ -590,8 +472,51 @@ class View {
   }
 
   select(step) {
-    this.model.set("selected", step);
-    this.model.save_changes();
+    this.tell({ selected: step });
+  }
+
+  /** Make the range between two indices the window. */
+  choose(from, to) {
+    const steps = [this.steps[Math.min(from, to)], this.steps[Math.max(from, to)]];
+    this.tell({ window: steps });
+  }
+
+  onPress(event) {
+    const index = this.indexAt(event.clientX);
+    this.moveTo(index);
+    const drawn = event.target.closest?.("svg[data-panel]");
+    this.pressed = event.button === 0 && event.pointerType !== "touch" && drawn && index !== null ? { x: event.clientX, index } : null;
+  }
+
+  onMove(event) {
+    const index = this.indexAt(event.clientX);
+    if (this.pressed && index !== null && (this.brush || Math.abs(event.clientX - this.pressed.x) > DRAG)) {
+      this.brush = [this.pressed.index, index];
+      this.cursor = index;
+      this.stage.setPointerCapture?.(event.pointerId);
+      this.showCursor();
+    } else {
+      this.moveTo(index);
+    }
+  }
+
+  onRelease() {
+    const brush = this.brush;
+    this.pressed = this.brush = null;
+    if (!brush) return;
+    this.brushed = true; // the click that follows ends the brush and chooses nothing
+    setTimeout(() => (this.brushed = false));
+    this.choose(...brush);
+  }
+
+  /** Shift with an arrow: the first one begins a range where the cursor is, the others move its other end. */
+  extend(by, from) {
+    const last = this.data.length - 1;
+    const start = this.anchor ?? from ?? last;
+    const end = Math.min(Math.max((this.anchor === undefined || this.anchor === null ? start : (this.cursor ?? start)) + by, 0), last);
+    this.anchor = start;
+    this.moveTo(end);
+    this.choose(start, end);
   }
 
   toggle(index) {
@@ -600,40 +525,38 @@ class View {
   }
 
   onClick(event) {
-    if (getSelection()?.toString()) return; // somebody is copying a label
+    if (this.brushed || getSelection()?.toString()) return; // a brush has ended, or somebody is copying a label
     const index = this.indexAt(event.clientX);
     if (index !== null && event.target.closest("svg")) this.toggle(index);
   }
 
+  /** Escape leaves one thing at a time: the cursor, the range, the selection. */
+  leave() {
+    this.anchor = null;
+    if (this.cursor !== null) this.moveTo(null);
+    else if (this.model.get("window")) this.tell({ window: null });
+    else this.select(null);
+  }
+
   onKey(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.key === "Tab") return;
-    if (event.key === "Escape" && this.cursor === null && this.model.get("selected") === null) return; // nothing to leave
-    event.stopPropagation(); // a plain `b` would add a cell to the notebook
     const last = this.data.length - 1;
-    if (last < 0) return;
     const chosen = this.steps.indexOf(this.model.get("selected"));
     const from = this.cursor ?? (chosen >= 0 ? chosen : null);
-    const by = (count) => (from === null ? last : Math.min(Math.max(from + count, 0), last));
-    const jump = event.shiftKey ? 10 : 1;
-    const moves = {
-      ArrowLeft: () => by(-jump),
-      ArrowRight: () => by(jump),
-      PageUp: () => by(-10),
-      PageDown: () => by(10),
-      Home: () => 0,
-      End: () => last,
+    const to = (index) => () => {
+      this.anchor = null;
+      if (last >= 0) this.moveTo(index);
     };
-    if (moves[event.key]) {
-      this.moveTo(moves[event.key]());
-    } else if (event.key === "Enter" || event.key === " ") {
-      if (from !== null) this.toggle(from);
-    } else if (event.key === "Escape") {
-      if (this.cursor !== null) this.moveTo(null);
-      else this.select(null);
-    } else {
-      return;
-    }
-    event.preventDefault();
+    const by = (count) => to(from === null ? last : Math.min(Math.max(from + count, 0), last));
+    const arrow = (way) => (event.shiftKey && last >= 0 ? () => this.extend(way, from) : by(way));
+    const pick = () => from !== null && this.toggle(from);
+    takeKeys(
+      event,
+      {
+        ArrowLeft: arrow(-1), ArrowRight: arrow(1), PageUp: by(-10), PageDown: by(10), Home: to(0), End: to(last),
+        Enter: pick, " ": pick, Escape: () => this.leave(),
+      },
+      () => this.cursor !== null || this.model.get("selected") !== null || Boolean(this.model.get("window")),
+    );
   }
 }
 
@@ -653,19 +576,4 @@ export function mergeEqual(series) {
   return same ? [{ ...a, name: `${a.name} = ${b.name}` }] : series;
 }
 
-function bounds(values) {
-  let low = Infinity;
-  let high = -Infinity;
-  for (const value of values) {
-    if (value < low) low = value;
-    if (value > high) high = value;
-  }
-  return [low, high];
-}
-
-export default {
-  render({ model, el }) {
-    const view = new View(model, el);
-    return () => view.destroy();
-  },
-};
+export default widgetOf(Timeline);

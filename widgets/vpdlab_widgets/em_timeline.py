@@ -18,6 +18,8 @@ _COLUMNS = [
     ("margin", "margin"),
     ("delta", "δ"),
     ("kl", "KL (nats)"),
+    ("kl_teacher", "KL teacher‖student (nats)"),
+    ("beta", "β"),
     ("entropy", "entropy (nats)"),
     ("length", "length (tokens)"),
 ]
@@ -27,6 +29,8 @@ class EMTimeline(LabWidget):
     """The course of a run, an iteration a column; panels without data are left out.
 
     `selected` is the chosen iteration's `step`, or None; a click, Enter and `widget.selected = 25` all set it.
+    `window` is a range of steps `[first, last]`, or None: dragging over the panels, Shift with the arrow keys and
+    `widget.window = [20, 40]` set it, and the readout then shows the means of that range.
 
     A live run calls `append` after each iteration. The browser hears of it at most `MAX_UPDATES_PER_SECOND` times
     a second, and only of what is new; call `flush()` (or set `state` to anything but `"running"`) at the end.
@@ -36,7 +40,8 @@ class EMTimeline(LabWidget):
         rows: one dict an iteration with the keys of `metrics.jsonl`; `step` is required, null is a gap.
         title: plain text above the panels.
         evals: held-out points `{"step", "accuracy", "low", "high"}`, accuracy and interval in 0..1.
-        kl_target: the target of a KL-controlled β in nats per token, drawn in the trust-region panel.
+        kl_target: the target of a KL-controlled β in nats per token, drawn in the trust-region panel. A β that
+            changes has a panel of its own.
         total: planned number of iterations; while `state` is `"running"` the axis reaches that far.
         state: `"running"`, `"complete"`, `"stopped"`, `"failed"`, or None for no badge.
         reason: why a run stopped or failed, in words.
@@ -54,6 +59,7 @@ class EMTimeline(LabWidget):
     state = traitlets.Enum(["running", "complete", "stopped", "failed"], None, allow_none=True).tag(sync=True)
     reason = traitlets.Unicode("").tag(sync=True)
     selected = traitlets.Int(None, allow_none=True).tag(sync=True)
+    window = traitlets.List(traitlets.Int(), None, allow_none=True).tag(sync=True)
 
     def __init__(self, rows: Iterable[Mapping[str, Any]] = (), **kwargs: Any) -> None:
         super().__init__(rows=[dict(row) for row in rows], **kwargs)
@@ -128,6 +134,13 @@ class EMTimeline(LabWidget):
     def _check_records(self, proposal: Mapping[str, Any]) -> list[dict[str, Any]]:
         name = proposal["trait"].name
         return [_record(record, f"{name}[{index}]") for index, record in enumerate(proposal["value"])]
+
+    @traitlets.validate("window")
+    def _check_window(self, proposal: Mapping[str, Any]) -> list[int] | None:
+        value = proposal["value"]
+        if value is not None and (len(value) != 2 or value[0] > value[1]):
+            raise ValueError(f"window must be [first, last], not {value}")
+        return value
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
         self.flush()  # the new view starts from the full state

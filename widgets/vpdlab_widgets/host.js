@@ -37,7 +37,8 @@
         else if (!listener) listeners.delete(name);
         else listeners.set(name, (listeners.get(name) ?? []).filter((other) => other !== listener));
       },
-      save_changes() {}, // there is no kernel to tell
+      offline: true, // there is no kernel: a button that needs one hides
+      save_changes() {},
       send() {},
     };
     return model;
@@ -66,6 +67,18 @@
     return live.get(id);
   }
 
+  // A kernel keeps linked widgets equal in a notebook; here the page does. Only among models that it shows.
+  async function tie(id) {
+    const source = await live.get(id);
+    for (const link of models[id].state.links ?? []) {
+      const target = await live.get(link.model);
+      if (!target) continue;
+      const follow = (from, name, to, other) => from.on(`change:${name}`, () => to.set(other, from.get(name)));
+      follow(source, link.source, target, link.target);
+      follow(target, link.target, source, link.source);
+    }
+  }
+
   async function bringToLife(place) {
     const id = place.dataset.vpdModel;
     const entry = models[id];
@@ -90,13 +103,14 @@
     style.textContent = text;
     document.head.append(style);
   }
-  for (const place of document.querySelectorAll(".vpd-mount")) {
+  const places = [...document.querySelectorAll(".vpd-mount")].map((place) =>
     bringToLife(place).catch((error) => {
       console.error(error);
       const note = document.createElement("p");
       note.setAttribute("role", "alert");
       note.textContent = `This widget could not be shown: ${error.message}`;
       place.append(note); // the fallback stays
-    });
-  }
+    }),
+  );
+  Promise.all(places).then(() => Promise.allSettled([...live.keys()].map(tie)));
 })();

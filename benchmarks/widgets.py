@@ -1,0 +1,215 @@
+"""How long TokenLens takes from the page's start to its first paint, and from a click to the answer.
+
+    python benchmarks/widgets.py                      # 1k, 5k and 20k tokens, five times each
+    python benchmarks/widgets.py --tokens 100000 --repeat 3
+    python benchmarks/widgets.py --lab                # in JupyterLab, with a kernel
+
+In bare Chromium on offline pages, without a kernel: `python` is the time to make the bytes, `script` that of the
+module's `render`, `paint` from the start of `render` to the frame that shows it, `move` and `click` from a key or
+a click to the frame with both distributions, `colour` to recolour every token; the page's size in MiB.
+In JupyterLab: `cell to paint` from running the cell that makes the widget to the frame with all tokens, `click to
+Python and back` until a title that Python sets on the click is shown. Medians in milliseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import random
+import secrets
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import nbformat
+from playwright.sync_api import Page, sync_playwright
+from vpdlab_widgets import TokenLens
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
+WORDS = ["the", "of", "and", "to", "in", "a", "is", "that", "for", "it", "as", "with", "be", "not", "this"]
+COLUMNS = ("python", "script", "paint", "move", "click", "colour")
+
+# Renders the page's widget once more, with clocks around it.
+RENDER = """async () => {
+  const { modules, models } = JSON.parse(document.getElementById('vpd-widgets').textContent);
+  const url = URL.createObjectURL(new Blob([modules[0]], { type: 'text/javascript' }));
+  const { default: widget } = await import(url);
+  const entry = Object.values(models)[0];
+  const state = structuredClone(entry.state);
+  for (const { path, data } of entry.buffers) {
+    const parent = path.slice(0, -1).reduce((node, key) => node[key], state);
+    parent[path.at(-1)] = new DataView(Uint8Array.from(atob(data), (c) => c.charCodeAt(0)).buffer);
+  }
+  const listeners = {};
+  const model = {
+    get: (key) => state[key], set: (key, value) => { state[key] = value; listeners[`change:${key}`]?.(); },
+    on: (name, call) => { listeners[name] = call; }, off() {}, save_changes() {}, send() {},
+  };
+  document.querySelector('main').replaceChildren();
+  const el = document.createElement('div');
+  document.querySelector('main').append(el);
+  const painted = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+  await painted();
+  const clock = async (act) => {
+    const start = performance.now();
+    act();
+    await painted();
+    return performance.now() - start;
+  };
+  const times = {};
+  let start = performance.now();
+  widget.render({ model, el });
+  times.script = performance.now() - start;
+  await painted();
+  times.paint = performance.now() - start;
+  const stage = el.querySelector('.vpd-tl-stage');
+  const key = (name) => () => stage.dispatchEvent(new KeyboardEvent('keydown', { key: name }));
+  times.move = await clock(key('ArrowRight'));
+  times.click = await clock(() => stage.querySelectorAll('.vpd-tok')[7].click());
+  times.colour = await clock(key('c'));
+  return times;
+}"""
+
+
+def record(tokens: int, seed: int = 0, top: int = 10) -> dict:
+    """A response of random words with plausible numbers."""
+    rng = random.Random(seed)
+    words = ["\n" if i % 80 == 79 else " " + rng.choice(WORDS) for i in range(tokens)]
+    student = [-rng.expovariate(2) for _ in words]
+    teacher = [min(-1e-4, value + rng.gauss(0, 0.4)) for value in student]
+    lists = [[word, *(" " + rng.choice(WORDS) for _ in range(top - 1))] for word in words]
+    logps = [[math.log(0.6 / 2**place) for place in range(top)]] * tokens
+    return {
+        "prompt": "Write.", "text": "".join(words), "success": True, "beta": 0.1, "tokens": words,
+        "student_logp": student, "teacher_logp": teacher, "kl": [rng.expovariate(9) for _ in words],
+        "student_entropy": [rng.random() for _ in words], "teacher_entropy": [rng.random() for _ in words],
+        "student_top": lists, "student_top_logp": logps, "teacher_top": lists, "teacher_top_logp": logps,
+    }  # fmt: skip
+
+
+def measure(page: Page, tokens: int, folder: Path, repeat: int) -> dict[str, float]:
+    """Medians over `repeat` renders of one page."""
+    data = record(tokens)
+    started = time.perf_counter()
+    lens = TokenLens(data)
+    made = 1000 * (time.perf_counter() - started)
+    path = folder / f"{tokens}.html"
+    lens.to_html(path)
+    page.goto(path.as_uri())
+    page.wait_for_selector(".vpd-tl-stage")
+    runs = [page.evaluate(RENDER) for _ in range(repeat)]
+    medians = {name: statistics.median(run[name] for run in runs) for name in COLUMNS[1:]}
+    return {"python": made, **medians, "size": path.stat().st_size / 2**20}
+
+
+# Runs the second cell again and again; then clicks, and waits for what Python answers.
+LAB = """async ({ tokens, repeat }) => {
+  const notebook = jupyterapp.shell.currentWidget;
+  const until = (ready) => new Promise((done) => {
+    const look = () => (ready() ? requestAnimationFrame(() => setTimeout(done)) : requestAnimationFrame(look));
+    look();
+  });
+  const found = { paint: [], click: [] };
+  for (let i = 0; i < repeat; i++) {
+    await jupyterapp.commands.execute('notebook:clear-all-cell-outputs');
+    await until(() => !document.querySelector('.vpd-tl'));
+    notebook.content.activeCellIndex = 1;
+    let start = performance.now();
+    jupyterapp.commands.execute('notebook:run-cell');
+    await until(() => document.querySelectorAll('.vpd-tl-stage .vpd-tok').length === tokens);
+    found.paint.push(performance.now() - start);
+    await new Promise((done) => setTimeout(done, 500));
+    const place = 7 + i;
+    start = performance.now();
+    document.querySelectorAll('.vpd-tl-stage .vpd-tok')[place].click();
+    await until(() => document.querySelector('.vpd-title').textContent === `token ${place}`);
+    found.click.push(performance.now() - start);
+  }
+  return found;
+}"""
+IMPORTS = "import sys; sys.path.insert(0, FOLDER); from vpdlab_widgets import TokenLens; from widgets import record"
+CELL = """lens = TokenLens(data)
+lens.observe(lambda change: setattr(lens, "title", f"token {change.new}"), "selected")
+lens"""
+
+
+@contextmanager
+def jupyterlab(folder: Path) -> Iterator[str]:
+    """A JupyterLab of its own on a folder: the address to put a path into."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex(16)
+    private = {f"JUPYTER_{kind}_DIR": str(folder / ".jupyter" / kind.lower()) for kind in ("CONFIG", "RUNTIME")}
+    command = [
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser",
+        f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
+        "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]  # fmt: skip
+    env = os.environ | private | {"JUPYTER_PREFER_ENV_PATH": "1", "JUPYTERLAB_WORKSPACES_DIR": str(folder / ".ws")}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = subprocess.Popen(command, cwd=folder, env=env, **quiet)
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status?token={token}", timeout=2).close()
+                break
+            except (urllib.error.URLError, TimeoutError):
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/lab/tree/{{}}?reset&token={token}"
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+
+
+def measure_lab(page: Page, address: str, tokens: int, folder: Path, repeat: int) -> dict[str, float]:
+    """Medians of `repeat` runs of a cell that makes a widget."""
+    cells = [f"{IMPORTS.replace('FOLDER', repr(str(Path(__file__).parent)))}; data = record({tokens})", CELL]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(notebook, folder / f"{tokens}.ipynb")
+    page.goto(address.format(f"{tokens}.ipynb"))
+    idle = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+    page.wait_for_function(idle)
+    page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.wait_for_selector(".vpd-tl-stage .vpd-tok")
+    found = page.evaluate(LAB, {"tokens": tokens, "repeat": repeat})
+    return {name: statistics.median(times) for name, times in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", nargs="+", type=int, default=[1_000, 5_000, 20_000])
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--lab", action="store_true", help="in JupyterLab instead of bare Chromium")
+    args = parser.parse_args()
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    heads = ["cell to paint", "click to Python and back"] if args.lab else [*COLUMNS, "MiB"]
+    print(f"| tokens | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 1)}")
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        address = stack.enter_context(jupyterlab(folder)) if args.lab else ""
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        stack.callback(browser.close)
+        for tokens in args.tokens:
+            page = browser.new_page(viewport={"width": 1280, "height": 900})  # a page with unsaved work does not leave
+            if args.lab:
+                found = measure_lab(page, address, tokens, folder, args.repeat)
+            else:
+                found = measure(page, tokens, folder, args.repeat)
+            cells = [f"{value:.2f}" if key == "size" else f"{value:.0f}" for key, value in found.items()]
+            print(f"| {tokens} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+// The pure functions of RolloutTable.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { load } from "./load.mjs";
+
+const { groupsOf, marginOf, outcomeOf, passing, sorted } = await load("rollout_table");
+
+const rows = [
+  { step: 1, group: 0, success: true, signal: true, text: "The answer is 7", kl: 0.5, implicit_reward: 0.2 },
+  { step: 1, group: 0, success: false, signal: true, text: "8", critique: "Too HIGH", kl: null, implicit_reward: -0.1 },
+  { step: 1, group: 1, success: false, signal: false, text: "10", reason: "all failed", kl: 0.1, implicit_reward: null },
+  { step: 2, group: 0, success: null, text: "9", kl: 0 },
+];
+
+test("outcomes", () => assert.deepEqual(rows.map(outcomeOf), ["right", "wrong", "wrong", "unknown"]));
+
+test("filters by outcome and by any text", () => {
+  assert.deepEqual(passing(rows, "", "all"), [0, 1, 2, 3]);
+  assert.deepEqual(passing(rows, "", "wrong"), [1, 2]);
+  assert.deepEqual(passing(rows, "", "no signal"), [2]);
+  assert.deepEqual(passing(rows, " too high", "all"), [1]);
+  assert.deepEqual(passing(rows, "FAILED", "right"), []);
+});
+
+test("sorts both ways, rows without a value last, equals in their order", () => {
+  assert.deepEqual(sorted(rows, [0, 1, 2, 3], "kl"), [3, 2, 0, 1]);
+  assert.deepEqual(sorted(rows, [0, 1, 2, 3], "-kl"), [0, 2, 3, 1]);
+  assert.deepEqual(sorted(rows, [0, 1, 2, 3], "text"), [1, 3, 2, 0]); // 8, 9, 10: numbers within text count as such
+  assert.deepEqual(sorted(rows, [2, 1, 0], ""), [2, 1, 0]);
+  assert.deepEqual(sorted(rows, [0, 1, 2], "success"), [1, 2, 0]);
+});
+
+test("groups of one problem at one step", () => {
+  assert.deepEqual(groupsOf(rows).map((group) => group.places), [[0, 1], [2], [3]]);
+});
+
+test("the margin needs both kinds", () => {
+  assert.ok(Math.abs(marginOf(rows) - 0.3) < 1e-12);
+  assert.equal(marginOf(rows.slice(1)), null);
+});

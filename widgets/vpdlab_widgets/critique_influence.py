@@ -1,0 +1,160 @@
+"""CritiqueInfluence: which sentence of the feedback moved which token, and the reader's own words in its place."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import traitlets
+
+from vpdlab_widgets import pack
+from vpdlab_widgets.base import LabWidget, fallback_table, plain
+
+MEASURES = ("delta", "shapley", "kl")
+_PER_TOKEN = ("student_logp", "logp", "empty_logp", "total", "total_kl", "gap")
+_MATRICES = ("drop", "drop_kl", "shapley")
+_LONGEST = 20_000  # characters of the reader's own words
+
+
+class CritiqueInfluence(LabWidget):
+    """The critique's sentences against the response's tokens: a matrix of how far each moved the teacher.
+
+    `selected` is the chosen row: sentence i is row i, then follow the whole critique, the additivity gap and the
+    variants (shuffled, swapped, ...); `token` is the chosen token. Both None where nothing is chosen.
+
+    With `rescore`, the reader can write other words and have them scored. The scoring runs on the thread that made
+    the widget and, in a notebook, between cells: never while a cell that trains the model is running. What it made
+    of the reader's words stands in `own_record`.
+
+    Args:
+        record: plain data from `vpdlab.influence.critique_influence`.
+        rescore: takes the reader's words, returns such a record of them (`vpdlab.influence.rescorer`).
+        measure: "delta", the change of log q at the sampled token when a sentence is left out; "shapley", the same
+            shared out exactly; "kl", how far the whole distribution moved.
+        title: plain text above it.
+
+    Raises:
+        TypeError: an unknown keyword, or a value that is no plain data.
+        ValueError: a list of another length than `tokens`.
+    """
+
+    record = traitlets.Dict().tag(keyword=True)
+    packed = traitlets.Dict().tag(sync=True, internal=True)
+    edited = traitlets.Dict().tag(sync=True, internal=True)
+    live = traitlets.Bool(False).tag(sync=True, internal=True)
+    busy = traitlets.Enum(["", "queued", "working"], "").tag(sync=True, internal=True)
+    trouble = traitlets.Unicode("").tag(sync=True, internal=True)
+    own = traitlets.Bool(False).tag(sync=True)
+    """Whether the reader's own words are shown instead of the recorded critique."""
+    measure = traitlets.Enum(MEASURES, "delta").tag(sync=True)
+    title = traitlets.Unicode("").tag(sync=True)
+    token = traitlets.Int(None, allow_none=True).tag(sync=True)
+    selected = traitlets.Int(None, allow_none=True).tag(sync=True)
+
+    own_record: dict[str, Any] | None = None
+
+    def __init__(
+        self,
+        record: Mapping[str, Any],
+        rescore: Callable[[str], Mapping[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(record=dict(record), **kwargs)
+        self._thread, self._loop = threading.get_ident(), _running_loop()
+        self._take(rescore)
+        self.observe(lambda change: self._take(None), "record")
+        self.on_msg(self._on_message)
+
+    def show(self, record: Mapping[str, Any], rescore: Callable[[str], Mapping[str, Any]] | None = None) -> None:
+        """Another rollout's record in its place; `rescore` scores other words on that one."""
+        self.record = dict(record)
+        self._take(rescore)
+
+    def _take(self, rescore: Callable[[str], Mapping[str, Any]] | None) -> None:
+        self.packed = pack_influence(self.record)
+        self.edited, self.own, self.own_record = {}, False, None
+        self._rescore, self.live = rescore, rescore is not None
+
+    def _on_message(self, widget: Any, content: Any, buffers: Any) -> None:
+        # This may run on any thread, and a cell may be training the model: only note what is wanted.
+        if not isinstance(content, dict) or content.get("kind") != "rescore" or self._rescore is None or self.busy:
+            return
+        text = str(content.get("text", ""))[:_LONGEST]
+        if self._loop is not None:
+            self.busy = "queued"
+            self._loop.call_soon_threadsafe(self._work, text)
+        elif threading.get_ident() == self._thread:
+            self._work(text)
+        else:
+            self.trouble = "the model's own thread cannot be reached from here"
+
+    def _work(self, text: str) -> None:
+        self.busy, self.trouble = "working", ""
+        try:
+            assert self._rescore is not None
+            found = dict(self._rescore(text))
+            self.edited = pack_influence(found)
+            self.own_record, self.own = found, True
+        except Exception as error:  # noqa: BLE001  whatever it is, the reader sees it; a traceback would be lost here
+            self.trouble = f"{type(error).__name__}: {error}"[:500]
+        finally:
+            self.busy = ""
+
+    def fallback(self) -> str:
+        """A table of the sentences and what each did."""
+        record = self.record
+        shapley = record.get("shapley") or [None] * len(record.get("sentences", ()))
+        rows = [
+            {"sentence": text, "drop": sum(drop), "shapley": None if share is None else sum(share)}
+            for text, drop, share in zip(record["sentences"], record["drop"], shapley, strict=True)
+        ]
+        rows.append({"sentence": "(all of it)", "drop": sum(record["total"]), "shapley": sum(record["total"])})
+        columns = [("sentence", "sentence"), ("drop", "log q of the response, left out"), ("shapley", "Shapley value")]
+        return fallback_table(self._title(), columns, rows)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs cells, seen from within one; None in a plain program."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def pack_influence(record: Mapping[str, Any]) -> dict[str, Any]:
+    """An influence record on the wire: texts and scalars as they are, everything as long as the response as bytes.
+
+    Raises:
+        ValueError: for a list that is not as long as the response, or a matrix without a row a sentence.
+    """
+    length, count = len(record["tokens"]), len(record["sentences"])
+    long = {"tokens", "variants", *_PER_TOKEN, *_MATRICES}
+    packed: dict[str, Any] = {"meta": plain({key: v for key, v in record.items() if key not in long}, "record")}
+    packed["tokens"] = pack.texts(record["tokens"])
+    packed["numbers"] = {name: _row(record[name], length, name) for name in _PER_TOKEN if record.get(name) is not None}
+    packed["matrices"] = {}
+    for name in _MATRICES:
+        matrix = record.get(name)
+        if matrix is None:
+            continue
+        if len(matrix) != count:
+            raise ValueError(f"record.{name}: {len(matrix)} rows for {count} sentences")
+        packed["matrices"][name] = b"".join(_row(row, length, f"{name}[{i}]") for i, row in enumerate(matrix))
+    packed["variants"] = [
+        {
+            "name": str(variant["name"]),
+            "text": str(variant["text"]),
+            "delta": _row(variant["delta"], length, f"variants[{i}].delta"),
+            "kl": _row(variant["kl"], length, f"variants[{i}].kl"),
+        }
+        for i, variant in enumerate(record.get("variants", ()))
+    ]
+    return packed
+
+
+def _row(values: Sequence[float | None], length: int, where: str) -> bytes:
+    if len(values) != length:
+        raise ValueError(f"record.{where}: {len(values)} numbers for {length} tokens")
+    return pack.floats(values)

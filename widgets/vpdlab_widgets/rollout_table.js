@@ -1,0 +1,486 @@
+// RolloutTable: rollouts to sort, search and choose from. Plain ES module; shared.js stands in front of it.
+
+const ROW = 30; // height of a row in pixels: only the rows in sight exist
+const SHOWN = 12; // rows in sight at most
+const OUTCOMES = ["all", "right", "wrong", "no signal"];
+
+// `wide` is the column's width, `slim` that in a narrow notebook, without bars; columns without data are left out.
+const COLUMNS = [
+  { key: "success", name: "outcome", wide: "86px" },
+  { key: "step", name: "step", wide: "40px", many: true },
+  { key: "prompt", name: "problem", wide: "minmax(90px, 1fr)" },
+  { key: "text", name: "response", wide: "minmax(110px, 1.4fr)" },
+  { key: "length", name: "tokens", wide: "92px", slim: "54px", bar: "plain" },
+  { key: "kl", name: "KL a token", wide: "120px", slim: "84px", bar: "up" },
+  { key: "implicit_reward", name: "implicit reward", wide: "150px", slim: "108px", bar: "signed" },
+  { key: "source", name: "feedback", wide: "minmax(80px, 0.8fr)" },
+];
+
+// ---- pure functions, tested in node ----
+
+/** "right", "wrong" or "no signal": what a rollout is to the training step, and what came of it. */
+export function outcomeOf(row) {
+  return row.success === true ? "right" : row.success === false ? "wrong" : "unknown";
+}
+
+/** Places of the rows that pass: `query` in any of their texts (upper and lower case alike), and the outcome. */
+export function passing(rows, query, outcome) {
+  const wanted = query.trim().toLowerCase();
+  const texts = ["prompt", "text", "parsed", "answer", "critique", "demonstration", "source", "reason", "problem_id"];
+  const places = [];
+  rows.forEach((row, place) => {
+    if (outcome === "no signal" ? row.signal !== false : outcome !== "all" && outcomeOf(row) !== outcome) return;
+    if (wanted && !texts.some((key) => typeof row[key] === "string" && row[key].toLowerCase().includes(wanted))) return;
+    places.push(place);
+  });
+  return places;
+}
+
+/** Places in the order of a column, "-" in front for the largest first; rows without a value come last either way. */
+export function sorted(rows, places, sort) {
+  if (!sort) return places;
+  const down = sort.startsWith("-");
+  const key = down ? sort.slice(1) : sort;
+  const valueOf = (place) => {
+    const value = rows[place][key];
+    if (typeof value === "boolean") return Number(value);
+    return value === undefined || value === "" ? null : value;
+  };
+  const compare = (a, b) => {
+    const [x, y] = [valueOf(a), valueOf(b)];
+    if (x === null || y === null) return (x === null) - (y === null) || a - b;
+    const order = typeof x === "string" ? x.localeCompare(String(y), "en", { numeric: true }) : x - y;
+    return (down ? -order : order) || a - b;
+  };
+  return [...places].sort(compare);
+}
+
+/** The groups in the order they stand in: each a list of places, and the step they belong to. */
+export function groupsOf(rows) {
+  const groups = new Map();
+  rows.forEach((row, place) => {
+    const key = `${row.step}/${row.group ?? row.problem_id}`;
+    if (!groups.has(key)) groups.set(key, { step: row.step ?? null, places: [] });
+    groups.get(key).places.push(place);
+  });
+  return [...groups.values()];
+}
+
+/** Mean implicit reward of the right rollouts minus that of the wrong ones; null where one kind is missing. */
+export function marginOf(rows) {
+  const mean = (kept) => kept.reduce((sum, row) => sum + row.implicit_reward, 0) / kept.length;
+  const known = rows.filter((row) => numberOf(row, "implicit_reward") !== null);
+  const [right, wrong] = [true, false].map((success) => known.filter((row) => row.success === success));
+  return right.length && wrong.length ? mean(right) - mean(wrong) : null;
+}
+
+// ---- the view ----
+
+class RolloutTable extends LabView {
+  constructor(model, el) {
+    super(model, el, "vpd-rt");
+    this.cursor = null; // place in the rows
+    this.build();
+    this.hear("change:rows", () => this.takeRows());
+    for (const name of ["sort", "query", "outcome"]) this.hear(`change:${name}`, () => this.arrange());
+    this.hear("change:selected", () => this.follow());
+    this.hear("change:title", () => this.drawHead());
+    this.watch(this.root);
+    this.takeRows();
+    this.draw();
+  }
+
+  build() {
+    this.head = element("div", "vpd-head");
+    this.controls = element("div", "vpd-tools vpd-rt-controls");
+    this.mosaic = element("div", "vpd-rt-mosaic");
+    this.table = element("div", "vpd-rt-table");
+    this.header = element("div", "vpd-rt-row vpd-rt-header");
+    this.header.setAttribute("role", "row");
+    this.body = element("div", "vpd-rt-body");
+    this.body.tabIndex = 0;
+    this.home = this.body;
+    this.body.setAttribute("role", "grid");
+    this.sheet = element("div", "vpd-rt-sheet");
+    this.body.append(this.sheet);
+    this.table.append(this.header, this.body);
+    this.details = element("div", "vpd-box vpd-rt-details");
+    this.status = element("div", "vpd-rt-status");
+    this.status.setAttribute("role", "status");
+    this.search = element("input", "vpd-field vpd-rt-search");
+    Object.assign(this.search, { type: "search", placeholder: "search (/)", tabIndex: -1, maxLength: 200 });
+    this.search.setAttribute("aria-label", "search in problems, responses and feedback");
+    this.root.append(this.head, this.mosaic, this.controls, this.table, this.details, this.status);
+    this.listen(this.search, "input", () => this.tell({ query: this.search.value }));
+    this.listen(this.search, "keydown", (event) => {
+      event.stopPropagation(); // letters belong to the search, not to the notebook
+      if (event.key === "Escape") this.tell({ query: "" });
+      if (event.key === "Escape" || event.key === "Enter") this.body.focus();
+    });
+    this.listen(this.body, "scroll", () => {
+      this.drawRows();
+      this.markRows();
+    });
+    this.listen(this.body, "click", (event) => this.onClick(event));
+    this.listen(this.body, "pointerover", (event) => this.moveTo(this.placeAt(event)));
+    this.listen(this.body, "pointerleave", () => this.moveTo(null));
+    this.listen(this.body, "keydown", (event) => this.onKey(event));
+    this.listen(this.body, "blur", () => this.moveTo(null));
+  }
+
+  takeRows() {
+    this.rows = this.model.get("rows") ?? [];
+    this.columns = COLUMNS.filter((column) => {
+      const values = this.rows.map((row) => row[column.key]).filter((value) => value !== null && value !== undefined);
+      return values.length > 0 && (!column.many || new Set(values).size > 1);
+    });
+    const reach = (key) => Math.max(0, ...this.rows.map((row) => Math.abs(numberOf(row, key) ?? 0)));
+    this.reach = Object.fromEntries(COLUMNS.filter((column) => column.bar).map(({ key }) => [key, reach(key)]));
+    this.groups = groupsOf(this.rows);
+    this.groupOf = new Map(this.groups.flatMap((group) => group.places.map((place) => [place, group])));
+    this.cursor = null;
+    this.arrange();
+  }
+
+  /** Filter and sort anew. */
+  arrange() {
+    const query = this.model.get("query");
+    this.places = sorted(this.rows, passing(this.rows, query, this.model.get("outcome")), this.model.get("sort"));
+    this.at = new Map(this.places.map((place, line) => [place, line]));
+    if (this.cursor !== null && !this.at.has(this.cursor)) this.cursor = null;
+    if (this.search.value !== query) this.search.value = query;
+    this.fresh = true;
+    this.drawn = "";
+    this.schedule();
+  }
+
+  draw() {
+    const width = Math.floor(this.root.clientWidth);
+    if (this.fresh) {
+      this.drawHead();
+      this.drawControls();
+      this.drawHeader();
+      this.body.scrollTop = 0;
+    }
+    if (this.fresh || width !== this.width) {
+      this.width = width;
+      this.drawMosaic();
+    }
+    this.fresh = false;
+    const slim = width < 1000;
+    this.root.classList.toggle("vpd-rt-slim", slim);
+    this.root.style.setProperty("--columns", this.columns.map((one) => (slim && one.slim) || one.wide).join(" "));
+    this.body.style.height = `${Math.min(SHOWN, Math.max(1, this.places.length)) * ROW + 2}px`;
+    this.sheet.style.height = `${Math.max(1, this.places.length) * ROW}px`;
+    // The header ends where the rows do, before their scroll bar.
+    this.header.style.paddingRight = `${12 + this.body.offsetWidth - this.body.clientWidth}px`;
+    this.follow();
+  }
+
+  drawHead() {
+    const right = this.rows.filter((row) => row.success === true).length;
+    const wrong = this.rows.filter((row) => row.success === false).length;
+    const silent = this.rows.filter((row) => row.signal === false).length;
+    const parts = [element("div", "vpd-title", clean(this.model.get("title")) || "Rollouts")];
+    parts.push(element("span", "vpd-badge vpd-right", `${right} right`), element("span", "vpd-badge vpd-wrong", `${wrong} wrong`));
+    if (silent) parts.push(element("span", "vpd-mark", `${silent} without signal`));
+    const margin = marginOf(this.rows);
+    if (margin !== null) {
+      const mark = element("span", "vpd-mark", `margin ${brief(margin, true)}`);
+      mark.title = "mean implicit reward of the right rollouts minus that of the wrong ones";
+      parts.push(mark);
+    }
+    this.head.replaceChildren(...parts);
+  }
+
+  drawControls() {
+    const items = OUTCOMES.map((id) => ({ id, name: id }));
+    const count = this.places.length === this.rows.length ? `${this.rows.length} rollouts` : `${this.places.length} of ${this.rows.length} rollouts`;
+    const pick = choice(items, this.model.get("outcome"), (outcome) => this.tell({ outcome }));
+    // The field keeps its place in the page: moving it would take the caret out of it.
+    if (!this.search.isConnected) this.controls.append(this.search);
+    for (const node of [...this.controls.children]) if (node !== this.search) node.remove();
+    this.controls.prepend(pick);
+    this.controls.append(element("span", "vpd-caps vpd-num", count));
+    this.controls.append(element("span", "vpd-hint", "↑ ↓ move · Enter selects · ← → sort · R reverse · / search"));
+  }
+
+  drawHeader() {
+    const sort = this.model.get("sort");
+    this.header.replaceChildren(
+      ...this.columns.map(({ key, name, bar }) => {
+        const button = element("button", `vpd-rt-sort${bar ? " vpd-rt-number" : ""}`, name);
+        button.type = "button";
+        button.tabIndex = -1;
+        const state = sort === key ? "ascending" : sort === `-${key}` ? "descending" : "none";
+        button.setAttribute("role", "columnheader");
+        button.setAttribute("aria-sort", state);
+        button.append(element("span", "vpd-rt-arrow", { ascending: "▲", descending: "▼", none: "" }[state]));
+        button.addEventListener("click", () => this.sortBy(key));
+        return button;
+      }),
+    );
+  }
+
+  /** The largest first, then the smallest, then as it was. */
+  sortBy(key) {
+    const sort = this.model.get("sort");
+    const first = ["prompt", "text", "source", "step"].includes(key) ? key : `-${key}`;
+    const second = first === key ? `-${key}` : key;
+    this.tell({ sort: sort === first ? second : sort === second ? "" : first });
+  }
+
+  /** A square a rollout, a column a group: full and green is right, small and red is wrong, hollow has no signal. */
+  drawMosaic() {
+    const tall = Math.max(0, ...this.groups.map((group) => group.places.length));
+    const cell = Math.min(13, Math.floor(this.width / Math.max(1, this.groups.length + 1)));
+    this.mosaic.hidden = this.groups.length < 2 || tall < 2 || cell < 4 || tall > 64;
+    this.cells = null;
+    if (this.mosaic.hidden) return;
+    const paths = { right: "", wrong: "", unknown: "", none: "" };
+    this.cells = new Map();
+    const inside = new Set(this.places);
+    const faded = { right: "", wrong: "", unknown: "", none: "" };
+    let x = 0;
+    let step = this.groups[0].step;
+    const labels = [[x, step]];
+    for (const group of this.groups) {
+      if (group.step !== step) {
+        step = group.step;
+        x += cell / 2;
+        labels.push([x, step]);
+      }
+      group.places.forEach((place, i) => {
+        const row = this.rows[place];
+        const kind = row.signal === false ? "none" : outcomeOf(row);
+        const inset = kind === "right" ? 1 : kind === "none" ? 2 : Math.max(1.5, cell * 0.26);
+        const size = cell - 2 * inset;
+        const d = `M${(x + inset).toFixed(1)} ${(i * cell + inset).toFixed(1)}h${size}v${size}h${-size}z`;
+        (inside.has(place) ? paths : faded)[kind] += d;
+        this.cells.set(place, [x, i * cell]);
+      });
+      x += cell;
+    }
+    const foot = labels.length > 1 ? 16 : 0;
+    const svg = shape("svg", { width: x, height: tall * cell + foot, class: "vpd-chart vpd-rt-cells", "aria-hidden": "true" });
+    for (const [list, extra] of [[paths, ""], [faded, " vpd-rt-faded"]]) {
+      for (const [kind, d] of Object.entries(list)) if (d) svg.append(shape("path", { d, class: `vpd-rt-${kind}${extra}` }));
+    }
+    let last = -Infinity;
+    for (const [at, name] of foot ? labels : []) {
+      if (at - last < 34) continue;
+      svg.append(shape("text", { x: at, y: tall * cell + 12 }, last === -Infinity ? `step ${name}` : String(name)));
+      last = last === -Infinity ? at + 24 : at;
+    }
+    this.cell = cell;
+    this.ring = shape("g", {});
+    svg.append(this.ring);
+    const hit = (event) => {
+      const frame = svg.getBoundingClientRect();
+      const [px, py] = [event.clientX - frame.left, event.clientY - frame.top];
+      for (const [place, [cx, cy]] of this.cells) if (px >= cx && px < cx + cell && py >= cy && py < cy + cell) return place;
+      return null;
+    };
+    svg.addEventListener("pointermove", (event) => this.moveTo(hit(event)));
+    svg.addEventListener("pointerleave", () => this.moveTo(null));
+    svg.addEventListener("click", (event) => hit(event) !== null && this.toggle(hit(event)));
+    const caption = element("span", "vpd-caps vpd-rt-legend", "a column a group:");
+    for (const [kind, name] of [["right", "right"], ["wrong", "wrong"], ["none", "no signal"]]) {
+      if (!paths[kind] && !faded[kind]) continue;
+      const swatch = shape("svg", { width: 11, height: 11, "aria-hidden": "true" });
+      const inset = kind === "right" ? 1 : 2.5;
+      swatch.append(shape("rect", { x: inset, y: inset, width: 11 - 2 * inset, height: 11 - 2 * inset, class: `vpd-rt-${kind}` }));
+      const key = element("span", "vpd-key");
+      key.append(swatch, name);
+      caption.append(key);
+    }
+    this.mosaic.replaceChildren(svg, caption);
+  }
+
+  /** The rows in sight. Those that are there already stay: a text that is being selected in them must not go. */
+  drawRows() {
+    const first = Math.max(0, Math.floor(this.body.scrollTop / ROW) - 4);
+    const last = Math.min(this.places.length, first + SHOWN + 10);
+    if (this.drawn === `${first} ${last}`) return;
+    this.drawn = `${first} ${last}`;
+    if (this.places.length === 0) {
+      this.sheet.replaceChildren(element("div", "vpd-rt-none", this.rows.length ? "No rollout passes the filter" : "No rollouts"));
+      return;
+    }
+    const lines = [];
+    for (let line = first; line < last; line++) {
+      const place = this.places[line];
+      const node = element("div", "vpd-rt-row");
+      node.style.top = `${line * ROW}px`;
+      node.setAttribute("role", "row");
+      node.setAttribute("aria-rowindex", String(line + 1));
+      node.dataset.place = place;
+      node.append(...this.columns.map((column) => this.cellOf(column, this.rows[place])));
+      lines.push(node);
+    }
+    this.sheet.replaceChildren(...lines);
+    this.body.setAttribute("aria-rowcount", String(this.places.length));
+  }
+
+  markRows() {
+    const selected = this.model.get("selected");
+    for (const node of this.sheet.children) {
+      const place = node.dataset.place === undefined ? null : Number(node.dataset.place);
+      node.setAttribute("aria-selected", String(place !== null && place === selected));
+      node.classList.toggle("vpd-rt-at", place !== null && place === this.cursor);
+    }
+  }
+
+  cellOf({ key, bar }, row) {
+    const cell = element("span", `vpd-rt-cell vpd-rt-${key}`);
+    cell.setAttribute("role", "gridcell");
+    if (key === "success") {
+      const outcome = outcomeOf(row);
+      cell.append(element("i", `vpd-rt-dot vpd-rt-${outcome}`), row.finished === false ? `${outcome}, cut` : outcome);
+      return cell;
+    }
+    if (!bar) {
+      const said = key === "source" ? row.source || (row.signal === false ? row.reason : "") || "–" : row[key];
+      cell.textContent = clean(said ?? "–", 160);
+      if (key === "source" && !row.source) cell.classList.add("vpd-rt-quiet");
+      return cell;
+    }
+    const value = numberOf(row, key);
+    cell.classList.add("vpd-rt-number");
+    const track = element("span", `vpd-rt-track vpd-rt-${bar}`);
+    if (value !== null && this.reach[key] > 0) {
+      const share = Math.abs(value) / this.reach[key];
+      const fill = element("i", value < 0 ? "vpd-rt-minus" : "vpd-rt-plus");
+      fill.style.width = `${(bar === "signed" ? 50 : 100) * share}%`;
+      track.append(fill);
+    }
+    cell.append(track, element("span", "vpd-num", value === null ? "–" : key === "length" ? String(value) : brief(value, bar === "signed")));
+    return cell;
+  }
+
+  /** Rows, mosaic and details after the cursor or the selection has moved. */
+  follow() {
+    const selected = this.model.get("selected");
+    const place = this.cursor ?? selected;
+    this.drawRows();
+    this.markRows();
+    if (this.cells) {
+      const ring = (at, name) => {
+        const corner = at === null ? null : this.cells.get(at);
+        return corner ? [shape("rect", { x: corner[0], y: corner[1], width: this.cell, height: this.cell, class: name })] : [];
+      };
+      this.ring.replaceChildren(...ring(selected, "vpd-rt-ring vpd-rt-chosen"), ...ring(this.cursor, "vpd-rt-ring"));
+    }
+    this.drawDetails(place);
+    this.status.textContent = this.sentence(place, selected);
+  }
+
+  sentence(place, selected) {
+    if (place === null || !this.rows[place]) {
+      return `${this.places.length} rollouts, ${this.places.filter((one) => this.rows[one].success === true).length} right.`;
+    }
+    const row = this.rows[place];
+    const line = this.at.get(place);
+    const where = line === undefined ? "hidden by the filter" : `row ${line + 1} of ${this.places.length}`;
+    return `${where}${place === selected ? ", selected" : ""} · ${outcomeOf(row)} · ${clean(row.text, 80)}`;
+  }
+
+  drawDetails(place) {
+    this.details.hidden = place === null || !this.rows[place];
+    if (this.details.hidden) return;
+    const row = this.rows[place];
+    const group = (this.groupOf.get(place)?.places ?? []).map((one) => this.rows[one]);
+    const head = element("div", "vpd-read-head");
+    const name = [row.step === null || row.step === undefined ? null : `step ${row.step}`, `rollout ${(row.index ?? place) + 1}`];
+    head.append(element("span", "vpd-rt-name", name.filter(Boolean).join(" · ")));
+    head.append(element("span", `vpd-badge vpd-${outcomeOf(row)}`, outcomeOf(row)));
+    if (row.finished === false) head.append(element("span", "vpd-mark", "cut at the token limit"));
+    if (row.truncated) head.append(element("span", "vpd-mark", `${row.truncated} tokens of the feedback cut`));
+    if (!row.recorded) head.append(element("span", "vpd-caps", "no numbers a token recorded"));
+    const margin = marginOf(group);
+    const right = group.filter((one) => one.success === true).length;
+    const words = `its group: ${right} of ${group.length} right${margin === null ? "" : `, margin ${brief(margin, true)}`}`;
+    head.append(element("span", "vpd-caps vpd-rt-group", words));
+    const read = row.parsed !== null && row.parsed !== undefined ? clean(row.parsed, 80) : "none";
+    const texts = [
+      ["problem", row.prompt],
+      ["response", row.text],
+      ["answer read", `${read}${row.answer ? `, expected ${clean(row.answer, 80)}` : ""}`],
+      [row.critique ? "feedback" : "", row.critique],
+      [row.demonstration ? "solution shown to the teacher" : "", row.demonstration],
+      [row.signal === false ? "no signal" : "", row.reason],
+    ];
+    const grid = element("div", "vpd-rt-texts");
+    for (const [label, text] of texts) {
+      if (!label || !text) continue;
+      const block = element("div", "vpd-rt-said");
+      block.append(element("div", "vpd-caps", label), scroller("vpd-rt-words", visible(text)));
+      grid.append(block);
+    }
+    this.details.replaceChildren(head, grid);
+  }
+
+  // -- pointer and keys --
+
+  placeAt(event) {
+    const node = event.target.closest?.(".vpd-rt-row");
+    return node?.dataset.place === undefined ? null : Number(node.dataset.place);
+  }
+
+  onClick(event) {
+    const place = this.placeAt(event);
+    if (place !== null && !copying(this.root)) this.toggle(place);
+  }
+
+  toggle(place) {
+    this.tell({ selected: place === this.model.get("selected") ? null : place });
+  }
+
+  moveTo(place) {
+    if (place === this.cursor) return;
+    this.cursor = place;
+    this.follow();
+  }
+
+  goTo(line) {
+    if (this.places.length === 0) return;
+    const to = Math.min(Math.max(line, 0), this.places.length - 1);
+    if (to * ROW < this.body.scrollTop) this.body.scrollTop = to * ROW;
+    const over = (to + 1) * ROW - this.body.clientHeight;
+    if (over > this.body.scrollTop) this.body.scrollTop = over;
+    this.moveTo(this.places[to]);
+  }
+
+  sortByNext(by) {
+    const keys = ["", ...this.columns.map((column) => column.key)];
+    const at = keys.indexOf(this.model.get("sort").replace(/^-/, ""));
+    const key = keys[(at + by + keys.length) % keys.length];
+    this.tell({ sort: key && !["prompt", "text", "source", "step"].includes(key) ? `-${key}` : key });
+  }
+
+  onKey(event) {
+    const from = this.at.get(this.cursor ?? this.model.get("selected")) ?? null;
+    const by = (count) => () => this.goTo(from === null ? 0 : from + count);
+    const chosen = () => this.cursor ?? this.model.get("selected");
+    takeKeys(
+      event,
+      {
+        ArrowUp: by(-1), ArrowDown: by(1), PageUp: by(-SHOWN), PageDown: by(SHOWN),
+        Home: () => this.goTo(0), End: () => this.goTo(this.places.length - 1),
+        ArrowLeft: () => this.sortByNext(-1), ArrowRight: () => this.sortByNext(1), r: () => this.reverse(), R: () => this.reverse(),
+        Enter: () => chosen() !== null && this.toggle(chosen()), " ": () => chosen() !== null && this.toggle(chosen()),
+        Escape: () => (this.cursor === null ? this.tell({ selected: null }) : this.moveTo(null)),
+        "/": () => this.search.focus(),
+        f: () => this.tell({ outcome: OUTCOMES[(OUTCOMES.indexOf(this.model.get("outcome")) + 1) % OUTCOMES.length] }),
+      },
+      () => this.cursor !== null || this.model.get("selected") !== null,
+    );
+  }
+
+  reverse() {
+    const sort = this.model.get("sort");
+    if (sort) this.tell({ sort: sort.startsWith("-") ? sort.slice(1) : `-${sort}` });
+  }
+}
+
+export default widgetOf(RolloutTable);

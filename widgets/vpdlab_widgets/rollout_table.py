@@ -1,0 +1,83 @@
+"""RolloutTable: the rollouts of an iteration, or of many: what came out, what was said of it, what it is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import traitlets
+
+from vpdlab_widgets.base import LabWidget, fallback_table, plain
+
+OUTCOMES = ("all", "right", "wrong", "no signal")
+COLUMNS = ("success", "step", "prompt", "text", "length", "kl", "implicit_reward", "source")
+_TEXT_LIMIT = 4000  # characters of one text that the browser gets; all of it is in the record
+_FALLBACK_COLUMNS = [
+    ("step", "step"), ("prompt", "problem"), ("text", "response"), ("success", "right"), ("length", "tokens"),
+    ("kl", "KL (nats a token)"), ("implicit_reward", "implicit reward"), ("source", "feedback"),
+]  # fmt: skip
+
+
+class RolloutTable(LabWidget):
+    """Rollouts a row each, to sort, search and choose from; above them a mosaic with a column for each group.
+
+    `selected` is the chosen row's place in `rows`, or None, so a TokenLens of the same records follows it with
+    `traitlets.link((table, "selected"), (lens, "index"))`.
+
+    Args:
+        rows: plain dicts from `vpdlab.views.rollout_rows`.
+        title: plain text above the table.
+        sort: one of `COLUMNS` to sort by, with a `-` in front for the largest first; empty keeps the rows' order.
+        query: only rows with this text in problem, response, answer, feedback or reason.
+        outcome: one of `OUTCOMES`.
+
+    Raises:
+        TypeError: an unknown keyword, or a value that is no plain data.
+        ValueError: an unknown `sort` or a `selected` row that is not there.
+    """
+
+    rows = traitlets.List(traitlets.Dict()).tag(sync=True)
+    title = traitlets.Unicode("").tag(sync=True)
+    sort = traitlets.Unicode("").tag(sync=True)
+    query = traitlets.Unicode("").tag(sync=True)
+    outcome = traitlets.Enum(OUTCOMES, "all").tag(sync=True)
+    selected = traitlets.Int(None, allow_none=True).tag(sync=True)
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]] = (), **kwargs: Any) -> None:
+        super().__init__(rows=[dict(row) for row in rows], **kwargs)
+
+    @property
+    def row(self) -> dict[str, Any] | None:
+        """The chosen row."""
+        return None if self.selected is None else self.rows[self.selected]
+
+    @traitlets.validate("rows")
+    def _check_rows(self, proposal: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return [_short(plain(row, f"rows[{place}]")) for place, row in enumerate(proposal["value"])]
+
+    @traitlets.validate("sort")
+    def _check_sort(self, proposal: Mapping[str, Any]) -> str:
+        if proposal["value"].removeprefix("-") not in ("", *COLUMNS):
+            raise ValueError(f"sort {proposal['value']!r} is not one of {', '.join(COLUMNS)}")
+        return proposal["value"]
+
+    @traitlets.validate("selected")
+    def _check_selected(self, proposal: Mapping[str, Any]) -> int | None:
+        value = proposal["value"]
+        if value is not None and not 0 <= value < len(self.rows):
+            raise ValueError(f"selected {value} is not one of the {len(self.rows)} rows")
+        return value
+
+    def fallback(self) -> str:
+        """A table of up to twelve rollouts."""
+        right = sum(row.get("success") is True for row in self.rows)
+        caption = f"{self._title()[:200]}: {len(self.rows)} rollouts, {right} right"
+        columns = [(key, name) for key, name in _FALLBACK_COLUMNS if any(row.get(key) is not None for row in self.rows)]
+        return fallback_table(caption, columns, self.rows)
+
+
+def _short(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: f"{value[:_TEXT_LIMIT]}…" if isinstance(value, str) and len(value) > _TEXT_LIMIT else value
+        for key, value in row.items()
+    }

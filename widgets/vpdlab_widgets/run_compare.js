@@ -1,0 +1,438 @@
+// RunCompare: learning curves of several runs, seeds as bands. Plain ES module; shared.js stands in front of it.
+
+const AXES = [
+  { id: "iterations", name: "iterations" },
+  { id: "rollouts", name: "rollouts" },
+  { id: "tokens", name: "sampled tokens" },
+  { id: "time", name: "training time" },
+];
+// varies: left out where it is the same all along. floor and ceiling: the axis never passes them; zero: it holds 0.
+const PANELS = [
+  { id: "accuracy", name: "Held-out accuracy", unit: "", floor: 0, ceiling: 1 },
+  { id: "success_rate", name: "Success of the rollouts", unit: "", floor: 0, ceiling: 1 },
+  { id: "margin", name: "Margin", unit: "implicit reward r̃", zero: true },
+  { id: "kl", name: "KL student‖teacher", unit: "nats a token", zero: true, floor: 0 },
+  { id: "kl_teacher", name: "KL teacher‖student", unit: "nats a token", zero: true, floor: 0 },
+  { id: "entropy", name: "Entropy", unit: "nats a token", floor: 0 },
+  { id: "length", name: "Length", unit: "tokens", floor: 0 },
+  { id: "signal_share", name: "Share with a signal", unit: "", floor: 0, ceiling: 1, varies: true },
+];
+const COLOURS = 6;
+const GRID = 160; // points of a mean over seeds
+const PHASES = ["seconds_rollout", "seconds_feedback", "seconds_e", "seconds_m"];
+
+// ---- pure functions, tested in node ----
+
+/** Where each step of a run lies on an axis: a map from step to x, with 0 for before the first; null if unknown. */
+export function placesOf(run, axis) {
+  const rows = [...run.rows].filter((row) => numberOf(row, "step") !== null).sort((a, b) => a.step - b.step);
+  const places = new Map([[0, 0]]);
+  let total = 0;
+  for (const row of rows) {
+    if (axis === "iterations") total = row.step;
+    if (axis === "rollouts") total = row.step * (run.rollouts_per_step ?? NaN); // null times a number is 0 in JavaScript
+    if (axis === "tokens") total += numberOf(row, "tokens_rollout") ?? NaN;
+    if (axis === "time") total += PHASES.reduce((sum, key) => sum + (numberOf(row, key) ?? 0), PHASES.some((key) => numberOf(row, key) !== null) ? 0 : NaN);
+    if (!Number.isFinite(total)) return null;
+    places.set(row.step, total);
+  }
+  return places;
+}
+
+/** The points [x, y] of one run; what is null is left out. */
+export function pointsOf(run, key, places) {
+  const rows = key === "accuracy" ? (run.evals ?? []) : run.rows;
+  const points = [];
+  for (const row of rows) {
+    const [x, y] = [places?.get(row.step), numberOf(row, key)];
+    if (x !== undefined && y !== null) points.push([x, y]);
+  }
+  return points.sort((a, b) => a[0] - b[0]);
+}
+
+/** The value at x on the line through sorted points; null outside of them. */
+export function valueAt(points, x) {
+  if (points.length === 0 || x < points[0][0] || x > points.at(-1)[0]) return null;
+  let low = 0;
+  let high = points.length - 1;
+  while (high - low > 1) {
+    const middle = (low + high) >> 1;
+    if (points[middle][0] <= x) low = middle;
+    else high = middle;
+  }
+  const [[x0, y0], [x1, y1]] = [points[low], points[high]];
+  return x1 === x0 ? y0 : y0 + ((x - x0) / (x1 - x0)) * (y1 - y0);
+}
+
+/** Mean and range over seeds, where every seed has a value: beyond the shortest run a mean would jump. */
+export function bandOf(lines, count = GRID) {
+  const filled = lines.filter((points) => points.length > 0);
+  if (filled.length === 0) return [];
+  const low = Math.max(...filled.map((points) => points[0][0]));
+  const high = Math.min(...filled.map((points) => points.at(-1)[0]));
+  if (low > high) return [];
+  const known = [...new Set(filled.flatMap((points) => points.map(([x]) => x)))].filter((x) => x >= low && x <= high).sort((a, b) => a - b);
+  const xs = known.length <= count ? known : Array.from({ length: count }, (_, i) => low + ((high - low) * i) / (count - 1));
+  return xs.map((x) => {
+    const values = filled.map((points) => valueAt(points, x));
+    return { x, mean: values.reduce((sum, value) => sum + value, 0) / values.length, low: Math.min(...values), high: Math.max(...values) };
+  });
+}
+
+/** Runs by method, in the order in which the methods come. */
+export function methodsOf(runs) {
+  const methods = new Map();
+  for (const run of runs) {
+    if (!methods.has(run.method)) methods.set(run.method, []);
+    methods.get(run.method).push(run);
+  }
+  return [...methods].map(([name, members], i) => ({ name, runs: members, colour: (i % COLOURS) + 1 }));
+}
+
+/** Start, final and best accuracy of each run of a method, averaged over its runs; null where it was not evaluated. */
+export function summaryOf(runs) {
+  const all = runs.map((run) => pointsOf(run, "accuracy", placesOf(run, "iterations")).map(([, y]) => y)).filter((ys) => ys.length > 0);
+  if (all.length === 0) return null;
+  const over = (pick) => {
+    const values = all.map(pick);
+    return { mean: values.reduce((sum, value) => sum + value, 0) / values.length, low: Math.min(...values), high: Math.max(...values) };
+  };
+  return { start: over((ys) => ys[0]), final: over((ys) => ys.at(-1)), best: over((ys) => Math.max(...ys)), gain: over((ys) => ys.at(-1) - ys[0]) };
+}
+
+/** Seconds as a person says them. */
+export function duration(seconds) {
+  if (!Number.isFinite(seconds)) return "–";
+  if (seconds < 100) return `${Number(seconds.toPrecision(3))} s`;
+  if (seconds < 6000) return `${Number((seconds / 60).toPrecision(3))} min`;
+  return `${Number((seconds / 3600).toPrecision(3))} h`;
+}
+
+// ---- the view ----
+
+class RunCompare extends LabView {
+  constructor(model, el) {
+    super(model, el, "vpd-rc");
+    this.cursor = null; // x under the pointer or the arrow keys
+    this.head = element("div", "vpd-head");
+    this.controls = element("div", "vpd-tools vpd-rc-controls");
+    this.table = element("div", "vpd-rc-table");
+    this.stage = element("div", "vpd-rc-stage");
+    this.stage.tabIndex = 0;
+    this.home = this.stage;
+    this.stage.setAttribute("role", "group");
+    this.stage.setAttribute("aria-roledescription", "learning curves");
+    this.status = element("div", "vpd-rc-status");
+    this.status.setAttribute("role", "status");
+    this.root.append(this.head, this.table, this.controls, this.stage, this.status);
+    this.listen(this.stage, "pointermove", (event) => this.onPointer(event));
+    this.listen(this.stage, "pointerleave", () => this.moveTo(null));
+    this.listen(this.stage, "click", (event) => this.onClick(event));
+    this.listen(this.stage, "keydown", (event) => this.onKey(event));
+    this.listen(this.stage, "blur", () => this.moveTo(null));
+    for (const name of ["runs", "axis", "hidden", "title"]) this.hear(`change:${name}`, () => this.renew());
+    this.hear("change:selected", () => this.renew());
+    this.watch(this.root);
+    this.renew();
+    this.draw();
+  }
+
+  renew() {
+    this.fresh = true;
+    this.schedule();
+  }
+
+  draw() {
+    const width = Math.floor(this.root.clientWidth);
+    if (!this.fresh && width === this.width) return;
+    this.fresh = false;
+    this.width = width;
+    this.runs = this.model.get("runs") ?? [];
+    this.methods = methodsOf(this.runs);
+    this.axes = AXES.filter(({ id }) => this.runs.length && this.runs.every((run) => placesOf(run, id) !== null));
+    this.axis = this.axes.find(({ id }) => id === this.model.get("axis")) ?? this.axes[0];
+    const hidden = new Set(this.model.get("hidden") ?? []);
+    this.shown = this.methods.filter(({ name }) => !hidden.has(name));
+    this.places = new Map(this.runs.map((run) => [run.name, this.axis ? placesOf(run, this.axis.id) : null]));
+    this.drawHead();
+    this.drawTable(hidden);
+    if (this.width > 60) this.drawPanels();
+    this.showCursor();
+  }
+
+  drawHead() {
+    const parts = [element("div", "vpd-title", clean(this.model.get("title")) || "Runs compared")];
+    parts.push(element("span", "vpd-mark", `${this.runs.length} runs, ${this.methods.length} ${this.methods.length === 1 ? "method" : "methods"}`));
+    this.head.replaceChildren(...parts);
+    const pick = choice(this.axes, this.axis?.id, (axis) => this.tell({ axis }));
+    const note = this.axis?.id === "time" ? [element("span", "vpd-caps", "without the time of evaluations")] : [];
+    const hint = element("span", "vpd-hint", "← → move · ↑ ↓ run · X axis · Esc leaves");
+    const label = element("span", "vpd-caps", "aligned by");
+    this.controls.replaceChildren(...(this.axes.length > 1 ? [label, pick, ...note] : []), hint);
+  }
+
+  /** A row a method: what it is drawn with, its seeds, where it starts and ends. */
+  drawTable(hidden) {
+    const header = ["method", "runs (seeds)", "start", "final", "best", "gain", "time"];
+    const table = element("div", "vpd-rc-grid");
+    for (const [i, name] of header.entries()) table.append(element("span", `vpd-caps${i > 1 ? " vpd-rc-figure" : ""}`, name));
+    const share = (one) => (one ? `${(100 * one.mean).toFixed(1)} %` : "–");
+    const range = (one) => (one && one.high - one.low > 5e-4 ? `${(100 * one.low).toFixed(1)}–${(100 * one.high).toFixed(1)}` : "");
+    for (const method of this.methods) {
+      const summary = summaryOf(method.runs);
+      const name = element("button", `vpd-rc-method${hidden.has(method.name) ? " vpd-rc-off" : ""}`);
+      name.type = "button";
+      name.tabIndex = -1;
+      name.title = "hide or show";
+      name.setAttribute("aria-pressed", String(!hidden.has(method.name)));
+      name.append(lineKey(method.colour), clean(method.name, 60));
+      name.addEventListener("click", () => this.toggle(method.name));
+      const seeds = element("span", "vpd-rc-seeds");
+      for (const run of method.runs) {
+        const chip = element("button", "vpd-rc-seed", run.seed === null || run.seed === undefined ? clean(run.name, 24) : String(run.seed));
+        chip.type = "button";
+        chip.tabIndex = -1;
+        chip.title = clean(run.name, 200);
+        chip.setAttribute("aria-pressed", String(run.name === this.model.get("selected")));
+        chip.addEventListener("click", () => this.select(run.name));
+        seeds.append(chip);
+      }
+      table.append(name, seeds);
+      for (const key of ["start", "final", "best"]) table.append(figureCell(share(summary?.[key]), range(summary?.[key])));
+      table.append(figureCell(summary ? `${brief(Number((100 * summary.gain.mean).toFixed(1)), true)} points` : "–", ""));
+      const seconds = method.runs.map((run) => [...(placesOf(run, "time") ?? new Map([[0, NaN]])).values()].at(-1));
+      table.append(figureCell(duration(seconds.reduce((sum, value) => sum + value, 0) / seconds.length), ""));
+    }
+    this.table.replaceChildren(table);
+  }
+
+  drawPanels() {
+    this.panels = [];
+    const nodes = [];
+    for (const panel of PANELS) {
+      const methods = this.shown
+        .map((method) => {
+          const lines = method.runs.map((run) => ({ run, points: pointsOf(run, panel.id, this.places.get(run.name)) }));
+          return { ...method, lines: lines.filter(({ points }) => points.length), band: bandOf(lines.map(({ points }) => points)) };
+        })
+        .filter(({ lines }) => lines.length);
+      const values = new Set(panel.varies ? methods.flatMap(({ lines }) => lines.flatMap(({ points }) => points.map(([, y]) => y))) : []);
+      if (methods.length && (!panel.varies || values.size > 1)) this.panels.push({ ...panel, methods });
+    }
+    if (this.panels.length === 0) {
+      this.stage.replaceChildren(element("div", "vpd-empty", this.runs.length ? "Every method is hidden" : "No runs"));
+      return;
+    }
+    const xs = this.panels.flatMap(({ methods }) => methods.flatMap(({ lines }) => lines.flatMap(({ points }) => points.map(([x]) => x))));
+    this.reach = bounds(xs);
+    if (this.reach[0] === this.reach[1]) this.reach = [this.reach[0] - 1, this.reach[1] + 1];
+    const across = this.width >= 1080 ? 3 : this.width >= 640 ? 2 : 1;
+    this.stage.style.setProperty("--across", across);
+    this.panels.forEach((panel, i) => {
+      const first = i === 0;
+      const width = first ? this.width : Math.floor((this.width - 22 * (across - 1)) / across);
+      nodes.push(this.drawPanel(panel, width, first ? 230 : 132, first));
+    });
+    this.stage.replaceChildren(...nodes);
+    this.stage.setAttribute("aria-label", `Learning curves of ${this.runs.length} runs. Left and right arrows move, up and down choose a run, X changes the axis, Escape leaves.`);
+  }
+
+  drawPanel(panel, width, height, first) {
+    const values = panel.methods.flatMap(({ lines }) => lines.flatMap(({ points }) => points.map(([, y]) => y)));
+    const axis = axisOf(values, { ...panel, count: first ? 5 : 3 });
+    const labels = axis.ticks.map((tick) => tickLabel(tick, axis.step));
+    const left = Math.max(30, Math.max(...labels.map((label) => label.length)) * 6.6 + 12);
+    const names = first ? Math.min(150, Math.max(...panel.methods.map(({ name }) => clean(name, 20).length)) * 7 + 22) : 10;
+    const right = width - names;
+    const x = (panel.x = scaleOf(this.reach, [left + 4, right - 4]));
+    const y = (panel.y = scaleOf(axis.domain, [height - 5, 6]));
+    const svg = shape("svg", { width, height: height + 32, class: "vpd-chart", "aria-hidden": "true", "data-panel": panel.id });
+    const time = this.axis.id === "time";
+    const unit = time ? [1, 60, 3600].find((one) => this.reach[1] / one < 180) ?? 3600 : 1;
+    const step = niceStep((this.reach[1] - this.reach[0]) / unit, Math.max(2, Math.floor((right - left) / 80)), this.axis.id !== "time") * unit;
+    for (const tick of ticks(this.reach[0] / unit, this.reach[1] / unit, step / unit)) {
+      const at = x(tick * unit);
+      svg.append(shape("path", { d: `M${at.toFixed(1)} 0V${height}`, class: "vpd-grid" }));
+      svg.append(shape("text", { x: at, y: height + 15, class: "vpd-middle" }, tickLabel(tick, step / unit)));
+    }
+    axis.ticks.forEach((tick, i) => {
+      const zero = tick === 0 && axis.domain[0] < 0;
+      svg.append(shape("path", { d: `M${left} ${y(tick)}H${right}`, class: zero ? "vpd-zero" : "vpd-grid" }));
+      svg.append(shape("text", { x: left - 7, y: y(tick), dy: "0.34em", class: "vpd-end" }, labels[i]));
+    });
+    svg.append(shape("path", { d: `M${left} 0V${height}H${right}`, class: "vpd-frame" }));
+    const units = { 1: "s", 60: "min", 3600: "h" };
+    const under = time ? `${this.axis.name} (${units[unit]})` : this.axis.name;
+    svg.append(shape("text", { x: (left + right) / 2, y: height + 29, class: "vpd-middle" }, under));
+    const chosen = this.model.get("selected");
+    for (const method of panel.methods) this.drawMethod(svg, method, x, y, chosen);
+    if (first) this.nameLines(svg, panel, right, y, height);
+    panel.marks = shape("g", {});
+    svg.append(panel.marks);
+    const box = element("div", `vpd-rc-panel${first ? " vpd-rc-first" : ""}`);
+    const name = element("div", "vpd-rc-name", panel.name);
+    name.style.paddingLeft = `${left}px`;
+    if (panel.unit) name.append(element("span", "vpd-unit", ` ${panel.unit}`));
+    box.append(name, svg);
+    panel.svg = svg;
+    panel.range = [left, right];
+    return box;
+  }
+
+  drawMethod(svg, { lines, band, colour }, x, y, chosen) {
+    const at = (value, scale) => scale(value).toFixed(1);
+    const several = lines.length > 1;
+    if (several && band.length > 1) {
+      const over = band.map((one) => `${at(one.x, x)} ${at(one.high, y)}`);
+      const under = [...band].reverse().map((one) => `${at(one.x, x)} ${at(one.low, y)}`);
+      svg.append(shape("path", { d: `M${[...over, ...under].join("L")}Z`, class: `vpd-rc-band vpd-rc-c${colour}` }));
+    }
+    for (const { run, points } of lines) {
+      const own = run.name === chosen;
+      if (!several || own) continue;
+      const kept = thin(points.map(([, value]) => value), 400).map((i) => points[i]);
+      svg.append(shape("path", { d: pathOf(kept.map(([px]) => x(px)), kept.map(([, py]) => y(py))), class: `vpd-line vpd-rc-line vpd-rc-seedline vpd-rc-c${colour}` }));
+    }
+    if (band.length) {
+      const d = pathOf(band.map((one) => x(one.x)), band.map((one) => y(one.mean)));
+      svg.append(shape("path", { d, class: `vpd-line vpd-rc-line vpd-rc-c${colour}` }));
+      if (band.length <= 12) {
+        const dots = band.map((one) => `M${at(one.x, x)} ${at(one.mean, y)}h0`).join("");
+        svg.append(shape("path", { d: dots, class: `vpd-dots vpd-rc-line vpd-rc-c${colour}` }));
+      }
+    }
+    for (const { run, points } of lines.filter(({ run: one }) => one.name === chosen)) {
+      const d = pathOf(points.map(([px]) => x(px)), points.map(([, py]) => y(py)));
+      svg.append(shape("path", { d, class: "vpd-line vpd-rc-chosen-back" }));
+      svg.append(shape("path", { d, class: `vpd-line vpd-rc-line vpd-rc-chosen vpd-rc-c${colour}`, "data-run": run.name }));
+    }
+  }
+
+  /** Names at the ends of the lines, pushed apart where they would overlap. */
+  nameLines(svg, panel, right, y, height) {
+    const ends = panel.methods
+      .map(({ name, colour, lines, band }) => ({ name, colour, at: y(band.length ? band.at(-1).mean : lines[0].points.at(-1)[1]) }))
+      .sort((a, b) => a.at - b.at);
+    for (let i = 1; i < ends.length; i++) ends[i].at = Math.max(ends[i].at, ends[i - 1].at + 15);
+    const over = ends.length ? ends.at(-1).at - (height - 2) : 0;
+    for (const end of ends) {
+      const label = shape("text", { x: right + 8, y: end.at - Math.max(0, over), dy: "0.34em", class: `vpd-rc-end vpd-rc-c${end.colour}` }, clean(end.name, 20));
+      svg.append(label);
+    }
+  }
+
+  // -- cursor and selection --
+
+  showCursor() {
+    if (!this.panels?.length) return;
+    const lead = this.panels[0];
+    for (const panel of this.panels) {
+      panel.marks.replaceChildren();
+      if (this.cursor === null) continue;
+      const x = panel.x(this.cursor);
+      panel.marks.append(shape("path", { d: `M${x.toFixed(1)} 0V${panel.svg.height.baseVal.value - 32}`, class: "vpd-rc-cursor" }));
+      for (const { band, colour } of panel.methods) {
+        const value = valueAt(band.map((one) => [one.x, one.mean]), this.cursor);
+        if (value !== null) panel.marks.append(shape("circle", { cx: x, cy: panel.y(value), r: 3.5, class: `vpd-rc-dot vpd-rc-c${colour}` }));
+      }
+    }
+    const panel = this.over ?? lead;
+    const chosen = this.model.get("selected");
+    if (this.cursor === null) {
+      this.status.textContent = chosen ? `run ${clean(chosen, 80)} selected` : `${this.runs.length} runs, aligned by ${this.axis?.name ?? "nothing"}`;
+      return;
+    }
+    const where = this.axis.id === "time" ? duration(this.cursor) : `${brief(Math.round(this.cursor))} ${this.axis.name}`;
+    const parts = panel.methods.map(({ name, band }) => {
+      const [mean, low, high] = ["mean", "low", "high"].map((key) => valueAt(band.map((one) => [one.x, one[key]]), this.cursor));
+      if (mean === null) return `${clean(name, 40)} –`;
+      return `${clean(name, 40)} ${brief(mean)}${high - low > 1e-9 ? ` [${brief(low)}, ${brief(high)}]` : ""}`;
+    });
+    this.status.textContent = `${panel.name} at ${where}: ${parts.join(" · ")}`;
+  }
+
+  panelAt(event) {
+    const svg = event.target.closest?.("svg[data-panel]");
+    return this.panels?.find((panel) => panel.svg === svg) ?? null;
+  }
+
+  onPointer(event) {
+    const panel = this.panelAt(event);
+    if (!panel) return this.moveTo(null);
+    const x = panel.x.invert(event.clientX - panel.svg.getBoundingClientRect().left);
+    this.over = panel;
+    this.moveTo(Math.min(Math.max(x, this.reach[0]), this.reach[1]));
+  }
+
+  /** The run whose line is nearest to the pointer. */
+  onClick(event) {
+    const panel = this.panelAt(event);
+    if (!panel || copying(this.root)) return;
+    const frame = panel.svg.getBoundingClientRect();
+    const x = panel.x.invert(event.clientX - frame.left);
+    let best = null;
+    for (const { lines } of panel.methods) {
+      for (const { run, points } of lines) {
+        const value = valueAt(points, x);
+        const distance = value === null ? Infinity : Math.abs(panel.y(value) - (event.clientY - frame.top));
+        if (distance < (best?.distance ?? 24)) best = { run, distance };
+      }
+    }
+    if (best) this.select(best.run.name);
+  }
+
+  select(name) {
+    this.tell({ selected: name === this.model.get("selected") ? null : name });
+  }
+
+  toggle(method) {
+    const hidden = this.model.get("hidden") ?? [];
+    this.tell({ hidden: hidden.includes(method) ? hidden.filter((name) => name !== method) : [...hidden, method] });
+  }
+
+  moveTo(x) {
+    if (x === this.cursor) return;
+    this.cursor = x;
+    if (x === null) this.over = null;
+    this.showCursor();
+  }
+
+  nextRun(by) {
+    const names = this.shown.flatMap(({ runs }) => runs.map(({ name }) => name));
+    const at = names.indexOf(this.model.get("selected"));
+    if (names.length) this.tell({ selected: names[at < 0 ? (by > 0 ? 0 : names.length - 1) : (at + by + names.length) % names.length] });
+  }
+
+  onKey(event) {
+    if (!this.panels?.length) return;
+    const [low, high] = this.reach;
+    const by = (count) => () => {
+      const one = this.axis.id === "iterations" ? 1 : (high - low) / 100;
+      this.moveTo(Math.min(Math.max((this.cursor ?? high) + count * one, low), high));
+    };
+    const nextAxis = () => this.tell({ axis: this.axes[(this.axes.indexOf(this.axis) + 1) % this.axes.length].id });
+    takeKeys(
+      event,
+      {
+        ArrowLeft: by(-1), ArrowRight: by(1), PageUp: by(-10), PageDown: by(10), Home: () => this.moveTo(low), End: () => this.moveTo(high),
+        ArrowUp: () => this.nextRun(-1), ArrowDown: () => this.nextRun(1), x: nextAxis, X: nextAxis,
+        Escape: () => (this.cursor === null ? this.tell({ selected: null }) : this.moveTo(null)),
+      },
+      () => this.cursor !== null || this.model.get("selected") !== null,
+    );
+  }
+}
+
+function lineKey(colour) {
+  const swatch = shape("svg", { width: 26, height: 10, "aria-hidden": "true" });
+  swatch.append(shape("path", { d: "M1 5H25", class: `vpd-line vpd-rc-line vpd-rc-c${colour}` }));
+  return swatch;
+}
+
+function figureCell(value, range) {
+  const cell = element("span", "vpd-rc-figure vpd-num", value);
+  if (range) cell.append(element("span", "vpd-caps", ` ${range}`));
+  return cell;
+}
+
+export default widgetOf(RunCompare);

@@ -1,0 +1,69 @@
+"""RunCompare: runs side by side, the seeds of one method as a band."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import traitlets
+
+from vpdlab_widgets.base import LabWidget, fallback_table, plain
+
+AXES = ("iterations", "rollouts", "tokens", "time")
+
+
+class RunCompare(LabWidget):
+    """Learning curves of several runs on one axis: iterations, rollouts, sampled tokens or training time.
+
+    Runs with the same `method` are seeds of one another: their mean is a line, their range a band. Evaluations are
+    not counted in the time. `selected` is the name of the chosen run, or None.
+
+    Args:
+        runs: plain dicts `{"name", "method", "seed", "rows", "evals"}` (`vpdlab.views.compared_runs`); rows are lines
+            of metrics.jsonl, evals lines of eval.jsonl. `rollouts_per_step` makes the axis of rollouts possible.
+        axis: one of `AXES`.
+        hidden: methods that are not drawn.
+        title: plain text above it.
+
+    Raises:
+        TypeError: an unknown keyword, or a value that is no plain data.
+        ValueError: a run without a name, a method or rows, or two of one name.
+    """
+
+    runs = traitlets.List(traitlets.Dict()).tag(sync=True)
+    axis = traitlets.Enum(AXES, "iterations").tag(sync=True)
+    hidden = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    title = traitlets.Unicode("").tag(sync=True)
+    selected = traitlets.Unicode(None, allow_none=True).tag(sync=True)
+
+    def __init__(self, runs: Iterable[Mapping[str, Any]] = (), **kwargs: Any) -> None:
+        super().__init__(runs=[dict(run) for run in runs], **kwargs)
+
+    @traitlets.validate("runs")
+    def _check_runs(self, proposal: Mapping[str, Any]) -> list[dict[str, Any]]:
+        runs = [plain(run, f"runs[{place}]") for place, run in enumerate(proposal["value"])]
+        for place, run in enumerate(runs):
+            for key, kind in (("name", str), ("method", str), ("rows", list)):
+                if not isinstance(run.get(key), kind):
+                    raise ValueError(f"runs[{place}]: `{key}` must be a {kind.__name__}, not {run.get(key)!r}"[:300])
+        names = [run["name"] for run in runs]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two runs are named {sorted(twice)[0]!r}")
+        return runs
+
+    @traitlets.validate("selected")
+    def _check_selected(self, proposal: Mapping[str, Any]) -> str | None:
+        names = [run["name"] for run in self.runs]
+        if proposal["value"] is not None and proposal["value"] not in names:
+            raise ValueError(f"selected {proposal['value']!r} is not one of {', '.join(names)}")
+        return proposal["value"]
+
+    def fallback(self) -> str:
+        """A table of the runs: where they start and end."""
+        rows = []
+        for run in self.runs:
+            points = [e["accuracy"] for e in run.get("evals") or () if e.get("accuracy") is not None]
+            ends = {"start": points[0], "final": points[-1]} if points else {}
+            rows.append({**run, "iterations": len(run["rows"]), **ends})
+        columns = [("name", "run"), ("method", "method"), ("seed", "seed"), ("iterations", "iterations")]
+        return fallback_table(self._title(), [*columns, ("start", "accuracy, start"), ("final", "final")], rows)

@@ -1,0 +1,392 @@
+// What every widget uses. `LabWidget` puts this text in front of each widget's own module, so the two are one plain ES
+// module without imports; names must therefore be unique across this file and any one widget.
+
+// ---- numbers, axes, paths: pure, tested in node ----
+
+/** A number that can be drawn, or null. */
+export function numberOf(row, key) {
+  const value = row[key];
+  return typeof value === "number" && Number.isFinite(value) ? value : null;
+}
+
+/** The distance between ticks: 1, 2 or 5 times a power of ten, `count` intervals at most. */
+export function niceStep(span, count, integer = false) {
+  if (!(span > 0)) return 1;
+  const raw = span / Math.max(1, count);
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const factor = [1, 2, 5, 10].find((candidate) => candidate * power >= raw * (1 - 1e-9));
+  const step = factor * power;
+  return integer ? Math.max(1, Math.round(step)) : step;
+}
+
+/** Multiples of `step` inside [low, high]. */
+export function ticks(low, high, step) {
+  const first = Math.ceil(low / step - 1e-9);
+  const last = Math.floor(high / step + 1e-9);
+  const decimals = Math.max(0, Math.min(12, -Math.floor(Math.log10(step)) + 1));
+  return Array.from({ length: Math.max(0, last - first + 1) }, (_, i) => Number(((first + i) * step).toFixed(decimals)));
+}
+
+/** The axis of one panel: a domain that ends on ticks. Values that are null take no part. */
+export function axisOf(values, { zero = false, floor = -Infinity, ceiling = Infinity, count = 3 } = {}) {
+  let low = Infinity;
+  let high = -Infinity;
+  for (const value of values) {
+    if (value === null) continue;
+    if (value < low) low = value;
+    if (value > high) high = value;
+  }
+  if (low > high) return null;
+  // A rate has no axis over 1, a length none under 0; but data beyond such a limit are shown.
+  const [lowest, highest] = [Math.min(floor, low), Math.max(ceiling, high)];
+  const bounded = (value) => Math.min(Math.max(value, lowest), highest);
+  if (zero) [low, high] = [Math.min(low, 0), Math.max(high, 0)];
+  if (high - low < 1e-12 * Math.max(1, Math.abs(high))) {
+    const room = Math.abs(high) * 0.1 || 1; // a flat line still needs an axis
+    [low, high] = [bounded(low - room), bounded(high + room)];
+  }
+  const step = niceStep(high - low, count);
+  const domain = [Math.floor(low / step + 1e-9) * step, Math.ceil(high / step - 1e-9) * step].map(bounded);
+  return { domain, step, ticks: ticks(domain[0], domain[1], step) };
+}
+
+/** A linear map from a domain to a range; `invert` goes back. */
+export function scaleOf([d0, d1], [r0, r1]) {
+  const slope = d1 === d0 ? 0 : (r1 - r0) / (d1 - d0);
+  const scale = (value) => r0 + (value - d0) * slope;
+  scale.invert = (position) => (slope === 0 ? d0 : d0 + (position - r0) / slope);
+  return scale;
+}
+
+/** An SVG path; null in `ys` is a gap, and a point alone between gaps is drawn as a dot (round line caps). */
+export function pathOf(xs, ys) {
+  let path = "";
+  let open = false;
+  for (let i = 0; i < ys.length; i++) {
+    if (ys[i] === null) {
+      open = false;
+      continue;
+    }
+    const point = `${xs[i].toFixed(1)} ${ys[i].toFixed(1)}`;
+    const alone = !open && (i + 1 >= ys.length || ys[i + 1] === null);
+    path += alone ? `M${point}h0` : `${open ? "L" : "M"}${point}`;
+    open = true;
+  }
+  return path;
+}
+
+/** Indices to draw: per bucket its first, lowest, highest and last value and its first gap, so no peak is lost. */
+export function thin(values, buckets) {
+  const n = values.length;
+  if (n <= 4 * buckets) return values.map((_, i) => i);
+  const kept = [];
+  for (let bucket = 0; bucket < buckets; bucket++) {
+    const start = Math.floor((bucket * n) / buckets);
+    const end = Math.floor(((bucket + 1) * n) / buckets);
+    const chosen = new Set([start, end - 1]);
+    let low = -1;
+    let high = -1;
+    let gap = -1;
+    for (let i = start; i < end; i++) {
+      if (values[i] === null) {
+        if (gap < 0) gap = i;
+        continue;
+      }
+      if (low < 0 || values[i] < values[low]) low = i;
+      if (high < 0 || values[i] > values[high]) high = i;
+    }
+    for (const i of [low, high, gap]) if (i >= 0) chosen.add(i);
+    kept.push(...[...chosen].sort((a, b) => a - b));
+  }
+  return kept;
+}
+
+/** The index of the value nearest to `target` in an ascending list. */
+export function nearest(sorted, target) {
+  let low = 0;
+  let high = sorted.length - 1;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (sorted[middle] < target) low = middle + 1;
+    else high = middle;
+  }
+  return low > 0 && target - sorted[low - 1] <= sorted[low] - target ? low - 1 : low;
+}
+
+/** A tick's label, with as many decimals as its step needs. */
+export function tickLabel(value, step) {
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  const sign = value < 0 ? "−" : "";
+  if (step < 1e-4 || size >= 1e7) return sign + size.toExponential(1).replace("e+", "e").replace(".0e", "e");
+  if (step >= 1000 && size >= 10000) return `${sign}${Number((size / 1000).toPrecision(6))}k`;
+  return sign + size.toFixed(Math.max(0, -Math.floor(Math.log10(step) + 1e-9)));
+}
+
+/** A number as the readout shows it: six significant digits, a dash for null. */
+export function valueLabel(value) {
+  if (value === null || value === undefined) return "–";
+  if (typeof value !== "number") return clean(String(value), 60);
+  return Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(6)));
+}
+
+export function bounds(values) {
+  let low = Infinity;
+  let high = -Infinity;
+  for (const value of values) {
+    if (value < low) low = value;
+    if (value > high) high = value;
+  }
+  return [low, high];
+}
+
+/** The classes of colour: 0 is none, `LEVELS` the strongest; see the heat classes in base.css. */
+export const LEVELS = 8;
+
+/** The colour class of a value: up (orange) for positive, down (blue, underlined) for negative, none without data. */
+export function heatClass(value, max) {
+  if (!Number.isFinite(value)) return "vpd-nodata";
+  const level = max > 0 ? Math.round(LEVELS * Math.min(1, Math.abs(value) / max)) : 0;
+  return level === 0 ? "" : `vpd-${value > 0 ? "up" : "down"}${level}`;
+}
+
+/** The size that gets the strongest colour: a high quantile, so that one outlier does not make all else pale. */
+export function scaleMax(values, share = 0.99) {
+  const sizes = [];
+  for (const value of values) if (Number.isFinite(value) && value !== 0) sizes.push(Math.abs(value));
+  if (sizes.length === 0) return 0;
+  sizes.sort((a, b) => a - b);
+  return sizes[Math.min(sizes.length - 1, Math.ceil(share * sizes.length) - 1)];
+}
+
+/** A probability in percent with the digits that tell something. */
+export function percent(p) {
+  if (!Number.isFinite(p)) return "–";
+  if (p >= 0.0995) return `${(100 * p).toFixed(1)} %`;
+  if (p >= 0.001) return `${(100 * p).toFixed(2)} %`;
+  return p > 0 ? `${(100 * p).toExponential(1).replace("e-", "e−")} %` : "0 %";
+}
+
+/** A number in a sentence: three significant digits, a true minus, a sign where one is asked for. */
+export function brief(value, signed = false) {
+  if (!Number.isFinite(value)) return "–";
+  const size = Math.abs(value);
+  const text = size !== 0 && (size < 1e-3 || size >= 1e5) ? size.toExponential(1).replace("e-", "e−").replace("e+", "e") : String(Number(size.toPrecision(3)));
+  return (value < 0 ? "−" : signed && value > 0 ? "+" : "") + text;
+}
+
+// ---- text from outside ----
+
+// Control characters, marks that change direction, invisible characters, and tags that spell hidden words.
+const STEERING = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]|\udb40[\udc00-\udfff]/g;
+
+/** Text on one line without control and direction-changing characters, and not endless. */
+export function clean(text, limit = 400) {
+  const safe = String(text ?? "").replace(STEERING, " ").replace(/[\t\n]/g, " ");
+  return safe.length > limit ? `${safe.slice(0, limit - 1)}…` : safe;
+}
+
+/** Text of any length with its line breaks. What would steer the page shows as a mark, each unit for a unit. */
+export function visible(text) {
+  return String(text ?? "").replace(STEERING, (found) => {
+    if (found.length > 1) return "\ufffd\ufffd";
+    const code = found.charCodeAt(0);
+    return code < 32 ? String.fromCharCode(0x2400 + code) : code === 127 ? "\u2421" : "\ufffd";
+  });
+}
+
+/** A token on one line, its white space made visible. */
+export function tokenLabel(token, limit = 40) {
+  const marked = visible(token).replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ | $/g, "·");
+  const label = /^ +$/.test(token) ? "·".repeat(token.length) : marked;
+  return label.length > limit ? `${label.slice(0, limit - 1)}…` : label;
+}
+
+/** Tokens a block: more siblings than that make the layout of a notebook quadratic in their number. */
+const CHUNK = 400;
+
+/** Where chunks of at most `limit` tokens end: after a line break where there is one in the chunk's second half. */
+export function chunkEnds(tokens, limit = CHUNK) {
+  const ends = [];
+  for (let start = 0; start < tokens.length; start = ends.at(-1)) {
+    let end = Math.min(start + limit, tokens.length);
+    if (end < tokens.length) {
+      let at = end;
+      while (at > start + limit / 2 && !tokens[at - 1].includes("\n")) at--;
+      if (at > start + limit / 2) end = at;
+    }
+    ends.push(end);
+  }
+  return ends;
+}
+
+// ---- bytes: what vpdlab_widgets/pack.py wrote ----
+
+/** A typed array of a DataView's bytes; copied, since a message may hold them at any offset. */
+export function unpackNumbers(view, Type = Float32Array) {
+  if (!view) return null;
+  const start = view.byteOffset ?? 0;
+  return new Type((view.buffer ?? view).slice(start, start + view.byteLength));
+}
+
+/** A list of texts from one text and where each of them ends. */
+export function unpackTexts(packed) {
+  if (!packed) return null;
+  const whole = new TextDecoder("utf-8", { ignoreBOM: true }).decode(packed.text);
+  const ends = unpackNumbers(packed.ends, Int32Array);
+  let start = 0;
+  return Array.from(ends, (end) => whole.slice(start, (start = end)));
+}
+
+// ---- elements ----
+
+export function element(name, className = "", text = "") {
+  const node = document.createElement(name);
+  if (className) node.className = className;
+  if (text) node.textContent = text;
+  return node;
+}
+
+export function shape(name, attributes, text) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  if (text !== undefined) node.textContent = text;
+  return node;
+}
+
+/** A box that may scroll. Browsers make such a box a tab stop of its own, and a widget has one already. */
+export function scroller(className, text = "") {
+  const node = element("div", className, text);
+  node.tabIndex = -1;
+  return node;
+}
+
+/** Blocks out of sight are not laid out: how high the page takes one of so many characters to be until then. */
+export function expectHeight(block, characters) {
+  block.style.containIntrinsicBlockSize = `auto ${Math.max(1, Math.ceil(characters / 90)) * 24}px`;
+}
+
+/** A row of buttons of which one is chosen; `items` are {id, name, title}. */
+export function choice(items, chosen, onChoose) {
+  const group = element("span", "vpd-choice");
+  group.setAttribute("role", "group");
+  for (const { id, name, title = "" } of items) {
+    const button = element("button", "vpd-option", name);
+    button.type = "button";
+    button.tabIndex = -1; // one tab stop a widget: its stage, whose keys do the same
+    button.title = title;
+    button.setAttribute("aria-pressed", String(id === chosen));
+    button.addEventListener("click", () => onChoose(id));
+    group.append(button);
+  }
+  return group;
+}
+
+/** The colours from none to the strongest, with what the ends mean. */
+export function heatKey(measure, max) {
+  const key = element("span", "vpd-heatkey");
+  const levels = measure.signed ? [-8, -6, -4, -2, 0, 2, 4, 6, 8] : [0, 1, 2, 3, 4, 5, 6, 7, 8];
+  const strip = element("span", "vpd-heatstrip");
+  for (const level of levels) strip.append(element("i", `vpd-tok ${heatClass(level, LEVELS)}`));
+  const low = measure.signed ? `${measure.ends[0]} −${brief(max)}` : "0";
+  const high = measure.signed ? `+${brief(max)} ${measure.ends[1]}` : `${brief(max)}${measure.unit ? ` ${measure.unit}` : ""} or more`;
+  key.append(element("span", "vpd-num", low), strip, element("span", "vpd-num", high));
+  return key;
+}
+
+/** Bring `node` into sight within `box` alone: the notebook around it must not jump. */
+export function reveal(box, node, margin = 24) {
+  const [frame, at] = [box.getBoundingClientRect(), node.getBoundingClientRect()];
+  if (at.top < frame.top + margin) box.scrollTop -= frame.top + margin - at.top;
+  else if (at.bottom > frame.bottom - margin) box.scrollTop += at.bottom - frame.bottom + margin;
+}
+
+/** Keys of one tab stop. Plain keys stay here: a `b` that reached the notebook would add a cell. */
+export function takeKeys(event, actions, canLeave = () => true) {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.key === "Tab") return;
+  if (event.key === "Escape" && !canLeave()) return; // nothing to leave: the notebook may have it
+  if (event.key === "Enter" && event.shiftKey) return; // runs the notebook's next cell
+  event.stopPropagation();
+  const respond = actions[event.key];
+  if (!respond) return;
+  respond(event);
+  event.preventDefault();
+}
+
+/** Whether somebody is just copying text out of `node`: then a click is no choice. */
+export function copying(node) {
+  const selection = getSelection();
+  return Boolean(selection && selection.toString() && selection.anchorNode && node.contains(selection.anchorNode));
+}
+
+/**
+ * What every view does: a root element, listeners that end with it, one redraw a frame, a size that is watched.
+ * A widget extends it, builds its elements in `constructor`, names its tab stop `home`, and draws in `draw()`.
+ */
+export class LabView {
+  constructor(model, el, className) {
+    this.model = model;
+    this.frame = 0;
+    this.width = 0;
+    this.root = element("div", `vpd ${className}`);
+    el.append(this.root);
+    this.events = new AbortController();
+    this.handlers = [];
+    // A button that was pressed is drawn anew and loses the focus; the keys that follow must not reach the notebook,
+    // where a plain x cuts a cell. So the focus goes to the widget's one tab stop.
+    this.listen(this.root, "click", (event) => event.target.closest?.("button") && this.home?.focus({ preventScroll: true }));
+    this.listen(this.root, "keydown", (event) => takeKeys(event, {}, () => false));
+    this.resize = new ResizeObserver(() => {
+      if (Math.floor(this.measured.clientWidth) !== this.width) this.schedule();
+    });
+  }
+
+  /** Call `handler` for an event of `node` until the view is destroyed. */
+  listen(node, name, handler, options = {}) {
+    node.addEventListener(name, handler, { ...options, signal: this.events.signal });
+  }
+
+  /** Call `handler` for an event of the model ("change:rows", "msg:custom") until the view is destroyed. */
+  hear(name, handler) {
+    this.handlers.push([name, handler]);
+    this.model.on(name, handler);
+  }
+
+  /** Redraw whenever the width of `node` changes. */
+  watch(node) {
+    this.measured = node;
+    this.resize.observe(node);
+  }
+
+  schedule() {
+    if (this.frame) return;
+    this.frame = requestAnimationFrame(() => {
+      this.frame = 0;
+      this.draw();
+    });
+  }
+
+  /** Set traits and tell Python. */
+  tell(values) {
+    for (const [name, value] of Object.entries(values)) this.model.set(name, value);
+    this.model.save_changes();
+  }
+
+  destroy() {
+    cancelAnimationFrame(this.frame);
+    this.events.abort();
+    this.resize.disconnect();
+    for (const [name, handler] of this.handlers) this.model.off(name, handler);
+  }
+}
+
+/** What a widget's module exports by default: views of one class. */
+export function widgetOf(View) {
+  return {
+    render({ model, el }) {
+      const view = new View(model, el);
+      return () => view.destroy();
+    },
+  };
+}
+

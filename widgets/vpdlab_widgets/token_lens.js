@@ -1,0 +1,884 @@
+// TokenLens: a response as coloured text, with both distributions at the token that is looked at.
+// Plain ES module; shared.js stands in front of it.
+
+const ROWS = 10; // tokens in the two lists of bars
+const SPANS = 10;
+const SHORT = 80; // tokens of a response that is set larger
+const SPECIAL = /^<\|.{1,40}\|>$|^<\/?[a-z_]{1,20}>$|^\[[A-Z]{2,10}\]$/;
+
+// What tokens can be coloured by. `of(record, i)` is NaN where the record does not have it.
+export const MEASURES = [
+  {
+    id: "kl", name: "KL", unit: "nats", needs: ["kl"], of: (r, i) => r.kl[i],
+    about: "how far apart the two distributions are: KL(student ‖ teacher)",
+  },
+  {
+    id: "ratio", name: "log q/π", unit: "nats", signed: true, needs: ["teacher_logp", "student_logp"],
+    of: (r, i) => r.teacher_logp[i] - r.student_logp[i], ends: ["teacher finds it less likely", "more likely"],
+    about: "log q − log π of the token that was written",
+  },
+  {
+    id: "reward", name: "β log q/π", unit: "reward", signed: true, needs: ["teacher_logp", "student_logp", "beta"],
+    of: (r, i) => r.beta * (r.teacher_logp[i] - r.student_logp[i]), ends: ["lowers the reward", "raises it"],
+    about: "the token's part in the implicit reward of the response",
+  },
+  {
+    id: "rank", name: "rank change", unit: "ranks", signed: true, needs: ["student_rank", "teacher_rank"],
+    of: rankChange, ends: ["teacher ranks it lower", "higher"],
+    about: "places that the teacher lifts the token in its list of likeliest tokens",
+  },
+  {
+    id: "student_entropy", name: "entropy π", unit: "nats", needs: ["student_entropy"],
+    of: (r, i) => r.student_entropy[i], about: "how undecided the student was here",
+  },
+  {
+    id: "teacher_entropy", name: "entropy q", unit: "nats", needs: ["teacher_entropy"],
+    of: (r, i) => r.teacher_entropy[i], about: "how undecided the teacher is here",
+  },
+  {
+    id: "surprise", name: "−log π", unit: "nats", needs: ["student_logp"], of: (r, i) => -r.student_logp[i],
+    about: "how unlikely the student found what it wrote",
+  },
+];
+
+// ---- pure functions, tested in node ----
+
+/** Places gained from the student's list to the teacher's. A token outside a list counts as just behind it. */
+export function rankChange(record, i) {
+  const [a, b] = [record.student_rank[i], record.teacher_rank[i]];
+  if (Number.isNaN(a) && Number.isNaN(b)) return NaN;
+  const outside = (side) => (record.tops[side]?.k ?? 0) + 1;
+  return (Number.isNaN(a) ? outside("student") : a) - (Number.isNaN(b) ? outside("teacher") : b);
+}
+
+/** The measures that a record has numbers for, its named weights among them. */
+export function measuresOf(record) {
+  const own = MEASURES.filter((one) => one.needs.every((name) => record[name] !== null && record[name] !== undefined));
+  const named = Object.entries(record.weights).map(([name, values]) => ({
+    id: name, name: clean(name, 40), unit: "", signed: values.some((value) => value < 0), of: (_, i) => values[i],
+    ends: ["negative", "positive"], about: "a list of the record's own",
+  }));
+  return [...own, ...named];
+}
+
+/** A packed record (vpdlab_widgets/token_lens.py) with typed arrays in place of bytes. */
+export function unpackRecord(packed) {
+  const { meta } = packed;
+  const record = { meta, beta: meta.beta ?? null, tokens: unpackTexts(packed.tokens), weights: {}, tops: {}, contexts: {} };
+  const numbers = packed.numbers ?? {};
+  for (const name of [
+    "student_logp", "teacher_logp", "kl", "divergence", "student_entropy", "teacher_entropy", "student_rank", "teacher_rank",
+  ]) record[name] = unpackNumbers(numbers[name]);
+  for (const [name, bytes] of Object.entries(packed.weights ?? {})) record.weights[name] = unpackNumbers(bytes);
+  record.words = unpackTexts(packed.words) ?? [];
+  for (const [side, top] of Object.entries(packed.tops ?? {})) {
+    record.tops[side] = { k: top.k, ids: unpackNumbers(top.ids, Int32Array), logp: unpackNumbers(top.logp) };
+  }
+  for (const [side, texts] of Object.entries(packed.contexts ?? {})) record.contexts[side] = unpackTexts(texts);
+  return record;
+}
+
+/** Runs of neighbours of one sign above a share of `max`, the largest sums first; `peak` is the strongest of a run. */
+export function largestSpans(values, max, count = SPANS, share = 0.2) {
+  const spans = [];
+  let open = null;
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i];
+    const strong = max > 0 && Math.abs(value) >= share * max; // false for NaN
+    if (strong && open && open.end === i && Math.sign(open.sum) === Math.sign(value)) {
+      open.sum += value;
+      open.end = i + 1;
+      if (Math.abs(value) > Math.abs(values[open.peak])) open.peak = i;
+    } else if (strong) {
+      open = { start: i, end: i + 1, peak: i, sum: value };
+      spans.push(open);
+    }
+  }
+  return spans.sort((a, b) => Math.abs(b.sum) - Math.abs(a.sum) || a.start - b.start).slice(0, count);
+}
+
+/**
+ * Both distributions at token `i`: the tokens of both lists by their larger probability, the written one always among
+ * them, and the mass of all others. A probability that was not recorded is null.
+ */
+export function distributionsAt(record, i, count = ROWS) {
+  const sides = ["student", "teacher"];
+  const rows = new Map();
+  const mass = { student: 0, teacher: 0 };
+  for (const side of sides) {
+    const top = record.tops[side];
+    if (!top) continue;
+    for (let j = i * top.k; j < (i + 1) * top.k; j++) {
+      if (top.ids[j] < 0) continue;
+      const word = record.words[top.ids[j]];
+      const row = rows.get(top.ids[j]) ?? { word, student: null, teacher: null, written: false };
+      row[side] = Math.exp(top.logp[j]);
+      mass[side] += row[side];
+      rows.set(top.ids[j], row);
+    }
+  }
+  const written = { student: exact(record.student_logp, i), teacher: exact(record.teacher_logp, i) };
+  // By text alone two tokens may look alike: the one with the written token's own probability is meant.
+  const same = [...rows.values()].find(
+    (row) => row.word === record.tokens[i] && sides.every((side) => row[side] === null || near(row[side], written[side])),
+  );
+  const mine = same ?? { word: record.tokens[i], student: null, teacher: null };
+  mine.written = true;
+  for (const side of sides) {
+    if (mine[side] === null && written[side] !== null) {
+      mine[side] = written[side];
+      if (record.tops[side]) mass[side] += written[side];
+    }
+  }
+  const largest = (row) => Math.max(row.student ?? 0, row.teacher ?? 0);
+  const sorted = [...new Set([...rows.values(), mine])].sort((a, b) => largest(b) - largest(a));
+  const shown = sorted.slice(0, count);
+  if (!shown.includes(mine)) shown[shown.length - 1] = mine;
+  const shownMass = (side) => shown.reduce((sum, row) => sum + (row[side] ?? 0), 0);
+  const rest = Object.fromEntries(sides.map((side) => [side, record.tops[side] ? Math.max(0, 1 - shownMass(side)) : null]));
+  return { rows: shown, rest };
+}
+
+function exact(logps, i) {
+  return logps && Number.isFinite(logps[i]) ? Math.exp(logps[i]) : null;
+}
+
+function near(a, b) {
+  return b === null || Math.abs(a - b) <= 1e-4 * Math.max(a, b) + 1e-12;
+}
+
+/** How many items two lists share at their start, and then at their end. */
+export function sharedEnds(a, b) {
+  let head = 0;
+  while (head < Math.min(a.length, b.length) && a[head] === b[head]) head++;
+  let tail = 0;
+  while (tail < Math.min(a.length, b.length) - head && a[a.length - 1 - tail] === b[b.length - 1 - tail]) tail++;
+  return { head, tail };
+}
+
+// ---- pieces of the view ----
+
+/** A run of tokens as blocks of spans, each span knowing its place. */
+function tokenBlocks(tokens, from, className = "") {
+  let start = 0;
+  const blocks = [];
+  for (const end of chunkEnds(tokens)) {
+    const block = element("div", "vpd-chunk");
+    let length = 0;
+    for (let i = start; i < end; i++) {
+      const token = tokens[i];
+      const span = document.createElement("span");
+      span.vpdAt = from + i;
+      span.vpdBase = kindOf(token) + className;
+      span.className = `vpd-tok${span.vpdBase}`;
+      span.textContent = visible(token) || "∅";
+      block.append(span);
+      length += token.length;
+    }
+    expectHeight(block, length);
+    blocks.push(block);
+    start = end;
+  }
+  return blocks;
+}
+
+function kindOf(token) {
+  if (token.includes("\n")) return " vpd-tl-break";
+  if (token === "") return " vpd-tl-special";
+  return SPECIAL.test(token) ? " vpd-tl-special" : "";
+}
+
+function outcomeOf(meta) {
+  if (meta.success === true) return ["right", "vpd-right"];
+  if (meta.success === false) return [meta.finished === false ? "cut at the token limit" : "wrong", "vpd-wrong"];
+  return ["", ""];
+}
+
+function figure(value, digits = 5) {
+  return Number.isFinite(value) ? String(Number(value.toPrecision(digits))).replace("-", "−") : "–";
+}
+
+function placeLabel(meta) {
+  const parts = [];
+  if (meta.step !== undefined && meta.step !== null) parts.push(`step ${meta.step}`);
+  if (meta.index !== undefined && meta.index !== null) parts.push(`rollout ${meta.index + 1}`);
+  return parts.join(" · ");
+}
+
+// ---- the view ----
+
+class TokenLens extends LabView {
+  constructor(model, el) {
+    super(model, el, "vpd-tl");
+    this.cursor = null; // the token under the pointer or the arrow keys
+    this.byPlace = false; // the order of the spans
+    this.xray = null; // whether both prompts are shown; null leaves it to how much room they need
+    this.build();
+    this.hear("change:packed", () => this.takeRecords());
+    this.hear("change:index", () => this.schedule());
+    this.hear("change:colour", () => this.paint());
+    this.hear("change:selected", () => this.showToken());
+    this.hear("change:title", () => this.drawHead());
+    this.watch(this.root);
+    this.takeRecords();
+    this.draw();
+  }
+
+  build() {
+    this.head = element("div", "vpd-head");
+    this.controls = element("div", "vpd-tools vpd-tl-controls");
+    this.steps = element("div", "vpd-tools vpd-tl-steps");
+    this.about = element("div", "vpd-tl-about");
+    this.profile = element("div", "vpd-tl-profile");
+    this.stage = element("div", "vpd-tl-stage");
+    this.stage.tabIndex = 0;
+    this.home = this.stage;
+    this.stage.setAttribute("role", "group");
+    this.stage.setAttribute("aria-roledescription", "tokens");
+    this.card = element("div", "vpd-box vpd-tl-card");
+    this.spans = element("div", "vpd-tools vpd-tl-spans");
+    this.under = element("div", "vpd-tl-xray");
+    this.status = element("div", "vpd-tl-status");
+    this.status.setAttribute("role", "status");
+    this.column = element("div", "vpd-tl-text");
+    this.column.append(this.profile, this.stage, this.spans);
+    const main = element("div", "vpd-tl-main");
+    main.append(this.column, this.card);
+    this.root.append(this.head, this.about, this.steps, this.controls, main, this.under, this.status);
+    for (const box of [this.stage, this.under]) {
+      this.listen(box, "pointerover", (event) => this.onPointer(event));
+      this.listen(box, "pointerleave", () => this.moveTo(null));
+      this.listen(box, "click", (event) => this.onClick(event));
+    }
+    this.listen(this.stage, "keydown", (event) => this.onKey(event));
+    this.listen(this.stage, "blur", () => this.moveTo(null));
+  }
+
+  takeRecords() {
+    this.packed = this.model.get("packed") ?? [];
+    this.unpacked = new Map();
+    this.maxima = new Map();
+    this.shown = null;
+    this.schedule();
+  }
+
+  recordAt(index) {
+    if (!this.unpacked.has(index)) this.unpacked.set(index, unpackRecord(this.packed[index]));
+    return this.unpacked.get(index);
+  }
+
+  // -- drawing --
+
+  draw() {
+    const width = Math.floor(this.root.clientWidth);
+    const index = this.model.get("index");
+    const known = index !== null && index < this.packed.length;
+    this.record = known ? this.recordAt(index) : null;
+    const changed = this.shown !== this.record || this.record === null;
+    this.shown = this.record;
+    if (changed) {
+      this.cursor = null;
+      this.drawHead();
+      this.drawSteps(index);
+      this.drawAbout();
+      this.drawText();
+      this.drawXray();
+    }
+    if (changed || width !== this.width) {
+      this.width = width;
+      this.paint();
+    }
+  }
+
+  drawHead() {
+    const meta = this.record?.meta ?? {};
+    const title = element("div", "vpd-title", clean(this.model.get("title")) || "Token lens");
+    const parts = [title];
+    const [outcome, tone] = outcomeOf(meta);
+    if (outcome) parts.push(element("span", `vpd-badge ${tone}`, outcome));
+    if (this.packed.length === 1 && placeLabel(meta)) parts.push(element("span", "vpd-mark", placeLabel(meta)));
+    if (meta.source) parts.push(element("span", "vpd-mark", `feedback: ${clean(meta.source, 60)}`));
+    if (meta.truncated) parts.push(element("span", "vpd-mark vpd-tl-warn", `${meta.truncated} tokens of the feedback were cut`));
+    const keys = element("span", "vpd-keys");
+    if (this.record?.teacher_logp) keys.append(sideKey("student", "student π"), sideKey("teacher", "teacher q"));
+    this.head.replaceChildren(...parts, keys);
+  }
+
+  drawAbout() {
+    const meta = this.record?.meta ?? {};
+    const told = meta.critique || meta.demonstration;
+    const blocks = [["problem", meta.prompt]];
+    if (meta.critique) blocks.push(["feedback that only the teacher reads", meta.critique]);
+    if (meta.demonstration) blocks.push(["solution that only the teacher reads", meta.demonstration]);
+    if (!told && meta.reason) blocks.push(["no feedback", meta.reason]);
+    this.about.replaceChildren(
+      ...blocks.filter(([, text]) => text).map(([name, text]) => {
+        const block = element("div", "vpd-tl-said");
+        block.append(element("div", "vpd-caps", name), scroller("vpd-tl-words", visible(text).slice(0, 6000)));
+        return block;
+      }),
+    );
+  }
+
+  /** Which record: its problem, and among that problem's rollouts a slider over iterations and rollouts. */
+  drawSteps(index) {
+    this.steps.hidden = this.packed.length < 2;
+    if (this.steps.hidden) return;
+    const problems = new Map();
+    this.packed.forEach(({ meta }, i) => {
+      const id = String(meta.problem_id ?? "");
+      problems.set(id, [...(problems.get(id) ?? []), i]);
+    });
+    for (const list of problems.values()) list.sort((a, b) => this.order(a) - this.order(b) || a - b);
+    const current = this.record === null ? null : String(this.record.meta.problem_id ?? "");
+    const parts = [];
+    if (problems.size > 1 && current !== null) {
+      const select = element("select", "vpd-field vpd-tl-problem");
+      select.tabIndex = -1;
+      select.setAttribute("aria-label", "problem");
+      for (const [id, list] of problems) {
+        const option = element("option", "", clean(this.packed[list[0]].meta.prompt || id, 70));
+        option.value = id;
+        option.selected = id === current;
+        select.append(option);
+      }
+      select.addEventListener("change", () => this.tell({ index: problems.get(select.value)[0] }));
+      parts.push(select);
+    }
+    const mine = problems.get(current) ?? [];
+    // While it is dragged the slider must stay the same element.
+    const same = this.range?.isConnected && this.mine?.length > 1 && mine.join() === this.mine.join();
+    this.mine = mine;
+    if (!same) {
+      this.makeSlider();
+      this.steps.replaceChildren(...parts, ...(mine.length > 1 ? [this.track, this.where, this.count] : []));
+    }
+    if (mine.length > 1) this.setSlider(index);
+  }
+
+  order(i) {
+    const { meta } = this.packed[i];
+    return (meta.step ?? 0) * 1e6 + (meta.index ?? 0);
+  }
+
+  makeSlider() {
+    this.range = element("input", "vpd-tl-range");
+    Object.assign(this.range, { type: "range", min: 0, max: this.mine.length - 1, step: 1, tabIndex: -1 });
+    this.range.setAttribute("aria-label", "recorded rollouts of this problem");
+    this.range.addEventListener("input", () => this.tell({ index: this.mine[Number(this.range.value)] }));
+    // The outcome of each, so that one can go to where it changes.
+    this.dots = this.mine.length <= 64 ? this.mine.map((i) => element("i", `vpd-tl-tick ${outcomeOf(this.packed[i].meta)[1]}`)) : [];
+    const dots = element("span", "vpd-tl-ticks");
+    dots.append(...this.dots);
+    this.track = element("span", "vpd-tl-track");
+    this.track.append(this.range, dots);
+    this.where = element("span", "vpd-num vpd-tl-where");
+    this.count = element("span", "vpd-caps");
+  }
+
+  setSlider(index) {
+    const at = this.mine.indexOf(index);
+    this.range.value = String(at);
+    this.where.textContent = placeLabel(this.packed[index].meta);
+    this.range.setAttribute("aria-valuetext", this.where.textContent);
+    this.count.textContent = `${at + 1} of ${this.mine.length} recorded`;
+    this.dots.forEach((dot, i) => dot.classList.toggle("vpd-tl-here", i === at));
+  }
+
+  step(by) {
+    const at = this.mine?.indexOf(this.model.get("index")) ?? -1;
+    const next = this.mine?.[at + by];
+    if (next !== undefined) this.tell({ index: next });
+  }
+
+  drawText() {
+    const { record } = this;
+    this.spanAt = [];
+    if (record === null) {
+      this.stage.replaceChildren(element("div", "vpd-empty", this.packed.length ? "Choose a rollout" : "No rollouts"));
+      return;
+    }
+    const blocks = record.tokens ? tokenBlocks(record.tokens, 0) : [element("div", "vpd-chunk", visible(record.meta.text))];
+    this.stage.replaceChildren(...blocks);
+    this.stage.scrollTop = 0;
+    this.stage.classList.toggle("vpd-tl-short", this.isShort());
+    for (const block of record.tokens ? blocks : []) this.spanAt.push(...block.childNodes);
+    const count = record.tokens ? `${record.tokens.length} tokens` : "text without recorded tokens";
+    this.stage.setAttribute(
+      "aria-label",
+      `Response, ${count}. Arrow keys move, Enter pins, C changes the colour, N goes to the next large span, ` +
+        "brackets change the rollout, X shows both prompts, Escape leaves.",
+    );
+  }
+
+  measure() {
+    const offered = this.record?.tokens ? measuresOf(this.record) : [];
+    return offered.find((one) => one.id === this.model.get("colour")) ?? offered[0] ?? null;
+  }
+
+  valuesOf(record, measure) {
+    return Float32Array.from(record.tokens, (_, i) => measure.of(record, i));
+  }
+
+  /** One scale for all records that can be slid through: else colours of two iterations cannot be compared. */
+  maxOf(measure) {
+    if (!this.maxima.has(measure.id)) {
+      const all = [];
+      for (let i = 0; i < this.packed.length; i++) {
+        if (!this.packed[i].tokens) continue;
+        const record = this.recordAt(i);
+        const own = measuresOf(record).find((one) => one.id === measure.id);
+        if (own) for (const value of this.valuesOf(record, own)) all.push(value);
+      }
+      this.maxima.set(measure.id, scaleMax(all));
+    }
+    return this.maxima.get(measure.id);
+  }
+
+  /** Colour the tokens; everything that depends on what they are coloured by. */
+  paint() {
+    const measure = this.measure();
+    this.values = measure && this.valuesOf(this.record, measure);
+    this.max = measure ? this.maxOf(measure) : 0;
+    this.drawControls(measure);
+    if (this.values) {
+      this.spanAt.forEach((span, i) => {
+        const heat = heatClass(this.values[i], this.max);
+        span.vpdHeat = heat ? ` ${heat}` : "";
+        span.className = `vpd-tok${span.vpdBase}${span.vpdHeat}`;
+      });
+    }
+    this.found = this.values ? largestSpans(this.values, this.max) : [];
+    if (this.byPlace) this.found.sort((a, b) => a.start - b.start);
+    this.drawSpans(measure);
+    this.drawProfile(measure);
+    this.paintXray();
+    this.showToken();
+  }
+
+  drawControls(measure) {
+    if (!this.record) {
+      this.controls.replaceChildren();
+      return;
+    }
+    if (!measure) {
+      const why = "No numbers were recorded for these tokens: a run keeps them for the first rollouts of each iteration (record_tokens).";
+      this.controls.replaceChildren(element("span", "vpd-caps", why));
+      return;
+    }
+    const offered = measuresOf(this.record);
+    const items = offered.map((one) => ({ id: one.id, name: one.name, title: one.about }));
+    const xray = element("button", "vpd-button", this.xrayShown() ? "Hide the prompts" : "X-ray both prompts");
+    xray.type = "button";
+    xray.tabIndex = -1;
+    xray.setAttribute("aria-pressed", String(this.xrayShown()));
+    xray.hidden = Object.keys(this.record.contexts).length === 0;
+    xray.addEventListener("click", () => this.toggleXray());
+    this.controls.replaceChildren(
+      choice(items, measure.id, (id) => this.tell({ colour: id })), heatKey(measure, this.max), xray,
+    );
+    this.controls.title = measure.about;
+  }
+
+  drawSpans(measure) {
+    this.spans.hidden = this.found.length < 2;
+    if (this.spans.hidden) return;
+    const order = choice(
+      [{ id: "size", name: "largest first" }, { id: "place", name: "in order" }], this.byPlace ? "place" : "size",
+      (id) => this.sortSpans(id === "place"),
+    );
+    const chips = this.found.map((span) => {
+      const text = this.record.tokens.slice(span.start, span.end).join("");
+      const chip = element("button", "vpd-tl-chip");
+      chip.type = "button";
+      chip.tabIndex = -1;
+      chip.title = `tokens ${span.start + 1} to ${span.end}`;
+      const heat = heatClass(span.sum, this.max);
+      chip.append(element("span", `vpd-tok vpd-tl-chip-text ${heat}`, tokenLabel(text, 18)));
+      chip.append(element("span", "vpd-num", brief(span.sum, measure.signed)));
+      chip.addEventListener("click", () => this.jump(span.peak, true));
+      return chip;
+    });
+    this.spans.replaceChildren(element("span", "vpd-caps", "spans"), order, ...chips);
+  }
+
+  sortSpans(byPlace) {
+    this.byPlace = byPlace;
+    this.found.sort(byPlace ? (a, b) => a.start - b.start : (a, b) => Math.abs(b.sum) - Math.abs(a.sum));
+    this.drawSpans(this.measure());
+  }
+
+  /** The measure along the whole response: where to look, and where one is. A short one has room for its tokens. */
+  drawProfile(measure) {
+    this.profile.hidden = !this.values || this.values.length < 2;
+    const width = Math.floor(this.profile.clientWidth); // 0 as long as it is hidden
+    this.marks = null;
+    if (this.profile.hidden || width === 0) return;
+    const n = this.values.length;
+    const wide = n * 34 <= width;
+    const step = Math.min(wide ? 76 : 26, width / n);
+    const height = wide ? 132 : 46;
+    const [top, bottom] = wide ? [18, height - 20] : [2, height];
+    const base = measure.signed ? (top + bottom) / 2 : bottom;
+    const reach = (measure.signed ? (bottom - top) / 2 : bottom - top) - (wide && measure.signed ? 14 : 0);
+    const svg = shape("svg", { width, height, class: "vpd-chart", "aria-hidden": "true" });
+    const columns = Math.min(n, Math.max(1, Math.floor(width / 1.5)));
+    const paths = { up: "", down: "" };
+    for (let column = 0; column < columns; column++) {
+      const [start, end] = [Math.floor((column * n) / columns), Math.floor(((column + 1) * n) / columns)];
+      let value = 0; // the largest of the column's tokens: a peak must not vanish
+      for (let i = start; i < end; i++) if (Math.abs(this.values[i]) > Math.abs(value)) value = this.values[i];
+      if (value === 0 || this.max === 0) continue;
+      const tip = base - Math.sign(value) * Math.max(1, reach * Math.min(1, Math.abs(value) / this.max));
+      const x = (((start + end) / 2) * step).toFixed(1);
+      paths[value > 0 ? "up" : "down"] += `M${x} ${base}V${tip.toFixed(1)}`;
+      if (!wide || Math.abs(value) < 0.02 * this.max) continue;
+      svg.append(shape("text", { x, y: value > 0 ? tip - 5 : tip + 13, class: "vpd-middle" }, brief(value, measure.signed)));
+    }
+    svg.append(shape("path", { d: `M0 ${base + 0.5}H${n * step}`, class: "vpd-frame" }));
+    const bar = Math.max(1, Math.min(step - 1.5, step * 0.62 + 2, 34));
+    for (const [way, d] of Object.entries(paths)) {
+      if (d) svg.append(shape("path", { d, class: `vpd-tl-bars ${way === "up" ? "vpd-orange" : "vpd-blue"}`, "stroke-width": bar }));
+    }
+    if (wide) {
+      const fits = Math.floor(step / 7.5);
+      this.record.tokens.forEach((token, i) => {
+        const label = shape("text", { x: (i + 0.5) * step, y: height - 5, class: "vpd-middle vpd-tl-under" }, tokenLabel(token, fits));
+        svg.append(label);
+      });
+    }
+    this.marks = shape("g", {});
+    svg.append(this.marks);
+    this.markOf = (i) =>
+      wide
+        ? shape("rect", { x: (i * step + 1).toFixed(1), y: 1, width: (step - 2).toFixed(1), height: height - 2, rx: 3 })
+        : shape("path", { d: `M${((i + 0.5) * step).toFixed(1)} 0V${height}` });
+    const at = (event) => {
+      const i = Math.floor((event.clientX - svg.getBoundingClientRect().left) / step);
+      return i >= 0 && i < n ? i : null;
+    };
+    svg.addEventListener("click", (event) => at(event) !== null && this.jump(at(event), true));
+    svg.addEventListener("pointermove", (event) => this.moveTo(at(event)));
+    svg.addEventListener("pointerleave", () => this.moveTo(null));
+    this.profile.replaceChildren(svg);
+  }
+
+  // -- the token that is looked at --
+
+  selected() {
+    const selected = this.model.get("selected");
+    return selected !== null && this.record?.tokens && selected >= 0 && selected < this.record.tokens.length ? selected : null;
+  }
+
+  showToken() {
+    const pinned = this.selected();
+    for (const [name, i] of [["vpd-tl-pinned", pinned], ["vpd-tl-at", this.cursor]]) {
+      for (const span of this.root.querySelectorAll(`.${name}`)) span.classList.remove(name);
+      if (i === null) continue;
+      this.spanAt[i]?.classList.add(name);
+      for (const span of this.twins?.[i] ?? []) span.classList.add(name);
+    }
+    this.followXray();
+    if (this.marks) {
+      const mark = (i, name) => {
+        if (i === null) return [];
+        const node = this.markOf(i);
+        node.setAttribute("class", name);
+        return [node];
+      };
+      this.marks.replaceChildren(...mark(pinned, "vpd-tl-pin-line"), ...mark(this.cursor, "vpd-tl-at-line"));
+    }
+    this.drawCard(pinned);
+    const i = this.cursor ?? pinned;
+    this.status.textContent = i === null ? this.summary() : this.sentence(i, i === pinned);
+  }
+
+  summary() {
+    if (!this.record) return "";
+    const keys = "← → token, Enter pins, C colour, N next span, [ ] rollout, X prompts";
+    return this.record.tokens ? `${this.record.tokens.length} tokens. ${keys}.` : "Text only.";
+  }
+
+  sentence(i, pinned) {
+    const { record } = this;
+    const measure = this.measure();
+    const parts = [`token ${i + 1} of ${record.tokens.length} “${tokenLabel(record.tokens[i])}”${pinned ? ", pinned" : ""}`];
+    if (measure) parts.push(`${measure.name} ${brief(this.values[i], measure.signed)} ${measure.unit}`.trim());
+    if (record.student_logp) parts.push(`π ${percent(Math.exp(record.student_logp[i]))}`);
+    if (record.teacher_logp) parts.push(`q ${percent(Math.exp(record.teacher_logp[i]))}`);
+    return `${parts.join(" · ")}`;
+  }
+
+  /** The token to show before one is chosen; the spans themselves may be sorted by place. */
+  strongestPeak() {
+    const size = (span) => Math.abs(this.values[span.peak]);
+    return this.found?.length ? this.found.reduce((a, b) => (size(b) > size(a) ? b : a)).peak : null;
+  }
+
+  drawCard(pinned) {
+    const i = this.cursor ?? pinned ?? this.strongestPeak() ?? (this.record?.tokens?.length ? 0 : null);
+    this.card.hidden = i === null || !this.values;
+    if (this.card.hidden) return;
+    const { record } = this;
+    const head = element("div", "vpd-tl-card-head");
+    head.append(element("span", "vpd-tl-token", tokenLabel(record.tokens[i])));
+    head.append(element("span", "vpd-caps vpd-num", `token ${i + 1} of ${record.tokens.length}`));
+    if (i === pinned) head.append(element("span", "vpd-mark", "pinned"));
+    else if (this.cursor === null) head.append(element("span", "vpd-mark", pinned === null ? "largest" : ""));
+    const before = record.tokens.slice(Math.max(0, i - 12), i).join("");
+    const after = element("div", "vpd-tl-before", before ? `after “…${tokenLabel(before.slice(-44), 60)}”` : "the first token");
+    const parts = [head, after];
+    if (Object.keys(record.tops).length) parts.push(this.bars(i));
+    parts.push(this.figures(i));
+    this.card.replaceChildren(...parts);
+  }
+
+  bars(i) {
+    const { record } = this;
+    const two = Boolean(record.tops.teacher || record.teacher_logp);
+    const { rows, rest } = distributionsAt(record, i);
+    const table = element("div", `vpd-tl-bars-table${two ? "" : " vpd-tl-one"}`);
+    const line = (row, className) => {
+      const cells = [element("span", "vpd-tl-share vpd-num", row.student === null ? "" : percent(row.student))];
+      cells.push(barOf("student", row.student), element("span", "vpd-tl-word", row.label));
+      if (two) cells.push(barOf("teacher", row.teacher), element("span", "vpd-tl-share vpd-tl-right vpd-num", row.teacher === null ? "" : percent(row.teacher)));
+      const node = element("div", `vpd-tl-row ${className}`);
+      node.append(...cells);
+      return node;
+    };
+    const header = element("div", "vpd-tl-row vpd-tl-sides");
+    header.append(element("span", "vpd-tl-side-student", "student π"));
+    if (two) header.append(element("span", "vpd-tl-side-teacher", "teacher q"));
+    table.append(header);
+    for (const row of rows) table.append(line({ ...row, label: tokenLabel(row.word, 14) }, row.written ? "vpd-tl-written" : ""));
+    table.append(line({ ...rest, label: "all others" }, "vpd-tl-rest"));
+    return table;
+  }
+
+  figures(i) {
+    const { record } = this;
+    const has = (name) => record[name] !== null && record[name] !== undefined;
+    const ratio = has("teacher_logp") && has("student_logp") ? record.teacher_logp[i] - record.student_logp[i] : NaN;
+    const rank = (side) => {
+      const value = record[`${side}_rank`]?.[i];
+      return Number.isFinite(value) ? String(value) : record.tops[side] ? `> ${record.tops[side].k}` : "–";
+    };
+    const all = [
+      ["log π", has("student_logp") && figure(record.student_logp[i])],
+      ["log q", has("teacher_logp") && figure(record.teacher_logp[i])],
+      ["log q/π", Number.isFinite(ratio) && figure(ratio)],
+      ["β log q/π", Number.isFinite(ratio) && has("beta") && figure(record.beta * ratio)],
+      ["KL", has("kl") && figure(record.kl[i])],
+      ["divergence", has("divergence") && figure(record.divergence[i])],
+      ["entropy π", has("student_entropy") && figure(record.student_entropy[i])],
+      ["entropy q", has("teacher_entropy") && figure(record.teacher_entropy[i])],
+      ["rank in π", has("student_rank") && rank("student")],
+      ["rank in q", has("teacher_rank") && rank("teacher")],
+      ...Object.entries(record.weights).map(([name, values]) => [clean(name, 24), figure(values[i])]),
+    ];
+    const grid = element("div", "vpd-tl-figures");
+    for (const [name, value] of all) {
+      if (!value) continue;
+      const cell = element("span", "vpd-tl-figure");
+      cell.append(element("span", "vpd-label", name), " ", element("span", "vpd-num", value));
+      grid.append(cell);
+    }
+    return grid;
+  }
+
+  // -- both prompts --
+
+  /** Short prompts are shown at once: beside the card there is room under a short response. */
+  xrayShown() {
+    const { student = [], teacher = [] } = this.record?.contexts ?? {};
+    return this.xray ?? (this.isShort() && student.length + teacher.length > 0 && student.length + teacher.length <= 400);
+  }
+
+  isShort() {
+    return Boolean(this.record?.tokens) && this.record.tokens.length <= SHORT;
+  }
+
+  toggleXray() {
+    this.xray = !this.xrayShown();
+    this.drawXray();
+    this.paint();
+  }
+
+  drawXray() {
+    this.twins = null;
+    if (this.isShort() !== this.column.contains(this.under)) {
+      if (this.isShort()) this.column.append(this.under);
+      else this.status.before(this.under);
+    }
+    this.under.hidden = !this.record || !this.xrayShown() || Object.keys(this.record.contexts).length === 0;
+    if (this.under.hidden) {
+      this.under.replaceChildren();
+      return;
+    }
+    const { student = [], teacher = [] } = this.record.contexts;
+    const both = this.record.contexts.student && this.record.contexts.teacher;
+    const { head, tail } = both ? sharedEnds(student, teacher) : { head: Infinity, tail: 0 };
+    this.twins = {};
+    this.under.replaceChildren(
+      ...[["student", student], ["teacher", teacher]]
+        .filter(([side]) => this.record.contexts[side])
+        .map(([side, context]) => this.xraySide(side, context, head, context.length - tail)),
+    );
+    this.followed = null;
+  }
+
+  xraySide(side, context, head, tail) {
+    const { meta, tokens } = this.record;
+    const box = element("section", `vpd-tl-side vpd-tl-${side}`);
+    const name = element("div", "vpd-tl-side-head");
+    name.append(sideKey(side, `what the ${side} reads`));
+    name.append(element("span", "vpd-caps vpd-num", `${context.length} tokens, then the response's ${tokens.length}`));
+    if (side === "teacher" && meta.truncated) name.append(element("span", "vpd-mark vpd-tl-warn", `${meta.truncated} cut to fit`));
+    const text = scroller("vpd-tl-exact");
+    const parts = [[0, Math.min(head, context.length), ""], [head, tail, " vpd-tl-own"], [Math.max(head, tail), context.length, ""]];
+    for (const [start, end, className] of parts) {
+      if (end <= start) continue;
+      // Negative places: these are no tokens of the response.
+      const run = element("span", `vpd-tl-run${className}`);
+      for (const block of tokenBlocks(context.slice(start, end), -1e9)) run.append(...block.childNodes);
+      text.append(run);
+    }
+    const divide = element("div", "vpd-tl-divide");
+    const response = scroller("vpd-tl-exact vpd-tl-response");
+    box.append(name, text, divide, response);
+    box.vpdParts = { divide, response, offset: context.length };
+    return box;
+  }
+
+  /** The response under each prompt: the part around the token that is looked at, the same in both. */
+  followXray() {
+    if (this.under.hidden || !this.record?.tokens) return;
+    const i = this.cursor ?? this.selected() ?? this.strongestPeak() ?? 0;
+    const n = this.record.tokens.length;
+    const start = n <= 160 ? 0 : Math.max(0, Math.min(n - 120, Math.floor(i / 40) * 40 - 40));
+    const end = n <= 160 ? n : Math.min(n, start + 120);
+    for (const box of this.under.children) {
+      const { divide, response, offset } = box.vpdParts;
+      const place = `response token ${i + 1} stands at place ${offset + i + 1}`;
+      divide.textContent = place;
+      if (this.followed === start) continue;
+      const spans = tokenBlocks(this.record.tokens.slice(start, end), start).flatMap((block) => [...block.childNodes]);
+      const dots = (there) => (there ? [element("span", "vpd-caps", " … ")] : []);
+      response.replaceChildren(...dots(start > 0), ...spans, ...dots(end < n));
+    }
+    if (this.followed !== start) {
+      this.twins = {};
+      for (const span of this.under.querySelectorAll(".vpd-tl-response .vpd-tok")) {
+        (this.twins[span.vpdAt] ??= []).push(span);
+      }
+      this.followed = start;
+      this.paintXray();
+    }
+    for (const span of this.twins[i] ?? []) span.classList.add(this.cursor === null ? "vpd-tl-pinned" : "vpd-tl-at");
+  }
+
+  paintXray() {
+    for (const [i, spans] of Object.entries(this.twins ?? {})) {
+      for (const span of spans) span.className = `vpd-tok${span.vpdBase}${this.spanAt[i]?.vpdHeat ?? ""}`;
+    }
+  }
+
+  // -- pointer and keys --
+
+  onPointer(event) {
+    const at = event.target.vpdAt;
+    if (at === undefined || at < 0) return;
+    this.moveTo(at);
+  }
+
+  onClick(event) {
+    const at = event.target.vpdAt;
+    if (at === undefined || at < 0 || copying(this.root)) return;
+    this.pin(at);
+  }
+
+  pin(i) {
+    this.tell({ selected: i === this.selected() ? null : i });
+  }
+
+  moveTo(i) {
+    if (i === this.cursor || !this.record?.tokens) return;
+    this.cursor = i;
+    this.showToken();
+  }
+
+  /** Go to token `i` and bring it into sight; `pin` fixes it there. */
+  jump(i, pin = false) {
+    if (this.spanAt[i]) reveal(this.stage, this.spanAt[i], 48);
+    if (!pin) this.moveTo(i);
+    else if (i !== this.selected()) this.tell({ selected: i });
+  }
+
+  nextSpan(by) {
+    if (!this.found?.length) return;
+    const at = this.cursor ?? this.selected();
+    const current = this.found.findIndex((span) => at !== null && at >= span.start && at < span.end);
+    const next = current < 0 ? (by > 0 ? 0 : this.found.length - 1) : (current + by + this.found.length) % this.found.length;
+    this.jump(this.found[next].peak);
+  }
+
+  nextColour(by) {
+    const offered = this.record?.tokens ? measuresOf(this.record).map((one) => one.id) : [];
+    const at = offered.indexOf(this.measure()?.id);
+    if (at >= 0) this.tell({ colour: offered[(at + by + offered.length) % offered.length] });
+  }
+
+  /** The token on the line above or below that is nearest by eye. */
+  lineFrom(i, by) {
+    const here = this.spanAt[i].getBoundingClientRect();
+    const x = (here.left + here.right) / 2;
+    let best = i;
+    let line = null;
+    for (let j = i + by; j >= 0 && j < this.spanAt.length; j += by) {
+      const rect = this.spanAt[j].getBoundingClientRect();
+      if (Math.abs(rect.top - here.top) < 6) continue;
+      if (line === null) line = rect.top;
+      if (Math.abs(rect.top - line) >= 6) break;
+      const distance = (one) => Math.abs((one.left + one.right) / 2 - x);
+      if (best === i || distance(rect) < distance(this.spanAt[best].getBoundingClientRect())) best = j;
+    }
+    return best;
+  }
+
+  onKey(event) {
+    const n = this.spanAt.length;
+    const from = this.cursor ?? this.selected();
+    const by = (count) => () => n && this.jump(from === null ? 0 : Math.min(Math.max(from + count, 0), n - 1));
+    const line = (way) => () => n && this.jump(from === null ? 0 : this.lineFrom(from, way));
+    takeKeys(
+      event,
+      {
+        ArrowLeft: by(-1), ArrowRight: by(1), ArrowUp: line(-1), ArrowDown: line(1), PageUp: by(-50), PageDown: by(50),
+        Home: () => n && this.jump(0), End: () => n && this.jump(n - 1),
+        Enter: () => from !== null && this.pin(from), " ": () => from !== null && this.pin(from),
+        Escape: () => (this.cursor === null ? this.tell({ selected: null }) : this.moveTo(null)),
+        n: () => this.nextSpan(1), N: () => this.nextSpan(-1), c: () => this.nextColour(1), C: () => this.nextColour(-1),
+        s: () => this.sortSpans(!this.byPlace), x: () => this.toggleXray(), "[": () => this.step(-1), "]": () => this.step(1),
+      },
+      () => this.cursor !== null || this.selected() !== null,
+    );
+  }
+}
+
+function sideKey(side, name) {
+  const key = element("span", "vpd-key");
+  key.append(element("i", `vpd-tl-swatch vpd-tl-${side}-fill`), name);
+  return key;
+}
+
+function barOf(side, share) {
+  const track = element("span", `vpd-tl-bar vpd-tl-bar-${side}`);
+  if (share !== null) {
+    const bar = element("i", `vpd-tl-${side}-fill`);
+    bar.style.width = `${(100 * share).toFixed(2)}%`;
+    track.append(bar);
+  }
+  return track;
+}
+
+export default widgetOf(TokenLens);

@@ -1,0 +1,147 @@
+"""TokenLens: a response token by token, coloured by what student and teacher disagree on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import traitlets
+
+from vpdlab_widgets import pack
+from vpdlab_widgets.base import LabWidget, plain, safe
+
+MEASURES = ("kl", "ratio", "reward", "rank", "student_entropy", "teacher_entropy", "surprise")
+NUMBERS = (
+    "student_logp", "teacher_logp", "kl", "divergence", "student_entropy", "teacher_entropy", "student_rank",
+    "teacher_rank",
+)  # fmt: skip
+_FALLBACK_TOKENS = 400
+
+
+class TokenLens(LabWidget):
+    """Responses as text, each token coloured by a number of the reader's choice; one response at a time.
+
+    `selected` is the pinned token's place in the response (from 0), or None. `index` is the record shown, or None:
+    `traitlets.link((table, "selected"), (lens, "index"))` makes a table of the same records drive the lens.
+
+    Args:
+        records: plain dicts from `vpdlab.views.lens_records`, or one of them. All per-token lists are optional: what
+            a run did not record is not offered, and a record without `tokens` shows its text.
+        index: which record is shown.
+        colour: what the tokens are coloured by: one of `MEASURES`, or the name of a list in the records' `weights`.
+        title: plain text above it.
+
+    Raises:
+        TypeError: an unknown keyword, or a value that is no plain data.
+        ValueError: a list of another length than `tokens`, an unknown `colour`, an `index` that is not there.
+    """
+
+    records = traitlets.List(traitlets.Dict()).tag(keyword=True)
+    packed = traitlets.List().tag(sync=True, internal=True)
+    index = traitlets.Int(0, allow_none=True).tag(sync=True)
+    colour = traitlets.Unicode("kl").tag(sync=True)
+    title = traitlets.Unicode("").tag(sync=True)
+    selected = traitlets.Int(None, allow_none=True).tag(sync=True)
+
+    def __init__(self, records: Iterable[Mapping[str, Any]] | Mapping[str, Any] = (), **kwargs: Any) -> None:
+        items = [records] if isinstance(records, Mapping) else records
+        super().__init__(records=[dict(record) for record in items], **kwargs)
+        self._send_records()
+        self.observe(self._send_records, "records")
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """The record that is shown."""
+        return None if self.index is None or self.index >= len(self.records) else self.records[self.index]
+
+    def _send_records(self, change: Any = None) -> None:
+        self.packed = [pack_record(record, f"records[{place}]") for place, record in enumerate(self.records)]
+
+    @traitlets.validate("colour")
+    def _check_colour(self, proposal: Mapping[str, Any]) -> str:
+        known = [*MEASURES, *dict.fromkeys(name for record in self.records for name in record.get("weights") or {})]
+        if proposal["value"] not in known:
+            raise ValueError(f"colour {proposal['value']!r} is not one of {', '.join(known)}")
+        return proposal["value"]
+
+    @traitlets.validate("index")
+    def _check_index(self, proposal: Mapping[str, Any]) -> int | None:
+        value = proposal["value"]
+        if value is not None and self.records and not 0 <= value < len(self.records):
+            raise ValueError(f"index {value} is not one of the {len(self.records)} records")
+        return value
+
+    def fallback(self) -> str:
+        """The response shown at present, coloured, without any interaction."""
+        record = self.record
+        if record is None:
+            return "<p>TokenLens: no response</p>"
+        tokens = record.get("tokens") or [record.get("text") or ""]
+        values = (record.get("kl") or [None] * len(tokens))[:_FALLBACK_TOKENS]
+        largest = max((value for value in values if value is not None), default=0.0)
+        spans = "".join(_span(token, value, largest) for token, value in zip(tokens, values, strict=False))
+        cut = f" … ({len(tokens)} tokens)" if len(tokens) > _FALLBACK_TOKENS else ""
+        named = f"{safe(self._title())}: {safe(record.get('prompt') or '')}"
+        return f'<p>{named}</p><p style="white-space: pre-wrap">{spans}{cut}</p>'
+
+
+def _span(token: str, value: float | None, largest: float) -> str:
+    alpha = 0.74 * value / largest if value is not None and largest > 0 else 0.0
+    return f'<span style="background: rgba(230, 97, 1, {alpha:.2f})">{safe(token)}</span>'
+
+
+def pack_record(record: Mapping[str, Any], where: str = "record") -> dict[str, Any]:
+    """One record on the wire: scalars as they are, everything as long as the response as bytes.
+
+    Raises:
+        TypeError: a value that is no plain data.
+        ValueError: a per-token list that is not as long as `tokens`.
+    """
+    tokens = record.get("tokens")
+    long = {"tokens", "weights", *NUMBERS}
+    long |= {f"{side}_{what}" for side in ("student", "teacher") for what in ("top", "top_logp", "context")}
+    packed: dict[str, Any] = {"meta": plain({key: v for key, v in record.items() if key not in long}, where)}
+    if tokens is None:
+        return packed
+    words: dict[str, int] = {}
+    packed["tokens"] = pack.texts(tokens)
+    packed["numbers"] = {name: _numbers(record, name, len(tokens), where) for name in NUMBERS if record.get(name)}
+    packed["weights"] = {
+        name: _numbers(record["weights"], name, len(tokens), f"{where}.weights")
+        for name, values in (record.get("weights") or {}).items()
+        if values is not None
+    }
+    packed["tops"] = {
+        side: _tops(record[f"{side}_top"], record[f"{side}_top_logp"], words, len(tokens), f"{where}.{side}_top")
+        for side in ("student", "teacher")
+        if record.get(f"{side}_top") and record.get(f"{side}_top_logp")
+    }
+    packed["contexts"] = {
+        side: pack.texts(record[f"{side}_context"])
+        for side in ("student", "teacher")
+        if record.get(f"{side}_context") is not None
+    }
+    packed["words"] = pack.texts(list(words))
+    return packed
+
+
+def _numbers(source: Mapping[str, Any], name: str, length: int, where: str) -> bytes:
+    if len(source[name]) != length:
+        raise ValueError(f"{where}.{name}: {len(source[name])} numbers for {length} tokens")
+    return pack.floats(source[name])
+
+
+def _tops(
+    lists: Sequence[Sequence[str]], logps: Sequence[Sequence[float]], words: dict[str, int], length: int, where: str
+) -> dict[str, Any]:
+    """Lists of likeliest tokens: their texts once in `words`, places in it as integers, -1 where a list is shorter."""
+    if len(lists) != length or len(logps) != length:
+        raise ValueError(f"{where}: {len(lists)} and {len(logps)} lists for {length} tokens")
+    k = max(map(len, lists), default=0)
+    ids, values = [], []
+    for place, (row, logp) in enumerate(zip(lists, logps, strict=True)):
+        if len(row) != len(logp):
+            raise ValueError(f"{where}[{place}]: {len(row)} tokens with {len(logp)} numbers")
+        ids += [words.setdefault(word, len(words)) for word in row] + [-1] * (k - len(row))
+        values += [*logp, *([None] * (k - len(row)))]
+    return {"k": k, "ids": pack.integers(ids), "logp": pack.floats(values)}
