@@ -155,7 +155,8 @@ def test_a_file_that_is_no_preset_is_named_in_one_line(tmp_path: Path, content: 
 
 def test_an_unknown_preset_is_told_the_known_ones() -> None:
     with pytest.raises(
-        UserError, match="unknown preset 'tuor': choose one of science-paper, science-small, tour-common"
+        UserError,
+        match="unknown preset 'tuor': choose one of code-paper, code-small, science-critique, science-paper",
     ):
         RunConfig.make("tuor")
 

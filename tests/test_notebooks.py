@@ -63,6 +63,12 @@ def test_every_parameter_of_the_training_notebook_is_a_setting():
 
 WALKS = {
     "00_tour": ("One iteration by hand", "<math"),
+    "10_teacher_logits": ("What the teacher knows, token by token", "vpd-view"),
+    "20_e_step": ("The E-step: a teacher that learns from outcomes", "<math"),
+    "30_m_step": ("The M-step: what the student really receives", "cosine with full"),
+    "40_co_evolution": ("Co-evolution: teacher and student", "vpd-view"),
+    "50_feedback_sources": ("Where the words come from", "failures with feedback"),
+    "70_where_it_fails": ("Where it fails", "no-success"),
     "em_exact": ("EM, exactly", "<math"),
     "one_rollout": ("One rollout, several gradients", "How alike are they"),
 }

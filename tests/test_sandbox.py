@@ -582,3 +582,24 @@ def test_a_hundred_timeouts_leave_nothing():
     jobs = [partial(run, "import os\nos.fork()\nwhile True: pass", limits=Limits(seconds=0.05))] * 100
     assert {done.status for done in judge_many(jobs, 4)} == {"timeout"}
     assert traces()[0] == []
+
+
+def test_a_flood_that_comes_with_the_first_word_is_a_flood_and_no_failure_to_start() -> None:
+    """On a busy machine the interpreter's first word and a flood can arrive in one piece."""
+    import os
+    import subprocess
+    import sys
+
+    from vpdlab.sandbox.process import _Supervisor
+
+    receive, send = os.pipe()
+    with (
+        os.fdopen(receive, "rb") as channel,
+        subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process,
+        _Supervisor(process, channel, Limits(), calls=1, wall=False) as supervisor,
+    ):
+        os.close(send)
+        supervisor._answers(b"ready\n" + b"\n" * 60_000)
+        assert supervisor.ready and supervisor.ended
+        process.wait()
+    assert supervisor.conclude().end == "flood"

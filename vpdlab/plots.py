@@ -91,13 +91,14 @@ def lines_figure(x: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[
     )
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     shown: set[str] = set()
+    several = any(len(lines) > 1 for lines in panels.values())
     for number, lines in enumerate(panels.values(), start=1):
         for name, values in lines.items():
             mode = "lines+markers" if len(x) < 40 else "lines"
             line = go.Scatter(
                 x=list(x), y=list(values), name=name, mode=mode, legendgroup=name,
                 line={"color": COLOURS[names.index(name) % len(COLOURS)], "width": 2}, marker={"size": 6},
-                showlegend=len(names) > len(panels) and name not in shown,
+                showlegend=several and name not in shown,
             )  # fmt: skip
             shown.add(name)
             figure.add_trace(line, row=number, col=1)

@@ -133,10 +133,10 @@ class _Supervisor:
     def _answers(self, piece: bytes) -> None:
         self._taken += len(piece)
         *lines, self._channel = (self._channel + piece).split(b"\n")
-        if self._taken > CHANNEL or len(self.report.lines) + len(lines) > self.calls + SPARE:
-            self._end("flood")
-            return
+        # The first words are the wall's and the interpreter's own, even where a flood comes in the same piece.
         for line in lines:
+            if len(self.report.lines) > self.calls + SPARE:
+                break
             now = time.monotonic()
             if not self._told:
                 self.inner, self._told = _inner(line, self.process.pid), True
@@ -150,6 +150,8 @@ class _Supervisor:
                 self.report.lines.append(words_of(line.decode("ascii", "replace")))
                 if len(self.report.lines) < self.calls:  # a line too many, written by the program, wins no time
                     self.deadline = now + self.limits.seconds
+        if self._taken > CHANNEL or len(self.report.lines) > self.calls + SPARE:
+            self._end("flood")
 
     def _drain(self) -> None:
         """Read what a dead program left in its pipes; should anybody still hold one, nobody waits."""
