@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vpdlab import cli, compare, plots
+from vpdlab import cli, compare, plots, standings
 from vpdlab.config import RunConfig
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.record import METRICS, Recorder
@@ -122,7 +122,7 @@ def test_the_table_by_hand(tmp_path) -> None:
     found = cells(tmp_path, "vpd", "sdpo")
     for cell, final in zip(found, ([1.0, 0.6], [0.4, 0.4], [0.8, 0.8], [0.4, 0.6]), strict=True):
         leave(cell, final)
-    vpd, sdpo = compare.summarise(found)
+    vpd, sdpo = standings.summarise(found)
     assert vpd["start"] == 0.0 and vpd["final"] == pytest.approx(0.8) and sdpo["final"] == pytest.approx(0.45)
     assert sdpo["difference"] == pytest.approx(-0.35) and sdpo["against"] == "vpd" and vpd["difference"] is None
     assert vpd["final_seeds"] == pytest.approx([0.8, 0.8]) and sdpo["difference_seeds"] == pytest.approx([-0.4, -0.3])
@@ -130,9 +130,9 @@ def test_the_table_by_hand(tmp_path) -> None:
     # half way from 0 to 0.8 is 0.4: vpd is there after one step of 2 x 4 rollouts, sdpo after two
     assert (vpd["level"], vpd["rollouts_to_level"], sdpo["rollouts_to_level"]) == (pytest.approx(0.4), 8.0, 16.0)
     assert (vpd["length"], vpd["entropy"], vpd["seconds"], vpd["rollouts"]) == (5.5, None, 8.0, 16)
-    out_of_reach = compare.summarise(found, level=0.7)
+    out_of_reach = standings.summarise(found, level=0.7)
     assert [row["reached"] for row in out_of_reach] == [2, 0] and out_of_reach[1]["rollouts_to_level"] is None
-    text = compare.markdown(out_of_reach)
+    text = standings.markdown(out_of_reach)
     assert "| `vpd` | 80.0 [" in text and "0 of 2 seeds" in text and "rollouts to 70 %" in text
 
 
@@ -140,7 +140,7 @@ def test_equal_results_have_an_interval_of_no_width(tmp_path) -> None:
     found = cells(tmp_path, "vpd", "sdpo")
     for cell in found:
         leave(cell, [1.0, 0.0, 1.0])
-    _, sdpo = compare.summarise(found)
+    _, sdpo = standings.summarise(found)
     assert (sdpo["difference_low"], sdpo["difference_high"]) == (0.0, 0.0)
 
 
@@ -148,7 +148,7 @@ def test_the_picture_has_a_band_for_each_method(tmp_path) -> None:
     found = cells(tmp_path, "vpd", "sdpo")
     for cell, final in zip(found, ([1.0], [0.4], [0.8], [0.6]), strict=True):
         leave(cell, final)
-    figure = plots.compare_figure(compare.curves(found))
+    figure = plots.compare_figure(standings.curves(found))
     lines = {trace.name: trace for trace in figure.data if trace.name}
     assert list(lines["vpd"].x) == [0, 8, 16] and list(lines["vpd"].y) == pytest.approx([0.0, 0.45, 0.9])
     high, low = figure.data[0], figure.data[1]

@@ -10,7 +10,7 @@ from vpdlab.diagnose import DIAGNOSES, diagnose
 
 HEALTHY = {
     "reward": 0.5, "success_rate": 0.5, "signal_share": 1.0, "length": 30.0, "entropy": 0.5, "kl": 0.1,
-    "truncated": 0, "unfinished": 0.0, "skipped": 0, "m_loss": 0.3,
+    "truncated": 0, "unfinished": 0.0, "skipped": 0, "m_loss": 0.3, "margin": 0.4,
 }  # fmt: skip
 
 
@@ -40,6 +40,7 @@ TROUBLES = {
     "length-explosion": rows(10, length=halves(30.0, 90.1)),
     "entropy-collapse": rows(10, entropy=halves(0.5, 0.019)),
     "kl-explosion": rows(10, kl=halves(0.1, 0.51)),
+    "past-target": rows(5, margin=[0.9, 1.2, 1.0, 1.1, 0.9]),
     "reward-falls": rows(20, reward=[0.6] * 10 + [0.4] * 10),
     "truncated-contexts": rows(1, truncated=2),
     "unfinished-responses": rows(1, unfinished=0.51),
@@ -74,6 +75,9 @@ def test_a_healthy_run_of_any_length_has_no_warnings(count: int) -> None:
         rows(3, signal_share=[0.0, 0.0, 0.1], m_loss=None),
         rows(1, signal_share=0.0),  # a method that needs no feedback has learned all the same
         rows(9, length=[30.0] * 5 + [1.0] * 4),
+        rows(5, margin=[0.9, 1.0, 1.0, 1.1, 0.9]),
+        rows(4, margin=5.0),
+        rows(5, margin=None),
         rows(10, length=halves(30.0, 10.1)),
         rows(10, length=halves(30.0, 89.0)),
         rows(10, entropy=halves(0.5, 0.04)),  # fallen far, but not near 0

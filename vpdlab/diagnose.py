@@ -68,6 +68,16 @@ def _kl_explosion(rows: Rows) -> str | None:
     return None
 
 
+def _past_target(rows: Rows) -> str | None:
+    margin = _mean(rows[-WINDOW:], "margin") if len(rows) >= WINDOW else None
+    if margin is not None and margin > 1:
+        return (
+            f"the margin is {margin:.1f}: beyond 1 the teacher tells right from wrong by more than the E-step's own"
+            " target asks (notebooks/em_exact): train it less"
+        )
+    return None
+
+
 def _reward_falls(rows: Rows) -> str | None:
     if len(rows) < 4 * WINDOW:
         return None
@@ -104,6 +114,7 @@ DIAGNOSES: dict[str, Callable[[Rows], str | None]] = {
     "length-explosion": _length_explosion,
     "entropy-collapse": _entropy_collapse,
     "kl-explosion": _kl_explosion,
+    "past-target": _past_target,
     "reward-falls": _reward_falls,
     "truncated-contexts": _truncated_contexts,
     "unfinished-responses": _unfinished_responses,

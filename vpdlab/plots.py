@@ -116,7 +116,7 @@ def compare_figure(curves: Sequence[Mapping[str, Any]]) -> Any:
     """Held-out accuracy over rollouts, a panel for each preset: the mean of the seeds, and their range as a band.
 
     Args:
-        curves: one dict a run: preset, method, seed, rollouts, accuracy (`compare.curves`).
+        curves: one dict a run: preset, method, seed, rollouts, accuracy (`standings.curves`).
     """
     from plotly.subplots import make_subplots
 

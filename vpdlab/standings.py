@@ -1,0 +1,177 @@
+"""The table and the picture of a comparison, from its run folders alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vpdlab.record import RunRecord, load_run
+
+if TYPE_CHECKING:
+    from vpdlab.compare import Cell
+
+WINDOW = 5  # last iterations that final length and entropy are a mean over
+DRAWS = 2000
+
+
+def summarise(cells: Sequence[Cell], level: float | None = None) -> list[dict[str, Any]]:
+    """One plain dict for each preset and method, from the run folders: means over seeds, with intervals.
+
+    The intervals are percentile bootstraps that draw seeds and, within them, held-out problems; so with three seeds
+    they say little about seeds, and no more than they can. `against` is the difference to the first method on the same
+    problems and seeds.
+
+    Args:
+        level: held-out accuracy of the sample efficiency; default half way from the start to the best final mean.
+    """
+    rows = []
+    for preset in dict.fromkeys(cell.preset for cell in cells):
+        groups: dict[str, list[Cell]] = {}
+        for cell in cells:
+            if cell.preset == preset:
+                groups.setdefault(cell.label, []).append(cell)
+        records = {label: [load_run(cell.folder) for cell in group] for label, group in groups.items()}
+        finals = {label: np.array([r.eval_rows[-1]["by_problem"] for r in group]) for label, group in records.items()}
+        start = float(np.mean([r.eval_rows[0]["accuracy"] for group in records.values() for r in group]))
+        goal = (start + max(final.mean() for final in finals.values())) / 2 if level is None else level
+        first = next(iter(finals))
+        for label, group in records.items():
+            row = {"preset": preset, "method": label, "seeds": [cell.seed for cell in groups[label]], "start": start}
+            row |= _spread("final", finals[label]) | _course(group, goal)
+            row["against"] = first
+            row |= _spread("difference", finals[label] - finals[first]) if label != first else {"difference": None}
+            rows.append(row)
+    return rows
+
+
+def _spread(name: str, values: np.ndarray) -> dict[str, Any]:
+    """Mean of [seeds, problems], its interval, and the mean of each seed."""
+    rng = np.random.default_rng(0)
+    seeds, problems = values.shape
+    means = [
+        values[rng.integers(0, seeds, seeds)[:, None], rng.integers(0, problems, (seeds, problems))].mean()
+        for _ in range(DRAWS)
+    ]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return {
+        name: float(values.mean()), f"{name}_low": float(low), f"{name}_high": float(high),
+        f"{name}_seeds": values.mean(1).tolist(),
+    }  # fmt: skip
+
+
+def _course(group: Sequence[RunRecord], goal: float) -> dict[str, Any]:
+    """Best evaluation, rollouts to a level, and where length and entropy ended; means over seeds."""
+
+    def tail(record: RunRecord, key: str) -> float | None:
+        values = [row[key] for row in record.rows[-WINDOW:] if row[key] is not None]
+        return float(np.mean(values)) if values else None
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        found = [value for value in values if value is not None]
+        return float(np.mean(found)) if found else None
+
+    reached = [_rollouts_to(record, goal) for record in group]
+    phases = ("rollout", "feedback", "e", "m")
+    return {
+        "best": float(np.mean([max(e["accuracy"] for e in record.eval_rows) for record in group])),
+        "level": goal,
+        "rollouts_to_level": mean(reached) if None not in reached else None,
+        "reached": sum(value is not None for value in reached),
+        "length": mean([tail(record, "length") for record in group]),
+        "entropy": mean([tail(record, "entropy") for record in group]),
+        "rollouts": int(np.mean([_rollouts(record, record.rows[-1]["step"]) for record in group])),
+        "seconds": mean([sum(row[f"seconds_{p}"] for row in record.rows for p in phases) for record in group]),
+    }
+
+
+def _rollouts(record: RunRecord, step: int) -> int:
+    return step * record.config["prompts"] * record.config["group"]
+
+
+def _rollouts_to(record: RunRecord, goal: float) -> int | None:
+    """Rollouts up to the first evaluation at or above a level; None where none is."""
+    steps = [e["step"] for e in record.eval_rows if e["accuracy"] >= goal]
+    return _rollouts(record, steps[0]) if steps else None
+
+
+def curves(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Held-out accuracy over rollouts, as plain dicts for plots: preset, method, seed, rollouts, accuracy."""
+    found = []
+    for cell in cells:
+        record = load_run(cell.folder)
+        evals = record.eval_rows
+        found.append(
+            {
+                "preset": cell.preset, "method": cell.label, "seed": cell.seed,
+                "rollouts": [_rollouts(record, e["step"]) for e in evals],
+                "accuracy": [e["accuracy"] for e in evals],
+            }
+        )  # fmt: skip
+    return found
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table, for people."""
+
+    def percent(row: Mapping[str, Any], name: str, sign: str = "") -> str:
+        return (
+            f"{100 * row[name]:{sign}.1f} [{100 * row[f'{name}_low']:{sign}.1f}, {100 * row[f'{name}_high']:{sign}.1f}]"
+        )
+
+    lines = []
+    for preset in dict.fromkeys(row["preset"] for row in rows):
+        mine = [row for row in rows if row["preset"] == preset]
+        first = mine[0]
+        lines += [
+            f"### {preset}",
+            "",
+            f"From {100 * first['start']:.1f} % at the start; {len(first['seeds'])} seeds of"
+            f" {first['rollouts']:,} rollouts; held-out accuracy in percent, [95 % interval over seeds and problems].",
+            "",
+            f"| method | final | seeds | against {first['method']} | best on the way | rollouts to"
+            f" {100 * first['level']:.0f} % | length | entropy | seconds |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        for row in mine:
+            seeds = ", ".join(f"{100 * value:.1f}" for value in row["final_seeds"])
+            difference = "" if row["difference"] is None else percent(row, "difference", "+")
+            count = len(row["seeds"])
+            to_level = (
+                f"{row['rollouts_to_level']:,.0f}" if row["reached"] == count else f"{row['reached']} of {count} seeds"
+            )
+            entropy = "-" if row["entropy"] is None else f"{row['entropy']:.3f}"
+            lines.append(
+                f"| `{row['method']}` | {percent(row, 'final')} | {seeds} | {difference} | {100 * row['best']:.1f} |"
+                f" {to_level} | {row['length']:.1f} | {entropy} | {row['seconds']:.0f} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def write(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], out: Path, command: str) -> Path:
+    """Leave compare.json, compare.md and compare.html (an offline page with the picture) in the comparison's folder."""
+    import nbformat
+
+    from vpdlab.page import notebook_to_page
+    from vpdlab.plots import compare_figure
+
+    lines = curves(cells)
+    (out / "compare.json").write_text(json.dumps({"rows": rows, "curves": lines}, indent=2) + "\n", encoding="utf-8")
+    text = f"{markdown(rows)}\nMade by `{command}`.\n"
+    (out / "compare.md").write_text(text, encoding="utf-8")
+    picture = {"application/vnd.plotly.v1+json": json.loads(compare_figure(lines).to_json())}
+    cells_ = [
+        nbformat.v4.new_markdown_cell("# Methods on the same problems"),
+        nbformat.v4.new_code_cell("", execution_count=1, outputs=[nbformat.v4.new_output("display_data", picture)]),
+        nbformat.v4.new_markdown_cell(text),
+    ]
+    notebook = out / "compare.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells_), notebook)
+    try:
+        return notebook_to_page(notebook, out / "compare.html")
+    finally:
+        notebook.unlink()
