@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import os
 import re
 import shlex
@@ -22,7 +23,7 @@ from vpdlab.errors import RunFailed, UserError
 
 def train(args: Sequence[str]) -> int:
     """train a model from language feedback"""
-    config, _ = parse_preset("vpdlab train", as_options(args))
+    config, _ = parse_run("vpdlab train", as_options(args))
     from vpdlab.headless import EXIT_STATUS
     from vpdlab.loop import Run
     from vpdlab.record import load_run
@@ -30,10 +31,10 @@ def train(args: Sequence[str]) -> int:
 
     run = Run.open(config)
     print(f"{run.task.summary}\nthe run is written to {config.folder}", flush=True)
-    if config.eval_every >= 0:
+    if config.eval_every >= 0 and not run.rows:
         count = min(config.eval_problems, len(run.task.load("test")))
         print(f"first, {config.eval_samples} responses to each of {count} held-out problems", flush=True)
-    seen: set[str] = set()
+    seen = {warning.partition(":")[0] for row in run.rows for warning in row["warnings"]}
     for row in run.steps():
         print(progress_line(row, config.steps), flush=True)
         for warning in fresh_warnings(row, seen):
@@ -65,7 +66,7 @@ def compare(args: Sequence[str]) -> int:
 
 
 def _compare(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> int:
-    from vpdlab import compare
+    from vpdlab import compare, standings
 
     for name in ("--preset", "--method", "--seed"):
         if any(word == name or word.startswith(f"{name}=") for word in rest):
@@ -81,9 +82,9 @@ def _compare(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> i
             print(f"  {cell.name}: {compare.state(cell)}")
         return 0
     compare.run_all(cells, jobs, say=lambda line: print(line, flush=True))
-    rows = compare.summarise(cells, chosen.level)
-    page = compare.write(cells, rows, chosen.out, command)
-    print(f"\n{compare.markdown(rows)}\n{page}")
+    rows = standings.summarise(cells, chosen.level)
+    page = standings.write(cells, rows, chosen.out, command)
+    print(f"\n{standings.markdown(rows)}\n{page}")
     return 0
 
 
@@ -94,23 +95,103 @@ def notebook(args: Sequence[str]) -> int:
         return 0 if args and args[0] in ("-h", "--help") else 2
     from vpdlab.headless import run_notebook
 
-    config, preset = parse_preset(f"vpdlab notebook {args[0]}", as_options(args[1:]))
+    config, preset = parse_run(f"vpdlab notebook {args[0]}", as_options(args[1:]))
     return run_notebook(args[0], preset, config)
 
 
 def report(args: Sequence[str]) -> int:
-    """make one offline HTML page of an executed notebook: vpdlab report NOTEBOOK [PAGE]"""
-    parser = argparse.ArgumentParser(prog="vpdlab report", description="An executed notebook as one offline page.")
-    parser.add_argument("notebook", type=Path, help="an executed notebook, or a run folder with one")
-    parser.add_argument("page", type=Path, nargs="?", help="the HTML file to write (default: beside the notebook)")
-    chosen = parser.parse_args(args)
-    from vpdlab.page import notebook_to_page
+    """one offline HTML page of a run, or of an executed notebook: vpdlab report RUN|NOTEBOOK [PAGE]"""
+    parser = _parser(
+        "report",
+        "What a run was, what came of it and why, on one page that needs no network; or an executed notebook as such a"
+        " page. Needs neither the model nor torch.",
+    )
+    parser.add_argument("source", type=Path, metavar="RUN|NOTEBOOK", help="a run's folder, or an executed .ipynb file")
+    parser.add_argument("page", type=Path, nargs="?", help="the file to write; default: RUN/report.html, NOTEBOOK.html")
+    chosen, rest = _parsed(parser, args)
+    if rest:
+        raise UserError(f"unknown option {rest[0]!r}; see vpdlab report --help")
+    source: Path = chosen.source
+    if source.suffix == ".ipynb":
+        from vpdlab.page import notebook_to_page
 
-    source = chosen.notebook / "train.ipynb" if chosen.notebook.is_dir() else chosen.notebook
-    page = chosen.page or source.with_suffix(".html")
-    notebook_to_page(source, page)
-    print(page)
+        page = notebook_to_page(source, chosen.page or source.with_suffix(".html"))
+    elif source.is_dir():
+        from vpdlab import headless
+
+        page = headless.report(source, chosen.page)
+    else:
+        raise UserError(f"{source} is neither a run's folder nor an executed notebook (.ipynb)")
+    print(f"{page} ({page.stat().st_size / 1e6:.1f} MB)")
     return 0
+
+
+def evaluate(args: Sequence[str]) -> int:
+    """held-out numbers of a student: vpdlab eval RUN|CHECKPOINT|MODEL [--checkpoint N] [--json] [options of train]"""
+    parser = _parser(
+        "eval",
+        "avg@k, pass@k and maj@k, with 95 % intervals over problems, on the task's held-out problems. The task is that"
+        " of the run; for any other model, what the options of `vpdlab train` (--preset, --task, --eval-problems, ...)"
+        " say; they also change a run's own settings.",
+    )
+    parser.add_argument("student", help="a run's folder, its final/, one of its checkpoints, or any model")
+    parser.add_argument("--checkpoint", type=int, metavar="N", help="the student of that step, for a run's folder")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON and nothing else")
+    chosen, rest = _parsed(parser, args)
+    from vpdlab.export import evaluate, find_student
+    from vpdlab.views import eval_lines
+
+    student = find_student(chosen.student, chosen.checkpoint)
+    config, preset = parse_preset("vpdlab eval", as_options(rest), base=student.config)
+    if preset and student.config is not None:
+        raise UserError("a run has its own settings: leave --preset out")
+    row = evaluate(student, config) | {"step": student.step}
+    if chosen.json:
+        print(json.dumps({"student": student.place, "task": config.task, **row}))
+    else:
+        print("\n".join([f"{student.words} on {config.task}", *eval_lines(row)]))
+    return 0
+
+
+def export(args: Sequence[str]) -> int:
+    """write a student, or an adapter, as an ordinary folder: vpdlab export RUN OUT [--checkpoint N] [--adapter ROLE]"""
+    parser = _parser("export", "A plain Hugging Face folder, adapters merged; or an ordinary PEFT adapter folder.")
+    parser.add_argument("run", help="a run's folder, its final/, or one of its checkpoints")
+    parser.add_argument("out", type=Path, help="the folder to write; it must not exist, or be empty")
+    parser.add_argument("--checkpoint", type=int, metavar="N", help="the student of that step; default: the newest")
+    parser.add_argument("--adapter", choices=["student", "teacher"], default="", help="that one's LoRA adapter")
+    chosen, rest = _parsed(parser, args)
+    if rest:
+        raise UserError(f"unknown option {rest[0]!r}; see vpdlab export --help")
+    from vpdlab.export import export, find_student, newest_checkpoint
+
+    step = chosen.checkpoint
+    if chosen.adapter and step is None:
+        step = newest_checkpoint(chosen.run)
+    student = find_student(chosen.run, step)
+    export(student, chosen.out, chosen.adapter)
+    print(f"{student.words} -> {chosen.out}")
+    return 0
+
+
+def _parser(name: str, description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"vpdlab {name}", description=description, allow_abbrev=False, exit_on_error=False
+    )
+
+
+def _parsed(parser: argparse.ArgumentParser, args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """What a command takes itself, and the rest. Raises UserError, in one line, for what does not fit."""
+    words = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(words):
+            return parser.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}; see {parser.prog} --help") from error
+    except SystemExit as error:
+        if error.code:
+            raise UserError(f"{words.getvalue().strip().splitlines()[-1]}; see {parser.prog} --help") from None
+        raise
 
 
 def lab(args: Sequence[str]) -> int:
@@ -158,6 +239,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "compare": compare,
     "notebook": notebook,
+    "eval": evaluate,
+    "export": export,
     "report": report,
     "lab": lab,
     "models": models,
@@ -194,8 +277,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def parse_preset(program: str, args: Sequence[str]) -> tuple[RunConfig, str]:
-    """The RunConfig that the options say, on top of `--preset`, and the preset's name.
+def parse_run(program: str, args: Sequence[str]) -> tuple[RunConfig, str]:
+    """`parse_preset`; where a run is resumed and no preset is named, on top of the run's own settings."""
+    config, preset = parse_preset(program, args)
+    if not config.resumes or preset:
+        return config, preset
+    return parse_preset(program, args, base=recorded_config(config.folder) or RunConfig())
+
+
+def recorded_config(folder: Path) -> RunConfig | None:
+    """The settings of the run in a folder; None where there is none. Raises UserError for one that cannot be read."""
+    from vpdlab.record import load_run
+
+    return RunConfig.make(**load_run(folder).config) if (folder / "config.json").is_file() else None
+
+
+def parse_preset(program: str, args: Sequence[str], base: RunConfig | None = None) -> tuple[RunConfig, str]:
+    """The RunConfig that the options say, on top of `--preset` or of `base`, and the preset's name.
 
     Raises:
         UserError: with one line, for options that do not fit.
@@ -208,7 +306,7 @@ def parse_preset(program: str, args: Sequence[str]) -> tuple[RunConfig, str]:
         known, rest = first.parse_known_args(args)
     except argparse.ArgumentError as error:
         raise UserError(f"{error}; the presets are {', '.join(presets())}, or a YAML file") from error
-    base = RunConfig(**(read_preset(known.preset) if known.preset else {}))
+    base = base or RunConfig(**(read_preset(known.preset) if known.preset else {}))
     words = io.StringIO()
     try:
         with contextlib.redirect_stderr(words):

@@ -25,6 +25,9 @@ from typing import Any
 from vpdlab.config import HINTS, RunConfig, known_fields, read_options
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.record import RunRecord, load_run
+from vpdlab.resume import FREE
+
+BUDGET = {"steps", "eval_every"}  # free when a run goes on; the same for all runs that are compared
 
 
 @dataclass(frozen=True)
@@ -103,12 +106,13 @@ def state(cell: Cell) -> str:
         return "open"
     record = load_run(cell.folder)
     ours = cell.config.to_dict()
-    other = sorted(name for name in ours if record.config.get(name) != ours[name] and name not in ("out", "threads"))
+    theirs = RunConfig().to_dict() | record.config  # a setting that is younger than the run had its default
+    other = sorted(name for name in ours if theirs[name] != ours[name] and name not in FREE - BUDGET)
     if other:
         name = other[0]
         raise UserError(
-            f"{cell.folder} holds a run with {name} {record.config.get(name)!r}, but now it is {ours[name]!r}: name"
-            " another folder with --out, or remove this one"
+            f"{cell.folder} holds a run with {name} {theirs[name]!r}, but now it is {ours[name]!r}: name another"
+            " folder with --out, or remove this one"
         )
     status = record.status
     if status["state"] == "running" and status["pid"] != os.getpid() and _alive(status["pid"]):

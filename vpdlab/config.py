@@ -21,6 +21,7 @@ from vpdlab.errors import UserError
 
 PRESETS = Path(__file__).parent / "presets"
 SOURCES = ("verifier", "sibling", "reference", "critique")
+TRACKERS = ("tensorboard", "trackio", "wandb")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class RunConfig:
 
     # -- what is learned ---------------------------------------------------------------------------------
     task: str = "arithmetic"
-    """Where problems come from: arithmetic, reasoning or science."""
+    """Where problems come from: arithmetic, code, math, own, reasoning or science (docs/tasks.md)."""
     data: str = ""
     """What the task reads: a file, a folder with train/test files, or the name of a `datasets` data set."""
     task_args: tuple[str, ...] = ()
@@ -44,6 +45,17 @@ class RunConfig:
     """Decides the order of problems and every sampled token."""
     out: str = ""
     """The run's folder; empty: runs/METHOD-TASK-MODEL-sSEED."""
+    checkpoint_every: int = 0
+    """Save all that the run goes on from each so many iterations, and at the start and the end; 0: only where an
+    interrupt stops the run."""
+    checkpoint_keep: int = 2
+    """So many checkpoints are kept, the newest ones; at least two."""
+    resume: bool = False
+    """Go on from the newest whole checkpoint in the run's folder; begin where the folder holds no run yet."""
+    resume_anyway: bool = False
+    """Resume, although settings that make the run what it is differ from those that it began with."""
+    tracker: str = ""
+    """Also send the numbers to tensorboard (in the run's folder), trackio or wandb; empty: to none."""
     templates: str = ""
     """A YAML file that replaces some of the prompt templates (keys: those of vpdlab.prompts.Templates)."""
 
@@ -258,6 +270,8 @@ class RunConfig:
         for source in self.feedback:
             if source not in SOURCES:
                 raise UserError(f"feedback names {source!r}: choose from {', '.join(SOURCES)}")
+        if self.tracker and self.tracker not in TRACKERS:
+            raise UserError(f"tracker is {self.tracker!r}: choose one of {', '.join(TRACKERS)}, or leave it empty")
         if not self.feedback:
             raise UserError(f"feedback is empty: choose from {', '.join(SOURCES)}")
         for name in ("task_args", "chat_args"):
@@ -301,6 +315,11 @@ class RunConfig:
             )
         return folder
 
+    @property
+    def resumes(self) -> bool:
+        """Whether the run goes on from a checkpoint."""
+        return self.resume or self.resume_anyway
+
     def task_options(self) -> dict[str, Any]:
         """`task_args` (and `data`) as keyword arguments; values are read as JSON where they are JSON."""
         return ({"data": self.data} if self.data else {}) | read_options(self.task_args)
@@ -332,6 +351,8 @@ RANGES: list[tuple[str, float, float]] = [
     ("critic_seconds", 0.1, 1e5),
     *((name, 0, 1e3) for name in ("lr", "e_lr", "weight_decay", "grad_clip", "eval_temperature")),
     ("seed", 0, 2**32 - 1),
+    ("checkpoint_every", 0, 10**9),
+    ("checkpoint_keep", 2, 10**9),
     ("temperature", 1e-3, 1e2),
     ("beta", 1e-9, 1e6),
     ("eval_top_p", 1e-6, 1),

@@ -6,13 +6,14 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from vpdlab.config import RunConfig
-from vpdlab.errors import UserError
+from vpdlab.errors import RunFailed, UserError
 from vpdlab.record import load_run, mark_stopped, prepare
 
 EXIT_STATUS = {"complete": 0, "stopped": 130}  # how a run ended -> status of the command; anything else is 1
@@ -38,13 +39,18 @@ def run_notebook(name: str, preset: str, config: RunConfig) -> int:
     from papermill.exceptions import PapermillExecutionError
 
     from vpdlab.page import notebook_to_page
+    from vpdlab.resume import locked
 
     source = notebooks() / f"{name}.ipynb"
     if not source.is_file():
         known = ", ".join(sorted(path.stem for path in notebooks().glob("*.ipynb")))
         raise UserError(f"unknown notebook {name!r}: choose one of {known}")
     folder = config.folder
-    prepare(folder)
+    if not config.resumes:
+        prepare(folder)
+    elif (folder / "config.json").exists():
+        with locked(folder):  # nobody writes it, so what its status says of a process is past
+            mark_stopped(folder)
     executed = folder / f"{name}.ipynb"
     print(f"{source.name} runs; the executed copy grows in {executed}", flush=True)
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # the kernel of this environment, not one of the same name elsewhere
@@ -73,6 +79,41 @@ def run_notebook(name: str, preset: str, config: RunConfig) -> int:
     if not (folder / "config.json").exists():
         return 0  # a walk-through leaves no run
     return EXIT_STATUS.get(load_run(folder).status["state"], 1)
+
+
+def report(folder: Path, page: Path | None = None) -> Path:
+    """Execute report.ipynb on a run's folder and write it as one offline page; needs neither torch nor the model.
+
+    Args:
+        folder: of the run; it may still be running.
+        page: the HTML file to write; None: report.html in the run's folder.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        UserError: where there is no run, or one without an iteration, or the page cannot be written.
+        RunFailed: where the notebook fails.
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    from vpdlab.page import notebook_to_page
+
+    if not load_run(folder).rows:
+        raise UserError(f"{folder} holds a run without an iteration yet: there is nothing to report")
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    with tempfile.TemporaryDirectory() as place:
+        executed = Path(place) / "report.ipynb"
+        source = notebooks() / "report.ipynb"
+        try:
+            papermill.execute_notebook(
+                source, executed, {"folder": str(folder)}, kernel_name="python3", progress_bar=False
+            )
+        except PapermillExecutionError as error:
+            kind = UserError if error.ename == "UserError" else RunFailed
+            raise kind(f"{folder} cannot be reported: {' '.join(error.evalue.split())}") from error
+        return notebook_to_page(executed, page or folder / "report.html", title=f"{folder.resolve().name}: report")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ for row in run.steps():          # writes runs/..., row is a line of metrics.jso
 
 from __future__ import annotations
 
+import contextlib
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 
 from vpdlab import observe
+from vpdlab.checkpoint import Saved
 from vpdlab.config import RunConfig, read_options
 from vpdlab.critics import Criticism
 from vpdlab.critics.make import make_criticism
@@ -33,11 +35,13 @@ from vpdlab.methods import check, get_method
 from vpdlab.noise import shares, with_noise
 from vpdlab.policy import Policy, longest_input
 from vpdlab.prompts import Renderer, Templates, views
-from vpdlab.record import Recorder, prepare, writing
+from vpdlab.record import Recorder, plain, prepare
+from vpdlab.resume import Keeper, find, locked, recorded, settings
 from vpdlab.samplers import Sampler, Sampling, sample
 from vpdlab.samplers.hf import HFSampler
 from vpdlab.tasks import Task, make_task, verify_all
 from vpdlab.teacher import Copy, Teacher
+from vpdlab.tracker import check_tracker, tracked
 from vpdlab.types import Feedback, Outcome, Problem, Rollout
 
 
@@ -80,6 +84,7 @@ class Run:
         config, task, method, learner (policy and teacher), render, sampler, criticism (where asked for): the parts.
         record: whether the run leaves a folder behind.
         recorder: writes that folder, from the first step on.
+        resumed: the checkpoint that the run goes on from; None for one from its start.
         rows, evals: the lines of metrics and evaluations so far.
     """
 
@@ -92,6 +97,7 @@ class Run:
     criticism: Criticism | None = None
     record: bool = True
     recorder: Recorder | None = None
+    resumed: Saved | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
     evals: list[dict[str, Any]] = field(default_factory=list)
     started: bool = False
@@ -106,8 +112,10 @@ class Run:
         Raises:
             UserError: for anything in the config that does not fit what it names.
         """
-        if record:
+        resumed = find(config) if record and config.resumes else None
+        if record and resumed is None:
             prepare(config.folder)  # before the minutes that loading a model may take
+        check_tracker(config.tracker)
         if config.threads:
             torch.set_num_threads(config.threads)
         method = get_method(config.method)
@@ -126,7 +134,7 @@ class Run:
         )  # fmt: skip
         sampler = HFSampler(policy, config.sampler_rows)
         criticism = make_criticism(config, policy, render, sampler) if "critique" in config.feedback else None
-        run = cls(config, task, method, learner, render, sampler, criticism, record)
+        run = cls(config, task, method, learner, render, sampler, criticism, record, resumed=resumed)
         if config.prompts > len(task.load("train")):
             raise UserError(
                 f"prompts is {config.prompts}, but the task has {len(task.load('train'))} training problems"
@@ -134,6 +142,9 @@ class Run:
         if config.eval_every >= 0 and not task.load("test"):
             raise UserError(f"task {config.task} has no held-out problems: set eval_every to -1")
         run.check_lengths()
+        if resumed is not None:
+            run.rows, run.evals = recorded(config.folder, resumed)
+            run.keeper().load(resumed)
         return run
 
     def check_lengths(self) -> None:
@@ -142,6 +153,8 @@ class Run:
         by_length = sorted(problems, key=lambda problem: len(self.render.student(problem)))
         for problem in by_length[-8:]:  # the teacher's frame adds about the same to each
             self.render.teacher(problem, Feedback())
+            if self.criticism is not None:
+                self.render.critic(problem, "")
 
     # -- the pieces of an iteration --------------------------------------------------------------------------
     def problems(self, step: int) -> list[Problem]:
@@ -213,14 +226,33 @@ class Run:
         if self.started:
             raise UserError("this run has begun already: open a new one with Run.open to train again")
         self.started = True
-        if self.record:
-            description = describe(self.config, self.task, self.learner.policy)
-            self.recorder = Recorder(self.config.folder, self.config.to_dict(), description)
+        with locked(self.config.folder) if self.record else contextlib.nullcontext():
+            keeper = self._open_record() if self.record else None
+            with tracked(self.config.tracker, self.recorder, settings(self.config), len(self.rows)):
+                yield from self._recorded(keeper)
+
+    def keeper(self) -> Keeper:
+        """What saves this run's checkpoints."""
+        learner = self.learner
+        environment = describe(self.config, self.task, learner.policy)
+        return Keeper(self.config, learner, self.criticism, self.task, self.render, environment)
+
+    def _open_record(self) -> Keeper:
+        keeper, marks = self.keeper(), None
+        if self.resumed is None:
+            keeper.begin()
+        else:
+            keeper.go_on(self.resumed)
+            marks = self.resumed.state["record"]
+        self.recorder = Recorder(self.config.folder, settings(self.config), keeper.environment, marks)
+        return keeper
+
+    def _recorded(self, keeper: Keeper | None) -> Iterator[dict[str, Any]]:
         state, reason = "failed", ""
         interrupt = Interrupt()
         try:
             with interrupt.armed():
-                yield from self._train(interrupt)
+                yield from self._train(interrupt, keeper)
             state, reason = ("stopped", "interrupted") if interrupt else ("complete", "")
         except (GeneratorExit, KeyboardInterrupt):
             state, reason = "stopped", "interrupted"
@@ -232,14 +264,14 @@ class Run:
             if self.recorder is not None:
                 self.recorder.close(state, reason)
 
-    def _train(self, interrupt: Interrupt) -> Iterator[dict[str, Any]]:
-        config, skipped = self.config, 0
-        if config.eval_every >= 0:
+    def _train(self, interrupt: Interrupt, keeper: Keeper | None) -> Iterator[dict[str, Any]]:
+        config, every = self.config, self.config.checkpoint_every
+        if config.eval_every >= 0 and not self.rows and not self.evals:  # else it goes on from there
             self.evaluate(0)
-        for step in range(1, config.steps + 1):
+        for step in range(len(self.rows) + 1, config.steps + 1):
             if interrupt:
                 break
-            row = iterate(self, step)
+            row = plain(iterate(self, step))
             self.rows.append(row)
             row["warnings"] = diagnose(self.rows)
             if self.recorder is not None:
@@ -247,13 +279,18 @@ class Run:
             last = step == config.steps or bool(interrupt)
             if config.eval_every >= 0 and (last or (config.eval_every and step % config.eval_every == 0)):
                 self.evaluate(step)
+            if keeper is not None and every and step % every == 0:
+                keeper.save(step, self.recorder)
             yield row
-            skipped = skipped + 1 if row["skipped"] else 0
-            if skipped >= config.max_skipped:
-                raise RunFailed(f"{skipped} iterations in a row had a loss or gradient that was not finite: lower lr")
-        if self.recorder is not None:
-            with writing(self.recorder.folder / "final"):
-                self.learner.policy.save(self.recorder.folder / "final")
+            if all(row["skipped"] for row in self.rows[-config.max_skipped :]) and step >= config.max_skipped:
+                raise RunFailed(
+                    f"{config.max_skipped} iterations in a row had a loss or gradient that was not finite: lower lr"
+                )
+        if keeper is not None and self.recorder is not None:
+            if every or interrupt:
+                keeper.save(len(self.rows), self.recorder)
+            with self.recorder.final() as folder:
+                self.learner.policy.save(folder)
 
     def evaluate(self, step: int) -> dict[str, Any]:
         """Sample held-out problems, and the teacher on those that failed; the line of eval.jsonl."""

@@ -201,13 +201,19 @@ class Policy:
             }
             with without_bars():
                 self.model.save_pretrained(staged, state_dict=plain)
+            self.tokenizer.save_pretrained(staged)
+        except BaseException:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
         finally:
             for layer in layers if student else []:
                 layer.unmerge()
-        self.tokenizer.save_pretrained(staged)
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(old)
         staged.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
 
     def _use(self, role: str) -> None:
         adapter = self._adapters[role]

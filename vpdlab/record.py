@@ -6,8 +6,10 @@ runs/NAME/
   metrics.jsonl      one line an iteration
   eval.jsonl         one line an evaluation
   rollouts/          step-000012.parquet: every rollout of iteration 12
+  checkpoints/       step-000040: all that the run goes on from (checkpoint.py)
   final/             the student as an ordinary Hugging Face folder
   status.json        how the run stands or ended: running, complete, stopped, failed
+  lock               held while a process trains
 """
 
 from __future__ import annotations
@@ -16,14 +18,17 @@ import json
 import math
 import os
 import re
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from vpdlab.errors import RunFailed, UserError
 
@@ -61,11 +66,25 @@ TOKEN_COLUMNS = {
 }  # fmt: skip
 
 
-def _write_json(path: Path, value: Any) -> None:
+LINES = ("metrics.jsonl", "eval.jsonl")
+
+
+def _write_json(path: Path, value: Any, durable: bool = False) -> None:
     """Replace a small file in one move, so that a reader never sees half of it."""
     staged = path.with_name(f".{path.name}.new")
     staged.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if durable:
+        fsync(staged)
     staged.replace(path)
+
+
+def fsync(path: Path) -> None:
+    """Return once a file, or the names in a folder, are on the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def plain(value: Any) -> Any:
@@ -82,20 +101,38 @@ def plain(value: Any) -> Any:
 class Recorder:
     """Writes a run folder. Metrics and status are on disk when a call returns; rollouts follow on another thread.
 
+    Args:
+        marks: where a run goes on: its step, and the bytes that each file of lines had then. What was recorded after
+            that is cut: it will happen again. `environment` is added to the one that the run began in.
+
+    Attributes:
+        started: when the run began, in seconds since 1970.
+        followers: called with "metrics" or "eval" and the line, once it is written.
+
     Raises:
         UserError: where the folder cannot be written, or already holds a run (nothing of it is touched).
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        marks: Mapping[str, int] | None = None,
+    ) -> None:
         self.folder = Path(folder)
-        prepare(self.folder)
+        self.started, self._step, self._final = time.time(), 0, None
+        if marks is None:
+            prepare(self.folder)
         with writing(self.folder):
             (self.folder / "rollouts").mkdir(exist_ok=True)
+            if marks is not None:
+                environment = self._go_on(marks, environment)
             _write_json(self.folder / "environment.json", plain(environment))
-            _write_json(self.folder / "config.json", plain(config))
-        self._started, self._step = time.time(), 0
+            _write_json(self.folder / "config.json", plain(config), durable=True)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="record")
         self._pending: list[Future[None]] = []
+        self.followers: list[Callable[[str, Mapping[str, Any]], None]] = []
         self.status("running")
 
     def metrics(self, row: Mapping[str, Any]) -> None:
@@ -122,17 +159,39 @@ class Recorder:
             self._settle(wait=True)
 
     def status(self, state: str, reason: str = "") -> None:
-        """Say how the run stands: running, complete, stopped or failed."""
+        """Say how the run stands: running, complete, stopped or failed. `final`: the iteration that final/ is of."""
         status = {
             "state": state,
             "reason": reason,
             "step": self._step,
-            "started": self._started,
+            "final": self._final,
+            "started": self.started,
             "updated": time.time(),
             "pid": os.getpid(),
         }
         with writing(self.folder / "status.json"):
             _write_json(self.folder / "status.json", status)
+
+    @contextmanager
+    def final(self) -> Iterator[Path]:
+        """The folder that the student is to be saved in, within the block."""
+        with writing(self.folder / "final"):
+            yield self.folder / "final"
+        self._final = self._step
+
+    def flush(self) -> dict[str, int]:
+        """Bring all that was recorded to the disk itself; returns the marks of this moment (see `marks` above)."""
+        self._settle(wait=True)
+        marks = {"step": self._step}
+        with writing(self.folder):
+            for name in LINES:
+                path = self.folder / name
+                marks[name] = path.stat().st_size if path.exists() else 0
+                if path.exists():
+                    fsync(path)
+            fsync(self.folder / "rollouts")
+            fsync(self.folder)
+        return marks
 
     def close(self, state: str, reason: str = "") -> None:
         """Wait for what is still being written, then say how the run ended: failed, if that could not be written."""
@@ -143,13 +202,52 @@ class Recorder:
             raise
         finally:
             self._writer.shutdown()
+            self._last_word(state, reason)
+
+    def _last_word(self, state: str, reason: str) -> None:
+        try:
             self.status(state, reason)
+        except RunFailed as error:
+            if state != "failed":
+                raise
+            print(f"{error} (the run failed: {reason})", file=sys.stderr)  # that reason is the one to be raised
+
+    def _go_on(self, marks: Mapping[str, int], environment: Mapping[str, Any]) -> dict[str, Any]:
+        """Cut the record at its marks; returns the environment to be written."""
+        self._step = marks["step"]
+        for name in LINES:
+            if (self.folder / name).exists():
+                os.truncate(self.folder / name, marks[name])
+        for path in (self.folder / "rollouts").iterdir():
+            number = re.fullmatch(r"step-(\d+)\.parquet", path.name)
+            if path.name.endswith(".new") or (number and int(number[1]) > self._step):
+                path.unlink()
+        try:
+            before = load_run(self.folder)
+            first, status = before.environment, before.status
+        except UserError:
+            return dict(environment)  # the record of its beginning is gone; its checkpoints are whole
+        self.started, self._final = status.get("started", self.started), status.get("final")
+        return {**first, "resumed": [*first.get("resumed", []), {"step": self._step, "environment": environment}]}
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
         # One write of one whole line: a reader, or a run that is killed, sees all of it or a last line to ignore.
-        line = json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n"
-        with writing(self.folder / name), (self.folder / name).open("a", encoding="utf-8") as file:
-            file.write(line)
+        line = (json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n").encode()
+        path = self.folder / name
+        self._write_line(path, line)
+        for follower in list(self.followers):
+            follower(path.stem, row)
+
+    def _write_line(self, path: Path, line: bytes) -> None:
+        with writing(path):
+            before = path.stat().st_size if path.exists() else 0
+            try:
+                with path.open("ab") as file:
+                    file.write(line)
+            except OSError:
+                if path.is_file():
+                    os.truncate(path, before)  # a disk that is full takes half a line
+                raise
 
     def _settle(self, wait: bool) -> None:
         finished = [future for future in self._pending if wait or future.done()]
@@ -168,6 +266,7 @@ def _write_parquet(path: Path, records: list[Mapping[str, Any]]) -> None:
     schema = pa.schema([(name, _arrow(kind)) for name, kind in (COLUMNS | TOKEN_COLUMNS).items()])
     staged = path.with_name(f".{path.name}.new")
     pq.write_table(pa.Table.from_pylist([dict(record) for record in records], schema=schema), staged)
+    fsync(staged)
     staged.replace(path)
 
 
@@ -186,6 +285,8 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunFailed(f"cannot write {path}: {error.strerror or error}") from error
+    except SafetensorError as error:  # the disk's errors come in this shape too
+        raise RunFailed(f"cannot write {path}: {error}") from error
 
 
 def prepare(folder: Path) -> None:
@@ -210,11 +311,21 @@ def refuse_taken(folder: Path) -> None:
     """Raises UserError where a folder already holds a run."""
     if (folder / "config.json").exists():
         raise UserError(
-            f"{folder} already holds a run ({_state(folder)}): choose another folder with out, or remove this one"
+            f"{folder} already holds a run ({state_of(folder)}): choose another folder with out, remove this one, or go"
+            " on from its last checkpoint with resume"
+        )
+    left = [folder / name for name in LINES if (folder / name).exists()]
+    left += sorted((folder / "rollouts").glob("step-*"))
+    left += [path for path in (folder / "checkpoints").glob("step-*") if path.name != "step-000000"]
+    if left:
+        raise UserError(
+            f"{folder} holds {left[0].relative_to(folder)} of an earlier run, but no config.json: choose another folder"
+            " with out, or remove this one"
         )
 
 
-def _state(folder: Path) -> str:
+def state_of(folder: Path) -> str:
+    """How the run in a folder stands, in a few words."""
     try:
         status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
@@ -244,12 +355,12 @@ class RunRecord:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl as plain dicts."""
-        return self._lines("metrics.jsonl")
+        return self.lines("metrics.jsonl")
 
     @property
     def eval_rows(self) -> list[dict[str, Any]]:
         """The lines of eval.jsonl as plain dicts."""
-        return self._lines("eval.jsonl")
+        return self.lines("eval.jsonl")
 
     @property
     def metrics(self) -> Any:
@@ -295,13 +406,14 @@ class RunRecord:
         except (OSError, json.JSONDecodeError) as error:
             raise UserError(f"{self.folder / name} cannot be read: {error}") from error
 
-    def _lines(self, name: str) -> list[dict[str, Any]]:
+    def lines(self, name: str, size: int | None = None) -> list[dict[str, Any]]:
+        """The lines of a file, or of its first `size` bytes, as plain dicts. Raises UserError for a damaged one."""
         path = self.folder / name
         if not path.exists():
             return []
         # A last line without its newline was being written when the run was killed: it never happened.
         # As bytes: it may end within a character.
-        whole = path.read_bytes().split(b"\n")[:-1]
+        whole = path.read_bytes()[:size].split(b"\n")[:-1]
         rows = []
         for number, line in enumerate(whole, start=1):
             try:

@@ -67,6 +67,11 @@ class Teacher:
         self.live = self.kind in ("shared", "adapter")
         self._copy = None if self.live else Copy(policy)
 
+    @property
+    def kept(self) -> Copy | None:
+        """The weights that it keeps beside the live ones; None for a kind that keeps none."""
+        return self._copy
+
     def states(self, batch: TokenBatch) -> TokenDist:
         """The teacher's distributions at the active response tokens of a feedback-view batch; no gradient."""
         with torch.no_grad():

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from vpdlab.config import RunConfig
+from vpdlab.errors import UserError
+from vpdlab.record import RunRecord, load_run
 
 Row = Mapping[str, Any]
 
@@ -32,6 +37,15 @@ def measured(value: float, low: float, high: float) -> str:
     '50.0 % [45.0, 55.1]'
     """
     return f"{100 * value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def eval_lines(row: Row) -> list[str]:
+    """An evaluation in words, a line a measure."""
+    names = {"accuracy": f"avg@{row['k']}", "pass_at_k": f"pass@{row['k']}", "maj_at_k": f"maj@{row['k']}"}
+    lines = [
+        f"{words:8} {measured(row[name], row[f'{name}_low'], row[f'{name}_high'])}" for name, words in names.items()
+    ]
+    return [*lines, f"over {row['problems']} problems; {row['length']:.1f} tokens a response"]
 
 
 def conclusion(evals: Sequence[Row]) -> str:
@@ -174,3 +188,106 @@ _COMPARED = (
     "step", "success_rate", "margin", "kl", "kl_teacher", "entropy", "length", "signal_share", "tokens_rollout",
     "seconds_rollout", "seconds_feedback", "seconds_e", "seconds_m",
 )  # fmt: skip
+
+
+# -- a whole run, looked back at -------------------------------------------------------------------------------
+
+
+def newest_run(*places: str | Path) -> Path | None:
+    """The folder of the newest complete run that lies in one of these folders, or one level below; None without any."""
+    found = []
+    for status in (
+        path for place in places for depth in ("*", "*/*") for path in Path(place).glob(f"{depth}/status.json")
+    ):
+        try:
+            run = load_run(status.parent)
+            if run.status["state"] == "complete" and run.steps:
+                found.append((status.stat().st_mtime, run.folder))
+        except (UserError, KeyError, OSError):
+            continue  # half a run, or none of ours
+    return max(found)[1] if found else None
+
+
+def changed_settings(config: Row) -> list[dict[str, Any]]:
+    """The settings of a run that are not the defaults: setting, this run, default. Its place on disk is none."""
+    defaults = RunConfig().to_dict()
+    return [
+        {"setting": name, "this run": _words(value), "default": _words(defaults.get(name))}
+        for name, value in config.items()
+        if value != defaults.get(name) and name not in ("out", "resume", "resume_anyway")
+    ]
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(str, value)) or "(none)"
+    return "(none)" if value in ("", None) else str(value)
+
+
+def columns(run: RunRecord, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Some columns of all recorded rollouts: much quicker than the rollouts themselves. An unknown column is null."""
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = []
+    for step in run.steps:
+        file = pq.ParquetFile(run.folder / "rollouts" / f"step-{step:06d}.parquet")
+        here = [name for name in names if name in file.schema_arrow.names]
+        rows += [dict.fromkeys(names) | row for row in file.read(columns=here).to_pylist()]
+    return rows
+
+
+def tally(rows: Iterable[Row], kind: str) -> list[dict[str, Any]]:
+    """How often each value of a column stands in some rollouts, the most frequent first, and how many were right."""
+    groups: dict[str, list[Row]] = {}
+    total = 0
+    for row in rows:
+        total += 1
+        if row[kind] not in (None, "", False):
+            groups.setdefault("yes" if row[kind] is True else str(row[kind]), []).append(row)
+    return [
+        {
+            kind: value,
+            "rollouts": len(members),
+            "share": f"{100 * len(members) / total:.1f} %",
+            "right": f"{100 * sum(bool(row['success']) for row in members) / len(members):.1f} %",
+        }
+        for value, members in sorted(groups.items(), key=lambda item: -len(item[1]))
+    ]
+
+
+def phase_times(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Where the time of a run went: seconds, share, and tokens a second in each phase that took any."""
+    phases = {"rollout": "rollout", "feedback": "feedback", "e": "E-step", "m": "M-step"}
+    seconds = {key: sum(row.get(f"seconds_{key}") or 0.0 for row in rows) for key in phases}
+    whole = sum(seconds.values()) or 1.0
+    found = []
+    for key, name in phases.items():
+        tokens = sum(row.get(f"tokens_{key}") or 0 for row in rows)
+        speed = f"{tokens / seconds[key]:,.0f}" if tokens and seconds[key] else "–"
+        line = {"phase": name, "seconds": f"{seconds[key]:.1f}", "share": f"{100 * seconds[key] / whole:.0f} %"}
+        found.append(line | {"tokens": f"{tokens:,}" if tokens else "–", "tokens a second": speed})
+    return [line for line, took in zip(found, seconds.values(), strict=True) if took]
+
+
+def warning_spans(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Each kind of warning once: how often it came, from which iteration to which, and what it said the last time."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        for warning in row.get("warnings") or ():
+            name, _, words = warning.partition(":")
+            one = found.setdefault(name, {"warning": name, "iterations": 0, "first": row["step"]})
+            one |= {"iterations": one["iterations"] + 1, "last": row["step"], "the last time": words.strip()}
+    return list(found.values())
+
+
+def drift(rows: Sequence[Row], keys: Sequence[str], window: int = 5) -> list[dict[str, Any]]:
+    """Where some metrics went: the mean of the first iterations and of the last ones (a third of the run at most)."""
+    window = max(1, min(window, len(rows) // 3))
+    found = []
+    for key in keys:
+        ends = [[row[key] for row in part if row.get(key) is not None] for part in (rows[:window], rows[-window:])]
+        first, last = (sum(values) / len(values) if values else None for values in ends)
+        change = f"{last - first:+.3g}" if first is not None and last is not None else "–"
+        shown = ["–" if value is None else f"{value:.3g}" for value in (first, last)]
+        found.append({"metric": key, f"first {window}": shown[0], f"last {window}": shown[1], "change": change})
+    return found
