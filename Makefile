@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-PACKAGES := vpdlab widgets tests benchmarks
+PACKAGES := vpdlab widgets tests benchmarks docs
 # One thread a worker: two busy processes with two threads each are many times slower than with one each.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile

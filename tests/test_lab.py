@@ -1,7 +1,12 @@
-"""The training notebook in real JupyterLab, in a headless browser: it runs, the timeline lives, nothing leaves."""
+"""The notebooks' widgets in real JupyterLab, in a headless browser: a person's hands, and what Python hears of them.
+
+One server serves all tests of this file; each opens a notebook of its own, with a kernel of its own. On leaving, every
+test holds that the browser's console is clean and that no request left the machine. Screenshots: build/screenshots.
+"""
 
 from __future__ import annotations
 
+import ast
 import os
 import secrets
 import socket
@@ -10,43 +15,58 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 from offline_browser import FLAGS
 
-from vpdlab import headless
+from vpdlab import Run, RunConfig, headless
 from vpdlab.record import load_run
 
 pytestmark = pytest.mark.slow
 SCREENSHOTS = Path("build/screenshots")
 IDLE = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+PANEL = "window.jupyterapp.shell.currentWidget"
 
 
-@pytest.fixture
-def lab(tmp_path) -> Iterator[tuple[str, Path]]:
-    """A JupyterLab of its own on a folder with a small training notebook: (address, folder)."""
-    notebook = nbformat.read(headless.notebooks() / "train.ipynb", as_version=4)
-    (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    cell.source += "\nsteps, out, prompts, group, eval_problems = 12, 'runs/lab', 4, 4, 16\ne_every, eval_every = 3, 4"
-    nbformat.write(notebook, tmp_path / "train.ipynb")
+@dataclass
+class Lab:
+    """A JupyterLab server on a folder."""
+
+    address: str
+    token: str
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A JupyterLab of its own, ended by its process."""
+    folder = tmp_path_factory.mktemp("lab")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     token = secrets.token_hex(16)
-    private = {f"JUPYTER_{kind}_DIR": str(tmp_path / ".jupyter" / kind.lower()) for kind in ("CONFIG", "RUNTIME")}
+    private = {f"JUPYTER_{kind}_DIR": str(folder / ".jupyter" / kind.lower()) for kind in ("CONFIG", "RUNTIME")}
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser",
         f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
         "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]  # fmt: skip
-    env = os.environ | private | {"JUPYTER_PREFER_ENV_PATH": "1", "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / ".ws")}
-    server = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    own = {f"JUPYTERLAB_{kind}_DIR": str(folder / f".{kind.lower()}") for kind in ("WORKSPACES", "SETTINGS")}
+    news = folder / ".settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    news.parent.mkdir(parents=True)
+    news.write_text('{"fetchNews": "false"}')  # else it asks, over the notebook
+    env = os.environ | private | own | {"JUPYTER_PREFER_ENV_PATH": "1"}
+    server = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(f"http://127.0.0.1:{port}/api/status?token={token}")
-        yield f"http://127.0.0.1:{port}/lab/tree/train.ipynb?token={token}", tmp_path
+        yield Lab(f"http://127.0.0.1:{port}", token, folder)
     finally:
         server.terminate()
         server.wait(timeout=20)
@@ -65,23 +85,107 @@ def wait_for(address: str, seconds: float = 60) -> None:
             time.sleep(0.3)
 
 
-def test_the_training_notebook_lives_in_jupyterlab(lab, chromium):
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
-    address, folder = lab
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    problems: list[str] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1280, "height": 1600})
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda r: None if is_local(r.url) else problems.append(f"request to {r.url}"))
-        page.goto(address)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three iterations on four problems: each problem comes in every iteration."""
+    folder = tmp_path_factory.mktemp("recorded") / "run"
+    config = RunConfig.make(
+        "tour-common", steps=3, prompts=4, group=4, task_args=("digits=2", "size=4"), record_tokens=16, eval_every=-1,
+        out=str(folder),
+    )  # fmt: skip
+    for _ in Run.open(config).steps():
+        pass
+    return folder
+
+
+@contextmanager
+def opened(lab: Lab, browser: Any, name: str) -> Iterator[Any]:
+    """A page on a notebook of the lab's folder, its kernel ready; all cells are run. Fails on a console error and on a
+    request that leaves the machine; ends the kernel."""
+    problems: list[str] = []
+    page = browser.new_page(viewport={"width": 1280, "height": 1600})
+    page.set_default_timeout(30_000)
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda r: None if is_local(r.url) else problems.append(f"request to {r.url}"))
+    try:
+        page.goto(f"{lab.address}/lab/tree/{name}?token={lab.token}&reset")  # without the tabs of earlier tests
         page.wait_for_function(IDLE, timeout=90_000)
         page.wait_for_timeout(1500)  # the widget manager shakes hands with the kernel after it became idle
-        page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
+        page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        yield page
+        page.evaluate(f"{PANEL}.sessionContext.shutdown()")
+    finally:
+        page.close()
+    assert [text for text in problems if "favicon" not in text] == []
+
+
+def is_local(url: str) -> bool:
+    return url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "blob:", "data:"))
+
+
+def write(lab: Lab, name: str, cells: Sequence[str]) -> None:
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = new_notebook(cells=[new_code_cell(cell) for cell in cells], metadata=metadata)
+    nbformat.write(notebook, lab.folder / name)
+
+
+def ask(page: Any, expression: str) -> Any:
+    """What an expression is in the notebook's kernel, after all that the browser has sent it so far."""
+    found = page.evaluate(
+        f"""async (expression) => {{
+          const {{ kernel }} = {PANEL}.sessionContext.session;
+          const request = {{ code: '', store_history: false, user_expressions: {{ found: expression }} }};
+          return (await kernel.requestExecute(request).done).content.user_expressions.found;
+        }}""",
+        expression,
+    )
+    assert found["status"] == "ok", found
+    return ast.literal_eval(found["data"]["text/plain"])
+
+
+def until(page: Any, expression: str, wanted: Any, seconds: float = 15) -> None:
+    """Until an expression has a value in the kernel."""
+    end = time.monotonic() + seconds
+    while (found := ask(page, expression)) != wanted:
+        assert time.monotonic() < end, f"{expression} is {found!r}, not {wanted!r}"
+        time.sleep(0.1)
+
+
+def cells(page: Any) -> list[str]:
+    """The sources of the open notebook's cells."""
+    return page.evaluate(f"{PANEL}.content.widgets.map((cell) => cell.model.sharedModel.getSource())")
+
+
+def photograph(page: Any, name: str) -> None:
+    """The page in both themes, as build/screenshots/lab-NAME-THEME.png; ends in the light one."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    for theme in ("Dark", "Light"):
+        page.evaluate(f"window.jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})")
+        page.wait_for_function(f"document.body.dataset.jpThemeName === 'JupyterLab {theme}'")
+        page.wait_for_timeout(700)
+        page.screenshot(path=str(SCREENSHOTS / f"lab-{name}-{theme.lower()}.png"))
+
+
+def test_the_training_notebook_lives_in_jupyterlab(lab, browser):
+    notebook = nbformat.read(headless.notebooks() / "train.ipynb", as_version=4)
+    (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    cell.source += "\nsteps, out, prompts, group, eval_problems = 12, 'runs/lab', 4, 4, 16\ne_every, eval_every = 3, 4"
+    nbformat.write(notebook, lab.folder / "train.ipynb")
+    with opened(lab, browser, "train.ipynb") as page:
         page.wait_for_selector("svg[data-panel]", timeout=90_000)
-        wait_until_complete(folder / "runs" / "lab")
+        wait_until_complete(lab.folder / "runs" / "lab")
         page.wait_for_function(IDLE, timeout=60_000)
         page.wait_for_selector(".js-plotly-plot .main-svg", timeout=60_000)
         stage = page.locator(".vpd-emt-stage")
@@ -91,17 +195,8 @@ def test_the_training_notebook_lives_in_jupyterlab(lab, chromium):
         assert "iteration 1" in " ".join(
             page.locator(".vpd-emt-stage ~ [role=status], [role=status]").all_inner_texts()
         )
-        page.screenshot(path=str(SCREENSHOTS / "lab-train-light.png"))
-        page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
-        page.wait_for_timeout(1500)
-        page.screenshot(path=str(SCREENSHOTS / "lab-train-dark.png"))
-        browser.close()
-    assert load_run(folder / "runs" / "lab").status["state"] == "complete"
-    assert [text for text in problems if "favicon" not in text] == []
-
-
-def is_local(url: str) -> bool:
-    return url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "blob:", "data:"))
+        photograph(page, "train")
+    assert load_run(lab.folder / "runs" / "lab").status["state"] == "complete"
 
 
 def wait_until_complete(run: Path, seconds: float = 150) -> None:
@@ -110,3 +205,180 @@ def wait_until_complete(run: Path, seconds: float = 150) -> None:
     while not (run / "status.json").exists() or load_run(run).status["state"] == "running":
         assert time.monotonic() < end, "the run did not end"
         time.sleep(0.5)
+
+
+LINKED = """
+import traitlets
+from IPython.display import display
+from vpdlab_widgets import RolloutTable, TokenLens
+from vpdlab import load_run, views
+
+run = load_run({folder!r})
+records = run.rollouts()
+table = RolloutTable(views.rollout_rows(records), title="three iterations", selected=0)
+lens = TokenLens(views.lens_records(records, beta=0.1), title="the lens")
+traitlets.link((table, "selected"), (lens, "index"))
+heard = []
+lens.observe(lambda change: heard.append(change["new"]), "selected")
+display(table, lens)
+"""
+
+
+@pytest.fixture
+def linked(lab, browser, recorded, request) -> Iterator[Any]:
+    """A page with a table of rollouts and a lens that follows it."""
+    name = f"{request.node.name}.ipynb"
+    write(lab, name, [LINKED.format(folder=str(recorded)), "after = 1"])
+    with opened(lab, browser, name) as page:
+        page.wait_for_selector(".vpd-tl-stage .vpd-tok")
+        page.wait_for_selector(".vpd-rt-body .vpd-rt-row")
+        page.wait_for_function(IDLE)
+        yield page
+
+
+def test_a_click_on_a_token_reaches_python(linked):
+    tokens = linked.locator(".vpd-tl-stage .vpd-tok")
+    texts = ask(linked, "lens.records[0]['tokens']")
+    place = next(i for i, text in enumerate(texts) if text.strip().isdigit())
+    tokens.nth(place).click()
+    until(linked, "lens.selected", place)
+    assert ask(linked, "heard") == [place]
+    status = linked.locator(".vpd-tl-status").inner_text()
+    assert status.startswith(f"token {place + 1} of {len(texts)}") and "pinned" in status
+    tokens.nth(place).click()  # a second click lets go
+    until(linked, "lens.selected", None)
+    assert ask(linked, "setattr(lens, 'selected', 2)") is None  # and Python's choice reaches the browser
+    linked.wait_for_selector(".vpd-tl-stage .vpd-tl-pinned")
+    assert linked.locator(".vpd-tl-stage .vpd-tok").nth(2).get_attribute("class").endswith("vpd-tl-pinned")
+
+
+def test_a_row_moves_the_lens_and_the_slider_moves_the_row(linked):
+    rows = ask(linked, "[(r['problem_id'], r['step'], r['index']) for r in records]")
+    linked.locator(".vpd-rt-body .vpd-rt-row").nth(5).click()
+    until(linked, "(table.selected, lens.index)", (5, 5))
+    problem, step, index = rows[5]
+    where = linked.locator(".vpd-tl-where")
+    assert where.inner_text() == f"step {step} · rollout {index + 1}"
+    mine = sorted((row[1], row[2], place) for place, row in enumerate(rows) if row[0] == problem)
+    assert {row[0] for row in mine} == {1, 2, 3}  # the problem comes in every iteration
+    box = linked.locator(".vpd-tl-range").bounding_box()
+    at = (box["x"] + box["width"] * [row[2] for row in mine].index(5) / (len(mine) - 1), box["y"] + box["height"] / 2)
+    linked.mouse.move(*at)
+    linked.mouse.down()
+    for share in (0.5, 0.8, 1.0):
+        linked.mouse.move(box["x"] + box["width"] * share - 1, at[1])
+    linked.mouse.up()
+    until(linked, "(lens.index, table.selected)", (mine[-1][2],) * 2)
+    assert where.inner_text() == f"step 3 · rollout {mine[-1][1] + 1}"
+    read = linked.locator(".vpd-rt-details .vpd-rt-name").inner_text()  # the table shows what the slider chose
+    assert f"step 3 · rollout {mine[-1][1] + 1}" in read
+    linked.mouse.move(5, 5)
+    photograph(linked, "linked")
+
+
+def test_plain_keys_in_a_widget_are_its_own(linked):
+    """`x` cuts a cell, `b` adds one, `d d` deletes one, where the notebook hears them: it must not."""
+    before = cells(linked)
+    stage = linked.locator(".vpd-tl-stage")
+    for place in (stage, linked.locator(".vpd-rt-body")):
+        place.focus()
+        for key in ("x", "b", "d", "d", "a", "m", "z", "0", "0"):
+            linked.keyboard.press(key)
+        assert cells(linked) == before
+    stage.focus()
+    linked.keyboard.press("Home")
+    linked.keyboard.press("ArrowRight")
+    linked.keyboard.press("ArrowRight")
+    assert "token 3 of" in linked.locator(".vpd-tl-status").inner_text()
+    linked.keyboard.press("Enter")
+    until(linked, "lens.selected", 2)
+    linked.keyboard.press("ArrowLeft")
+    assert "token 2 of" in linked.locator(".vpd-tl-status").inner_text()
+    linked.keyboard.press("Escape")  # the cursor
+    assert ask(linked, "lens.selected") == 2
+    linked.keyboard.press("Escape")  # the pin
+    until(linked, "lens.selected", None)
+    linked.keyboard.press("]")
+    until(linked, "lens.index", ask(linked, "sorted((r['step'], r['index'], i) for i, r in enumerate(records)"
+                                            " if r['problem_id'] == records[0]['problem_id'])[1][2]"))  # fmt: skip
+    assert cells(linked) == before
+    # The same key outside a widget does what the notebook wants: the test would have seen it.
+    linked.locator(".jp-Notebook .jp-Cell").last.locator(".jp-InputPrompt").click()
+    linked.keyboard.press("b")
+    linked.wait_for_function(f"{PANEL}.content.widgets.length === {len(before) + 1}")
+
+
+def test_a_step_of_a_recorded_run_is_one_click_away(lab, browser, recorded):
+    """The notebook that inspects a run: the timeline drives the table, the table the lens."""
+    notebook = nbformat.read(headless.notebooks() / "60_inspect_a_run.ipynb", as_version=4)
+    (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    cell.source += f"\nfolder = {str(recorded)!r}"
+    nbformat.write(notebook, lab.folder / "inspect.ipynb")
+    with opened(lab, browser, "inspect.ipynb") as page:
+        page.wait_for_selector(".js-plotly-plot .main-svg")  # of the last cell
+        page.wait_for_function(IDLE)
+        stage = page.locator(".vpd-emt-stage")
+        stage.scroll_into_view_if_needed()
+        assert ask(page, "sorted({row['step'] for row in rollouts.rows})") == [1]
+        stage.focus()
+        page.keyboard.press("End")
+        page.keyboard.press("Enter")
+        until(page, "(timeline.selected, rollouts.title)", (3, "iteration 3"))
+        page.wait_for_selector(".vpd-rt .vpd-title >> text=iteration 3")
+        assert ask(page, "{record['step'] for record in lens.records}") == {3}
+        assert ask(page, "rollouts.selected == lens.index is not None")
+        box = page.locator("svg[data-panel=margin]").bounding_box()
+        page.mouse.move(box["x"] + 60, box["y"] + 20)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] / 4, box["y"] + 20)
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 20)
+        page.mouse.up()
+        until(page, "timeline.window", [1, 2])
+        until(page, "[sorted({row['step'] for row in rollouts.rows}), len(rollouts.rows)]", [[1, 2], 32])
+        page.locator(".vpd-rt-body .vpd-rt-row").nth(3).click()
+        until(page, "lens.index", 3)
+        photograph(page, "inspect")
+        stage.focus()
+        page.keyboard.press("Home")
+        page.keyboard.press("Enter")  # a click after a brush counts
+        until(page, "(timeline.window, timeline.selected, rollouts.title)", (None, 1, "iteration 1"))
+
+
+EDITED = """
+from IPython.display import display
+from vpdlab_widgets import CritiqueInfluence
+from vpdlab import Run, RunConfig, load_run
+from vpdlab.influence import critique_influence, rescorer
+
+record = next(r for r in load_run({folder!r}).rollouts(1) if not r["success"] and r["critique"])
+run = Run.open(RunConfig.make(**load_run({folder!r}).config), record=False)
+pieces = run.learner.policy, run.learner.teacher, run.render
+influence = CritiqueInfluence(critique_influence(*pieces, record), rescore=rescorer(*pieces, record))
+display(influence)
+"""
+
+
+def test_a_critique_is_edited_and_scored_again(lab, browser, recorded):
+    write(lab, "edit.ipynb", [EDITED.format(folder=str(recorded)), "after = 1"])
+    with opened(lab, browser, "edit.ipynb") as page:
+        words = page.locator(".vpd-ci-words")
+        words.wait_for(timeout=90_000)
+        page.wait_for_function(IDLE)
+        before, recorded_words = cells(page), ask(page, "record['critique']")
+        assert words.input_value() == recorded_words
+        words.click()
+        page.keyboard.press("Control+A")
+        text = "The ones digit 3 is too low. The tens digit 9 is wrong."
+        page.keyboard.type(text)
+        page.keyboard.press("Control+Enter")
+        page.wait_for_selector(".vpd-ci-own", timeout=30_000)
+        assert ask(page, "(influence.own, influence.own_record['critique'])") == (True, text)
+        said = page.locator(".vpd-ci-is-sentence .vpd-ci-sentence").all_inner_texts()
+        assert [one.strip() for one in said] == ["The ones digit 3 is too low.", "The tens digit 9 is wrong."]
+        changed = ask(page, "[round(a - b, 6) for a, b in zip(influence.own_record['logp'], influence.record['logp'])]")
+        assert any(changed)  # other words, another teacher
+        assert ask(page, "influence.record['critique']") == recorded_words
+        photograph(page, "influence")
+        page.locator(".vpd-ci .vpd-option", has_text="recorded").click()
+        until(page, "influence.own", False)
+        assert cells(page) == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import time
 
 import nbformat
 import pytest
-from toy import equal, weights
+from offline_browser import offline_page
+from toy import equal, toy_run, weights
 
 from vpdlab import cli, headless
 from vpdlab.loop import Run, iterate
@@ -81,6 +83,65 @@ def test_a_walk_runs_and_becomes_a_page(name, tmp_path):
     assert errors(tmp_path / "walk" / f"{name}.ipynb") == []
     page = (tmp_path / "walk" / f"{name}.html").read_text()
     assert all(words in page for words in WALKS[name])
+
+
+@pytest.mark.slow
+def test_a_run_is_inspected_from_its_folder_and_made_where_there_is_none(tmp_path, monkeypatch):
+    """First where there is no run at all, then with one under runs/."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    name = "60_inspect_a_run"
+    for walk in ("made", "found"):
+        assert cli.main(["notebook", name, "--out", walk]) == 0
+        assert errors(f"{walk}/{name}.ipynb") == []
+        notebook = nbformat.read(f"{walk}/{name}.ipynb", as_version=4)
+        outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+        said = "".join(output.text for output in outputs if output.output_type == "stream")
+        assert ("a small one is made" in said) == (walk == "made")
+        assert "no torch here" in said and "held-out accuracy" in said and "iteration   7: " in said
+        page = (tmp_path / "here" / walk / f"{name}.html").read_text()
+        assert page.count('class="vpd-mount"') == 4  # timeline, table and two lenses
+        if walk == "made":
+            (made,) = [line.split(": ")[0] for line in said.splitlines() if ": complete at step 8" in line]
+            shutil.move(made, tmp_path / "here" / "runs" / "mine")
+
+
+@pytest.mark.slow
+def test_a_report_of_a_run_needs_no_torch_and_asks_nothing(tmp_path, capsys, chromium):
+    """A run with all that a report can tell of: noise, rollouts without signal, a warning."""
+    fields = {"noise_drop": 0.3, "feedback": ("sibling", "verifier"), "feedback_mode": "first", "eval_every": 0}
+    for _ in toy_run(record=True, out=str(tmp_path / "run"), **fields).steps():
+        pass
+    (tmp_path / "run").rename(tmp_path / "a<b>")  # a folder can be called anything
+    assert cli.main(["report", str(tmp_path / "a<b>")]) == 0
+    path, size = capsys.readouterr().out.strip().rsplit(" (", 1)
+    assert path == str(tmp_path / "a<b>" / "report.html") and 4 < float(size.removesuffix(" MB)")) < 7
+    page = (tmp_path / "a<b>" / "report.html").read_text()
+    assert "<title>a&lt;b&gt;: report</title>" in page and "a<b>" not in page.split("<script")[0]
+    for words in ("Held-out accuracy", "no signal because", "noise on the feedback", "noise_drop", "tokens a second"):
+        assert words in page
+    with offline_page(chromium, tmp_path / "a<b>" / "report.html") as shown:
+        assert shown.locator(".vpd-emt-stage svg").count() >= 4
+        assert shown.locator(".vpd-rt").count() == shown.locator(".vpd-tl").count() == 2
+        assert shown.locator(".js-plotly-plot .main-svg").count() > 0
+        shown.locator(".vpd-rt").first.locator(".vpd-rt-body .vpd-rt-row").nth(1).click()
+        assert shown.locator(".vpd-tl").first.locator(".vpd-tl-where").inner_text().endswith("rollout 2")
+
+
+def test_what_cannot_be_reported_is_one_line(tmp_path, capsys):
+    def failing(*args):
+        assert cli.main(["report", *map(str, args)]) == 2
+        err = capsys.readouterr().err.strip()
+        assert err.startswith("vpdlab: ") and "\n" not in err
+        return err
+
+    assert "neither a run's folder nor an executed notebook" in failing(tmp_path / "no")
+    assert "holds no run" in failing(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    assert "without an iteration yet: there is nothing to report" in failing(tmp_path)
+    assert "never executed" in failing(headless.notebooks() / "train.ipynb")
+    assert "required: RUN|NOTEBOOK" in failing()
+    assert "unknown option '--fast'" in failing(tmp_path, "--fast")
 
 
 @pytest.mark.slow

@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
 from typing import Any
 
-from vpdlab.record import METRICS
-from vpdlab.views import conclusion, eval_points, fresh_warnings, gain, measured, progress_line, rollout_table
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vpdlab.config import RunConfig
+from vpdlab.record import METRICS, load_run
+from vpdlab.views import (
+    changed_settings,
+    columns,
+    conclusion,
+    drift,
+    eval_points,
+    fresh_warnings,
+    gain,
+    measured,
+    newest_run,
+    phase_times,
+    progress_line,
+    rollout_table,
+    tally,
+    warning_spans,
+)
 
 
 def evaluation(step: int, accuracy: float) -> dict[str, Any]:
@@ -84,3 +106,93 @@ def test_each_named_warning_is_fresh_once() -> None:
     assert fresh_warnings({"step": 4, "warnings": ["no-signal: b", "all-success: c"]}, seen) == [
         "warning, step 4: all-success: c"
     ]
+
+
+# -- a whole run, looked back at -------------------------------------------------------------------------------
+
+
+def folder_of_a_run(folder: Path, state: str = "complete", age: float = 0, steps: int = 2) -> Path:
+    """Only what makes a folder a run: settings, status and two columns of rollouts."""
+    (folder / "rollouts").mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "status.json").write_text(json.dumps({"state": state, "step": steps}))
+    for step in range(1, steps + 1):
+        rows = [{"step": step, "source": "sibling" if success else "", "success": success} for success in (True, False)]
+        pq.write_table(pa.Table.from_pylist(rows), folder / "rollouts" / f"step-{step:06d}.parquet")
+    os.utime(folder / "status.json", (1e9 - age, 1e9 - age))
+    return folder
+
+
+def test_the_newest_complete_run_is_found_also_one_level_below(tmp_path: Path) -> None:
+    assert newest_run(tmp_path, tmp_path / "nowhere") is None
+    folder_of_a_run(tmp_path / "old", age=100)
+    folder_of_a_run(tmp_path / "running", state="running")
+    folder_of_a_run(tmp_path / "empty", steps=0)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{}")
+    (tmp_path / "broken" / "status.json").write_text("{")
+    assert newest_run(tmp_path) == tmp_path / "old"
+    below = folder_of_a_run(tmp_path / "compare" / "vpd-s0", age=50)
+    assert newest_run(tmp_path) == below
+
+
+def test_only_settings_that_differ_are_told_and_not_where_they_lie() -> None:
+    config = RunConfig.make("tour-common", out="runs/x").to_dict()
+    told = {row["setting"]: (row["this run"], row["default"]) for row in changed_settings(config)}
+    assert told["task_args"] == ("digits=2", "(none)")
+    assert told["teacher"] == ("ema", "shared")
+    assert not {"out", "seed", "method"} & set(told)
+    assert changed_settings({"a_setting_of_another_version": 3}) == [
+        {"setting": "a_setting_of_another_version", "this run": "3", "default": "(none)"}
+    ]
+
+
+def test_columns_of_all_rollouts_and_a_null_for_what_older_runs_lack(tmp_path: Path) -> None:
+    rows = columns(load_run(folder_of_a_run(tmp_path / "run")), ["source", "success", "leaked"])
+    assert len(rows) == 4
+    assert rows[0] == {"source": "sibling", "success": True, "leaked": None}
+
+
+def test_a_tally_counts_shares_of_all_and_successes_of_its_own() -> None:
+    rows = [{"source": "a", "success": True}, {"source": "a", "success": False}, {"source": "", "success": False}]
+    rows += [{"source": "b", "success": True}]
+    assert tally(rows, "source") == [
+        {"source": "a", "rollouts": 2, "share": "50.0 %", "right": "50.0 %"},
+        {"source": "b", "rollouts": 1, "share": "25.0 %", "right": "100.0 %"},
+    ]
+    assert tally([{"leaked": True, "success": False}, {"leaked": False, "success": True}], "leaked") == [
+        {"leaked": "yes", "rollouts": 1, "share": "50.0 %", "right": "0.0 %"}
+    ]
+    assert tally([], "source") == []
+
+
+def test_time_is_shared_among_the_phases_that_took_any() -> None:
+    found = phase_times([ROW | {"tokens_rollout": 500, "tokens_m": 100, "seconds_e": None}] * 2)
+    assert [line["phase"] for line in found] == ["rollout", "feedback", "M-step"]
+    assert found[0] == {
+        "phase": "rollout", "seconds": "2.0", "share": "40 %", "tokens": "1,000", "tokens a second": "500"
+    }  # fmt: skip
+    assert found[1]["tokens a second"] == "–"
+
+
+def test_each_warning_is_told_once_with_its_span() -> None:
+    rows = [
+        {"step": 1, "warnings": ["a: one"]},
+        {"step": 2, "warnings": []},
+        {"step": 3, "warnings": ["a: three", "b: x"]},
+    ]
+    assert warning_spans(rows) == [
+        {"warning": "a", "iterations": 2, "first": 1, "last": 3, "the last time": "three"},
+        {"warning": "b", "iterations": 1, "first": 3, "last": 3, "the last time": "x"},
+    ]
+    assert warning_spans([{"step": 1}]) == []
+
+
+def test_drift_compares_the_ends_and_leaves_gaps_out() -> None:
+    rows = [{"kl": value, "delta": None} for value in (1.0, None, 3.0, 9.0, 9.0, 9.0, 4.0, 4.0, 4.0)]
+    rows[4]["delta"] = 0.5
+    assert drift(rows, ["kl", "delta", "margin"]) == [
+        {"metric": "kl", "first 3": "2", "last 3": "4", "change": "+2"},
+        {"metric": "delta", "first 3": "–", "last 3": "–", "change": "–"},
+    ]
+    assert drift(rows[:1], ["kl"]) == [{"metric": "kl", "first 1": "1", "last 1": "1", "change": "+0"}]

@@ -19,6 +19,8 @@ PANELS = (
 def training_figure(rows: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]] = ()) -> Any:
     """Accuracy, margin, KL, entropy and length over iterations; E-steps are marked along the lower edge.
 
+    A panel without any number is left out: a method without a teacher has no margin.
+
     Args:
         rows: lines of metrics.jsonl. A null is a gap.
         evals: lines of eval.jsonl: held-out accuracy with its interval.
@@ -29,9 +31,10 @@ def training_figure(rows: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[s
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    figure = make_subplots(rows=len(PANELS), cols=1, shared_xaxes=True, vertical_spacing=0.035)
+    shown = [panel for panel in PANELS if panel is PANELS[0] or _has_data(rows, panel)]
+    figure = make_subplots(rows=len(shown), cols=1, shared_xaxes=True, vertical_spacing=0.175 / len(shown))
     steps = [row["step"] for row in rows]
-    for number, (title, unit, lines) in enumerate(PANELS, start=1):
+    for number, (title, unit, lines) in enumerate(shown, start=1):
         for key, name, colour, dash in lines:
             values = [row[key] for row in rows]
             if any(value is not None for value in values):
@@ -48,9 +51,14 @@ def training_figure(rows: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[s
     if evals:
         figure.add_trace(_accuracy(evals), row=1, col=1)
     _mark_e_steps(figure, rows)
-    _dress(figure, 170 * len(PANELS), "")
-    figure.update_xaxes(title="iteration", row=len(PANELS), col=1)
+    _dress(figure, 170 * len(shown), "")
+    figure.update_xaxes(dtick=1 if len(steps) <= 12 else None)  # there is no iteration 1.5
+    figure.update_xaxes(title="iteration", row=len(shown), col=1)
     return figure.update_layout(hovermode="x unified")
+
+
+def _has_data(rows: Sequence[Mapping[str, Any]], panel: tuple[str, str, list[tuple[str, ...]]]) -> bool:
+    return any(row[key] is not None for row in rows for key, *_ in panel[2])
 
 
 def _accuracy(evals: Sequence[Mapping[str, Any]]) -> Any:

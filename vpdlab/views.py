@@ -281,10 +281,13 @@ def warning_spans(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def drift(rows: Sequence[Row], keys: Sequence[str], window: int = 5) -> list[dict[str, Any]]:
-    """Where some metrics went: the mean of the first iterations and of the last ones (a third of the run at most)."""
+    """Where some metrics went: the mean of the first iterations and of the last ones (a third of the run at most).
+
+    A metric that no row has is left out.
+    """
     window = max(1, min(window, len(rows) // 3))
     found = []
-    for key in keys:
+    for key in (key for key in keys if any(row.get(key) is not None for row in rows)):
         ends = [[row[key] for row in part if row.get(key) is not None] for part in (rows[:window], rows[-window:])]
         first, last = (sum(values) / len(values) if values else None for values in ends)
         change = f"{last - first:+.3g}" if first is not None and last is not None else "–"
