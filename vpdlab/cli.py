@@ -45,11 +45,11 @@ def train(args: Sequence[str]) -> int:
 
 def compare(args: Sequence[str]) -> int:
     """run several methods and seeds on the same problems: vpdlab compare --methods vpd sdpo grpo --seeds 0 1 2"""
-    parser = argparse.ArgumentParser(
-        prog="vpdlab compare", allow_abbrev=False, exit_on_error=False,
-        description="Several methods and seeds on the same problems, with the same rollout seeds and budget. What is"
-        " already there is not run again. Every other option of `vpdlab train` sets a field for all of them.",
-    )  # fmt: skip
+    parser = _parser(
+        "compare",
+        "Several methods and seeds on the same problems, with the same rollout seeds and budget. What is already there"
+        " is not run again. Every other option of `vpdlab train` sets a field for all of them.",
+    )
     parser.add_argument("--presets", nargs="+", default=["tour-common", "tour-rare"], help="what they start from")
     parser.add_argument("--methods", nargs="+", default=["vpd", "sdpo", "grpo"], metavar="METHOD[:FIELD=VALUE,...]",
                         help="each may have settings of its own: vpd:e_every=1")  # fmt: skip
@@ -58,10 +58,7 @@ def compare(args: Sequence[str]) -> int:
     parser.add_argument("--jobs", type=int, default=0, help="runs at once; default: what the cores bear")
     parser.add_argument("--level", type=float, help="held-out accuracy (0 to 1) whose rollouts are counted")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be run")
-    try:
-        chosen, rest = parser.parse_known_args(args)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error}; see vpdlab compare --help") from error
+    chosen, rest = _parsed(parser, args)
     return _compare(chosen, as_options(rest), f"vpdlab compare {shlex.join(args)}".strip())
 
 

@@ -17,7 +17,7 @@ import sys
 import typing
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from vpdlab.config import HINTS, RunConfig, known_fields, read_options
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.record import RunRecord, load_run
 from vpdlab.resume import FREE
+from vpdlab.views import training_seconds
 
 BUDGET = {"steps", "eval_every"}  # free when a run goes on; the same for all runs that are compared
 
@@ -160,19 +161,13 @@ def run_all(cells: Sequence[Cell], jobs: int, say: Callable[[str], None] = print
 
 def _processes(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, int]]:
     """Each cell and the exit status of its process, as they end."""
-    waiting = list(cells)
     with ThreadPoolExecutor(jobs) as pool:
-        running = {}
+        futures = {pool.submit(_run, cell, jobs): cell for cell in cells}
         try:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    cell = waiting.pop(0)
-                    running[pool.submit(_run, cell, jobs)] = cell
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(future), future.result()
-        except KeyboardInterrupt:
-            waiting.clear()  # the terminal has told the processes too: they finish their iteration
-            raise
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:  # interrupted, say: the terminal has told the processes too, and they finish their iteration
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _run(cell: Cell, jobs: int) -> int:
@@ -196,5 +191,4 @@ def _log(cell: Cell) -> Path:
 
 def _outcome(record: RunRecord) -> str:
     first, last = record.eval_rows[0], record.eval_rows[-1]
-    seconds = sum(row[f"seconds_{phase}"] for row in record.rows for phase in ("rollout", "feedback", "e", "m"))
-    return f"{100 * first['accuracy']:.1f} % -> {100 * last['accuracy']:.1f} % in {seconds:.0f} s"
+    return f"{100 * first['accuracy']:.1f} % -> {100 * last['accuracy']:.1f} % in {training_seconds(record.rows):.0f} s"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,21 +40,21 @@ class Batch:
     def __len__(self) -> int:
         return len(self.rollouts)
 
-    @property
+    @cached_property
     def response_tokens(self) -> int:
         return sum(len(rollout.response_ids) for rollout in self.rollouts)
 
-    @property
+    @cached_property
     def lengths(self) -> Tensor:
         """[B] response tokens of each rollout."""
         return self._column([float(len(rollout.response_ids)) for rollout in self.rollouts])
 
-    @property
+    @cached_property
     def rewards(self) -> Tensor:
         """[B] float."""
         return self._column([rollout.verified.reward for rollout in self.rollouts])
 
-    @property
+    @cached_property
     def groups(self) -> Tensor:
         """[B] int: rollouts of the same problem share a number."""
         return self._column([rollout.group for rollout in self.rollouts])
@@ -92,11 +93,11 @@ class Learner:
     teacher: Teacher
     anchor: Copy | None = None
     step: int = 1
-    beta: float = 0.0
+    beta: float = field(init=False)
     shift: float | None = None
 
     def __post_init__(self) -> None:
-        self.beta = self.beta or self.config.beta
+        self.beta = self.config.beta
 
     def prior(self, batch: Batch) -> Tensor:
         """[B] log pi_ref(y|x) on the plain prompt: the student's as it is (the sliding trust region), or the initial
@@ -159,8 +160,3 @@ class MStep:
     """Token mean of KL(teacher || student), the same."""
     entropy: float | None = None
     """Token mean of the student's entropy, nats."""
-
-
-def nothing(reason: str) -> MStep:
-    """An M-step that did not run."""
-    return replace(MStep(), reason=reason)

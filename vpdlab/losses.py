@@ -133,8 +133,15 @@ def bco_loss(
         A scalar that is attached to the graph even where a class, or everything, is absent (then 0 for it).
     """
     logit = implicit_reward(teacher_logp, prior_logp.detach(), beta) - shift
-    right = -F.logsigmoid(logit[success]).sum() / max(1, int(success.sum()) if n_success is None else n_success)
-    wrong = -F.logsigmoid(-logit[~success]).sum() / max(1, int((~success).sum()) if n_failure is None else n_failure)
+    return _by_class(-F.logsigmoid(torch.where(success, logit, -logit)), success, n_success, n_failure)
+
+
+def _by_class(
+    loss: Float[Tensor, " b"], success: Bool[Tensor, " b"], n_success: int | None, n_failure: int | None
+) -> Float[Tensor, ""]:
+    """Mean over successes plus mean over failures; an absent class adds 0."""
+    right = loss[success].sum() / max(1, int(success.sum()) if n_success is None else n_success)
+    wrong = loss[~success].sum() / max(1, int((~success).sum()) if n_failure is None else n_failure)
     return right + wrong
 
 
@@ -157,9 +164,7 @@ def kto_loss(
         n_success, n_failure: as in `bco_loss`.
     """
     logit = implicit_reward(teacher_logp, prior_logp.detach(), beta) - reference
-    right = torch.sigmoid(-logit[success]).sum() / max(1, int(success.sum()) if n_success is None else n_success)
-    wrong = torch.sigmoid(logit[~success]).sum() / max(1, int((~success).sum()) if n_failure is None else n_failure)
-    return right + wrong
+    return _by_class(torch.sigmoid(torch.where(success, -logit, logit)), success, n_success, n_failure)
 
 
 def kto_reference(teacher_logp: Float[Tensor, " b"], prior_logp: Float[Tensor, " b"], beta: float) -> Float[Tensor, ""]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from vpdlab.batch import TokenBatch
 from vpdlab.config import RunConfig
 from vpdlab.credit import group_advantage
-from vpdlab.learner import Batch, EStep, Learner, MStep, nothing
+from vpdlab.learner import Batch, EStep, Learner, MStep
 from vpdlab.losses import truncated_weight
 from vpdlab.policy import row_sums
 from vpdlab.scoring import Comparison, Measure, Support, TokenDist, compare, logp_and_entropy
@@ -62,13 +63,13 @@ class Seen:
         found = self.both
         return (found.teacher_logp - found.student_logp.detach()) * self.batch.signal[self.rows]
 
-    @property
+    @cached_property
     def old_logp(self) -> Tensor:
         """[N] log-probability of each token under the policy that sampled it."""
         values = [value for row in self.view.rows.tolist() for value in self.batch.rollouts[row].logps]
         return torch.tensor(values, dtype=self.logp.dtype, device=self.logp.device)
 
-    @property
+    @cached_property
     def advantage(self) -> Tensor:
         """[N] group advantage of the token's rollout."""
         values = group_advantage(self.batch.rewards, self.batch.groups, self.config.advantage)
@@ -164,7 +165,7 @@ def m_step(learner: Learner, batch: Batch, method: Method, watch: Watch | None =
     """
     policy = learner.policy
     if not len(batch):
-        return nothing("no rollout has feedback")
+        return MStep(reason="no rollout has feedback")
     policy.fresh()
     told = method.prepare(learner, batch, method) if method.prepare else {}
     totals, loss, tokens = _Totals(batch), 0.0, 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vpdlab.record import RunRecord, load_run
+from vpdlab.views import training_seconds
 
 if TYPE_CHECKING:
     from vpdlab.compare import Cell
@@ -75,7 +76,6 @@ def _course(group: Sequence[RunRecord], goal: float) -> dict[str, Any]:
         return float(np.mean(found)) if found else None
 
     reached = [_rollouts_to(record, goal) for record in group]
-    phases = ("rollout", "feedback", "e", "m")
     return {
         "best": float(np.mean([max(e["accuracy"] for e in record.eval_rows) for record in group])),
         "level": goal,
@@ -84,7 +84,7 @@ def _course(group: Sequence[RunRecord], goal: float) -> dict[str, Any]:
         "length": mean([tail(record, "length") for record in group]),
         "entropy": mean([tail(record, "entropy") for record in group]),
         "rollouts": int(np.mean([_rollouts(record, record.rows[-1]["step"]) for record in group])),
-        "seconds": mean([sum(row[f"seconds_{p}"] for row in record.rows for p in phases) for record in group]),
+        "seconds": mean([training_seconds(record.rows) for record in group]),
     }
 
 

@@ -60,6 +60,11 @@ def conclusion(evals: Sequence[Row]) -> str:
     )
 
 
+def training_seconds(rows: Iterable[Row]) -> float:
+    """Seconds that iterations took, all phases together; evaluations are apart."""
+    return sum(row[f"seconds_{phase}"] for row in rows for phase in ("rollout", "feedback", "e", "m"))
+
+
 def progress_line(row: Row, steps: int) -> str:
     """One iteration in one line; what does not exist is a dash."""
 
@@ -67,11 +72,11 @@ def progress_line(row: Row, steps: int) -> str:
         text = "-" if row[name] is None else format(row[name], form)
         return text.rjust(len(format(0.0, form)))
 
-    seconds = sum(row[f"seconds_{phase}"] for phase in ("rollout", "feedback", "e", "m"))
+    phases, seconds = "E+M" if row["e_loss"] is not None else "  M", training_seconds([row])
     return (
         f"step {row['step']:>{len(str(steps))}}/{steps}  success {show('success_rate', '.2f')}"
         f"  kl {show('kl', '.3f')}  margin {show('margin', '+.2f')}  entropy {show('entropy', '.3f')}"
-        f"  length {row['length']:5.1f}  {'E+M' if row['e_loss'] is not None else '  M'}  {seconds:.1f} s"
+        f"  length {row['length']:5.1f}  {phases}  {seconds:.1f} s"
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -75,17 +75,12 @@ class SelfCritic:
                 self.sampler, self.render, self.render.tokenizer, problems, 1, self.sampling,
                 seed=seed, purpose=f"critique {purpose}", step=step, contexts=contexts,
             )  # fmt: skip
-        return [
-            self._critique(text, View(context, one.response_ids), one.logps)
-            for text, context, one in zip(_texts(said, self.render), contexts, said, strict=True)
-        ]
-
-    def _critique(self, text: str, view: View, logps: tuple[float, ...]) -> Critique:
-        return Critique(text or None, "" if text else "the critic said nothing", view, logps)
-
-
-def _texts(said: Sequence[Rollout], render: Renderer) -> list[str]:
-    return [as_data(one.text, render) for one in said]
+        found = []
+        for context, one in zip(contexts, said, strict=True):
+            text = as_data(one.text, self.render)
+            reason = "" if text else "the critic said nothing"
+            found.append(Critique(text or None, reason, View(context, one.response_ids), one.logps))
+        return found
 
 
 def as_data(text: str, render: Renderer) -> str:
@@ -129,7 +124,7 @@ class Criticism:
 
     critic: Critic
     drop_leaks: bool = False
-    said: dict[tuple[int, int], Critique] | None = None
+    said: dict[tuple[int, int], Critique] = field(default_factory=dict)
 
     def ask(self, rollouts: Sequence[Rollout], *, seed: int, purpose: str, step: int) -> None:
         """Have the failures among the rollouts criticised, for `source` to hand out."""
@@ -141,7 +136,7 @@ class Criticism:
         """A failure's critique; a success is shown a sibling, or dropped."""
         if rollout.success:
             return sibling(rollout, group)
-        critique = (self.said or {}).get((rollout.group, rollout.index))
+        critique = self.said.get((rollout.group, rollout.index))
         if critique is None or critique.text is None:
             return Feedback(reason=critique.reason if critique else "the critic was not asked")
         leaked = gives_away(critique.text, rollout.problem)
@@ -162,7 +157,7 @@ class Criticism:
         Returns:
             The loss; None where nothing could be learned.
         """
-        found = [(self.said or {}).get((r.group, r.index)) for r in rollouts]
+        found = [self.said.get((r.group, r.index)) for r in rollouts]
         kept = [(c, row) for row, c in enumerate(found) if c is not None and c.view is not None]
         if len(kept) < 2:
             return None

@@ -33,7 +33,7 @@ CHAT = (
 )
 SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 # How often an answer is right in the last stage: without feedback, and after a critique of a wrong attempt, for
-# numbers of two and of three digits. What the tours start from then is measured by benchmarks/tours.py.
+# numbers of two and of three digits. What the tours start from then is measured by `vpdlab compare`.
 RIGHT = {("plain", 2): 0.40, ("plain", 3): 0.08, ("critique", 2): 0.70, ("critique", 3): 0.45}
 
 
