@@ -15,27 +15,23 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import random
-import secrets
 import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import nbformat
 from playwright.sync_api import Page, sync_playwright
 from vpdlab_widgets import TokenLens
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from lab_server import jupyterlab
+from offline_browser import FLAGS
+
 WORDS = ["the", "of", "and", "to", "in", "a", "is", "that", "for", "it", "as", "with", "be", "not", "this"]
 COLUMNS = ("python", "script", "paint", "move", "click", "colour")
 
@@ -143,35 +139,6 @@ lens.observe(lambda change: setattr(lens, "title", f"token {change.new}"), "sele
 lens"""
 
 
-@contextmanager
-def jupyterlab(folder: Path) -> Iterator[str]:
-    """A JupyterLab of its own on a folder: the address to put a path into."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    token = secrets.token_hex(16)
-    private = {f"JUPYTER_{kind}_DIR": str(folder / ".jupyter" / kind.lower()) for kind in ("CONFIG", "RUNTIME")}
-    command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser",
-        f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
-        "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-    ]  # fmt: skip
-    env = os.environ | private | {"JUPYTER_PREFER_ENV_PATH": "1", "JUPYTERLAB_WORKSPACES_DIR": str(folder / ".ws")}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = subprocess.Popen(command, cwd=folder, env=env, **quiet)
-    try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status?token={token}", timeout=2).close()
-                break
-            except (urllib.error.URLError, TimeoutError):
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/lab/tree/{{}}?reset&token={token}"
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
-
-
 def measure_lab(page: Page, address: str, tokens: int, folder: Path, repeat: int) -> dict[str, float]:
     """Medians of `repeat` runs of a cell that makes a widget."""
     cells = [f"{IMPORTS.replace('FOLDER', repr(str(Path(__file__).parent)))}; data = record({tokens})", CELL]
@@ -198,7 +165,10 @@ def main() -> None:
     print(f"| tokens | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 1)}")
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        address = stack.enter_context(jupyterlab(folder)) if args.lab else ""
+        address = ""
+        if args.lab:
+            lab = stack.enter_context(jupyterlab(folder))
+            address = f"{lab.address}/lab/tree/{{}}?reset&token={lab.token}"
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         stack.callback(browser.close)
         for tokens in args.tokens:

@@ -53,14 +53,15 @@ def staged(out: Path) -> list[str]:
 
 
 def kill(child: int, out: Path, number: int, rng: random.Random) -> int | None:
-    """Kill a child at a random moment, every other time shortly after a save has begun; returns how it ended."""
+    """Kill a child at a random moment, every other time when a save has begun: at once, or shortly after, by turns (a
+    quick disk is done before a pause is over); returns how it ended."""
     left, begun, code = set(staged(out)), time.monotonic(), None
     wait = rng.uniform(0.02, 0.5)
     while code is None:
         code = ended(child)
         saving = number % 2 and set(staged(out)) - left
         if saving or (not number % 2 and time.monotonic() - begun > wait):
-            time.sleep(rng.uniform(0.0, 0.04) if saving else 0.0)
+            time.sleep(rng.uniform(0.0, 0.04) if number % 4 == 3 else 0.0)
             os.kill(child, signal.SIGKILL)
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         time.sleep(0.0005)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,3 +51,8 @@ def offline_page(chromium: str, path: Path, **context: Any) -> Iterator[Any]:
             browser.close()
     assert errors == []
     assert [url for url in requests if not url.startswith(("file:", "blob:", "data:"))] == []
+
+
+def status(page: Any) -> str:
+    """What the widget on the page tells a screen reader."""
+    return re.sub(r"\s+", " ", page.locator("[role=status]").inner_text())

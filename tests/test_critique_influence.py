@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import threading
 from array import array
 from pathlib import Path
 from typing import Any
 
 import pytest
-from offline_browser import offline_page
+from offline_browser import offline_page, status
 from vpdlab_widgets import CritiqueInfluence
 from vpdlab_widgets.critique_influence import pack_influence
 
@@ -156,10 +155,6 @@ def page_of(tmp_path: Path, found: dict[str, Any], **options: Any) -> Path:
     path = tmp_path / "influence.html"
     CritiqueInfluence(found, **options).to_html(path)
     return path
-
-
-def status(page: Any) -> str:
-    return re.sub(r"\s+", " ", page.locator("[role=status]").inner_text())
 
 
 @pytest.mark.slow

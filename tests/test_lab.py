@@ -7,22 +7,15 @@ test holds that the browser's console is clean and that no request left the mach
 from __future__ import annotations
 
 import ast
-import os
-import secrets
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
+from lab_server import Lab, jupyterlab
 from nbformat.v4 import new_code_cell, new_notebook
 from offline_browser import FLAGS
 
@@ -35,54 +28,10 @@ IDLE = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel
 PANEL = "window.jupyterapp.shell.currentWidget"
 
 
-@dataclass
-class Lab:
-    """A JupyterLab server on a folder."""
-
-    address: str
-    token: str
-    folder: Path
-
-
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A JupyterLab of its own, ended by its process."""
-    folder = tmp_path_factory.mktemp("lab")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    token = secrets.token_hex(16)
-    private = {f"JUPYTER_{kind}_DIR": str(folder / ".jupyter" / kind.lower()) for kind in ("CONFIG", "RUNTIME")}
-    command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser",
-        f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
-        "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-    ]  # fmt: skip
-    own = {f"JUPYTERLAB_{kind}_DIR": str(folder / f".{kind.lower()}") for kind in ("WORKSPACES", "SETTINGS")}
-    news = folder / ".settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
-    news.parent.mkdir(parents=True)
-    news.write_text('{"fetchNews": "false"}')  # else it asks, over the notebook
-    env = os.environ | private | own | {"JUPYTER_PREFER_ENV_PATH": "1"}
-    server = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_for(f"http://127.0.0.1:{port}/api/status?token={token}")
-        yield Lab(f"http://127.0.0.1:{port}", token, folder)
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
-
-
-def wait_for(address: str, seconds: float = 60) -> None:
-    """Until the server answers."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            urllib.request.urlopen(address, timeout=2).close()
-            return
-        except (urllib.error.URLError, TimeoutError, ConnectionError):
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.3)
+    with jupyterlab(tmp_path_factory.mktemp("lab")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

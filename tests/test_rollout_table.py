@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from offline_browser import offline_page
+from offline_browser import offline_page, status
 from vpdlab_widgets import RolloutTable, TokenLens, write_page
 
 from vpdlab.views import lens_records, rollout_rows
@@ -30,10 +29,6 @@ def table(tmp_path: Path, records: list[dict[str, Any]], **options: Any) -> Path
     path = tmp_path / "table.html"
     RolloutTable(rollout_rows(records), **options).to_html(path)
     return path
-
-
-def status(page: Any) -> str:
-    return re.sub(r"\s+", " ", page.locator("[role=status]").inner_text())
 
 
 def shown(page: Any) -> list[str]:

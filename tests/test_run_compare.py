@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from offline_browser import offline_page
+from offline_browser import offline_page, status
 from vpdlab_widgets import RunCompare
 
 from vpdlab.views import compared_runs
@@ -38,10 +37,6 @@ def page_of(tmp_path: Path, runs: list[dict[str, Any]], **options: Any) -> Path:
     path = tmp_path / "compare.html"
     RunCompare(runs, **options).to_html(path)
     return path
-
-
-def status(page: Any) -> str:
-    return re.sub(r"\s+", " ", page.locator("[role=status]").inner_text())
 
 
 # -- Python ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import traitlets
-from offline_browser import offline_page
+from offline_browser import offline_page, status
 from vpdlab_widgets import TokenLens, pack
 from vpdlab_widgets.token_lens import pack_record
 
@@ -154,10 +154,6 @@ def page_of(tmp_path: Path, records: Any, **options: Any) -> Path:
     path = tmp_path / "lens.html"
     TokenLens(records, **options).to_html(path)
     return path
-
-
-def status(page: Any) -> str:
-    return re.sub(r"\s+", " ", page.locator("[role=status]").inner_text())
 
 
 @pytest.mark.slow
