@@ -66,6 +66,55 @@ def test_plan_covers_every_row_once_within_the_budget(lengths: list[int], budget
         assert len(group) == 1 or len(group) * max(lengths[row] for row in group) <= budget
 
 
+def grouped() -> list[View]:
+    """Three rollouts of a problem, one of them with other feedback; one of another; one that belongs to none."""
+    return [
+        View((1, 2, 3, 4), (50, 51), group=0),
+        View((9, 9, 9, 9, 9, 9), (60,), group=1),
+        View((1, 2, 3, 5, 6), (52,), group=0),
+        View((1, 2, 3, 4), (53,), group=0),
+        View((1, 2, 3, 4), (70,)),
+    ]
+
+
+def test_rows_of_a_group_are_cut_by_hand() -> None:
+    batch = collate(grouped(), [0, 1, 2, 3], share=True)
+    whole = collate(grouped(), [0, 1, 2, 3])
+    cut = batch.shared
+    assert cut is not None
+    assert cut.ids.tolist() == [[1, 2, 3, 0, 0], [9, 9, 9, 9, 9]]
+    assert cut.owner.tolist() == [0, 1, 0, 0]
+    assert cut.before.tolist() == [3, 5, 3, 3]
+    assert cut.tail.tolist() == [[4, 50, 51], [9, 60, 0], [5, 6, 52], [4, 53, 0]]
+    short = [1, 1, 1, 0, 0, 1, 1, 1]
+    assert cut.seen.tolist() == [short, [1] * 8, short, short]
+    assert cut.places.tolist() == [[3, 4, 5], [5, 6, 7], [3, 4, 5], [3, 4, 5]]
+    assert (batch.read, whole.read) == (22, 28)
+    # The state that predicts a token is that of the one before it, in the tails as in the rows.
+    before = whole.ids.gather(1, whole.positions)[whole.mask]
+    assert torch.equal(cut.tail.gather(1, batch.positions)[batch.mask], before)
+    assert before.tolist() == [4, 50, 9, 6, 4]
+
+
+def test_little_to_share_is_not_shared() -> None:
+    assert collate(grouped(), [1, 4], share=True).shared is None  # two that stand alone
+    alike = [View((1, 2), tuple(range(100, 140)), group=0), View((1, 3), tuple(range(100, 140)), group=0)]
+    assert collate(alike, [0, 1], share=True).shared is None  # one token of 42
+
+
+def test_equal_contexts_keep_their_last_token() -> None:
+    """It predicts the first token of the response."""
+    cut = collate([View((1, 2, 3), (5,), group=0), View((1, 2, 3), (6,), group=0)], [0, 1], share=True).shared
+    assert cut is not None
+    assert (cut.ids.tolist(), cut.tail.tolist()) == ([[1, 2]], [[3, 5], [3, 6]])
+
+
+def test_plan_counts_a_common_beginning_once_and_keeps_groups_together() -> None:
+    # Three rows of 10 that begin with the same 8 take 8 + 3 x 2 = 14 of 20; the row of 9 would make it 2 x 8 + 4 x 9.
+    assert plan([10, 9, 10, 10], 20, groups=[0, -1, 0, 0], begins=[8, 0, 8, 8]) == [[0, 2, 3], [1]]
+    assert plan([10, 9, 10, 10], 20) == [[0, 2], [3, 1]]
+
+
 view_pairs = st.tuples(st.integers(1, 9), st.integers(1, 15), st.integers(1, 9))
 
 

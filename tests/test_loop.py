@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import signal
 
@@ -15,11 +16,12 @@ from vpdlab import m_step as m_steps
 from vpdlab.e_step import e_step, split
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.feedback import give_feedback
-from vpdlab.learner import Batch
+from vpdlab.learner import Batch, Mismatch
 from vpdlab.loop import Run, shuffled
 from vpdlab.losses import reward_shift
 from vpdlab.m_step import Method, m_step
 from vpdlab.methods import METHODS
+from vpdlab.policy import _attends_to_all
 from vpdlab.record import METRICS, load_run
 from vpdlab.tasks import verify_all
 from vpdlab.types import Outcome
@@ -106,6 +108,65 @@ def test_scores_do_not_depend_on_padding():
     together = policy.score(batch.teacher)
     alone = torch.cat([policy.score([view]) for view in batch.teacher])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("fields", [{}, {"teacher": "ema"}, {"lora_rank": 4}])
+@pytest.mark.parametrize("tokens", [16384, 400])
+def test_what_a_group_begins_with_is_read_once_and_changes_nothing(fields, tokens):
+    apart, whole = (toy_run(**fields, minibatch_tokens=tokens) for _ in range(2))
+    whole.learner.policy._shares = False
+    read = []
+    for run in (apart, whole):
+        views = packed(run).teacher
+        read.append(sum(view.read for (view,) in run.learner.policy.minibatches(views)))
+        for batch in run.learner.policy.minibatches(views) if tokens == 16384 else ():
+            assert (batch[0].shared is None) == (run is whole)
+    assert read[0] < 0.8 * read[1]
+    for a, b in zip(gradients(apart), gradients(whole), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_that_looks_back_only_so_far_reads_its_rows_whole():
+    policy = toy_run().learner.policy
+    assert policy._shares
+    assert _attends_to_all(policy.model)
+    policy.model.config.layer_types = ["full_attention", "sliding_attention"]
+    assert not _attends_to_all(policy.model)
+
+
+def test_the_e_step_reads_nothing_twice(monkeypatch):
+    """The prior is the sampler's; the pass that finds the shift is the update's own, where one minibatch is all."""
+    run = toy_run()
+    batch, policy = packed(run), run.learner.policy
+    real, calls = policy.states, []
+    monkeypatch.setattr(policy, "states", lambda view: calls.append(view) or real(view))
+    torch.testing.assert_close(run.learner.prior(batch), policy.score(batch.student), rtol=1e-5, atol=1e-5)
+    calls.clear()
+    done = e_step(run.learner, batch)
+    assert (len(calls), done.updates) == (1, 1)
+    assert not batch.sampled_by(policy)  # it has moved on
+    assert e_step(run.learner, batch).updates == 1
+    assert len(calls) == 1 + 2
+
+
+def test_the_mismatch_of_sampler_and_scorer_is_recorded():
+    run = toy_run(e_every=2)
+    for row in train(run, 2):
+        seen = row["step"] == 1  # then the E-step moves the student before the M-step's pass
+        for name, bound in (("mismatch_max", 1e-4), ("mismatch_mean", 1e-5), ("mismatch_kl", 1e-9)):
+            assert (row[name] is not None) == seen
+            assert not seen or 0 <= row[name] < bound
+    rough = toy_run(precision="bfloat16-mixed", e_every=1)
+    (row,) = train(rough, 1)  # here the E-step scores the prior itself, and tells
+    assert row["mismatch_max"] > row["mismatch_mean"] > row["mismatch_kl"] > 1e-9
+
+
+def test_the_mismatch_by_hand():
+    found = Mismatch()
+    found.add(torch.tensor([-1.0, -2.0]), torch.tensor([-1.5, -2.0]))
+    found.add(torch.tensor([-3.0]), torch.tensor([-2.0]))
+    assert (found.worst, found.mean) == (1.0, 0.5)
+    assert found.kl == pytest.approx((math.exp(0.5) - 1.5 + math.exp(-1.0)) / 3)
 
 
 def test_minibatches_of_the_e_step_are_updates():
@@ -281,8 +342,8 @@ def test_a_run_that_never_began_leaves_no_trace_of_one(tmp_path):
 
 def test_scores_that_are_not_finite_do_not_reach_the_moving_shift(monkeypatch):
     run = toy_run(shift="ema")
-    batch, real = packed(run), run.learner.policy.score
-    monkeypatch.setattr(run.learner.policy, "score", lambda views: real(views) * float("nan"))
+    batch, real = packed(run), run.learner.policy.token_logp
+    monkeypatch.setattr(run.learner.policy, "token_logp", lambda view: real(view) * float("nan"))
     done = e_step(run.learner, batch)
     assert (done.reason, done.skipped, done.loss) == ("log-probabilities are not finite", 1, None)
     assert run.learner.shift is None

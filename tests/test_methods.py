@@ -396,7 +396,10 @@ def test_the_dynamic_anchor_slides_along() -> None:
     run = opened("vpd")
     train(run, 2)
     batch = packed(run)
+    assert_close(run.learner.prior(batch), run.learner.policy.score(batch.student), rtol=1e-6, atol=1e-6)
+    e_step(run.learner, batch)  # what the sampler said is history now
     assert torch.equal(run.learner.prior(batch), run.learner.policy.score(batch.student))
+    assert (run.learner.prior(batch) - batch.sampled_logp).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from vpdlab import losses
+from vpdlab.batch import TokenBatch
 from vpdlab.credit import leave_one_out_mean, tilted_weight
 from vpdlab.learner import Batch, EStep, Learner
 
@@ -39,7 +40,8 @@ def e_step(learner: Learner, batch: Batch) -> EStep:
     """Update the teacher so that it tells successes from failures.
 
     The student's log-probabilities and the shift are taken once, before the first update. Gradients flow through
-    the feedback view only.
+    the feedback view only. Where one minibatch is all of the first update, the pass that finds the shift keeps its
+    graph and is the update's own.
     """
     c, policy, batch = learner.config, learner.policy, batch.select(batch.signal)
     if not batch.success.any() or batch.success.all():
@@ -47,24 +49,32 @@ def e_step(learner: Learner, batch: Batch) -> EStep:
         return EStep(reason=f"no {which} with feedback in the batch" if len(batch) else "no rollout has feedback")
     policy.fresh()
     prior = learner.prior(batch)
+    updates = split(batch, c.e_minibatch, c.e_unit, c.e_epochs)
+    whole = list(policy.minibatches(batch.teacher, rows=updates[0])) if len(updates[0]) == len(batch) else []
     with policy.as_teacher():
-        before = policy.score(batch.teacher)
+        kept = policy.logp(whole[0][0]) if len(whole) == 1 else None
+        before = policy.score(batch.teacher) if kept is None else _by_row(kept, whole[0][0])
     if not (prior.isfinite().all() and before.isfinite().all()):
         return EStep(reason="log-probabilities are not finite", skipped=1)
     shift, loss_of = OBJECTIVES[c.e_objective](Evidence(learner, batch, prior, before))
-    updates = split(batch, c.e_minibatch, c.e_unit, c.e_epochs)
     total, tokens, skipped = 0.0, 0, 0
     for rows in updates:
         for (view,) in policy.minibatches(batch.teacher, rows=rows):
             with policy.as_teacher():
-                loss = loss_of(policy.logp(view), view.rows.to(policy.device), rows)
+                logp, kept = (policy.logp(view) if kept is None else kept), None
+                loss = loss_of(logp, view.rows.to(policy.device), rows)
                 policy.backward(loss)
             total += loss.item()
-            tokens += view.ids.numel()
+            tokens += view.read
         skipped += policy.e_step() is None
     after = None if learner.teacher.live else policy.score(batch.teacher)
     learner.teacher.after_e_step()
     return EStep("", total / len(updates), shift, len(updates), skipped, tokens, before, after)
+
+
+def _by_row(logp: Tensor, view: TokenBatch) -> Tensor:
+    """A minibatch's log-probabilities in the order of its rows, without gradient."""
+    return logp.detach()[view.rows.to(logp.device).argsort()].float()
 
 
 def _bco(known: Evidence) -> tuple[float, RowLoss]:

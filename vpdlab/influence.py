@@ -205,7 +205,7 @@ def _kept(pieces: Sequence[str], mask: int) -> str:
 
 def _view(render: Renderer, problem: Problem, note: Feedback, response: tuple[int, ...]) -> View:
     context, cut = render.teacher(problem, note)
-    return View(context, response, cut)
+    return View(context, response, cut, group=0)
 
 
 def _score(policy: Policy, teacher: Teacher, views: Sequence[View], base: int) -> tuple[Tensor, Tensor]:

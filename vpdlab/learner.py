@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from torch import Tensor
 from vpdlab.types import Feedback, Rollout, View
 
 if TYPE_CHECKING:
+    from vpdlab.batch import TokenBatch
     from vpdlab.config import RunConfig
     from vpdlab.policy import Policy
     from vpdlab.teacher import Copy, Teacher
@@ -55,9 +56,22 @@ class Batch:
         return self._column([rollout.verified.reward for rollout in self.rollouts])
 
     @cached_property
+    def sampled_logp(self) -> Tensor:
+        """[B] log pi(y|x) by the sampler: the sum over each response."""
+        return self._column([float(sum(rollout.logps)) for rollout in self.rollouts])
+
+    def sampled_by(self, policy: Policy) -> bool:
+        """Whether the policy, as it is now, has sampled all of it."""
+        return all(rollout.version == policy.version for rollout in self.rollouts)
+
+    @cached_property
     def groups(self) -> Tensor:
         """[B] int: rollouts of the same problem share a number."""
         return self._column([rollout.group for rollout in self.rollouts])
+
+    def logps(self, view: TokenBatch) -> Tensor:
+        """[N] log-probability, when it was sampled, of each response token of a minibatch."""
+        return self._column([value for row in view.rows.tolist() for value in self.rollouts[row].logps])
 
     def select(self, rows: Tensor) -> Batch:
         """The rollouts at which `rows` ([B] bool) is true."""
@@ -86,12 +100,16 @@ class Learner:
         beta: of the next E-step; where `kl_target` is set it follows the measured KL.
         shift: moving average of the E-step's shift.
         anchor: the initial weights, where the E-step's prior is fixed.
+        exact: whether the sampler's log-probabilities are the policy's own (`Sampler.exact`).
+        mismatch: of the iteration's rollouts; None where no pass saw the weights that sampled them.
     """
 
     config: RunConfig
     policy: Policy
     teacher: Teacher
     anchor: Copy | None = None
+    exact: bool = False
+    mismatch: Mismatch | None = None
     step: int = 1
     beta: float = field(init=False)
     shift: float | None = None
@@ -101,11 +119,15 @@ class Learner:
 
     def prior(self, batch: Batch) -> Tensor:
         """[B] log pi_ref(y|x) on the plain prompt: the student's as it is (the sliding trust region), or the initial
-        one's (`anchor=fixed`)."""
-        if self.anchor is None:
-            return self.policy.score(batch.student)
-        with torch.no_grad(), self.anchor.lent():
-            return self.policy.score(batch.student)
+        one's (`anchor=fixed`). What the sampler has found already is not computed again."""
+        if self.anchor is not None:
+            with torch.no_grad(), self.anchor.lent():
+                return self.policy.score(batch.student)
+        fresh = batch.sampled_by(self.policy)
+        if fresh and self.exact:
+            return batch.sampled_logp
+        self.mismatch = Mismatch() if fresh else None
+        return self.policy.score(batch.student, self.mismatch and self.mismatch.watching(batch))
 
     def after_iteration(self, e: EStep, m: MStep) -> None:
         """Let the teacher follow; after an E-step, let beta follow the KL that it led to."""
@@ -113,6 +135,42 @@ class Learner:
         c = self.config
         if c.kl_target and e.loss is not None and m.kl_teacher is not None:
             self.beta = adapted(self.beta, m.kl_teacher, c.kl_target, c.beta_min, c.beta_max)
+
+
+@dataclass
+class Mismatch:
+    """How far the scorer's log-probabilities of the sampled tokens are from the sampler's own; nats.
+
+    Same weights, other kernels: in bfloat16, and with another engine, they are not the same numbers, and what is
+    trained is not quite what has sampled.
+    """
+
+    worst: float = 0.0
+    _sum: float = 0.0
+    _k3: float = 0.0
+    _count: int = 0
+
+    def add(self, ours: Tensor, theirs: Tensor) -> None:
+        """Some tokens, [N] each."""
+        gap = (ours - theirs).double()
+        self.worst = max(self.worst, gap.abs().max().item())
+        self._sum += gap.abs().sum().item()
+        self._k3 += (gap.expm1() - gap).sum().item()
+        self._count += len(gap)
+
+    def watching(self, batch: Batch) -> Callable[[TokenBatch, Tensor], None]:
+        """What `Policy.score` is to call with each minibatch of `batch.student`."""
+        return lambda view, logp: self.add(logp, batch.logps(view))
+
+    @property
+    def mean(self) -> float:
+        """Mean |difference| a token."""
+        return self._sum / max(1, self._count)
+
+    @property
+    def kl(self) -> float:
+        """KL(sampler || scorer) a token, by the estimator "k3": mean of exp(d) - 1 - d, never negative."""
+        return self._k3 / max(1, self._count)
 
 
 def adapted(beta: float, kl: float, target: float, low: float, high: float) -> float:

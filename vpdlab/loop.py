@@ -49,6 +49,7 @@ def iterate(run: Run, step: int) -> dict[str, Any]:
     """One iteration: rollout, feedback, E-step where it is due, M-step. Returns its line of metrics."""
     config, learner, clock = run.config, run.learner, observe.Clock()
     learner.step, lr, beta = step, learner.policy.warm_up(step), learner.beta
+    learner.mismatch = None
 
     with clock("rollout"):
         rollouts = verify_all(run.task, run.rollouts(step))
@@ -69,7 +70,7 @@ def iterate(run: Run, step: int) -> dict[str, Any]:
         learner.after_iteration(e, m)
         critic_loss = run.reinforce_critic(batch, m) if config.critic_learns else None
 
-    row = observe.metrics_row(step, beta, rollouts, notes, batch, e, m, lr, clock, critic_loss)
+    row = observe.metrics_row(step, beta, rollouts, notes, batch, e, m, lr, clock, learner.mismatch, critic_loss)
     if run.recorder is not None:
         records = observe.rollout_records(step, rollouts, notes, batch, m, watch, run.render, beta)
         run.recorder.rollouts(step, records)
@@ -133,6 +134,7 @@ class Run:
             anchor=Copy(policy) if config.anchor == "fixed" and method.e_step else None,
         )  # fmt: skip
         sampler = HFSampler(policy, config.sampler_rows)
+        learner.exact = sampler.exact
         criticism = make_criticism(config, policy, render, sampler) if "critique" in config.feedback else None
         run = cls(config, task, method, learner, render, sampler, criticism, record, resumed=resumed)
         if config.prompts > len(task.load("train")):
@@ -169,7 +171,8 @@ class Run:
         """Sampled responses to the problems of an iteration, not verified yet."""
         config = self.config
         sampling = Sampling(config.temperature, 1.0, config.max_new_tokens)
-        return self._sample(self.problems(step), config.group, sampling, step=step)
+        version = self.learner.policy.version
+        return self._sample(self.problems(step), config.group, sampling, step=step, version=version)
 
     def feedback(self, rollouts: Sequence[Rollout], step: int, purpose: str = "train") -> list[Feedback]:
         """C of each rollout, from the config's sources; noise on it, where the config asks for some.

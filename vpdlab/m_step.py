@@ -17,7 +17,7 @@ from torch import Tensor
 from vpdlab.batch import TokenBatch
 from vpdlab.config import RunConfig
 from vpdlab.credit import group_advantage
-from vpdlab.learner import Batch, EStep, Learner, MStep
+from vpdlab.learner import Batch, EStep, Learner, Mismatch, MStep
 from vpdlab.losses import truncated_weight
 from vpdlab.policy import row_sums
 from vpdlab.scoring import Comparison, Measure, Support, TokenDist, compare, logp_and_entropy
@@ -66,8 +66,7 @@ class Seen:
     @cached_property
     def old_logp(self) -> Tensor:
         """[N] log-probability of each token under the policy that sampled it."""
-        values = [value for row in self.view.rows.tolist() for value in self.batch.rollouts[row].logps]
-        return torch.tensor(values, dtype=self.logp.dtype, device=self.logp.device)
+        return self.batch.logps(self.view).to(self.logp.dtype)
 
     @cached_property
     def advantage(self) -> Tensor:
@@ -153,7 +152,7 @@ def survey(
             logp, entropy = logp_and_entropy(dists["student"], view.tokens, c.logit_mib)
         rows = view.rows.to(view.mask.device).repeat_interleave(view.mask.sum(1))
         seen = Seen(c, batch, view, rows, logp, entropy, found, told or {}, learner.step, dists["student"].vocabulary)
-        yield seen, dists, sum(v.ids.numel() for v in views)
+        yield seen, dists, sum(v.read for v in views)
 
 
 def m_step(learner: Learner, batch: Batch, method: Method, watch: Watch | None = None) -> MStep:
@@ -169,6 +168,7 @@ def m_step(learner: Learner, batch: Batch, method: Method, watch: Watch | None =
     policy.fresh()
     told = method.prepare(learner, batch, method) if method.prepare else {}
     totals, loss, tokens = _Totals(batch), 0.0, 0
+    fresh = Mismatch() if batch.sampled_by(policy) else None  # no E-step has moved the student since
     for seen, dists, count in survey(learner, batch, method, told):
         if watch is not None:
             watch(seen, dists)
@@ -177,6 +177,9 @@ def m_step(learner: Learner, batch: Batch, method: Method, watch: Watch | None =
         loss += part.item()
         tokens += count
         totals.add(seen)
+        if fresh is not None:
+            fresh.add(seen.logp.detach(), seen.old_logp)
+    learner.mismatch = fresh or learner.mismatch
     norm = policy.step()
     reason = "nothing to learn from this batch: the gradient is 0" if norm == 0.0 else ""
     return MStep(reason, loss, norm, int(norm is None), tokens, **totals.result())

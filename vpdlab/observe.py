@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vpdlab import losses
-from vpdlab.learner import Batch, EStep, MStep
+from vpdlab.learner import Batch, EStep, Mismatch, MStep
 from vpdlab.m_step import Seen
 from vpdlab.prompts import Renderer
 from vpdlab.scoring import TokenDist, top_lists
@@ -187,7 +187,7 @@ def margin(batch: Batch, m: MStep, beta: float) -> float | None:
 
 def metrics_row(
     step: int, beta: float, rollouts: Sequence[Rollout], notes: Sequence[Feedback], batch: Batch, e: EStep, m: MStep,
-    lr: float, clock: Clock, critic_loss: float | None = None,
+    lr: float, clock: Clock, mismatch: Mismatch | None = None, critic_loss: float | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """A line of metrics.jsonl (without its warnings): what does not exist at this step is None."""
     count = len(rollouts)
@@ -219,6 +219,9 @@ def metrics_row(
         "lr": lr,
         "grad_norm": m.grad_norm,
         "e_updates": e.updates if e.loss is not None else None,
+        "mismatch_max": mismatch.worst if mismatch else None,
+        "mismatch_mean": mismatch.mean if mismatch else None,
+        "mismatch_kl": mismatch.kl if mismatch else None,
         **{f"seconds_{phase}": seconds for phase, seconds in clock.seconds.items()},
         "tokens_rollout": sum(len(rollout.response_ids) for rollout in rollouts),
         "tokens_e": e.tokens if e.loss is not None else None,

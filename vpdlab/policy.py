@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Policy:
     Attributes:
         model, tokenizer: as transformers loads them.
         device: where the model lives.
+        version: how often the student's weights were updated.
         parameters: the student's trainable parameters.
         teacher_parameters: what the E-step trains: the same, or the teacher adapter's parameters.
     """
@@ -41,13 +42,14 @@ class Policy:
     def __init__(self, config: RunConfig, model: Any, tokenizer: Any) -> None:
         self.config, self.tokenizer = config, tokenizer
         torch.manual_seed(config.seed)  # initial adapter weights
-        self.device = pick_device(config.device)
+        self.device, self.version = pick_device(config.device), 0
         self.model = model.to(self.device).eval()
         _check_head(self.model, self.device)
         self.decoupled = config.teacher == "adapter"
         for name, rank in ((STUDENT, config.lora_rank), (TEACHER, config.adapter_rank * self.decoupled)):
             if rank:
                 _add_adapter(self.model, name, rank)
+        self._shares = _attends_to_all(self.model)
         self._adapters = {STUDENT: STUDENT if config.lora_rank else None, TEACHER: TEACHER if self.decoupled else None}
         self.parameters = self._own(self._adapters[STUDENT])
         self.teacher_parameters = self._own(TEACHER) if self.decoupled else self.parameters
@@ -96,7 +98,7 @@ class Policy:
     def states(self, batch: TokenBatch) -> TokenDist:
         """The distributions at the batch's active response tokens, with gradient where gradients are enabled."""
         with self.autocast():
-            hidden = self.model.get_decoder()(input_ids=batch.ids, use_cache=False).last_hidden_state
+            hidden = self._hidden(batch)
         # Under autocast the head runs as it does in the sampler; the softmax behind it is float32 in any case.
         dtype = torch.bfloat16 if self.config.precision == "bfloat16-mixed" else hidden.dtype
         picked = hidden.gather(1, batch.positions[..., None].expand(-1, -1, hidden.shape[-1]))[batch.mask].to(dtype)
@@ -106,6 +108,24 @@ class Policy:
         head = head if torch.is_grad_enabled() else head.detach()
         return TokenDist((Term(picked, head.to(dtype)),), self.config.temperature)
 
+    def _hidden(self, batch: TokenBatch) -> Float[Tensor, "b s h"]:
+        """Last hidden states of the rows, or of their tails where what a group begins with is read once."""
+        from transformers import DynamicCache
+
+        decoder, shared = self.model.get_decoder(), batch.shared
+        if shared is None:
+            return decoder(input_ids=batch.ids, use_cache=False).last_hidden_state
+        cache = DynamicCache(config=self.model.config)
+        decoder(input_ids=shared.ids, past_key_values=cache, use_cache=True)
+        cache.batch_select_indices(shared.owner)  # gradients flow back through it, added up over a group's rows
+        return decoder(
+            input_ids=shared.tail,
+            attention_mask=shared.seen,
+            position_ids=shared.places,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+
     def token_logp(self, batch: TokenBatch) -> Float[Tensor, " n"]:
         """Log-probability of each active response token."""
         return token_logp(self.states(batch), batch.tokens, self.config.logit_mib)
@@ -114,19 +134,29 @@ class Policy:
         """Sum of the response's log-probabilities, per row."""
         return row_sums(self.token_logp(batch), batch)
 
-    def score(self, views: Sequence[View]) -> Float[Tensor, " b"]:
-        """`logp` of all views, walked in minibatches, without gradient."""
+    def score(
+        self, views: Sequence[View], watch: Callable[[TokenBatch, Tensor], None] | None = None
+    ) -> Float[Tensor, " b"]:
+        """`logp` of all views, walked in minibatches, without gradient.
+
+        Args:
+            watch: called with each minibatch and the log-probabilities of its tokens.
+        """
         total = torch.zeros(len(views), device=self.device)
         with torch.no_grad():
             for (batch,) in self.minibatches(views):
-                total[batch.rows.to(self.device)] = self.logp(batch).to(total.dtype)
+                logp = self.token_logp(batch)
+                total[batch.rows.to(self.device)] = row_sums(logp, batch).to(total.dtype)
+                if watch is not None:
+                    watch(batch, logp)
         return total
 
     def minibatches(
         self, *sides: Sequence[View], rows: Sequence[int] | None = None
     ) -> Iterator[tuple[TokenBatch, ...]]:
         """`batch.minibatches` with this policy's token budget and device."""
-        return minibatches(*sides, budget=self.config.minibatch_tokens, rows=rows, device=self.device)
+        budget = self.config.minibatch_tokens
+        return minibatches(*sides, budget=budget, rows=rows, device=self.device, share=self._shares)
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """bfloat16 arithmetic on float32 weights, where the run asks for it."""
@@ -155,6 +185,7 @@ class Policy:
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.grad_clip or math.inf))
         if math.isfinite(norm) and norm > 0.0:
             optimizer.step()
+            self.version += optimizer is self.optimizer or not self.decoupled
         optimizer.zero_grad(set_to_none=True)
         return norm if math.isfinite(norm) else None
 
@@ -294,6 +325,15 @@ def _adapter_layers(model: Any) -> list[Any]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def _attends_to_all(model: Any) -> bool:
+    """Whether every layer is plain attention over all that came before: then a beginning can be read apart."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    return kinds == {"full_attention"} and not (
+        getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    )
 
 
 def _check_head(model: Any, device: torch.device) -> None:

@@ -222,11 +222,11 @@ def views(rollouts: Sequence[Rollout], notes: Sequence[Feedback], render: Render
     """
     student, teacher = [], []
     for rollout, note in zip(rollouts, notes, strict=True):
-        plain = View(rollout.prompt_ids, rollout.response_ids)
+        plain = View(rollout.prompt_ids, rollout.response_ids, group=rollout.group)
         student.append(plain)
         if note.signal:
             context, cut = render.teacher(rollout.problem, note)
-            teacher.append(View(context, rollout.response_ids, cut))
+            teacher.append(View(context, rollout.response_ids, cut, rollout.group))
         else:
             teacher.append(plain)
     return student, teacher

@@ -35,8 +35,9 @@ from vpdlab.errors import RunFailed, UserError
 METRICS = (
     "step", "reward", "success_rate", "length", "unfinished", "entropy", "kl", "kl_teacher", "margin", "delta", "beta",
     "e_loss", "m_loss", "signal_share", "n_success", "n_failure", "teacher_drift", "truncated", "skipped", "lr",
-    "grad_norm", "e_updates", "seconds_rollout", "seconds_feedback", "seconds_e", "seconds_m", "tokens_rollout",
-    "tokens_e", "tokens_m", "peak_memory_mib", "critiques", "leaked", "critic_loss", "notes", "warnings",
+    "grad_norm", "e_updates", "mismatch_max", "mismatch_mean", "mismatch_kl", "seconds_rollout", "seconds_feedback",
+    "seconds_e", "seconds_m", "tokens_rollout", "tokens_e", "tokens_m", "peak_memory_mib", "critiques", "leaked",
+    "critic_loss", "notes", "warnings",
 )  # fmt: skip
 """Keys of a line of metrics.jsonl. A number that does not exist at a step is null, never 0.
 
@@ -44,6 +45,8 @@ Units: kl (student || teacher), kl_teacher (the other way), entropy, teacher_dri
 units of reward; length in tokens. margin, both KLs and entropy are those of the M-step's pass, so after an E-step of
 the same iteration and before the M-step's update; beta is the one that this iteration used. tokens_e counts the padded
 tokens of passes with gradient, tokens_m those of the views that the method reads, tokens_rollout those sampled.
+mismatch_*, in nats: between the sampler's log-probabilities of the sampled tokens and the scorer's at the same weights
+(`learner.Mismatch`); null where the E-step had moved the student before any pass could tell.
 """
 
 # Columns of rollouts/*.parquet. Those of TOKEN_COLUMNS are null for rollouts outside the recorded subset.

@@ -41,7 +41,13 @@ class Completion:
 
 
 class Sampler(Protocol):
-    """What the loop asks of a sampler."""
+    """What the loop asks of a sampler.
+
+    Attributes:
+        exact: its log-probabilities are the policy's own, up to the rounding of float32.
+    """
+
+    exact: bool
 
     def generate(
         self, contexts: Sequence[Sequence[int]], streams: Sequence[tuple[int, ...]], sampling: Sampling
@@ -68,10 +74,12 @@ def sample(
     purpose: str = "train",
     step: int = 0,
     contexts: Sequence[Sequence[int]] | None = None,
+    version: int | None = None,
 ) -> list[Rollout]:
     """n rollouts of each problem, group after group.
 
     Args:
+        version: of the weights that the sampler plays, where they are the policy's own.
         contexts: what is read in place of the student's plain prompts (the teacher's prompts, say); one a problem.
     """
     prompts = [tuple(c) for c in contexts] if contexts is not None else [render.student(p) for p in problems]
@@ -94,6 +102,7 @@ def sample(
             logps=done.logps,
             text=tokenizer.decode(done.ids, skip_special_tokens=True).strip(),
             finished=done.finished,
+            version=version,
         )
         for (group, index), done in zip(pairs, completions, strict=True)
     ]

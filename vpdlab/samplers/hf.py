@@ -29,6 +29,7 @@ class HFSampler:
     """
 
     def __init__(self, policy: Policy, rows: int = 128) -> None:
+        self.exact = policy.config.precision == "float32"
         self._policy, self._rows = policy, rows
         self._ends = torch.tensor(sorted(end_ids(policy)), device=policy.device)
 
