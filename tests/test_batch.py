@@ -83,17 +83,26 @@ def test_rows_of_a_group_are_cut_by_hand() -> None:
     cut = batch.shared
     assert cut is not None
     assert cut.ids.tolist() == [[1, 2, 3, 0, 0], [9, 9, 9, 9, 9]]
-    assert cut.owner.tolist() == [0, 1, 0, 0]
-    assert cut.before.tolist() == [3, 5, 3, 3]
-    assert cut.tail.tolist() == [[4, 50, 51], [9, 60, 0], [5, 6, 52], [4, 53, 0]]
+    assert cut.tail.tolist() == [[4, 50, 51], [5, 6, 52], [4, 53, 0], [9, 60, 0]]
+    assert cut.row.tolist() == [0, 3, 1, 2]
+    assert cut.owner.tolist() == [0, 0, 0, 1]
+    assert cut.before.tolist() == [3, 3, 3, 5]
     short = [1, 1, 1, 0, 0, 1, 1, 1]
-    assert cut.seen.tolist() == [short, [1] * 8, short, short]
-    assert cut.places.tolist() == [[3, 4, 5], [5, 6, 7], [3, 4, 5], [3, 4, 5]]
+    assert cut.seen.tolist() == [short, short, short, [1] * 8]
+    assert cut.places.tolist() == [[3, 4, 5], [3, 4, 5], [3, 4, 5], [5, 6, 7]]
     assert (batch.read, whole.read) == (22, 28)
     # The state that predicts a token is that of the one before it, in the tails as in the rows.
     before = whole.ids.gather(1, whole.positions)[whole.mask]
-    assert torch.equal(cut.tail.gather(1, batch.positions)[batch.mask], before)
+    assert torch.equal(cut.tail[cut.row].gather(1, batch.positions)[batch.mask], before)
     assert before.tolist() == [4, 50, 9, 6, 4]
+
+
+def test_equal_rows_are_read_once() -> None:
+    views = [View((1, 2), (5, 6), group=0), View((1, 2), (5, 7), group=0), View((1, 2), (5, 6), group=0)]
+    batch = collate(views, [0, 1, 2], share=True)
+    assert batch.shared is not None
+    assert (batch.shared.tail.tolist(), batch.shared.row.tolist()) == ([[2, 5, 6], [2, 5, 7]], [0, 1, 0])
+    assert batch.tokens.tolist() == [5, 6, 5, 7, 5, 6]  # all of them count
 
 
 def test_little_to_share_is_not_shared() -> None:

@@ -29,30 +29,37 @@ class Shared:
     Attributes:
         ids: [G, P] the common beginnings, padded on the right.
         length: [G] of each.
-        owner: [B] which beginning a row goes on from.
-        tail: [B, T] the rest of each row, padded on the right; the last token of its context is always in it.
+        tail: [U, T] how they go on, padded on the right; the last token of its context is always in a tail. Rows that
+            are equal, as many are once a policy is sure of itself, have one tail.
+        owner: [U] which beginning a tail goes on from.
+        row: [B] which tail a row has.
     """
 
     ids: Int[Tensor, "g p"]
     length: Int[Tensor, " g"]
-    owner: Int[Tensor, " b"]
-    tail: Int[Tensor, "b t"]
+    tail: Int[Tensor, "u t"]
+    owner: Int[Tensor, " u"]
+    row: Int[Tensor, " b"]
 
     @property
-    def before(self) -> Int[Tensor, " b"]:
-        """[B] how many tokens of each row its beginning holds."""
+    def before(self) -> Int[Tensor, " u"]:
+        """[U] how many tokens stand before each tail."""
         return self.length[self.owner]
 
     @property
-    def seen(self) -> Int[Tensor, "b c"]:
-        """[B, P + T] 1 where a row's tail may look: not at the padding of its beginning."""
+    def seen(self) -> Int[Tensor, "u c"]:
+        """[U, P + T] 1 where a tail may look: not at the padding of its beginning."""
         begun = torch.arange(self.ids.shape[1], device=self.ids.device) < self.before[:, None]
         return torch.cat([begun, torch.ones_like(self.tail, dtype=torch.bool)], dim=1).long()
 
     @property
-    def places(self) -> Int[Tensor, "b t"]:
-        """[B, T] position of each token of the tails in its own row."""
+    def places(self) -> Int[Tensor, "u t"]:
+        """[U, T] position of each token of the tails in its own row."""
         return self.before[:, None] + torch.arange(self.tail.shape[1], device=self.tail.device)
+
+    def to(self, device: torch.device | str) -> Shared:
+        """The same on a device."""
+        return Shared(*(part.to(device) for part in (self.ids, self.length, self.tail, self.owner, self.row)))
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,8 @@ class TokenBatch:
         steps = torch.arange(self.response.shape[1], device=self.ids.device)
         if self.shared is None:
             return (self.context[:, None] - 1 + steps).clamp(max=self.ids.shape[1] - 1)
-        return (self.context - self.shared.before)[:, None].add(steps - 1).clamp(max=self.shared.tail.shape[1] - 1)
+        before = self.shared.before[self.shared.row]
+        return (self.context - before)[:, None].add(steps - 1).clamp(max=self.shared.tail.shape[1] - 1)
 
 
 def collate(
@@ -119,7 +127,7 @@ def collate(
         context=torch.tensor([len(view.context_ids) for view in chosen]).to(device),
         response=response.to(device),
         mask=(torch.arange(response.shape[1]) < lengths[:, None]).to(device),
-        shared=shared and Shared(*(part.to(device) for part in (shared.ids, shared.length, shared.owner, shared.tail))),
+        shared=shared and shared.to(device),
     )
 
 
@@ -127,14 +135,18 @@ def _shared(views: Sequence[View]) -> Shared | None:
     """The views cut in two; None where too little is saved."""
     together = _together([view.group for view in views])
     begin = [_begin([views[row].context_ids for row in rows]) for rows in together]
-    owner = torch.zeros(len(views), dtype=torch.long)
-    for place, rows in enumerate(together):
-        owner[rows] = place
-    tails = [(view.context_ids + view.response_ids)[len(begin[at]) :] for view, at in zip(views, owner, strict=True)]
+    place: dict[tuple[int, tuple[int, ...]], int] = {}  # of each tail, by what it goes on from and what it holds
+    row = [0] * len(views)
+    for owner, rows in enumerate(together):
+        for at in rows:
+            tail = (views[at].context_ids + views[at].response_ids)[len(begin[owner]) :]
+            row[at] = place.setdefault((owner, tail), len(place))
+    owners, tails = zip(*place, strict=True)
     read = len(begin) * max(map(len, begin)) + len(tails) * max(map(len, tails))
     if read > (1 - WORTH) * len(views) * max(map(len, views)):
         return None
-    return Shared(_pad(begin), torch.tensor([len(ids) for ids in begin]), owner, _pad(tails))
+    lengths = torch.tensor([len(ids) for ids in begin])
+    return Shared(_pad(begin), lengths, _pad(tails), torch.tensor(owners), torch.tensor(row))
 
 
 def _together(groups: Sequence[int]) -> list[list[int]]:

@@ -194,7 +194,7 @@ class EStep:
     teacher_logp: Tensor | None = None
     """[B'] log q(y|x,C) of the rollouts with feedback, before the first update."""
     teacher_logp_after: Tensor | None = None
-    """[B'] the same after the last one; None where the M-step's own pass will show it."""
+    """The same after the last one, of the first `e_step.DRIFT_ROWS`; None where the M-step's own pass will show it."""
 
 
 @dataclass(frozen=True)

@@ -167,14 +167,15 @@ def teacher_drift(batch: Batch, e: EStep, m: MStep) -> float | None:
     """How far the E-step moved the teacher: mean over rollouts of |change of log q(y|x,C)| / tokens, in nats a token.
 
     None where no E-step ran. Where the M-step's teacher computes with the very weights that the E-step trains, its
-    pass has scored them after the E-step; otherwise the E-step did so itself.
+    pass has scored them after the E-step; otherwise the E-step did so itself, of some rollouts.
     """
     after = e.teacher_logp_after
     if after is None and m.teacher_logp is not None:
         after = m.teacher_logp[batch.signal]
     if e.teacher_logp is None or after is None:
         return None
-    return ((after - e.teacher_logp).abs() / batch.lengths[batch.signal]).mean().item()
+    seen = len(after)
+    return ((after - e.teacher_logp[:seen]).abs() / batch.lengths[batch.signal][:seen]).mean().item()
 
 
 def margin(batch: Batch, m: MStep, beta: float) -> float | None:

@@ -27,8 +27,8 @@ from vpdlab import losses
 # the gradient stays so even if every other token is excluded too.
 EXCLUDED = -1e9
 
-# Numbers of each side that are worked on at a time where nothing takes a gradient, on a CPU: 2 MiB.
-CACHED = 2**19
+# Numbers of each side that are worked on at a time where nothing takes a gradient, on a CPU: 1 MiB.
+CACHED = 2**18
 
 
 @dataclass(frozen=True)
@@ -146,17 +146,29 @@ def compare(
     if support.kind == "sampled" and (alpha != 1.0 or measure is not None):
         raise ValueError(f"the sampled support is reverse KL: alpha must be 1, not {alpha}, and there is no measure")
     measure = measure or partial(losses.token_divergence, alpha=alpha)
+    found: dict[int, tuple[Tensor | None, Tensor | None, Tensor, tuple[Tensor, ...]]] = {}
+
+    def look(rows: slice, s: Tensor) -> tuple[Tensor | None, Tensor, Tensor, tuple[Tensor, ...]]:
+        """What takes no gradient: the support, the teacher on it and at the tokens, the telemetry."""
+        t = teacher.logp(rows)
+        ids = _support_ids(s, support)
+        return ids, _restrict(t, ids, support.tail), _at(t, tokens[rows]), _measured(s, t)
 
     def one(rows: slice) -> tuple[Tensor, ...]:
         s = student.logp(rows)
         with torch.no_grad():
-            t = teacher.logp(rows)
-        s_at, t_at = _at(s, tokens[rows]), _at(t, tokens[rows])
+            if rows.start not in found:
+                ids, on, at, measured = look(rows, s)
+                found[rows.start] = ids, None if ids is None else on, at, measured
+            else:  # once more, in the backward pass: only what has a gradient is wanted
+                ids, kept, at, measured = found[rows.start]
+                on = teacher.logp(rows) if kept is None else kept
+        s_at = _at(s, tokens[rows])
         if support.kind == "sampled":
-            divergence = losses.sampled_divergence(s_at, t_at)
+            divergence = losses.sampled_divergence(s_at, at)
         else:
-            divergence = measure(*on_support(s, t, support))
-        return divergence, s_at, t_at, *_measured(s.detach(), t)
+            divergence = measure(_restrict(s, ids, support.tail), on)
+        return divergence, s_at, at, *measured
 
     return Comparison(*_walk(one, student, mib))
 
@@ -184,13 +196,20 @@ def on_support(
     The bucket is the exact mass of all other tokens (a sum over them, not 1 minus the kept mass, which loses all
     its digits where the kept mass is nearly 1).
     """
-    if support.kind == "full" or support.k >= student_logp.shape[-1]:
-        return student_logp, teacher_logp
-    ids = student_logp.detach().topk(support.k, dim=-1).indices
-    return _keep(student_logp, ids, support.tail), _keep(teacher_logp, ids, support.tail)
+    ids = _support_ids(student_logp, support)
+    return _restrict(student_logp, ids, support.tail), _restrict(teacher_logp, ids, support.tail)
 
 
-def _keep(logp: Float[Tensor, "n v"], ids: Int[Tensor, "n k"], tail: str) -> Float[Tensor, "n k2"]:
+def _support_ids(student_logp: Float[Tensor, "n v"], support: Support) -> Int[Tensor, "n k"] | None:
+    """The tokens of the support; None where it is the whole vocabulary (or a divergence that needs none)."""
+    if support.kind != "topk" or support.k >= student_logp.shape[-1]:
+        return None
+    return student_logp.detach().topk(support.k, dim=-1).indices
+
+
+def _restrict(logp: Float[Tensor, "n v"], ids: Int[Tensor, "n k"] | None, tail: str) -> Float[Tensor, "n k2"]:
+    if ids is None:
+        return logp
     kept = logp.gather(-1, ids)
     if tail == "renormalise":
         return torch.log_softmax(kept, dim=-1)
