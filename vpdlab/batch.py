@@ -87,6 +87,12 @@ class TokenBatch:
         """How many tokens the model reads for this batch, padding included."""
         return self.ids.numel() if self.shared is None else self.shared.ids.numel() + self.shared.tail.numel()
 
+    @classmethod
+    def empty(cls, device: torch.device | str) -> TokenBatch:
+        """No rows at all: what keeps a process in step with others that have more minibatches."""
+        none, pair = torch.zeros(0, dtype=torch.long), torch.zeros(0, 1, dtype=torch.long, device=device)
+        return cls(none, pair, none.to(device), pair, pair.bool())
+
     @property
     def tokens(self) -> Int[Tensor, " n"]:
         """[N] the active response tokens, rollout after rollout."""

@@ -16,7 +16,7 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from torch import Tensor
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.policy import Policy
 from vpdlab.record import fsync, writing
+from vpdlab.sharding import local, part_of, whole
 
 FORMAT = 1
 NAME = re.compile(r"step-(\d{6,})")
@@ -213,23 +214,25 @@ def weights_by_name(policy: Policy, values: list[Tensor] | None = None, role: st
 
 
 def policy_tensors(policy: Policy, copies: Mapping[str, list[Tensor]]) -> Groups:
-    """All that a policy trains, its optimisers, and the copies of its weights that others keep."""
-    groups = {"student": weights_by_name(policy), "optimizer": _moments(policy.optimizer)}
+    """All that a policy trains, its optimisers, and the copies of its weights that others keep; whole, however they are
+    sharded. All processes must ask for it; only the main one's is complete."""
+    groups = {"student": weights_by_name(policy), "optimizer": _moments(policy.optimizer, policy.parameters)}
     if policy.decoupled:
         groups["teacher"] = weights_by_name(policy, role="teacher")
     if policy.e_optimizer is not policy.optimizer:
-        groups["e-optimizer"] = _moments(policy.e_optimizer)
-    return groups | {name: weights_by_name(policy, values) for name, values in copies.items()}
+        groups["e-optimizer"] = _moments(policy.e_optimizer, policy.teacher_parameters)
+    groups |= {name: weights_by_name(policy, values) for name, values in copies.items()}
+    return {group: {name: whole(value) for name, value in tensors.items()} for group, tensors in groups.items()}
 
 
 def load_policy(policy: Policy, copies: Mapping[str, list[Tensor]], saved: Saved) -> None:
     """Put back what `policy_tensors` took, in place. Raises UserError where it does not fit this policy."""
     load_weights(weights_by_name(policy), saved, "student")
-    _load_moments(policy.optimizer, saved, "optimizer")
+    _load_moments(policy.optimizer, policy.parameters, saved, "optimizer")
     if policy.decoupled:
         load_weights(weights_by_name(policy, role="teacher"), saved, "teacher")
     if policy.e_optimizer is not policy.optimizer:
-        _load_moments(policy.e_optimizer, saved, "e-optimizer")
+        _load_moments(policy.e_optimizer, policy.teacher_parameters, saved, "e-optimizer")
     for name, values in copies.items():
         load_weights(weights_by_name(policy, values), saved, name)
 
@@ -242,22 +245,26 @@ def load_weights(mine: Mapping[str, Tensor], saved: Saved, group: str) -> None:
         odd = sorted(name for name in mine.keys() | found.keys() if shapes[0].get(name) != shapes[1].get(name))
         raise UserError(f"the {group} in {saved.path} does not fit this model: {odd[0]} differs")
     for name, value in found.items():
-        mine[name].copy_(value)
+        local(mine[name]).copy_(local(part_of(value, mine[name])))
 
 
-def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"{index}.{key}": value for index, values in state.items() for key, value in values.items()}
+def _moments(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
+    """By a parameter's place among all of them, however the optimiser groups them."""
+    states = ((index, optimizer.state.get(parameter, {})) for index, parameter in enumerate(parameters))
+    return {f"{index}.{key}": value for index, values in states for key, value in values.items()}
 
 
-def _load_moments(optimizer: torch.optim.Optimizer, saved: Saved, group: str) -> None:
+def _load_moments(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], saved: Saved, group: str) -> None:
     """The moments alone: rates and decay are the config's."""
+    places = {id(p): place for place, p in enumerate(p for part in optimizer.param_groups for p in part["params"])}
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in saved.tensors(group).items():
         index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
-    if state and max(state) >= sum(len(part["params"]) for part in optimizer.param_groups):
-        raise UserError(f"the {group} in {saved.path} does not fit this model: it has more parameters")
+        if int(index) >= len(parameters):
+            raise UserError(f"the {group} in {saved.path} does not fit this model: it has more parameters")
+        mine = parameters[int(index)]
+        moment = part_of(value, mine) if value.shape == mine.shape else value  # AdamW counts its steps beside them
+        state.setdefault(places[id(mine)], {})[key] = moment
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

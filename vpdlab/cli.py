@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from vpdlab import processes
 from vpdlab.config import HINTS, RunConfig, presets, read_preset
 from vpdlab.errors import RunFailed, UserError
 
@@ -40,7 +41,7 @@ def train(args: Sequence[str]) -> int:
         for warning in fresh_warnings(row, seen):
             print(warning, flush=True)
     print(f"{conclusion(run.evals)}\nthe student: {config.folder / 'final'}")
-    return EXIT_STATUS.get(load_run(config.folder).status["state"], 1)
+    return EXIT_STATUS.get(processes.by_main(lambda: load_run(config.folder).status["state"]), 1)
 
 
 def compare(args: Sequence[str]) -> int:
@@ -247,7 +248,11 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    args = list(sys.argv[1:] if argv is None else argv)
+    with processes.quiet():
+        return _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         print("usage: vpdlab COMMAND ...\n")
         for name, command in COMMANDS.items():
@@ -262,13 +267,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args[0] not in COMMANDS:
             raise UserError(f"unknown command {args[0]!r}: choose one of {', '.join(COMMANDS)}")
-        return COMMANDS[args[0]](args[1:])
-    except UserError as error:
-        print(f"vpdlab: {error}", file=sys.stderr)
-        return 2
-    except RunFailed as error:
-        print(f"vpdlab: {error}", file=sys.stderr)
-        return 1
+        if args[0] != "train" and processes.launched() > 1:
+            raise UserError(f"vpdlab {args[0]} is for one process: call it without a launcher")
+        status = COMMANDS[args[0]](args[1:])
+        processes.leave()
+        return status
+    except (UserError, RunFailed) as error:
+        if processes.speaks(error):
+            print(f"vpdlab: {processes.words()}{error}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
         print("vpdlab: interrupted", file=sys.stderr)
         return 130

@@ -239,6 +239,9 @@ class RunConfig:
     """Padded tokens in one forward pass of the update; changes speed and memory, not the result."""
     logit_mib: int = 256
     """Memory of one chunk of logits while scoring; changes speed and memory, not the result."""
+    shard: bool = False
+    """Of several processes (docs/processes.md): shard the decoder's layers, gradients and moments over them (FSDP2);
+    else each has all of them (DDP)."""
 
     # -- evaluation ----------------------------------------------------------------------------------------
     eval_every: int = 0
@@ -282,6 +285,8 @@ class RunConfig:
             raise UserError(f"the shares of noise add up to {noise:g}, but must not exceed 1")
         if self.critic_learns and self.critic != "live":
             raise UserError(f"critic_learns needs critic live: critic {self.critic} does not change")
+        if self.shard and (self.lora_rank or self.teacher == "adapter"):
+            raise UserError("shard is for training all weights: an adapter is small, so leave shard out")
         if self.precision == "bfloat16" and self.teacher == "ema":
             raise UserError(
                 "teacher ema needs float32 weights (a small rate rounds to nothing in bfloat16): set precision to"

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from vpdlab import losses
-from vpdlab.batch import TokenBatch
+from vpdlab import losses, processes
 from vpdlab.credit import leave_one_out_mean, tilted_weight
 from vpdlab.learner import Batch, EStep, Learner
+from vpdlab.policy import Policy
 
 # How many rollouts tell how far the teacher has moved, where no later pass shows it: a pass over all would cost a third
 # of the E-step.
@@ -54,10 +55,8 @@ def e_step(learner: Learner, batch: Batch) -> EStep:
     policy.fresh()
     prior = learner.prior(batch)
     updates = split(batch, c.e_minibatch, c.e_unit, c.e_epochs)
-    whole = list(policy.minibatches(batch.teacher, rows=updates[0])) if len(updates[0]) == len(batch) else []
     with policy.as_teacher():
-        kept = policy.logp(whole[0][0]) if len(whole) == 1 else None
-        before = policy.score(batch.teacher) if kept is None else _by_row(kept, whole[0][0])
+        before, kept = _before(policy, batch, updates[0])
     if not (prior.isfinite().all() and before.isfinite().all()):
         return EStep(reason="log-probabilities are not finite", skipped=1)
     shift, loss_of = OBJECTIVES[c.e_objective](Evidence(learner, batch, prior, before))
@@ -71,14 +70,22 @@ def e_step(learner: Learner, batch: Batch) -> EStep:
             total += loss.item()
             tokens += view.read
         skipped += policy.e_step() is None
+    total, tokens = processes.added(total, tokens)
     after = None if learner.teacher.live else policy.score(batch.teacher[:DRIFT_ROWS])
     learner.teacher.after_e_step()
-    return EStep("", total / len(updates), shift, len(updates), skipped, tokens, before, after)
+    return EStep("", total / len(updates), shift, len(updates), skipped, int(tokens), before, after)
 
 
-def _by_row(logp: Tensor, view: TokenBatch) -> Tensor:
-    """A minibatch's log-probabilities in the order of its rows, without gradient."""
-    return logp.detach()[view.rows.to(logp.device).argsort()].float()
+def _before(policy: Policy, batch: Batch, rows: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+    """[B] log q of all rollouts, without gradient; and with it, where one minibatch is all of the update on `rows`."""
+    views = list(policy.minibatches(batch.teacher, rows=rows)) if len(rows) == len(batch) else []
+    if len(views) != 1 or policy.config.shard:
+        return policy.score(batch.teacher), None
+    ((view,),) = views
+    logp = policy.logp(view)
+    before = torch.zeros(len(batch), device=logp.device)
+    before[view.rows.to(logp.device)] = logp.detach().to(before.dtype)
+    return processes.add(before), logp
 
 
 def _bco(known: Evidence) -> tuple[float, RowLoss]:

@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vpdlab import processes
+
 if TYPE_CHECKING:
     from vpdlab.config import RunConfig
     from vpdlab.policy import Policy
@@ -36,6 +38,7 @@ def describe(config: RunConfig, task: Task, policy: Policy) -> dict[str, Any]:
         else platform.machine(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
+        "processes": processes.count(),
         "seed": config.seed,
         "model": {
             "class": type(policy.model).__name__,

@@ -10,7 +10,7 @@ import copy
 import json
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,7 @@ def _alone(student: Student, config: RunConfig) -> RunConfig:
     """Settings that load this student, and nothing that an evaluation of it does not need."""
     fields: dict[str, Any] = {
         "method": "rft", "feedback": ("verifier",), "critic": "live", "critic_learns": False, "anchor": "dynamic",
-        "eval_teacher": False, "prompts": 1, "kl_target": 0.0,
+        "eval_teacher": False, "prompts": 1, "kl_target": 0.0, "shard": False,
         "teacher": "adapter" if student.saved is not None and config.teacher == "adapter" else "shared",
     }  # fmt: skip
     if student.saved is None:
@@ -193,7 +193,7 @@ def _copy(folder: Path, out: Path) -> None:
 def _load(student: Student, saved: Saved) -> Policy:
     """The policy of a checkpoint, with all that it has trained."""
     assert student.config is not None
-    policy = Policy.load(student.config)
+    policy = Policy.load(replace(student.config, shard=False))
     load_weights(weights_by_name(policy), saved, "student")
     if policy.decoupled:
         load_weights(weights_by_name(policy, role="teacher"), saved, "teacher")

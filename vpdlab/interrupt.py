@@ -8,15 +8,18 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from vpdlab import processes
+
 
 class Interrupt:
-    """Whether someone asked for a stop. `bool(interrupt)` is checked between steps."""
+    """Whether someone asked for a stop. `bool(interrupt)` is checked between steps: it asks all processes, so that all
+    stop behind the same one, and all must check it at the same places."""
 
     def __init__(self) -> None:
         self.asked = False
 
     def __bool__(self) -> bool:
-        return self.asked
+        return processes.anywhere(self.asked)
 
     @contextmanager
     def armed(self) -> Iterator[None]:
@@ -33,7 +36,8 @@ class Interrupt:
             if self.asked:
                 raise KeyboardInterrupt
             self.asked = True
-            print("stopping after this step (interrupt again to stop at once)", file=sys.stderr, flush=True)
+            if processes.main():  # a launcher hands the signal to all of them
+                print("stopping after this step (interrupt again to stop at once)", file=sys.stderr, flush=True)
 
         signal.signal(signal.SIGINT, handle)
         try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vpdlab import processes
 from vpdlab.types import Feedback, Rollout, View
 
 if TYPE_CHECKING:
@@ -126,8 +127,10 @@ class Learner:
         fresh = batch.sampled_by(self.policy)
         if fresh and self.exact:
             return batch.sampled_logp
-        self.mismatch = Mismatch() if fresh else None
-        return self.policy.score(batch.student, self.mismatch and self.mismatch.watching(batch))
+        found = Mismatch()
+        prior = self.policy.score(batch.student, found.watching(batch) if fresh else None)
+        self.mismatch = found.everywhere() if fresh else None
+        return prior
 
     def after_iteration(self, e: EStep, m: MStep) -> None:
         """Let the teacher follow; after an E-step, let beta follow the KL that it led to."""
@@ -148,12 +151,12 @@ class Mismatch:
     worst: float = 0.0
     _sum: float = 0.0
     _k3: float = 0.0
-    _count: int = 0
+    _count: float = 0
 
     def add(self, ours: Tensor, theirs: Tensor) -> None:
         """Some tokens, [N] each."""
-        gap = (ours - theirs).double()
-        self.worst = max(self.worst, gap.abs().max().item())
+        gap = (ours - theirs).cpu().double()  # not every device has it
+        self.worst = max([self.worst, *gap.abs().tolist()])
         self._sum += gap.abs().sum().item()
         self._k3 += (gap.expm1() - gap).sum().item()
         self._count += len(gap)
@@ -161,6 +164,11 @@ class Mismatch:
     def watching(self, batch: Batch) -> Callable[[TokenBatch, Tensor], None]:
         """What `Policy.score` is to call with each minibatch of `batch.student`."""
         return lambda view, logp: self.add(logp, batch.logps(view))
+
+    def everywhere(self) -> Mismatch:
+        """That of all processes' tokens together."""
+        worst = max(processes.gather(self.worst))
+        return Mismatch(worst, *processes.added(self._sum, self._k3, self._count))
 
     @property
     def mean(self) -> float:

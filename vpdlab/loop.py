@@ -11,14 +11,14 @@ import contextlib
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
-from vpdlab import observe
+from vpdlab import observe, processes
 from vpdlab.checkpoint import Saved
 from vpdlab.config import RunConfig, read_options
 from vpdlab.critics import Criticism
@@ -33,7 +33,7 @@ from vpdlab.learner import Batch, EStep, Learner, MStep
 from vpdlab.m_step import Method, m_step
 from vpdlab.methods import check, get_method
 from vpdlab.noise import shares, with_noise
-from vpdlab.policy import Policy, longest_input
+from vpdlab.policy import Policy, longest_input, pick_device
 from vpdlab.prompts import Renderer, Templates, views
 from vpdlab.record import Recorder, plain, prepare
 from vpdlab.resume import Keeper, find, locked, recorded, settings
@@ -52,7 +52,7 @@ def iterate(run: Run, step: int) -> dict[str, Any]:
     learner.mismatch = None
 
     with clock("rollout"):
-        rollouts = verify_all(run.task, run.rollouts(step))
+        rollouts = run.verify(run.rollouts(step))
 
     with clock("feedback"):
         notes = run.feedback(rollouts, step)  # C, or the reason why there is none
@@ -63,12 +63,13 @@ def iterate(run: Run, step: int) -> dict[str, Any]:
         with clock("e"):
             e = run.method.e_step(learner, batch)  # train the teacher on outcomes, inside the trust region
 
-    kept = config.record_tokens if run.recorder is not None else 0  # nobody would read them
+    kept = config.record_tokens if run.recording else 0  # nobody would read them
     watch = observe.TokenWatch(learner.policy.tokenizer, kept, config.record_top, config.logit_mib)
     with clock("m"):
         m = m_step(learner, batch, run.method, watch)  # distil it into the student, token by token
         learner.after_iteration(e, m)
         critic_loss = run.reinforce_critic(batch, m) if config.critic_learns else None
+        watch.share()
 
     row = observe.metrics_row(step, beta, rollouts, notes, batch, e, m, lr, clock, learner.mismatch, critic_loss)
     if run.recorder is not None:
@@ -84,7 +85,7 @@ class Run:
     Attributes:
         config, task, method, learner (policy and teacher), render, sampler, criticism (where asked for): the parts.
         record: whether the run leaves a folder behind.
-        recorder: writes that folder, from the first step on.
+        recorder: writes that folder, from the first step on; of several processes, the main one has it.
         resumed: the checkpoint that the run goes on from; None for one from its start.
         rows, evals: the lines of metrics and evaluations so far.
     """
@@ -113,9 +114,10 @@ class Run:
         Raises:
             UserError: for anything in the config that does not fit what it names.
         """
-        resumed = find(config) if record and config.resumes else None
+        pick_device(config.device)  # a bad name is told before a model is loaded; several processes meet here
+        resumed = processes.by_main(lambda: find(config)) if record and config.resumes else None
         if record and resumed is None:
-            prepare(config.folder)  # before the minutes that loading a model may take
+            processes.by_main(lambda: prepare(config.folder))  # before the minutes that loading a model may take
         check_tracker(config.tracker)
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -145,7 +147,7 @@ class Run:
             raise UserError(f"task {config.task} has no held-out problems: set eval_every to -1")
         run.check_lengths()
         if resumed is not None:
-            run.rows, run.evals = recorded(config.folder, resumed)
+            run.rows, run.evals = processes.by_main(lambda: recorded(config.folder, resumed))
             run.keeper().load(resumed)
         return run
 
@@ -173,6 +175,20 @@ class Run:
         sampling = Sampling(config.temperature, 1.0, config.max_new_tokens)
         version = self.learner.policy.version
         return self._sample(self.problems(step), config.group, sampling, step=step, version=version)
+
+    def verify(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
+        """The rollouts with their outcomes; of several processes, each judges its share."""
+
+        def judge(part: Sequence[Rollout]) -> list[Outcome]:  # outcomes travel: a problem's data need not be picklable
+            return [rollout.verified for rollout in verify_all(self.task, part)]
+
+        outcomes = processes.spread(judge, rollouts)
+        return [replace(rollout, outcome=outcome) for rollout, outcome in zip(rollouts, outcomes, strict=True)]
+
+    @property
+    def recording(self) -> bool:
+        """Whether what happens now is recorded, by this process or by the main one."""
+        return self.record and self.started
 
     def feedback(self, rollouts: Sequence[Rollout], step: int, purpose: str = "train") -> list[Feedback]:
         """C of each rollout, from the config's sources; noise on it, where the config asks for some.
@@ -229,7 +245,11 @@ class Run:
         if self.started:
             raise UserError("this run has begun already: open a new one with Run.open to train again")
         self.started = True
-        with locked(self.config.folder) if self.record else contextlib.nullcontext():
+        with contextlib.ExitStack() as held:
+            if self.record:
+                processes.by_main(lambda: held.enter_context(locked(self.config.folder)))
+            processes.agree("the settings", self.config.to_dict)
+            processes.agree("the weights", self.learner.policy.probe)
             keeper = self._open_record() if self.record else None
             with tracked(self.config.tracker, self.recorder, settings(self.config), len(self.rows)):
                 yield from self._recorded(keeper)
@@ -242,12 +262,17 @@ class Run:
 
     def _open_record(self) -> Keeper:
         keeper, marks = self.keeper(), None
+        processes.agree("problems or templates", lambda: keeper.inputs)
         if self.resumed is None:
             keeper.begin()
         else:
             keeper.go_on(self.resumed)
             marks = self.resumed.state["record"]
-        self.recorder = Recorder(self.config.folder, settings(self.config), keeper.environment, marks)
+
+        def begin() -> None:
+            self.recorder = Recorder(self.config.folder, settings(self.config), keeper.environment, marks)
+
+        processes.by_main(begin)
         return keeper
 
     def _recorded(self, keeper: Keeper | None) -> Iterator[dict[str, Any]]:
@@ -275,6 +300,7 @@ class Run:
             if interrupt:
                 break
             row = plain(iterate(self, step))
+            processes.agree("the weights", self.learner.policy.probe)
             self.rows.append(row)
             row["warnings"] = diagnose(self.rows)
             if self.recorder is not None:
@@ -289,18 +315,18 @@ class Run:
                 raise RunFailed(
                     f"{config.max_skipped} iterations in a row had a loss or gradient that was not finite: lower lr"
                 )
-        if keeper is not None and self.recorder is not None:
+        if keeper is not None:
             if every or interrupt:
                 keeper.save(len(self.rows), self.recorder)
-            with self.recorder.final() as folder:
-                self.learner.policy.save(folder)
+            with self.recorder.final() if self.recorder is not None else contextlib.nullcontext():
+                self.learner.policy.save(config.folder / "final")
 
     def evaluate(self, step: int) -> dict[str, Any]:
         """Sample held-out problems, and the teacher on those that failed; the line of eval.jsonl."""
         config, started = self.config, time.perf_counter()
         problems = self.task.load("test")[: config.eval_problems]
         sampling = Sampling(config.eval_temperature, config.eval_top_p, config.max_new_tokens)
-        rollouts = verify_all(self.task, self._sample(problems, config.eval_samples, sampling, purpose="eval"))
+        rollouts = self.verify(self._sample(problems, config.eval_samples, sampling, purpose="eval"))
         groups: dict[str, list[Outcome]] = {}
         for rollout in rollouts:
             groups.setdefault(rollout.problem.id, []).append(rollout.verified)
@@ -326,7 +352,7 @@ class Run:
         contexts = [self.render.teacher(rollout.problem, note)[0] for rollout, note in failed.values()]
         with self.learner.teacher.playing():
             answers = self._sample(problems, 1, sampling, purpose="eval teacher", contexts=contexts)
-        values = [float(rollout.success) for rollout in verify_all(self.task, answers)]
+        values = [float(rollout.success) for rollout in self.verify(answers)]
         low, high = interval(values)
         return {
             "teacher_accuracy": float(np.mean(values)),

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from vpdlab import processes
 from vpdlab.batch import TokenBatch
 from vpdlab.config import RunConfig
 from vpdlab.credit import group_advantage
@@ -167,7 +168,7 @@ def m_step(learner: Learner, batch: Batch, method: Method, watch: Watch | None =
         return MStep(reason="no rollout has feedback")
     policy.fresh()
     told = method.prepare(learner, batch, method) if method.prepare else {}
-    totals, loss, tokens = _Totals(batch), 0.0, 0
+    totals, loss, tokens = _Totals(batch, method.views != "student"), 0.0, 0
     fresh = Mismatch() if batch.sampled_by(policy) else None  # no E-step has moved the student since
     for seen, dists, count in survey(learner, batch, method, told):
         if watch is not None:
@@ -179,27 +180,26 @@ def m_step(learner: Learner, batch: Batch, method: Method, watch: Watch | None =
         totals.add(seen)
         if fresh is not None:
             fresh.add(seen.logp.detach(), seen.old_logp)
-    learner.mismatch = fresh or learner.mismatch
+    learner.mismatch = fresh.everywhere() if fresh is not None else learner.mismatch
+    loss, tokens = processes.added(loss, tokens)
     norm = policy.step()
     reason = "nothing to learn from this batch: the gradient is 0" if norm == 0.0 else ""
-    return MStep(reason, loss, norm, int(norm is None), tokens, **totals.result())
+    return MStep(reason, loss, norm, int(norm is None), int(tokens), **totals.result())
 
 
 class _Totals:
     """Adds up, over minibatches, what an M-step reports of student and teacher."""
 
-    def __init__(self, batch: Batch) -> None:
-        self._batch = batch
+    def __init__(self, batch: Batch, teacher: bool) -> None:
+        self._batch, self._teacher = batch, teacher
         self._sums = torch.zeros(2, len(batch), device=batch.success.device)
         self._kl = self._kl_teacher = self._entropy = 0.0
-        self._teacher = False
 
     def add(self, seen: Seen) -> None:
         rows = seen.view.rows.to(self._sums.device)
         self._sums[0, rows] = row_sums(seen.logp.detach(), seen.view).to(self._sums.dtype)
         self._entropy += seen.entropy.sum().item()
         if seen.found is not None:
-            self._teacher = True
             self._sums[1, rows] = row_sums(seen.found.teacher_logp, seen.view).to(self._sums.dtype)
             signal = self._batch.signal[seen.rows]
             self._kl += seen.found.kl[signal].sum().item()
@@ -208,10 +208,12 @@ class _Totals:
     def result(self) -> dict[str, Any]:
         spoken = int(self._batch.lengths[self._batch.signal].sum())
         shown = self._teacher and spoken > 0
+        kl, kl_teacher, entropy = processes.added(self._kl, self._kl_teacher, self._entropy)
+        processes.add(self._sums)
         return {
             "student_logp": self._sums[0],
             "teacher_logp": self._sums[1] if self._teacher else None,
-            "kl": self._kl / spoken if shown else None,
-            "kl_teacher": self._kl_teacher / spoken if shown else None,
-            "entropy": self._entropy / self._batch.response_tokens,
+            "kl": kl / spoken if shown else None,
+            "kl_teacher": kl_teacher / spoken if shown else None,
+            "entropy": entropy / self._batch.response_tokens,
         }

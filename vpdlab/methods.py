@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from vpdlab import losses
+from vpdlab import losses, processes
 from vpdlab.batch import TokenBatch
 from vpdlab.config import RunConfig
 from vpdlab.credit import cost_to_go, leave_one_out_mean
@@ -108,7 +108,7 @@ def _distil_baseline(learner: Learner, batch: Batch, method: Method) -> dict[str
         for seen, _, _ in survey(learner, batch, method):
             later = _to_come(seen.both.divergence, seen.view, c.distil_discount)
             table[seen.view.rows.to(table.device), : later.shape[1]] = later.to(table.dtype)
-    return {"baseline": leave_one_out_mean(table, batch.groups)}
+    return {"baseline": leave_one_out_mean(processes.add(table), batch.groups)}
 
 
 def _cross_entropy(config: RunConfig) -> Measure:

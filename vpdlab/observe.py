@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vpdlab import losses
+from vpdlab import losses, processes
 from vpdlab.learner import Batch, EStep, Mismatch, MStep
 from vpdlab.m_step import Seen
 from vpdlab.prompts import Renderer
@@ -77,6 +77,10 @@ class TokenWatch:
             out[f"{side}_top_ids"], out[f"{side}_top_logp"] = ids.tolist(), logp.tolist()
             out[f"{side}_top"] = [self.words(row) for row in ids.tolist()]
         return out
+
+    def share(self) -> None:
+        """Hand what this process has seen to the others: the main one records it."""
+        self.kept = {row: numbers for kept in processes.gather(self.kept) for row, numbers in kept.items()}
 
     def words(self, ids: Sequence[int]) -> list[str]:
         """The text of each token by itself (a part of a character shows as its replacement mark)."""

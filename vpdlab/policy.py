@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vpdlab import processes, sharding
 from vpdlab.batch import TokenBatch, minibatches
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError
@@ -43,13 +44,19 @@ class Policy:
         self.config, self.tokenizer = config, tokenizer
         torch.manual_seed(config.seed)  # initial adapter weights
         self.device, self.version = pick_device(config.device), 0
+        if config.shard:  # first of all: the whole model need not fit on the device
+            sharding.check_shard(config.shard)
+            _check_head(model.eval(), model.device)
+            sharding.shard(model, self.device)
         self.model = model.to(self.device).eval()
-        _check_head(self.model, self.device)
+        if not config.shard:
+            _check_head(self.model, self.device)
         self.decoupled = config.teacher == "adapter"
         for name, rank in ((STUDENT, config.lora_rank), (TEACHER, config.adapter_rank * self.decoupled)):
             if rank:
                 _add_adapter(self.model, name, rank)
-        self._shares = _attends_to_all(self.model)
+        # Sharded layers are gathered pass by pass, in step with other processes: there each minibatch is one pass.
+        self._shares = _attends_to_all(self.model) and not config.shard
         self._adapters = {STUDENT: STUDENT if config.lora_rank else None, TEACHER: TEACHER if self.decoupled else None}
         self.parameters = self._own(self._adapters[STUDENT])
         self.teacher_parameters = self._own(TEACHER) if self.decoupled else self.parameters
@@ -71,6 +78,7 @@ class Policy:
         from vpdlab import models
 
         pick_device(config.device)  # a bad name is told before a model is loaded
+        sharding.check_shard(config.shard)
         place = models.resolve(config.model)
         dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
         try:
@@ -101,7 +109,8 @@ class Policy:
             hidden = self._hidden(batch)
         # Under autocast the head runs as it does in the sampler; the softmax behind it is float32 in any case.
         dtype = torch.bfloat16 if self.config.precision == "bfloat16-mixed" else hidden.dtype
-        picked = hidden.gather(1, batch.positions[..., None].expand(-1, -1, hidden.shape[-1]))[batch.mask].to(dtype)
+        at = batch.positions[..., None].expand(-1, -1, hidden.shape[-1])
+        picked = (hidden.gather(1, at)[batch.mask] if len(batch.rows) else hidden[0, :0]).to(dtype)
         # Detached (and so pinned to the present storage) where no gradient is wanted: other weights may be lent to
         # the model for the duration of this call only.
         head = self.model.get_output_embeddings().weight
@@ -114,7 +123,9 @@ class Policy:
 
         decoder, shared = self.model.get_decoder(), batch.shared
         if shared is None:
-            return decoder(input_ids=batch.ids, use_cache=False).last_hidden_state
+            # A pass over nothing is one that other processes wait for: it takes a token to make it.
+            ids = batch.ids if len(batch.rows) else batch.ids.new_zeros(1, 1)
+            return decoder(input_ids=ids, use_cache=False).last_hidden_state
         cache = DynamicCache(config=self.model.config)
         decoder(input_ids=shared.ids, past_key_values=cache, use_cache=True)
         cache.batch_select_indices(shared.owner)  # gradients flow back through it, added up over a group's rows
@@ -150,14 +161,36 @@ class Policy:
                 total[batch.rows.to(self.device)] = row_sums(logp, batch).to(total.dtype)
                 if watch is not None:
                     watch(batch, logp)
-        return total
+        return processes.add(total)
 
     def minibatches(
         self, *sides: Sequence[View], rows: Sequence[int] | None = None
     ) -> Iterator[tuple[TokenBatch, ...]]:
-        """`batch.minibatches` with this policy's token budget and device."""
+        """`batch.minibatches` with this policy's token budget and device; of several processes, each walks its share.
+
+        What is added up over the minibatches must then be added up over the processes.
+        """
+        rows = self._parts(sides, rows)[processes.rank()] if processes.count() > 1 else rows
         budget = self.config.minibatch_tokens
-        return minibatches(*sides, budget=budget, rows=rows, device=self.device, share=self._shares)
+        walk = minibatches(*sides, budget=budget, rows=rows, device=self.device, share=self._shares)
+        return self._in_step(list(walk), len(sides)) if self.config.shard else walk
+
+    def _in_step(self, mine: list[tuple[TokenBatch, ...]], sides: int) -> Iterator[tuple[TokenBatch, ...]]:
+        """As many minibatches in each process, some of nothing: a sharded layer is gathered by all at once."""
+        more = max(processes.gather(len(mine))) - len(mine)
+        yield from mine
+        for _ in range(more):
+            yield tuple(TokenBatch.empty(self.device) for _ in range(sides))
+
+    def whole(self) -> contextlib.AbstractContextManager:
+        """Within the block, sampling needs no other process: sharded layers are whole."""
+        return sharding.gathered(self.model) if self.config.shard else contextlib.nullcontext()
+
+    def _parts(self, sides: Sequence[Sequence[View]], rows: Sequence[int] | None) -> list[list[int]]:
+        """The rows that each process walks."""
+        chosen = sorted(range(len(sides[0])) if rows is None else rows)
+        tokens = [float(sum(len(side[row]) for side in sides)) for row in chosen]
+        return [[chosen[index] for index in share] for share in processes.shares(tokens, processes.count())]
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """bfloat16 arithmetic on float32 weights, where the run asks for it."""
@@ -175,7 +208,7 @@ class Policy:
         self.model.zero_grad(set_to_none=True)
 
     def step(self, optimizer: torch.optim.Optimizer | None = None) -> float | None:
-        """Clip, update and clear the gradient.
+        """Add up the gradients of all processes, clip, update and clear.
 
         Returns:
             The gradient's norm before clipping; None where it was not finite. Then, and where it is exactly 0, nothing
@@ -183,7 +216,8 @@ class Policy:
         """
         optimizer = optimizer or self.optimizer
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.grad_clip or math.inf))
+        processes.add_gradients([p for p in parameters if not sharding.sharded(p)])
+        norm = sharding.clip(parameters, self.config.grad_clip or math.inf)
         if math.isfinite(norm) and norm > 0.0:
             optimizer.step()
             self.version += optimizer is self.optimizer or not self.decoupled
@@ -205,6 +239,11 @@ class Policy:
                 group["lr"] = rate * share
         return self.config.lr * share
 
+    def probe(self) -> list[float]:
+        """One number of each weight that is trained: equal in all processes, or they have parted."""
+        everywhere = [p for p in self.parameters if not sharding.sharded(p)]
+        return torch.stack([p.detach().reshape(-1)[0].float() for p in everywhere]).tolist()
+
     # -- roles ---------------------------------------------------------------------------------------------
     @contextlib.contextmanager
     def as_teacher(self) -> Iterator[None]:
@@ -219,27 +258,35 @@ class Policy:
             self._use(STUDENT)
 
     def save(self, folder: Path) -> None:
-        """Write the student as an ordinary Hugging Face folder; adapters are merged into a copy of the weights."""
-        staged = folder.with_name(f".{folder.name}.new")  # an interrupted save leaves no half a model under its name
+        """Write the student as an ordinary Hugging Face folder; adapters are merged into a copy of the weights.
+
+        Of several processes all must call this, since each may hold a part of the weights; the main one writes.
+        """
         layers = _adapter_layers(self.model)
         student = self._adapters[STUDENT]
         try:
             for layer in layers if student else []:
                 layer.merge(adapter_names=[student])
             plain = {
-                name.replace(".base_layer", ""): value
+                name.replace(".base_layer", ""): sharding.whole(value)
                 for name, value in self.model.state_dict().items()
                 if ".lora_" not in name
             }
+            if processes.main():
+                self._write(folder, plain)
+        finally:
+            for layer in layers if student else []:
+                layer.unmerge()
+
+    def _write(self, folder: Path, plain: dict[str, Any]) -> None:
+        staged = folder.with_name(f".{folder.name}.new")  # an interrupted save leaves no half a model under its name
+        try:
             with without_bars():
                 self.model.save_pretrained(staged, state_dict=plain)
             self.tokenizer.save_pretrained(staged)
         except BaseException:
             shutil.rmtree(staged, ignore_errors=True)
             raise
-        finally:
-            for layer in layers if student else []:
-                layer.unmerge()
         old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
@@ -264,7 +311,10 @@ class Policy:
 
     def _adamw(self, parameters: list[torch.nn.Parameter], rate: float) -> torch.optim.AdamW:
         fused = self.device.type in ("cpu", "cuda")  # one pass over the weights in place of a dozen
-        return torch.optim.AdamW(parameters, lr=rate, weight_decay=self.config.weight_decay, fused=fused)
+        # Sharded and whole ones apart: torch updates the parameters of a group together.
+        sides = [[p for p in parameters if sharding.sharded(p) is side] for side in (False, True)]
+        groups = [{"params": side} for side in sides if side]
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=self.config.weight_decay, fused=fused)
 
 
 def pick_device(name: str) -> torch.device:
@@ -273,10 +323,8 @@ def pick_device(name: str) -> torch.device:
     Raises:
         UserError: for a device that is not here.
     """
-    if name == "auto":
-        from accelerate import PartialState
-
-        return torch.device(str(PartialState().device))
+    if name == "auto" or processes.launched() > 1:
+        return processes.join(name)
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vpdlab.checkpoint import Checkpoints, Saved, load_policy, load_random_states, policy_tensors, random_states
+from vpdlab import processes
+from vpdlab.checkpoint import Checkpoints, Groups, Saved, load_policy, load_random_states, policy_tensors, random_states
 from vpdlab.config import RunConfig
 from vpdlab.critics import Criticism
 from vpdlab.errors import UserError
@@ -39,7 +40,7 @@ FREE = frozenset(
         "out", "steps", "resume", "resume_anyway", "checkpoint_every", "checkpoint_keep", "eval_every", "device",
         "threads", "minibatch_tokens", "sampler_rows", "logit_mib", "record_tokens", "record_top", "critic_seconds",
         "critic_calls", "critic_tokens", "critic_jobs", "critic_cache", "max_skipped",
-        "tracker",
+        "tracker", "shard",
     }
 )  # fmt: skip
 """Settings that a resumed run may change: how long, how fast, what is written. All others make the run what it is."""
@@ -164,12 +165,19 @@ class Keeper:
         return Checkpoints(self.config.folder / "checkpoints", self.config.checkpoint_keep)
 
     def save(self, step: int, recorder: Recorder | None) -> None:
-        """Save the run as it is after iteration `step`; what was recorded until then reaches the disk first."""
+        """Save the run as it is after iteration `step`; what was recorded until then reaches the disk first.
+
+        Every process takes part: one may hold a part of the weights. The main one writes.
+        """
         if step == self.saved_step:
             return
+        groups = policy_tensors(self.learner.policy, self._copies())
+        processes.by_main(lambda: self._write(step, groups, recorder))
+        self.saved_step = step
+
+    def _write(self, step: int, groups: Groups, recorder: Recorder | None) -> None:
         marks = recorder.flush() if recorder is not None else {"step": 0} | dict.fromkeys(LINES, 0)
-        policy = self.learner.policy
-        tensors, plain = random_states(policy.device)
+        tensors, plain = random_states(self.learner.policy.device)  # nothing draws from them in one process alone
         state = {
             "beta": self.learner.beta,
             "shift": self.learner.shift,
@@ -180,17 +188,19 @@ class Keeper:
             "inputs": self.inputs,
             "environment": self.environment,
         }
-        self.checkpoints.save(step, policy_tensors(policy, self._copies()) | {"random": tensors}, state)
-        self.saved_step = step
+        self.checkpoints.save(step, groups | {"random": tensors}, state)
 
     def begin(self) -> None:
         """Make ready for a run from its start: a kill before its first iteration must not leave it without one."""
+        processes.by_main(self._clear)
+        if self.config.checkpoint_every:
+            self.save(0, None)
+
+    def _clear(self) -> None:
         prepare(self.config.folder)
         self.checkpoints.sweep()
         for step in self.checkpoints.steps():  # of a run that was killed before it began
             self.checkpoints.remove(step)
-        if self.config.checkpoint_every:
-            self.save(0, None)
 
     def load(self, saved: Saved) -> None:
         """Put everything back as it was. Raises UserError where the inputs are not what they were, or nothing fits."""
@@ -215,14 +225,17 @@ class Keeper:
         Raises:
             UserError: where another process has carried the run on since the checkpoint was read.
         """
+        processes.by_main(lambda: self._clear_behind(saved))
+        load_random_states(self.learner.policy.device, saved)
+        self.saved_step = saved.step
+
+    def _clear_behind(self, saved: Saved) -> None:
         if tuple(self.checkpoints.steps()) != saved.beside:
             raise UserError(f"{self.config.folder} has changed since it was opened: open it again")
         self.checkpoints.sweep()
         for step in self.checkpoints.steps():
             if step > saved.step:
                 self.checkpoints.set_aside(step)
-        load_random_states(self.learner.policy.device, saved)
-        self.saved_step = saved.step
 
     @cached_property
     def inputs(self) -> dict[str, str]:
@@ -258,6 +271,7 @@ class Keeper:
 def _other_ground(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """One line where versions or hardware are others than at the checkpoint."""
     pairs = {"python": (then["python"], now["python"]), "device": (then["device_name"], now["device_name"])}
+    pairs["processes"] = (then.get("processes", 1), now["processes"])
     pairs |= {name: (then["packages"].get(name), version) for name, version in now["packages"].items()}
     changed = [f"{name} {old} (now {new})" for name, (old, new) in pairs.items() if old != new]
     return [f"it ran with {', '.join(changed)}: what follows need not be equal bit for bit"] if changed else []

@@ -21,6 +21,7 @@ from dataclasses import replace
 
 import torch
 
+from vpdlab import sharding
 from vpdlab.batch import TokenBatch
 from vpdlab.policy import Policy
 from vpdlab.scoring import TokenDist
@@ -36,7 +37,7 @@ class Copy:
     def follow(self, rate: float) -> None:
         """Move toward the live weights; a rate of 1 takes them over."""
         for mine, live in zip(self.values, self._live, strict=True):
-            mine.lerp_(live.detach(), rate)
+            sharding.local(mine).lerp_(sharding.local(live.detach()), rate)
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[None]:
@@ -51,7 +52,7 @@ class Copy:
 
     def _swap(self) -> None:
         for index, live in enumerate(self._live):
-            live.data, self.values[index] = self.values[index], live.data
+            self.values[index] = sharding.exchange(live, self.values[index])
 
 
 class Teacher:

@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from vpdlab import losses
+from vpdlab import losses, processes
 from vpdlab.credit import group_advantage
 from vpdlab.feedback import sibling, without_thoughts
 from vpdlab.learner import Learner
@@ -177,4 +177,4 @@ class Criticism:
             policy.backward(loss)
             total += loss.item()
         policy.step()
-        return total
+        return processes.added(total)[0]

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from vpdlab import processes
 from vpdlab.critics import Critique, as_data
 from vpdlab.errors import UserError
 from vpdlab.prompts import Renderer
@@ -108,7 +109,10 @@ class EndpointCritic:
         )
 
     def __call__(self, rollouts: Sequence[Rollout], *, seed: int, purpose: str, step: int) -> list[Critique]:
-        """One critique a rollout, `jobs` at a time."""
+        """One critique a rollout, `jobs` at a time; of several processes the main one asks."""
+        return processes.by_main(lambda: self._all(rollouts, seed, step))
+
+    def _all(self, rollouts: Sequence[Rollout], seed: int, step: int) -> list[Critique]:
         texts = [self.render.critic_text(rollout.problem, rollout.text) for rollout in rollouts]
         # Equal attempts at a problem are asked about once each: the seed tells them apart, in the cache too.
         seeds = [seed * 1_000_003 + step * 1009 + row for row in range(len(rollouts))]

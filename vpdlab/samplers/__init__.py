@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from vpdlab import processes
 from vpdlab.prompts import Renderer
 from vpdlab.types import Problem, Rollout
 
@@ -76,7 +77,7 @@ def sample(
     contexts: Sequence[Sequence[int]] | None = None,
     version: int | None = None,
 ) -> list[Rollout]:
-    """n rollouts of each problem, group after group.
+    """n rollouts of each problem, group after group; of several processes, each generates its share.
 
     Args:
         version: of the weights that the sampler plays, where they are the policy's own.
@@ -87,10 +88,13 @@ def sample(
     # A batch across the end of an epoch may hold a problem twice: the second time its streams go on where they ended.
     ids = [problem.id for problem in problems]
     before = [n * ids[:group].count(ids[group]) for group in range(len(problems))]
-    completions = sampler.generate(
-        [prompts[group] for group, _ in pairs],
-        [stream(seed, purpose, step, problems[group], before[group] + index) for group, index in pairs],
-        sampling,
+    completions = processes.spread(
+        lambda part: sampler.generate(
+            [prompts[group] for group, _ in part],
+            [stream(seed, purpose, step, problems[group], before[group] + index) for group, index in part],
+            sampling,
+        ),
+        pairs,
     )
     return [
         Rollout(

@@ -41,11 +41,12 @@ class HFSampler:
         # Like lengths together, equal contexts side by side: little padding, and one prefill for each of them.
         order = sorted(range(len(contexts)), key=lambda row: (len(contexts[row]), tuple(contexts[row])))
         done: dict[int, Completion] = {}
-        for start in range(0, len(order), self._rows):
-            rows = order[start : start + self._rows]
-            with self._policy.autocast():  # around all tokens: it casts the weights once
-                completions = self._decode([contexts[r] for r in rows], [streams[r] for r in rows], sampling)
-            done.update(zip(rows, completions, strict=True))
+        with self._policy.whole():
+            for start in range(0, len(order), self._rows):
+                rows = order[start : start + self._rows]
+                with self._policy.autocast():  # around all tokens: it casts the weights once
+                    completions = self._decode([contexts[r] for r in rows], [streams[r] for r in rows], sampling)
+                done.update(zip(rows, completions, strict=True))
         return [done[row] for row in range(len(contexts))]
 
     def _decode(

@@ -1,0 +1,125 @@
+"""Sharded weights (FSDP2): each process keeps its part of every decoder layer, of its gradient and of its moments.
+
+A layer is gathered for the time of its own pass. Embeddings, final norm and head are whole in each process: scoring
+multiplies by the head in chunks, outside of any layer's pass. Their gradients are added up as without sharding.
+Everything here takes ordinary tensors as well, and is then what torch does anyway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from vpdlab import processes
+from vpdlab.errors import UserError
+
+
+def check_shard(wanted: bool) -> None:
+    """Raises UserError where weights are to be sharded over one process."""
+    if wanted and processes.count() == 1:
+        raise UserError(
+            "shard needs several processes: start them with accelerate launch or torchrun, or add --no-shard"
+        )
+
+
+def shard(model: Any, device: torch.device) -> None:
+    """Shard the decoder's layers over all processes, in place; their new parameters lie on `device`.
+
+    Raises:
+        UserError: for a model whose layers are not found.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    decoder = model.get_decoder()
+    depth = model.config.get_text_config().num_hidden_layers
+    lists = [m for m in decoder.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == depth]
+    if not lists:
+        raise UserError(f"{type(model).__name__} has no list of {depth} decoder layers to shard: leave shard out")
+    inside = {id(p) for p in lists[0].parameters()}
+    mesh = init_device_mesh(device.type, (processes.count(),))
+    for layer in lists[0]:
+        one = fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+        one.set_gradient_divide_factor(1.0)  # losses are shares of a sum: the mean over processes would be too small
+        one.set_force_sum_reduction_for_comms(True)
+    # The decoder as their root: one layer is fetched while another computes.
+    fully_shard(decoder, mesh=mesh, ignored_params={p for p in model.parameters() if id(p) not in inside})
+
+
+@contextlib.contextmanager
+def gathered(model: Any) -> Iterator[None]:
+    """Within the block all layers are whole in each process, and passes without gradient need no other process.
+
+    FSDP's hooks are off meanwhile: they would note each pass, and fetch layers in the next backward pass by these
+    notes, which differ between processes that have made different numbers of passes.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    modules: list[Any] = [module for module in model.get_decoder().modules() if isinstance(module, FSDPModule)]
+    hooks = [(module._forward_pre_hooks, module._forward_hooks) for module in modules]
+    for module in modules:
+        module.unshard()
+        module._forward_pre_hooks, module._forward_hooks = OrderedDict(), OrderedDict()
+    try:
+        yield
+    finally:
+        for module, (before, after) in zip(modules, hooks, strict=True):
+            module._forward_pre_hooks, module._forward_hooks = before, after
+            module.reshard()
+
+
+def sharded(tensor: Tensor) -> bool:
+    """Whether each process has a part of it only."""
+    return isinstance(tensor, DTensor)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor. All processes must ask for it; only the main one is given those that are sharded."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    full = tensor.full_tensor()
+    return full.cpu() if processes.main() else full.new_empty(0)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part, in the same memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def part_of(value: Tensor, like: Tensor) -> Tensor:
+    """This process's part of a whole `value`, cut as `like` is; `value` itself where that is whole."""
+    if not isinstance(like, DTensor):
+        return value
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def exchange(live: Tensor, kept: Tensor) -> Tensor:
+    """Give `live` the values of `kept`; returns what holds its own until then."""
+    if not isinstance(live, DTensor):
+        live.data, kept = kept, live.data
+        return kept
+    with torch.no_grad():  # what is gathered for a pass lies in this very memory: it cannot be another
+        mine, other = local(live), local(kept)
+        before = mine.clone()
+        mine.copy_(other)
+        other.copy_(before)
+    return kept
+
+
+def clip(parameters: Sequence[Tensor], largest: float) -> float:
+    """Scale the gradients down to a norm of `largest` together; returns the norm that they had."""
+    parts = [[p for p in parameters if sharded(p) is side] for side in (False, True)]
+    if not parts[1]:
+        return float(torch.nn.utils.clip_grad_norm_(parameters, largest))
+    norms = [torch.nn.utils.get_total_norm([p.grad for p in part if p.grad is not None]) for part in parts]
+    norm = math.hypot(*(float(n.full_tensor() if isinstance(n, DTensor) else n) for n in norms))
+    for part in parts:
+        torch.nn.utils.clip_grads_with_norm_(part, largest, torch.tensor(norm, device=local(part[0]).device))
+    return norm
