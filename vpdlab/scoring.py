@@ -2,7 +2,8 @@
 
 Only response positions reach the language-model head. Their N x V logits are walked in chunks of rows; where
 a gradient is wanted and there is more than one chunk, a chunk is computed again in the backward pass instead of
-being kept. So the memory is that of one chunk, whatever N, and the result is the same.
+being kept, and the head's gradient is added up in one place. So the memory is that of about three chunks, whatever N,
+and the result is the same.
 
 The log-softmax is taken in float32 whatever the model's precision (bfloat16 gave errors of 0.2 nats and
 negative divergences).
@@ -10,16 +11,16 @@ negative divergences).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from vpdlab import losses
 
@@ -76,7 +77,7 @@ class TokenDist:
     def _term(self, term: Term, rows: slice | Tensor) -> Float[Tensor, "n v"]:
         logits = term.hidden[rows] if term.head is None else F.linear(term.hidden[rows], term.head)
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        return torch.log_softmax(logits / self.temperature, dim=-1)
+        return torch.log_softmax(logits if self.temperature == 1.0 else logits / self.temperature, dim=-1)
 
 
 @dataclass(frozen=True)
@@ -118,10 +119,10 @@ class Comparison(NamedTuple):
 def token_logp(dist: TokenDist, tokens: Int[Tensor, " n"], mib: int = 256) -> Float[Tensor, " n"]:
     """Log-probability of each given token, with gradient where `dist` has one."""
 
-    def one(rows: slice) -> tuple[Tensor, ...]:
-        return (_at(dist.logp(rows), tokens[rows]),)
+    def one(rows: slice, logp: Tensor) -> tuple[Tensor, ...]:
+        return (_at(logp, tokens[rows]),)
 
-    return _walk(one, dist, mib)[0]
+    return _walk(one, dist, mib, 1)[0]
 
 
 def compare(
@@ -152,10 +153,9 @@ def compare(
         """What takes no gradient: the support, the teacher on it and at the tokens, the telemetry."""
         t = teacher.logp(rows)
         ids = _support_ids(s, support)
-        return ids, _restrict(t, ids, support.tail), _at(t, tokens[rows]), _measured(s, t)
+        return ids, *_pick(t, ids, tokens[rows], support.tail), _measured(s, t)
 
-    def one(rows: slice) -> tuple[Tensor, ...]:
-        s = student.logp(rows)
+    def one(rows: slice, s: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
             if rows.start not in found:
                 ids, on, at, measured = look(rows, s)
@@ -163,14 +163,11 @@ def compare(
             else:  # once more, in the backward pass: only what has a gradient is wanted
                 ids, kept, at, measured = found[rows.start]
                 on = teacher.logp(rows) if kept is None else kept
-        s_at = _at(s, tokens[rows])
-        if support.kind == "sampled":
-            divergence = losses.sampled_divergence(s_at, at)
-        else:
-            divergence = measure(_restrict(s, ids, support.tail), on)
+        s_on, s_at = _pick(s, ids, tokens[rows], support.tail)
+        divergence = losses.sampled_divergence(s_at, at) if support.kind == "sampled" else measure(s_on, on)
         return divergence, s_at, at, *measured
 
-    return Comparison(*_walk(one, student, mib))
+    return Comparison(*_walk(one, student, mib, 2))
 
 
 def logp_and_entropy(
@@ -178,13 +175,12 @@ def logp_and_entropy(
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     """Log-probability of each given token, with gradient, and the entropy at its position, without."""
 
-    def one(rows: slice) -> tuple[Tensor, ...]:
-        s = student.logp(rows)
+    def one(rows: slice, logp: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
-            entropy = _entropy(s)
-        return _at(s, tokens[rows]), entropy
+            entropy = _entropy(logp)
+        return _at(logp, tokens[rows]), entropy
 
-    logp, entropy = _walk(one, student, mib)
+    logp, entropy = _walk(one, student, mib, 1)
     return logp, entropy
 
 
@@ -197,7 +193,8 @@ def on_support(
     its digits where the kept mass is nearly 1).
     """
     ids = _support_ids(student_logp, support)
-    return _restrict(student_logp, ids, support.tail), _restrict(teacher_logp, ids, support.tail)
+    anyone = student_logp.new_zeros(len(student_logp), dtype=torch.long)
+    return tuple(_pick(logp, ids, anyone, support.tail)[0] for logp in (student_logp, teacher_logp))  # type: ignore[return-value]
 
 
 def _support_ids(student_logp: Float[Tensor, "n v"], support: Support) -> Int[Tensor, "n k"] | None:
@@ -207,14 +204,36 @@ def _support_ids(student_logp: Float[Tensor, "n v"], support: Support) -> Int[Te
     return student_logp.detach().topk(support.k, dim=-1).indices
 
 
-def _restrict(logp: Float[Tensor, "n v"], ids: Int[Tensor, "n k"] | None, tail: str) -> Float[Tensor, "n k2"]:
+def _pick(
+    logp: Float[Tensor, "n v"], ids: Int[Tensor, "n k"] | None, tokens: Int[Tensor, " n"], tail: str
+) -> tuple[Float[Tensor, "n k2"], Float[Tensor, " n"]]:
+    """A distribution on the support, and at the tokens."""
     if ids is None:
-        return logp
-    kept = logp.gather(-1, ids)
-    if tail == "renormalise":
-        return torch.log_softmax(kept, dim=-1)
-    rest = logp.scatter(-1, ids, EXCLUDED).logsumexp(-1, keepdim=True)
-    return torch.cat([kept, rest], dim=-1)
+        return logp, _at(logp, tokens)
+    kept, rest, at = _Picked.apply(logp, ids, tokens)
+    return torch.log_softmax(kept, dim=-1) if tail == "renormalise" else torch.cat([kept, rest], dim=-1), at
+
+
+class _Picked(torch.autograd.Function):
+    """The log-probabilities of some tokens [n, k], of all others together [n, 1], and of the sampled one [n].
+
+    By hand, because all three gradients fit into one array of size V, where autograd makes one of each and adds.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logp: Tensor, ids: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rest = torch.cat(
+            [part.scatter(-1, at, EXCLUDED).logsumexp(-1, keepdim=True) for part, at in _pieces(logp, ids)]
+        )
+        ctx.save_for_backward(logp, ids, tokens, rest)
+        return logp.gather(-1, ids), rest, _at(logp, tokens)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, kept: Tensor, others: Tensor, at: Tensor) -> tuple[Tensor, None, None]:
+        logp, ids, tokens, rest = ctx.saved_tensors
+        slope = (logp - rest).exp_().mul_(others).scatter_(-1, ids, kept)  # each of the others by its share of them
+        return slope.scatter_add_(-1, tokens[:, None], at[:, None]), None, None
 
 
 def top_lists(
@@ -240,14 +259,15 @@ def _entropy(logp: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
 
 
 def _measured(s: Float[Tensor, "n v"], t: Float[Tensor, "n v"]) -> tuple[Tensor, ...]:
-    """KL(s||t), KL(t||s) and both entropies, [n] each, without gradient.
-
-    On a CPU few rows at a time: what is read many times over should stay in the cache.
-    """
-    rows = max(1, CACHED // s.shape[-1]) if s.device.type == "cpu" else max(1, len(s))
-    pairs = zip(s.split(rows), t.split(rows), strict=True)
-    parts = [(losses.kl(a, b), losses.kl(b, a), _entropy(a), _entropy(b)) for a, b in pairs]
+    """KL(s||t), KL(t||s) and both entropies, [n] each, without gradient."""
+    parts = [(losses.kl(a, b), losses.kl(b, a), _entropy(a), _entropy(b)) for a, b in _pieces(s, t)]
     return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+
+
+def _pieces(first: Float[Tensor, "n v"], second: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows of both, as many as the cache holds on a CPU: what is read many times over should stay there."""
+    rows = max(1, CACHED // first.shape[-1] if first.device.type == "cpu" else len(first))
+    return zip(first.split(rows), second.split(rows), strict=True)
 
 
 def _chunk_rows(dist: TokenDist, mib: int) -> int:
@@ -255,10 +275,54 @@ def _chunk_rows(dist: TokenDist, mib: int) -> int:
     return max(1, mib * 2**20 // (4 * dist.vocabulary))
 
 
-def _walk(one: Callable[[slice], tuple[Tensor, ...]], dist: TokenDist, mib: int) -> tuple[Tensor, ...]:
-    """Apply `one` to chunks of rows and put the pieces together; see the module's text on memory."""
-    size = _chunk_rows(dist, mib)
+One = Callable[[slice, Tensor], tuple[Tensor, ...]]
+"""(some rows, their log-probabilities [n, V]) -> the results of these rows, [n] each."""
+
+
+def _walk(one: One, dist: TokenDist, mib: int, wanted: int) -> tuple[Tensor, ...]:
+    """Apply `one` to chunks of rows and put the pieces together; see the module's text on memory.
+
+    Args:
+        wanted: how many of the results, the first ones, have a gradient.
+    """
+    size, (term, *others) = _chunk_rows(dist, mib), dist.terms
     chunks = [slice(start, start + size) for start in range(0, max(1, len(dist)), size)]
-    again = len(chunks) > 1 and torch.is_grad_enabled() and any(t.hidden.requires_grad for t in dist.terms)
-    pieces = [checkpoint(one, rows, use_reentrant=False) if again else one(rows) for rows in chunks]
+    if len(chunks) > 1 and torch.is_grad_enabled() and term.hidden.requires_grad and not others:
+        return _Again.apply(one, dist, chunks, wanted, term.hidden, term.head)
+    pieces = [one(rows, dist.logp(rows)) for rows in chunks]
     return tuple(torch.cat(list(part)) for part in zip(*pieces, strict=True))
+
+
+class _Again(torch.autograd.Function):
+    """A walk that keeps no chunk: the backward pass takes its log-probabilities, and what `one` does, once more."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, one: One, dist: TokenDist, chunks: list[slice], wanted: int, hidden: Tensor, head: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        ctx.one, ctx.chunks, ctx.wanted, ctx.temperature = one, chunks, wanted, dist.temperature
+        ctx.save_for_backward(hidden, head)
+        pieces = [one(rows, dist.logp(rows)) for rows in chunks]
+        parts = tuple(torch.cat(list(part)) for part in zip(*pieces, strict=True))
+        ctx.mark_non_differentiable(*parts[wanted:])
+        return parts
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        hidden, head = ctx.saved_tensors
+        dist = TokenDist((Term(hidden, head),), ctx.temperature)
+        for_hidden = torch.empty_like(hidden)
+        for_head = torch.zeros_like(head) if ctx.needs_input_grad[5] else None
+        for rows in ctx.chunks:
+            logp = dist.logp(rows).requires_grad_()
+            with torch.enable_grad():
+                found = ctx.one(rows, logp)[: ctx.wanted]
+                (slope,) = torch.autograd.grad(found, logp, [gradient[rows] for gradient in gradients[: ctx.wanted]])
+            # Through the softmax and the temperature, in the memory of what is not needed any more.
+            slope -= logp.detach_().exp_().mul_(slope.sum(-1, keepdim=True))
+            slope = slope.div_(ctx.temperature).to(hidden.dtype)
+            for_hidden[rows] = slope if head is None else slope @ head
+            if for_head is not None:
+                for_head.addmm_(slope.T, hidden[rows])
+        return None, None, None, None, for_hidden, for_head
