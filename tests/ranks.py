@@ -50,15 +50,20 @@ def mutter(rollouts: list[Rollout], **how: Any) -> list[Critique]:
     ]
 
 
-def update(fields: dict[str, Any], steps: int = 1, poisoned: int = -1, **rest: Any) -> dict[str, Any]:
+def update(
+    fields: dict[str, Any], steps: int = 1, poisoned: int = -1, central: bool = False, **rest: Any
+) -> dict[str, Any]:
     """Iterations without a record: their metrics, batches, gradients as the optimisers get them, and the weights.
 
-    In the process `poisoned` the first iteration's loss is NaN.
+    In the process `poisoned` the first iteration's loss is NaN. With `central` the main process samples for all.
     """
     run = toy_run(grad_clip=0.0, **fields)
     if run.criticism is not None:
         run.criticism.critic = mutter
     policy, verify, batches, gradients = run.learner.policy, run.verify, [], []
+    generate, asked = run.sampler.generate, []
+    run.sampler.central = central
+    run.sampler.generate = lambda contexts, *how: asked.append(len(contexts)) or generate(contexts, *how)
 
     def keep(rollouts: list[Rollout]) -> list[Rollout]:
         done = verify(rollouts)
@@ -77,7 +82,7 @@ def update(fields: dict[str, Any], steps: int = 1, poisoned: int = -1, **rest: A
         optimizer.register_step_pre_hook(look)
     rows = [iterate(run, step) for step in range(1, steps + 1)]
     weights = {name: whole(value) for name, value in policy.model.state_dict().items()}
-    return {"rows": rows, "batches": batches, "gradients": gradients, "weights": weights}
+    return {"rows": rows, "batches": batches, "gradients": gradients, "weights": weights, "asked": asked}
 
 
 def train(

@@ -65,3 +65,11 @@ def test_the_task_of_your_own_trains(tmp_path, monkeypatch, capsys) -> None:
     assert "own: 2 train, 1 test problems from prompts.jsonl" in capsys.readouterr().out
     exec(compile(notebook, "docs/tasks.md", "exec"), {})
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["1", "2", "3"]
+
+
+def test_the_page_of_engines_names_settings_that_exist() -> None:
+    page = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
+    ours = "".join(re.findall(r"^(?!VLLM|  --).*$", page, flags=re.MULTILINE))  # not the server's own command
+    named = set(re.findall(r"(?<!-)--(\w+)(?![\w-])", ours)) | set(re.findall(r"`(vllm_[a-z]+)`", page))
+    assert named - {"preset"} <= set(HINTS)
+    assert {name for name in HINTS if name.startswith("vllm_")} <= named

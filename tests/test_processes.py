@@ -118,6 +118,14 @@ def test_one_process_sends_nothing():
         processes.by_main(lambda: {}["absent"])
 
 
+def test_the_main_process_alone_asks_a_central_sampler(job):
+    (one,) = job("update", 1, fields={}).left
+    two = job("update", 2, fields={}, central=True).left
+    assert [found["asked"] for found in two] == [[16], []]
+    assert two[0]["batches"] == two[1]["batches"] == one["batches"]
+    assert [sum(found["asked"]) for found in job("update", 2, fields={}).left] == [8, 8]
+
+
 def test_what_processes_hand_each_other(job):
     found = job("meet", 3, lines="(processes.rank(), processes.count(), processes.main())").left
     assert found == [(0, 3, True), (1, 3, False), (2, 3, False)]

@@ -73,8 +73,25 @@ class RunConfig:
     its feedback and is counted; a longer student prompt is an error."""
     chat_args: tuple[str, ...] = ()
     """Variables of the model's chat template as NAME=VALUE, for instance enable_thinking=false."""
+    sampler: Literal["transformers", "vllm"] = "transformers"
+    """What draws the tokens: transformers (the model itself), or vllm, an engine with a copy of its weights
+    (docs/engines.md)."""
     sampler_rows: int = 128
     """Rollouts decoded at the same time."""
+    vllm_url: str = ""
+    """A running vLLM server; empty: vLLM in the process of the run."""
+    vllm_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What vLLM computes in, and what weights are sent in (a server: as it was started); auto: float32 where
+    `precision` is."""
+    vllm_memory: float = 0.4
+    """Share of the GPU's memory that vLLM in the process may take while it samples; on the CPU of the free memory, at
+    most 2 GiB."""
+    vllm_lora: Literal["auto", "merge", "adapter"] = "auto"
+    """How a LoRA student reaches vLLM in the process: merged into its weights, or as an adapter; auto: as an adapter on
+    a GPU."""
+    vllm_folder: str = ""
+    """Where new weights lie until vLLM has read them; empty: in shared memory. A server on another machine needs a
+    folder that both see."""
 
     # -- feedback ----------------------------------------------------------------------------------------
     feedback: tuple[str, ...] = ("verifier",)
@@ -354,6 +371,7 @@ RANGES: list[tuple[str, float, float]] = [
     *((name, 1, 10**9) for name in ("critic_max_tokens", "critic_calls", "critic_tokens", "critic_jobs")),
     *((name, 0, 1e3) for name in ("critic_temperature", "critic_weight")),
     ("critic_seconds", 0.1, 1e5),
+    ("vllm_memory", 0.01, 1),
     *((name, 0, 1e3) for name in ("lr", "e_lr", "weight_decay", "grad_clip", "eval_temperature")),
     ("seed", 0, 2**32 - 1),
     ("checkpoint_every", 0, 10**9),

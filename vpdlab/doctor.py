@@ -26,6 +26,7 @@ MAIN = (
     "jupyterlab", "ipywidgets", "anywidget", "papermill", "plotly",
 )  # fmt: skip
 GIB = 2**30
+REMEDY = "pip install 'vpdlab[vllm]' with an NVIDIA GPU; make vllm for its CPU build; docs/engines.md"
 
 
 @dataclass(frozen=True)
@@ -180,10 +181,12 @@ def _kernel() -> Check:
 def _vllm() -> Check:
     # By import name, not by distribution: the CPU build goes by another name.
     if importlib.util.find_spec("vllm") is not None:
-        return Check("vllm", "ok", "installed")
+        return Check("vllm", "ok", "installed, for `sampler vllm`")
     if sys.platform != "linux":
-        return Check("vllm", "missing", "runs on Linux only; rollouts use transformers")
-    return Check("vllm", "missing", "not installed, and nothing needs it yet: rollouts use transformers")
+        return Check("vllm", "missing", "runs on Linux only; `sampler vllm` needs a server, named by vllm_url", REMEDY)
+    return Check(
+        "vllm", "missing", "not installed; only `sampler vllm` needs it, a faster one than transformers", REMEDY
+    )
 
 
 def _bubblewrap() -> Check:

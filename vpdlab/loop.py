@@ -38,7 +38,7 @@ from vpdlab.prompts import Renderer, Templates, views
 from vpdlab.record import Recorder, plain, prepare
 from vpdlab.resume import Keeper, find, locked, recorded, settings
 from vpdlab.samplers import Sampler, Sampling, sample
-from vpdlab.samplers.hf import HFSampler
+from vpdlab.samplers.make import check_sampler, make_sampler
 from vpdlab.tasks import Task, make_task, verify_all
 from vpdlab.teacher import Copy, Teacher
 from vpdlab.tracker import check_tracker, tracked
@@ -119,6 +119,7 @@ class Run:
         if record and resumed is None:
             processes.by_main(lambda: prepare(config.folder))  # before the minutes that loading a model may take
         check_tracker(config.tracker)
+        check_sampler(config)
         if config.threads:
             torch.set_num_threads(config.threads)
         method = get_method(config.method)
@@ -135,7 +136,7 @@ class Run:
             teacher=Teacher(policy, "shared" if method.views == "student" else config.teacher),
             anchor=Copy(policy) if config.anchor == "fixed" and method.e_step else None,
         )  # fmt: skip
-        sampler = HFSampler(policy, config.sampler_rows)
+        sampler = make_sampler(config, policy, render.max_context)
         learner.exact = sampler.exact
         criticism = make_criticism(config, policy, render, sampler) if "critique" in config.feedback else None
         run = cls(config, task, method, learner, render, sampler, criticism, record, resumed=resumed)

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vpdlab import processes, sharding
+from vpdlab.adapters import adapter_layers, add_adapter, plain_weights
 from vpdlab.batch import TokenBatch, minibatches
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError
@@ -54,7 +55,7 @@ class Policy:
         self.decoupled = config.teacher == "adapter"
         for name, rank in ((STUDENT, config.lora_rank), (TEACHER, config.adapter_rank * self.decoupled)):
             if rank:
-                _add_adapter(self.model, name, rank)
+                add_adapter(self.model, name, rank)
         # Sharded layers are gathered pass by pass, in step with other processes: there each minibatch is one pass.
         self._shares = _attends_to_all(self.model) and not config.shard
         self._adapters = {STUDENT: STUDENT if config.lora_rank else None, TEACHER: TEACHER if self.decoupled else None}
@@ -262,23 +263,11 @@ class Policy:
 
         Of several processes all must call this, since each may hold a part of the weights; the main one writes.
         """
-        layers = _adapter_layers(self.model)
-        student = self._adapters[STUDENT]
-        try:
-            for layer in layers if student else []:
-                layer.merge(adapter_names=[student])
-            plain = {
-                name.replace(".base_layer", ""): sharding.whole(value)
-                for name, value in self.model.state_dict().items()
-                if ".lora_" not in name
-            }
-            if processes.main():
-                self._write(folder, plain)
-        finally:
-            for layer in layers if student else []:
-                layer.unmerge()
+        plain = {name: sharding.whole(value) for name, value in plain_weights(self.model).items()}
+        if processes.main():
+            self._write(folder, plain)
 
-    def _write(self, folder: Path, plain: dict[str, Any]) -> None:
+    def _write(self, folder: Path, plain: dict[str, Tensor]) -> None:
         staged = folder.with_name(f".{folder.name}.new")  # an interrupted save leaves no half a model under its name
         try:
             with without_bars():
@@ -296,7 +285,7 @@ class Policy:
 
     def _use(self, role: str) -> None:
         adapter = self._adapters[role]
-        for layer in _adapter_layers(self.model):
+        for layer in adapter_layers(self.model).values():
             layer.enable_adapters(adapter is not None)
             if adapter is not None:
                 layer.set_adapter(adapter)
@@ -363,18 +352,6 @@ def end_ids(policy: Policy) -> frozenset[int]:
     named = policy.model.generation_config.eos_token_id
     named = named if isinstance(named, list) else [named]
     return frozenset(id for id in [*named, policy.tokenizer.eos_token_id] if id is not None)
-
-
-def _add_adapter(model: Any, name: str, rank: int) -> None:
-    from peft import LoraConfig, inject_adapter_in_model
-
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), model, name)
-
-
-def _adapter_layers(model: Any) -> list[Any]:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
 
 
 def _attends_to_all(model: Any) -> bool:

@@ -40,7 +40,7 @@ FREE = frozenset(
         "out", "steps", "resume", "resume_anyway", "checkpoint_every", "checkpoint_keep", "eval_every", "device",
         "threads", "minibatch_tokens", "sampler_rows", "logit_mib", "record_tokens", "record_top", "critic_seconds",
         "critic_calls", "critic_tokens", "critic_jobs", "critic_cache", "max_skipped",
-        "tracker", "shard",
+        "tracker", "shard", "vllm_url", "vllm_memory", "vllm_lora", "vllm_folder",
     }
 )  # fmt: skip
 """Settings that a resumed run may change: how long, how fast, what is written. All others make the run what it is."""

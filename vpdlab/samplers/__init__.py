@@ -34,7 +34,7 @@ class Sampling:
 @dataclass(frozen=True)
 class Completion:
     """A sampled response: ids (the end token included where `finished`) and their log-probabilities, in nats, under
-    the tempered distribution before any nucleus was cut."""
+    the tempered distribution before any nucleus was cut (NaN where the sampler does not know them)."""
 
     ids: tuple[int, ...]
     logps: tuple[float, ...]
@@ -45,10 +45,13 @@ class Sampler(Protocol):
     """What the loop asks of a sampler.
 
     Attributes:
-        exact: its log-probabilities are the policy's own, up to the rounding of float32.
+        exact: whether its log-probabilities are the policy's own; else they are those of an engine that rounds in its
+            own way.
+        central: of several processes the main one asks for all, and the others for nothing.
     """
 
     exact: bool
+    central: bool
 
     def generate(
         self, contexts: Sequence[Sequence[int]], streams: Sequence[tuple[int, ...]], sampling: Sampling
@@ -77,7 +80,7 @@ def sample(
     contexts: Sequence[Sequence[int]] | None = None,
     version: int | None = None,
 ) -> list[Rollout]:
-    """n rollouts of each problem, group after group; of several processes, each generates its share.
+    """n rollouts of each problem, group after group; of several processes, each generates its share, or the main one all.
 
     Args:
         version: of the weights that the sampler plays, where they are the policy's own.
@@ -88,14 +91,13 @@ def sample(
     # A batch across the end of an epoch may hold a problem twice: the second time its streams go on where they ended.
     ids = [problem.id for problem in problems]
     before = [n * ids[:group].count(ids[group]) for group in range(len(problems))]
-    completions = processes.spread(
-        lambda part: sampler.generate(
-            [prompts[group] for group, _ in part],
-            [stream(seed, purpose, step, problems[group], before[group] + index) for group, index in part],
-            sampling,
-        ),
-        pairs,
-    )
+
+    def generate(part: Sequence[tuple[int, int]]) -> list[Completion]:
+        streams = [stream(seed, purpose, step, problems[group], before[group] + index) for group, index in part]
+        return sampler.generate([prompts[group] for group, _ in part], streams, sampling)
+
+    alone = sampler.central
+    completions = processes.by_main(lambda: generate(pairs)) if alone else processes.spread(generate, pairs)
     return [
         Rollout(
             problem=problems[group],

@@ -28,6 +28,8 @@ class HFSampler:
         rows: rollouts decoded at the same time.
     """
 
+    central = False
+
     def __init__(self, policy: Policy, rows: int = 128) -> None:
         self.exact = policy.config.precision == "float32"
         self._policy, self._rows = policy, rows

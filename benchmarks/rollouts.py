@@ -1,0 +1,159 @@
+"""Tokens a second of the transformers sampler, of vLLM and of transformers' own `generate`; and how far apart the
+log-probabilities of a sampler and of the policy are.
+
+    python benchmarks/rollouts.py                     # smollm2-135m; a quarter of an hour on one core
+    python benchmarks/rollouts.py --model apprentice --samplers ours generate
+    python benchmarks/rollouts.py --problems 16 --group 8 --tokens 256 --threads 2
+
+All of them read the same prompts with one seed, a GROUP of rollouts for each problem. "fixed" lengths: no token ends a
+response, so that each one has TOKENS; "natural": responses end where they end, at TOKENS at most, and only their own
+tokens count. The samplers take turns, REPEAT times; medians, with the lowest and the highest, and the median of tokens
+for each second that the processor worked, which busy neighbours change less. vLLM's time holds what its sampler does
+beside sampling: comparing weights, and scoring some completions again. "new weights" is the time of a call that has to
+send them first, less the same call without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from vpdlab import RunConfig
+from vpdlab.batch import TokenBatch
+from vpdlab.loop import Run
+from vpdlab.policy import end_ids
+from vpdlab.samplers import Completion, Sampling
+from vpdlab.samplers.hf import HFSampler
+from vpdlab.types import View
+
+Job = Callable[[], list[Completion]]
+NAMES = {"ours": "transformers sampler", "vllm": "vLLM", "generate": "transformers' generate"}
+
+
+def open_run(given: argparse.Namespace, precision: str, sampler: str) -> Run:
+    fields = {
+        "model": given.model, "task": "arithmetic", "precision": precision, "sampler": sampler, "prompts": 1,
+        "max_new_tokens": given.tokens, "max_context": given.context, "sampler_rows": given.problems * given.group,
+        "feedback": ("verifier",), "eval_every": -1, "seed": 1,
+    }  # fmt: skip
+    return Run.open(RunConfig.make(**fields), record=False)
+
+
+def generate(run: Run, contexts: Sequence[Sequence[int]], tokens: int, ends: Sequence[int]) -> list[Completion]:
+    """transformers' own: left padding, all rows until the last one has ended."""
+    width = max(map(len, contexts))
+    ids = torch.tensor([[0] * (width - len(c)) + list(c) for c in contexts])
+    mask = torch.tensor([[0] * (width - len(c)) + [1] * len(c) for c in contexts])
+    torch.manual_seed(0)
+    out = run.learner.policy.model.generate(
+        input_ids=ids, attention_mask=mask, max_new_tokens=tokens, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+        eos_token_id=list(ends) or None, pad_token_id=0,
+    )[:, width:].tolist()  # fmt: skip
+    stops = [next((at + 1 for at, token in enumerate(row) if token in ends), len(row)) for row in out]
+    return [Completion(tuple(row[:stop]), (), stop < len(row)) for row, stop in zip(out, stops, strict=True)]
+
+
+def jobs(run: Run, given: argparse.Namespace, contexts: list[Any], ends: list[int]) -> dict[str, Job]:
+    streams, sampling = [(1, row) for row in range(len(contexts))], Sampling(1.0, 1.0, given.tokens)
+    ours = HFSampler(run.learner.policy, len(contexts))
+    ours._ends = torch.tensor(ends, dtype=torch.long)
+    found: dict[str, Job] = {
+        "ours": partial(ours.generate, contexts, streams, sampling),
+        "generate": partial(generate, run, contexts, given.tokens, ends),
+    }
+    if "vllm" in given.samplers:
+        sampler: Any = run.sampler
+        sampler._ends = ends
+        found["vllm"] = partial(sampler.generate, contexts, streams, sampling)
+    return {name: found[name] for name in NAMES if name in given.samplers}
+
+
+def timed(job: Job) -> tuple[float, float, list[Completion]]:
+    """Seconds on the wall, seconds of the processor, and what came back."""
+    start, busy = time.perf_counter(), time.process_time()
+    done = job()
+    return time.perf_counter() - start, time.process_time() - busy, done
+
+
+def speeds(work: dict[str, Job], repeat: int) -> dict[str, list[tuple[float, float]]]:
+    """Tokens a second and tokens a second of the processor, in each round; every other round the other way round."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in work}
+    for number in range(repeat):
+        for name in list(work)[:: -1 if number % 2 else 1]:
+            seconds, busy, done = timed(work[name])
+            tokens = sum(len(one.ids) for one in done)
+            found[name].append((tokens / seconds, tokens / busy))
+    return found
+
+
+def mismatch(run: Run, contexts: Sequence[Sequence[int]], done: Sequence[Completion]) -> str:
+    """max, mean and k3 estimate of KL(sampler || policy), over all tokens."""
+    views = [View(tuple(context), one.ids) for context, one in zip(contexts, done, strict=True)]
+    off = []
+
+    def one(batch: TokenBatch) -> None:
+        theirs = torch.tensor([value for row in batch.rows.tolist() for value in done[row].logps])
+        off.append(run.learner.policy.token_logp(batch).float().cpu() - theirs)
+
+    with torch.no_grad():
+        for (batch,) in run.learner.policy.minibatches(views):
+            one(batch)
+    gap = torch.cat(off).double()
+    k3 = (gap.exp() - 1 - gap).mean().item()
+    return f"{gap.abs().max().item():9.1e} {gap.abs().mean().item():9.1e} {k3:9.1e} {len(gap):8d}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--samplers", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--problems", type=int, default=8)
+    parser.add_argument("--group", type=int, default=4)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--context", type=int, default=160)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    if "vllm" in given.samplers and importlib.util.find_spec("vllm") is None:
+        parser.error("vLLM is not installed (make vllm): leave it out with --samplers ours generate")
+    print(f"{given.model}: {given.problems} problems x {given.group} rollouts of at most {given.tokens} tokens")
+    print(f"{given.threads} thread(s) on {os.cpu_count()} cores, load before: {os.getloadavg()[0]:.2f}\n")
+    columns = f"{'median':>8} {'lowest':>8} {'highest':>8} {'a CPU second':>12}"
+    print(f"{'tokens a second':<26} {'precision':<10} {'lengths':<9} {columns}")
+    gaps = []
+    for precision in ("float32", "bfloat16"):
+        run = open_run(given, precision, "vllm" if "vllm" in given.samplers else "transformers")
+        problems = run.task.load("train")[: given.problems]
+        contexts = [list(run.render.student(problem)) for problem in problems for _ in range(given.group)]
+        for lengths, ends in (("fixed", []), ("natural", sorted(end_ids(run.learner.policy)))):
+            work = jobs(run, given, contexts, ends)
+            for job in work.values():
+                job()  # what is compiled, sent or filled once
+            for name, rates in speeds(work, given.repeat).items():
+                wall, busy = zip(*rates, strict=True)
+                numbers = f"{statistics.median(wall):8.1f} {min(wall):8.1f} {max(wall):8.1f}"
+                own = statistics.median(busy)
+                print(f"{NAMES[name]:<26} {precision:<10} {lengths:<9} {numbers} {own:12.1f}", flush=True)
+        for name, job in work.items():
+            if name != "generate":
+                gaps.append(f"{NAMES[name]:<26} {precision:<10} {mismatch(run, contexts, job())}")
+        if "vllm" in work:
+            short = partial(run.sampler.generate, contexts[:1], [(1, 0)], Sampling(1.0, 1.0, 1))
+            without = statistics.median(timed(short)[0] for _ in range(5))
+            run.sampler.engine.held = None
+            print(f"{'new weights: seconds':<26} {precision:<10} {'':<9} {timed(short)[0] - without:8.2f}", flush=True)
+    print(f"\n{'nats, sampler to policy':<26} {'precision':<10} {'max':>9} {'mean':>9} {'k3 KL':>9} {'tokens':>8}")
+    print("\n".join(gaps))
+
+
+if __name__ == "__main__":
+    main()
