@@ -9,7 +9,7 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help env vllm demo lab test lint format clean
+.PHONY: help env vllm demo lab test bench lint format clean
 
 help: ## this list
 	@echo "vpdlab: make TARGET (PYTHON=$(PYTHON))"
@@ -49,6 +49,9 @@ lab: env ## JupyterLab on the notebooks
 test: env ## all tests: the fast ones first
 	$(PYTEST) -m "not slow"
 	$(PYTEST) -m slow
+
+bench: env ## how fast it is, on this machine (a quarter of an hour): build/benchmarks.md
+	$(BIN)/python benchmarks
 
 lint: env ## style, types, layers, notebooks without outputs
 	$(BIN)/ruff check $(PACKAGES) notebooks

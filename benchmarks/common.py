@@ -1,0 +1,271 @@
+"""What the speed benchmarks share: the work, the clock, the table, the machine.
+
+The work is made here, so that it is the same everywhere: problems and feedback of a set number of words, outcomes by
+turns. Nothing is judged; a benchmark of speed needs both classes in each group and words for every rollout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from vpdlab.loop import Run
+    from vpdlab.types import Outcome, Problem, Rollout
+
+TEXT = """the model of a gas in this box is that its parts move on lines and meet each other at times so the heat of one
+side comes to be that of both and no work can be had from it again"""
+VERDICTS = ("right", "too low", "too high")
+
+
+class Drill:
+    """Problems of random words and feedback of random words, other ones for each rollout; or sums of two numbers, with
+    feedback in the words that the apprentice knows. Every second rollout of a group is a success.
+
+    Args:
+        problem_words, note_words: length of each problem and of each feedback.
+        sums: sums instead of words.
+    """
+
+    name = "drill"
+
+    def __init__(self, problem_words: int = 60, note_words: int = 40, sums: bool = False, count: int = 64) -> None:
+        from vpdlab.types import Problem
+
+        self.summary = "sums" if sums else f"problems of {problem_words} words, feedback of {note_words} words"
+        self.sums, self.note_words = sums, note_words
+        rng = random.Random(f"{problem_words} {note_words} {sums}")
+        self._problems = [
+            Problem(
+                f"drill-{i}",
+                f"What is {rng.randint(10, 99)} + {rng.randint(10, 99)}?"
+                if sums
+                else text(rng, problem_words) + " What was that about? Answer with one short sentence.",
+                answer="",
+            )
+            for i in range(count)
+        ]
+
+    def load(self, split: str) -> Sequence[Problem]:
+        return self._problems
+
+    def note(self, problem: Problem, index: int) -> str:
+        """The feedback on a rollout of a problem, before it was sampled: it depends on nothing that was."""
+        rng = random.Random(f"{problem.id} {index}")
+        if not self.sums:
+            return text(rng, self.note_words)
+        said = [f"The {place} digit {rng.randint(0, 9)} is {rng.choice(VERDICTS)}." for place in ("tens", "ones")]
+        return " ".join(said)
+
+    def verify(self, rollout: Rollout) -> Outcome:
+        from vpdlab.types import Outcome
+
+        return Outcome(float(rollout.index % 2), self.note(rollout.problem, rollout.index))
+
+
+def text(rng: random.Random, words: int) -> str:
+    return " ".join(rng.choice(TEXT.split()) for _ in range(words)).capitalize() + "."
+
+
+# -- the command line ------------------------------------------------------------------------------------------
+def options(doc: str | None, **more: dict[str, Any]) -> argparse.ArgumentParser:
+    """The options that all speed benchmarks take; `more` names further ones with what argparse is told of them."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: does it run?")
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0: one a physical core")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda")
+    for name, told in more.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", **told)
+    return parser
+
+
+def pin(given: argparse.Namespace) -> None:
+    """Set the threads, and keep the network and the progress bars out of it. Call it before transformers loads."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    given.threads = given.threads or cores()
+    import torch
+
+    torch.set_num_threads(given.threads)
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def cores() -> int:
+    import psutil
+
+    return psutil.cpu_count(logical=False) or os.cpu_count() or 1
+
+
+def machine(given: argparse.Namespace, dtype: str = "float32") -> str:
+    """One line: what these numbers were measured on, and of what."""
+    import torch
+
+    from vpdlab.environment import revision
+
+    device = torch.cuda.get_device_name() if given.device.startswith("cuda") else processor()
+    load = f", load {os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else ""
+    commit, _, changes = (revision() or "").partition("+")
+    code = f", vpdlab {commit[:8] or 'installed'}{' with changes' if changes else ''}"
+    return f"{device}, {cores()} cores, {given.threads} threads, torch {torch.__version__}, {dtype}{load}{code}"
+
+
+def processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+# -- the clock -------------------------------------------------------------------------------------------------
+def synchronise(device: str) -> None:
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.synchronize()
+
+
+class Seconds(NamedTuple):
+    """By the clock, and of the processor (all threads), which busy neighbours disturb less."""
+
+    clock: float
+    processor: float
+
+
+def timed(job: Callable[[], Any], device: str = "cpu") -> Seconds:
+    """Seconds of a job; what it queued on a GPU is waited for."""
+    synchronise(device)
+    clock, processor = time.perf_counter(), time.process_time()
+    job()
+    synchronise(device)
+    return Seconds(time.perf_counter() - clock, time.process_time() - processor)
+
+
+def alternate(jobs: dict[str, Callable[[], Seconds]], rounds: int, warm: int = 1) -> dict[str, list[Seconds]]:
+    """What each job returns, round after round, so that a slow moment of the machine meets them all; the first `warm`
+    rounds are not counted."""
+    found: dict[str, list[Seconds]] = {name: [] for name in jobs}
+    for turn in range(warm + rounds):
+        for name, job in jobs.items():
+            value = job()
+            if turn >= warm:
+                found[name].append(value)
+    return found
+
+
+# -- the table -------------------------------------------------------------------------------------------------
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Median, and in brackets the smallest and the largest."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
+
+
+def ratios(mine: Sequence[float], other: Sequence[float]) -> list[float]:
+    """Round by round: a slow moment that lasted a round cancels out."""
+    return [a / b for a, b in zip(mine, other, strict=True)]
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of an aligned table that is Markdown as well."""
+    lines = [list(heads), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    shown = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
+    return [shown[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *shown[1:]]
+
+
+def show(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    print("\n".join(table(heads, rows)), flush=True)
+
+
+def goal(given: argparse.Namespace, words: str, measured: float, most: float) -> None:
+    """A line that `python benchmarks` collects: what was wanted, what was found. A quick run says nothing of it."""
+    if not given.quick:
+        met = "yes" if measured <= most else "NO"
+        print(f"goal: {words} | at most {most:g} | {measured:.2f} | {met}", flush=True)
+
+
+# -- runs ------------------------------------------------------------------------------------------------------
+def open_run(task: Any = None, **fields: Any) -> Run:
+    """A run that leaves no folder behind and is evaluated never."""
+    from vpdlab import RunConfig
+    from vpdlab.loop import Run
+
+    return Run.open(RunConfig.make(**{"eval_every": -1, "record_tokens": 0, **fields}), record=False, task=task)
+
+
+def never_ends(run: Run) -> None:
+    """Responses of this run are as long as they may be: no token ends one."""
+    import torch
+
+    run.sampler._ends = torch.empty(0, dtype=torch.long, device=run.learner.policy.device)
+
+
+# -- models of a given shape -----------------------------------------------------------------------------------
+SHAPES: dict[str, dict[str, int]] = {
+    "qwen3-1.7b": dict(
+        hidden_size=2048, num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=8, head_dim=128,
+        intermediate_size=6144, vocab_size=151_936,
+    ),
+    "qwen3-tiny": dict(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+        intermediate_size=192, vocab_size=2048,
+    ),
+}  # fmt: skip
+
+
+def model_folder(name: str, scratch: Path, device: str = "cpu") -> str:
+    """Where a model lies: that of a name, or random weights of one of `SHAPES`, written to `scratch`.
+
+    The tokenizer of a shape is the apprentice's, so that nothing has to be fetched; its words are but a few of the
+    shape's vocabulary.
+    """
+    from vpdlab import models
+
+    if name not in SHAPES:
+        return models.resolve(name)
+    folder = scratch / name
+    if folder.is_dir():
+        return str(folder)
+    import torch
+    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(models.APPRENTICE, padding_side="left")
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    torch.manual_seed(0)
+    with torch.device(device):
+        config = Qwen3Config(**SHAPES[name], **ends, tie_word_embeddings=True, max_position_embeddings=4096)
+        model = Qwen3ForCausalLM._from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def body_parameters(model: Any) -> int:
+    """Parameters that every token is multiplied with: all but the embeddings and the head."""
+    tables = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
+    return sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in tables)
+
+
+def matrix_limit(device: str, precision: str, seconds: float = 1.0) -> float:
+    """FLOP/s of a large matrix product: what this device gives to a program that does nothing else."""
+    import torch
+
+    dtype = torch.float32 if precision == "float32" else torch.bfloat16
+    size = 8192 if device.startswith("cuda") else 2048
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    timed(lambda: left @ right, device)
+    times: list[float] = []
+    while sum(times) < seconds:
+        times.append(timed(lambda: left @ right, device).clock)
+    return 2.0 * size**3 / min(times)  # a limit: the moment that nothing disturbed

@@ -1,0 +1,73 @@
+"""The speed benchmarks run and print what they promise. How fast anything is, is not asked here."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.slow
+
+
+def run(*words: str) -> str:
+    """What `python WORDS --quick` prints, on one thread."""
+    command = [sys.executable, *words, "--quick", "--threads", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def table(shown: str) -> list[dict[str, str]]:
+    """The rows of the table that was printed, by the names of their columns."""
+    lines = [line for line in shown.splitlines() if line.startswith("|")]
+    assert len({len(line) for line in lines}) == 1, "the columns are not aligned"
+    heads, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [dict(zip(heads, row, strict=True)) for row in rows]
+
+
+def middle(cell: str) -> float:
+    """The median in "median (lowest-highest)"."""
+    return float(cell.split()[0])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="missing: trl")
+@pytest.mark.parametrize("shape", [(), ("--shape", "qwen3-tiny", "--lengths", "fixed")])
+def test_a_step_is_compared_with_trl_at_equal_work(shape: tuple[str, ...]) -> None:
+    shown = run("benchmarks/step.py", *shape)
+    assert "1 threads" in shown.splitlines()[0]
+    rows = table(shown)
+    fixed = [row for row in rows if row["lengths"] == "fixed"]
+    assert [row[""] for row in fixed] == ["TRL", "sdpo", "vpd"]
+    assert len({row["tokens student/teacher/response"] for row in fixed}) == 1
+    assert all(middle(row["step s"]) > 0 for row in rows)
+    assert [bool(row["of TRL"]) for row in fixed] == [False, True, True]
+
+
+def test_the_e_step_is_set_against_sdpo() -> None:
+    rows = table(run("benchmarks/e_step.py"))
+    assert [row[""] for row in rows] == ["SDPO", "VPD, F = 1", "VPD, F = 5", "VPD, F = 10"]
+    e = [middle(row["E-step s"]) for row in rows]
+    assert e[0] == 0 and e[1] > e[2] > 0
+
+
+def test_the_loss_is_the_same_in_chunks_and_all_at_once() -> None:
+    whole, chunked = table(run("benchmarks/memory.py"))
+    assert middle(whole["peak MiB"]) > 0 and whole["off by"] == ""
+    assert float(chunked["off by"]) < 1e-4
+
+
+def test_the_record_grows_with_what_it_keeps() -> None:
+    rows = table(run("benchmarks/recording.py"))
+    sizes = [float(row["KiB an iteration"]) for row in rows]
+    assert sizes[0] == 0 < sizes[1] < sizes[2] < sizes[3]
+
+
+def test_one_command_runs_them_and_writes_their_tables(tmp_path: Path) -> None:
+    shown = run("benchmarks", "--only", "memory", "--out", str(tmp_path / "all.md"))
+    written = (tmp_path / "all.md").read_text(encoding="utf-8")
+    assert "## memory" in written and "chunks of" in written
+    assert "| memory" in shown.splitlines()[-3]
