@@ -7,7 +7,7 @@
 From hidden states [T, H] of student and teacher and the head [V, H] to the reverse KL on the student's top 20 and the
 tail, its mean, and the gradients of hidden states and head. `all` is the plain way, as TRL 1.16's loss goes it: the
 logits of both, a log-sum-exp of each, top-k, tail. The others are `scoring.compare` (which takes the KLs and entropies
-of the record as well), with chunks of so many MiB. Each is measured in a process of its own: peak is the most memory
+of the record as well), at several `logit_mib`. Each is measured in a process of its own: peak is the most memory
 above what the hidden states and the head take, the gradients included. Loss and gradients are compared with those of
 `all`: the largest difference as a share of the largest entry. "beyond gradients" leaves out the gradients of head and
 hidden states, which are the same for all and stay: at V = 152k that of the head alone takes 594 MiB.
@@ -30,7 +30,7 @@ import common
 TOP_K = 20
 WIDTHS = {49_152: 576, 151_936: 1024}  # of SmolLM2-135M and Qwen3-0.6B
 ALL = "all"
-USUAL_MIB, SMALL_MIB = "256", "32"
+USUAL_MIB, SMALL_MIB = "256", "128"
 SMALL_AT = 2048  # the small chunk is measured at this length only: it is about the memory
 ARRAYS = 4  # [T, V] arrays that the plain way holds at its peak: whether it fits is asked before
 
@@ -187,7 +187,7 @@ def lines(given: argparse.Namespace, v: int, t: int, scratch: Path) -> list[list
     rows, plain = [], found[ALL]
     for way in ways:
         mine = found[way]
-        name = "all logits" if way == ALL else f"chunks of {way} MiB"
+        name = "all logits" if way == ALL else f"logit_mib {way}"
         if not mine:
             rows.append([f"{v}", f"{t}", name, "does not fit here", *[""] * 6])
             continue

@@ -10,7 +10,7 @@ from vpdlab.diagnose import DIAGNOSES, diagnose
 
 HEALTHY = {
     "reward": 0.5, "success_rate": 0.5, "signal_share": 1.0, "length": 30.0, "entropy": 0.5, "kl": 0.1,
-    "truncated": 0, "unfinished": 0.0, "skipped": 0, "m_loss": 0.3, "margin": 0.4,
+    "truncated": 0, "unfinished": 0.0, "skipped": 0, "m_loss": 0.3, "margin": 0.4, "mismatch_mean": 0.04,
 }  # fmt: skip
 
 
@@ -44,6 +44,7 @@ TROUBLES = {
     "reward-falls": rows(20, reward=[0.6] * 10 + [0.4] * 10),
     "truncated-contexts": rows(1, truncated=2),
     "unfinished-responses": rows(1, unfinished=0.51),
+    "mismatch": rows(1, mismatch_mean=0.11),
     "not-finite": rows(1, skipped=1),
 }
 

@@ -100,6 +100,16 @@ def _unfinished_responses(rows: Rows) -> str | None:
     return None
 
 
+def _mismatch(rows: Rows) -> str | None:
+    gap = rows[-1].get("mismatch_mean")
+    if gap is not None and gap > 0.1:
+        return (
+            f"sampler and scorer differ by {gap:.2f} nats a token at the same weights (bfloat16 alone makes about 0.04):"
+            " what is trained is not what has sampled: set is_clip, or sample in a finer type"
+        )
+    return None
+
+
 def _not_finite(rows: Rows) -> str | None:
     if rows[-1]["skipped"]:
         return "a loss or gradient was not finite: that update was skipped and touched no weight"
@@ -118,6 +128,7 @@ DIAGNOSES: dict[str, Callable[[Rows], str | None]] = {
     "reward-falls": _reward_falls,
     "truncated-contexts": _truncated_contexts,
     "unfinished-responses": _unfinished_responses,
+    "mismatch": _mismatch,
     "not-finite": _not_finite,
 }
 

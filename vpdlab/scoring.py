@@ -1,9 +1,9 @@
 """Scoring: from hidden states at response positions to log-probabilities, never more than a chunk of logits.
 
-Only response positions reach the language-model head. Their N x V logits are walked in chunks of rows; where
-a gradient is wanted and there is more than one chunk, a chunk is computed again in the backward pass instead of
-being kept, and the head's gradient is added up in one place. So the memory is that of about three chunks, whatever N,
-and the result is the same.
+Only response positions reach the language-model head. Where their N x V logits take more than `mib` MiB they are walked
+in chunks of a quarter of that; where a gradient is wanted, a chunk is computed again in the backward pass instead of
+being kept, and the head's gradient is added up in one place. So the memory is that of a few chunks, whatever N, and the
+result is the same.
 
 The log-softmax is taken in float32 whatever the model's precision (bfloat16 gave errors of 0.2 nats and
 negative divergences).
@@ -286,6 +286,8 @@ def _walk(one: One, dist: TokenDist, mib: int, wanted: int) -> tuple[Tensor, ...
         wanted: how many of the results, the first ones, have a gradient.
     """
     size, (term, *others) = _chunk_rows(dist, mib), dist.terms
+    if len(dist) > size:  # what is not kept anyway may be small: some three arrays of a chunk's size are held at a time
+        size = max(1, size // 4)
     chunks = [slice(start, start + size) for start in range(0, max(1, len(dist)), size)]
     if len(chunks) > 1 and torch.is_grad_enabled() and term.hidden.requires_grad and not others:
         return _Again.apply(one, dist, chunks, wanted, term.hidden, term.head)
