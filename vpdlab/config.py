@@ -255,8 +255,8 @@ class RunConfig:
     minibatch_tokens: int = 16384
     """Padded tokens in one forward pass of the update; changes speed and memory, not the result."""
     logit_mib: int = 256
-    """Logits that take no more than this are kept for the backward pass; more are walked in chunks of a quarter of it and
-    computed twice. Changes speed and memory, not the result."""
+    """Logits that take no more than this are kept for the backward pass; more are walked in chunks of a quarter of it
+    and computed twice. Changes speed and memory, not the result."""
     shard: bool = False
     """Of several processes (docs/processes.md): shard the decoder's layers, gradients and moments over them (FSDP2);
     else each has all of them (DDP)."""

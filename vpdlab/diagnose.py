@@ -104,7 +104,7 @@ def _mismatch(rows: Rows) -> str | None:
     gap = rows[-1].get("mismatch_mean")
     if gap is not None and gap > 0.1:
         return (
-            f"sampler and scorer differ by {gap:.2f} nats a token at the same weights (bfloat16 alone makes about 0.04):"
+            f"sampler and scorer differ by {gap:.2f} nats a token at the same weights (bfloat16 makes about 0.04):"
             " what is trained is not what has sampled: set is_clip, or sample in a finer type"
         )
     return None

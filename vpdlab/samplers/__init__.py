@@ -80,7 +80,7 @@ def sample(
     contexts: Sequence[Sequence[int]] | None = None,
     version: int | None = None,
 ) -> list[Rollout]:
-    """n rollouts of each problem, group after group. Of several processes each generates its share, or the main one all.
+    """n rollouts of each problem, group by group. Of several processes, each generates its share or the main one all.
 
     Args:
         version: of the weights that the sampler plays, where they are the policy's own.
