@@ -173,7 +173,7 @@ def _begin(contexts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
 
 def _pad(rows: Sequence[Sequence[int]]) -> Int[Tensor, "b s"]:
     width = max(len(row) for row in rows)
-    return torch.tensor([[*row, *(0 for _ in range(width - len(row)))] for row in rows])
+    return torch.tensor([(*row, *(0,) * (width - len(row))) for row in rows])
 
 
 def plan(

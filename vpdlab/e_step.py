@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vpdlab import losses, processes
+from vpdlab.batch import TokenBatch
 from vpdlab.credit import leave_one_out_mean, tilted_weight
 from vpdlab.learner import Batch, EStep, Learner
 from vpdlab.policy import Policy
@@ -62,13 +63,14 @@ def e_step(learner: Learner, batch: Batch) -> EStep:
     shift, loss_of = OBJECTIVES[c.e_objective](Evidence(learner, batch, prior, before))
     total, tokens, skipped = 0.0, 0, 0
     for rows in updates:
-        for (view,) in policy.minibatches(batch.teacher, rows=rows):
+        passes = kept or ((view, None) for (view,) in policy.minibatches(batch.teacher, rows=rows))
+        for view, logp in passes:
             with policy.as_teacher():
-                logp, kept = (policy.logp(view) if kept is None else kept), None
-                loss = loss_of(logp, view.rows.to(policy.device), rows)
+                loss = loss_of(policy.logp(view) if logp is None else logp, view.rows.to(policy.device), rows)
                 policy.backward(loss)
             total += loss.item()
             tokens += view.read
+        kept = []
         skipped += policy.e_step() is None
     total, tokens = processes.added(total, tokens)
     after = None if learner.teacher.live else policy.score(batch.teacher[:DRIFT_ROWS])
@@ -76,16 +78,17 @@ def e_step(learner: Learner, batch: Batch) -> EStep:
     return EStep("", total / len(updates), shift, len(updates), skipped, int(tokens), before, after)
 
 
-def _before(policy: Policy, batch: Batch, rows: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-    """[B] log q of all rollouts, without gradient; and with it, where one minibatch is all of the update on `rows`."""
+def _before(policy: Policy, batch: Batch, rows: Sequence[int]) -> tuple[Tensor, list[tuple[TokenBatch, Tensor]]]:
+    """[B] log q of all rollouts, without gradient; and the minibatch that is all of the update on `rows`, where one is,
+    with its log q, with gradient."""
     views = list(policy.minibatches(batch.teacher, rows=rows)) if len(rows) == len(batch) else []
     if len(views) != 1 or policy.config.shard:
-        return policy.score(batch.teacher), None
+        return policy.score(batch.teacher), []
     ((view,),) = views
     logp = policy.logp(view)
     before = torch.zeros(len(batch), device=logp.device)
     before[view.rows.to(logp.device)] = logp.detach().to(before.dtype)
-    return processes.add(before), logp
+    return processes.add(before), [(view, logp)]
 
 
 def _bco(known: Evidence) -> tuple[float, RowLoss]:
