@@ -28,6 +28,7 @@ import torch
 
 from vpdlab import RunConfig
 from vpdlab.batch import TokenBatch
+from vpdlab.learner import Mismatch
 from vpdlab.loop import Run
 from vpdlab.policy import end_ids
 from vpdlab.samplers import Completion, Sampling
@@ -97,18 +98,13 @@ def speeds(work: dict[str, Job], repeat: int) -> dict[str, list[tuple[float, flo
 def mismatch(run: Run, contexts: Sequence[Sequence[int]], done: Sequence[Completion]) -> str:
     """max, mean and k3 estimate of KL(sampler || policy), over all tokens."""
     views = [View(tuple(context), one.ids) for context, one in zip(contexts, done, strict=True)]
-    off = []
+    found = Mismatch()
 
-    def one(batch: TokenBatch) -> None:
-        theirs = torch.tensor([value for row in batch.rows.tolist() for value in done[row].logps])
-        off.append(run.learner.policy.token_logp(batch).float().cpu() - theirs)
+    def add(batch: TokenBatch, ours: torch.Tensor) -> None:
+        found.add(ours, torch.tensor([value for row in batch.rows.tolist() for value in done[row].logps]))
 
-    with torch.no_grad():
-        for (batch,) in run.learner.policy.minibatches(views):
-            one(batch)
-    gap = torch.cat(off).double()
-    k3 = (gap.exp() - 1 - gap).mean().item()
-    return f"{gap.abs().max().item():9.1e} {gap.abs().mean().item():9.1e} {k3:9.1e} {len(gap):8d}"
+    run.learner.policy.score(views, add)
+    return f"{found.worst:9.1e} {found.mean:9.1e} {found.kl:9.1e} {sum(len(one.ids) for one in done):8d}"
 
 
 def main() -> None:

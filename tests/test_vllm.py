@@ -124,10 +124,10 @@ def test_several_processes_need_a_server_and_whole_weights(monkeypatch: pytest.M
     run = toy_run()
     monkeypatch.setattr("vpdlab.processes.count", lambda: 2)
     with pytest.raises(UserError, match="several processes need a vLLM server beside them: name it with vllm_url"):
-        make_sampler(replace(run.config, sampler="vllm"), run.learner.policy, 100)
+        check_sampler(replace(run.config, sampler="vllm"))
     served = replace(run.config, sampler="vllm", vllm_url=fake.url)
     with pytest.raises(UserError, match="sampler vllm takes whole weights, and shard cuts them"):
-        make_sampler(replace(served, shard=True), run.learner.policy, 100)
+        check_sampler(replace(served, shard=True))
     assert make_sampler(served, run.learner.policy, 100).central
 
 

@@ -7,6 +7,7 @@ before the first update; it returns the shift, if it has one, and the loss of so
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -81,8 +82,9 @@ def e_step(learner: Learner, batch: Batch) -> EStep:
 def _before(policy: Policy, batch: Batch, rows: Sequence[int]) -> tuple[Tensor, list[tuple[TokenBatch, Tensor]]]:
     """[B] log q of all rollouts, without gradient; and the minibatch that is all of the update on `rows`, where one is,
     with its log q, with gradient."""
-    views = list(policy.minibatches(batch.teacher, rows=rows)) if len(rows) == len(batch) else []
-    if len(views) != 1 or policy.config.shard:
+    whole = len(rows) == len(batch) and not policy.config.shard
+    views = list(islice(policy.minibatches(batch.teacher, rows=rows), 2)) if whole else []  # two are too many already
+    if len(views) != 1:
         return policy.score(batch.teacher), []
     ((view,),) = views
     logp = policy.logp(view)

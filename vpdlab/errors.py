@@ -12,3 +12,8 @@ class UserError(ValueError):
 
 class RunFailed(RuntimeError):
     """A run could not go on (not the input's fault): told in one line, exit status 1."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another library's message that says something; the error's name where none does."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -23,7 +23,7 @@ from vpdlab import processes, sharding
 from vpdlab.adapters import adapter_layers, add_adapter, plain_weights
 from vpdlab.batch import TokenBatch, minibatches
 from vpdlab.config import RunConfig
-from vpdlab.errors import UserError
+from vpdlab.errors import UserError, first_line
 from vpdlab.scoring import Term, TokenDist, token_logp
 from vpdlab.types import View
 
@@ -89,7 +89,7 @@ class Policy:
                     place, dtype=dtype, trust_remote_code=False, use_safetensors=True
                 )
         except (OSError, ValueError, SafetensorError) as error:
-            raise UserError(f"model {config.model!r} could not be loaded: {_first_line(error)}") from error
+            raise UserError(f"model {config.model!r} could not be loaded: {first_line(error)}") from error
         if not tokenizer.chat_template:
             raise UserError(
                 f"model {config.model!r} has no chat template: choose an instruct model, or save a"
@@ -318,7 +318,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"device {name!r} cannot be used here ({_first_line(error)}): auto picks one") from error
+        raise UserError(f"device {name!r} cannot be used here ({first_line(error)}): auto picks one") from error
     return device
 
 
@@ -376,7 +376,3 @@ def _check_head(model: Any, device: torch.device) -> None:
             f"{type(model).__name__} changes its logits after the head (a bias, a scale or a soft cap), which scoring"
             " does not follow: choose another model"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

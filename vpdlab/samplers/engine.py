@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from vpdlab.errors import UserError
+from vpdlab.errors import UserError, first_line
 from vpdlab.samplers import Completion, Sampling
 
 EXTENSION = "vpdlab.samplers.worker.Reload"
@@ -86,7 +86,7 @@ class LocalEngine:
             except (ValueError, RuntimeError, OSError, NotImplementedError) as error:
                 if isinstance(error, UserError):
                     raise
-                raise UserError(f"vLLM does not start with {spec.model}: {_first_line(error)}") from error
+                raise UserError(f"vLLM does not start with {spec.model}: {first_line(error)}") from error
         LocalEngine.running = self
 
     def close(self) -> None:
@@ -233,8 +233,3 @@ def _same_generators() -> Iterator[None]:
         random.setstate(kept[0])
         np.random.set_state(kept[1])
         torch.set_rng_state(kept[2])
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -18,9 +18,11 @@ COOLEST = 0.01  # vLLM raises any temperature between 0 and this one
 
 
 def check_sampler(config: RunConfig) -> None:
-    """Raises UserError where the sampler's engine is not here: before the minutes that loading a model may take."""
+    """Raises UserError where the sampler's engine is not here, or not for this run: before the minutes that loading a
+    model may take."""
     if config.sampler != "vllm":
         return
+    _check_processes(config)
     for name in ("temperature", "eval_temperature", "critic_temperature"):
         if 0 < getattr(config, name) < COOLEST:
             raise UserError(f"{name} is {getattr(config, name)}, but vLLM samples at {COOLEST} or above")
@@ -47,11 +49,10 @@ def make_sampler(config: RunConfig, policy: Policy, max_context: int) -> Sampler
         return HFSampler(policy, config.sampler_rows)
     from vpdlab.samplers.vllm import VLLMSampler
 
-    _check_processes(config)
     longest = max(config.max_new_tokens, config.critic_max_tokens if "critique" in config.feedback else 0)
     length = min(max_context + longest, longest_input(policy.model))
-    exact = config.vllm_dtype == "float32" or (config.vllm_dtype == "auto" and config.precision == "float32")
-    dtype = "float32" if exact else "bfloat16"
+    wanted = config.precision if config.vllm_dtype == "auto" else config.vllm_dtype
+    dtype = "float32" if wanted == "float32" else "bfloat16"  # bfloat16-mixed computes in it too
     if config.vllm_url:
         from vpdlab.samplers.server import ServerEngine
 

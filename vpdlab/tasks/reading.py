@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vpdlab.errors import UserError
+from vpdlab.errors import UserError, first_line
 
 ENDINGS = (".json", ".jsonl", ".parquet")
 Rows = Iterable[tuple[str, Any]]
@@ -65,7 +65,7 @@ def _read_file(task: str, path: Path, fields: Sequence[str] | None) -> Rows:
     try:
         table = parquet.read_table(path)
     except (ArrowException, OSError) as error:
-        raise UserError(f"{task} cannot read {path}: {_first_line(error)}") from error
+        raise UserError(f"{task} cannot read {path}: {first_line(error)}") from error
     rows = table.select(_chosen(fields, table.column_names)).to_pylist()
     return ((f"row {n}", row) for n, row in enumerate(rows, 1))
 
@@ -96,7 +96,7 @@ def _read_hub(task: str, name: str, fields: Sequence[str] | None) -> dict[str, t
         saved = any((local / mark).is_file() for mark in ("dataset_dict.json", "state.json"))
         found: Any = datasets.load_from_disk(str(local)) if saved else datasets.load_dataset(name)
     except Exception as error:  # `datasets` passes on the errors of a dozen libraries; all mean the same here
-        raise UserError(f"{task} cannot load data set {name!r}: {_first_line(error)}") from error
+        raise UserError(f"{task} cannot load data set {name!r}: {first_line(error)}") from error
     splits = dict(found) if isinstance(found, dict) else {"train": found}
     if "test" not in splits and "validation" in splits:
         splits["test"] = splits["validation"]
@@ -108,7 +108,3 @@ def _read_hub(task: str, name: str, fields: Sequence[str] | None) -> dict[str, t
     if not pieces:
         raise UserError(f"data set {name!r} has the splits {', '.join(splits)}, but neither train nor test")
     return pieces
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
