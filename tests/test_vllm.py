@@ -670,15 +670,20 @@ def test_a_model_that_the_cpu_build_cannot_run_is_told_at_once() -> None:
         toy_run(model="apprentice", sampler="vllm")
 
 
-@needs_vllm
-@pytest.mark.slow
-def test_a_lora_student_is_merged(tiny: str) -> None:
-    run = vllm_run(tiny, lora_rank=4, lr=1e-2, vllm_lora="merge")
+def followed(run: Run) -> list[Completion]:
+    """What is sampled behind three updates, of which the engine must have heard."""
     first = run.sampler.generate(CONTEXTS, streams(3), Sampling(max_new_tokens=24))
     train(run, 3)
     done = run.sampler.generate(CONTEXTS, streams(3), Sampling(max_new_tokens=24))
     assert gaps(run.learner.policy, CONTEXTS, done).abs().max() < 1e-3
     assert gaps(run.learner.policy, CONTEXTS, first).abs().max() > 1e-2
+    return done
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_a_lora_student_is_merged(tiny: str) -> None:
+    followed(vllm_run(tiny, lora_rank=4, lr=1e-2, vllm_lora="merge"))
 
 
 @needs_vllm
@@ -702,12 +707,7 @@ def test_rounding_to_bfloat16_is_within_its_bound_and_wrong_weights_are_not(tiny
 @pytest.mark.slow
 def test_a_lora_student_is_loaded_as_an_adapter(tiny: str) -> None:
     run = vllm_run(tiny, lora_rank=4, lr=1e-2, vllm_lora="adapter", teacher="adapter", adapter_rank=8)
-    policy = run.learner.policy
-    first = run.sampler.generate(CONTEXTS, streams(3), Sampling(max_new_tokens=24))
-    train(run, 3)
-    done = run.sampler.generate(CONTEXTS, streams(3), Sampling(max_new_tokens=24))
-    assert gaps(policy, CONTEXTS, done).abs().max() < 1e-3
-    assert gaps(policy, CONTEXTS, first).abs().max() > 1e-2
+    policy, done = run.learner.policy, followed(run)
     with run.learner.teacher.playing():
         teacher = run.sampler.generate(CONTEXTS, streams(3), Sampling(max_new_tokens=24))
         assert gaps(policy, CONTEXTS, teacher).abs().max() < 1e-3
