@@ -85,7 +85,8 @@ class SelfCritic:
 
 def as_data(text: str, render: Renderer) -> str:
     """A critic's words as they may stand in a prompt: thoughts and control tokens cut, at most LONGEST characters."""
-    text = render.clean(without_thoughts(text))
+    # Cut before it is cleaned: text made of control tokens within control tokens takes a pass for each of them.
+    text = render.clean(without_thoughts(text)[: 8 * LONGEST])
     return text if len(text) <= LONGEST else text[: LONGEST - 1].rstrip() + "…"
 
 

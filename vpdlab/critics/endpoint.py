@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import random
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -18,17 +19,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from vpdlab import processes
+from vpdlab import net, processes
 from vpdlab.critics import Critique, as_data
+from vpdlab.critics.reply import LARGEST, checked_text, completion
 from vpdlab.errors import UserError
 from vpdlab.prompts import Renderer
 from vpdlab.samplers import Sampling
 from vpdlab.types import Rollout
 
 KEY = "VPDLAB_CRITIC_KEY"
-LARGEST_REPLY = 1 << 20  # bytes
 AGAIN = (408, 409, 429, 500, 502, 503, 504)  # statuses after which another try may help
 TRIES = 3
 
@@ -82,31 +82,14 @@ class EndpointCritic:
     cache: Path | None = None
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError(f"critic_url is {self.url!r}: it must begin with http:// or https://")
-        if parts.username or parts.password or parts.query:
-            raise UserError(f"critic_url must hold no key or password: put the key in the variable {KEY}")
+        self._address = net.checked_url(self.url, "critic_url", KEY)
         if not self.model:
             raise UserError("critic_model is empty: name the model as the server knows it")
-        self._key = os.environ.get(KEY, "")
-        self._client = self._connect()
-
-    def _connect(self) -> Any:
-        try:
-            import openai
-        except ImportError as error:
-            raise UserError("critic endpoint needs the openai package: pip install 'vpdlab[endpoint]'") from error
-        # An account's name in the environment is not for this server either.
-        no_account: Any = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
-        return openai.OpenAI(
-            base_url=self.url,
-            api_key=self._key or "none",
-            max_retries=0,
-            timeout=self.seconds,
-            default_headers=no_account,
-            http_client=openai.DefaultHttpxClient(follow_redirects=False, trust_env=False),
-        )
+        self._key = net.checked_key(os.environ.get(KEY, ""), KEY)  # of no other service: no other variable is read
+        self._headers = {"Content-Type": "application/json"}
+        if self._key:
+            self._headers["Authorization"] = f"Bearer {self._key}"
+        self._cache_fails = False
 
     def __call__(self, rollouts: Sequence[Rollout], *, seed: int, purpose: str, step: int) -> list[Critique]:
         """One critique a rollout, `jobs` at a time; of several processes the main one asks."""
@@ -125,17 +108,16 @@ class EndpointCritic:
             "max_tokens": self.sampling.max_new_tokens, "temperature": self.sampling.temperature,
         }  # fmt: skip
         place = self._place(body)
+        kept = self._kept(place)
         try:
-            said = json.loads(place.read_text(encoding="utf-8")) if place and place.exists() else self._ask(body)
-            words = as_data(said, self.render)
-            if not words:
-                raise _Refused("the critic said nothing")
+            said = self._ask(body) if kept is None else kept
         except _Refused as why:
             return Critique(None, str(why))
-        except (OSError, json.JSONDecodeError) as error:
-            return Critique(None, f"the critic's cache cannot be read: {type(error).__name__}")
-        if place is not None and not place.exists():
-            _keep(place, said)
+        words = as_data(said, self.render)
+        if not words:
+            return Critique(None, "the critic said nothing")
+        if place is not None and kept is None:
+            self._keep(place, said)
         return Critique(words)
 
     def _place(self, body: dict[str, Any]) -> Path | None:
@@ -157,55 +139,51 @@ class EndpointCritic:
         raise _Refused(f"the critic did not answer: {why}")
 
     def _call(self, body: dict[str, Any], end: float) -> str:
+        data = json.dumps(body).encode()
         # A token is at least one byte, so the prompt's bytes bound its tokens; 256 for the chat template.
-        reserved = len(body["messages"][0]["content"].encode()) + 256 + body["max_tokens"]
+        text = body["messages"][0]["content"].encode("utf-8", "surrogatepass")
+        reserved = len(text) + 256 + body["max_tokens"]
         self.budget.reserve(reserved)
-        reply = self._read(body, end)
         try:
-            text = reply["choices"][0]["message"]["content"]
-            used = reply.get("usage") or {}
-            spent = int(used.get("prompt_tokens", reserved)) + int(used.get("completion_tokens", 0))
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            raise _Refused("the critic's reply has not the shape of a chat completion") from error
-        self.budget.settle(reserved, spent)
-        if not isinstance(text, str):
-            raise _Refused("the critic's reply holds no text")
-        return text
+            reply = net.exchange(
+                "POST", f"{self._address}/chat/completions", body=data, headers=self._headers,
+                seconds=max(0.0, end - time.monotonic()), largest=LARGEST,
+            )  # fmt: skip
+            if reply.status in AGAIN:
+                raise _Later(f"status {reply.status}", _seconds(reply.headers.get("retry-after")))
+            if reply.status != 200:
+                raise _Refused(f"the critic's server answered with status {reply.status}")
+            said, used = completion(reply.body)
+            if len(self._key) > 8 and self._key in said:  # a shorter one is a word that a server wants, no secret
+                raise _Refused("the critic's reply quotes the key")
+        except (net.Late, net.Unreachable) as error:
+            raise _Later(str(error)) from None
+        except net.BadReply as error:
+            raise _Refused(f"the critic's server failed: {error}") from None
+        self.budget.settle(reserved, reserved if used is None else used)
+        return said
 
-    def _read(self, body: dict[str, Any], end: float) -> Any:
-        """The reply as JSON, read piece by piece: a server that drips is given up at the deadline."""
-        import openai
+    # -- the cache -------------------------------------------------------------------------------------------
+    def _kept(self, place: Path | None) -> str | None:
+        """What the cache holds; None where it holds nothing that may be used, so that it is asked for again."""
+        try:
+            if place is None or not place.is_file() or place.stat().st_size > 8 * LARGEST:
+                return None
+            return checked_text(net.read_json(place.read_bytes()))
+        except (OSError, net.BadReply):
+            return None
 
-        left = end - time.monotonic()
-        if left <= 0:
-            raise _Later("its time was over")
-        data = b""
+    def _keep(self, place: Path, said: str) -> None:
+        """Keep a reply. A cache that cannot be written costs money, not the run: said once."""
+        staged = place.with_name(f".{place.name}.{os.getpid()}-{threading.get_ident()}")
         try:
-            ask = self._client.with_options(timeout=left).chat.completions.with_streaming_response.create
-            with ask(**body) as response:
-                if response.status_code != 200:
-                    raise _Refused(f"the critic's server answered with status {response.status_code}")
-                for piece in response.iter_bytes():  # as it comes: a size would wait until so much is there
-                    data += piece
-                    if len(data) > LARGEST_REPLY:
-                        raise _Refused(f"the critic's reply is larger than {LARGEST_REPLY >> 20} MiB")
-                    if time.monotonic() > end:
-                        raise _Later("its time was over")
-        except openai.APIStatusError as error:
-            status = error.status_code
-            if status in AGAIN:
-                raise _Later(f"status {status}", _seconds(error.response.headers.get("retry-after"))) from None
-            raise _Refused(f"the critic's server answered with status {status}") from None
-        except openai.APITimeoutError:
-            raise _Later("it took too long") from None
-        except openai.APIConnectionError:
-            raise _Later("no connection") from None
-        except openai.OpenAIError as error:
-            raise _Refused(f"the critic's server could not be asked: {type(error).__name__}") from None
-        try:
-            return json.loads(data)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise _Refused("the critic's reply is no JSON") from error
+            place.parent.mkdir(parents=True, exist_ok=True)
+            staged.write_text(json.dumps(said), encoding="utf-8")
+            staged.replace(place)
+        except OSError as error:
+            if not self._cache_fails:
+                print(f"the critic's cache {self.cache} cannot be written: {error.strerror}", file=sys.stderr)
+            self._cache_fails = True
 
 
 class _Later(Exception):
@@ -221,10 +199,3 @@ def _seconds(text: str | None) -> float:
         return max(0.0, float(text or 0))
     except ValueError:
         return 0.0  # a date: our own pause will do
-
-
-def _keep(place: Path, said: str) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    staged = place.with_name(f".{place.name}.{os.getpid()}-{threading.get_ident()}")
-    staged.write_text(json.dumps(said), encoding="utf-8")
-    staged.replace(place)

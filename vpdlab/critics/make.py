@@ -7,7 +7,7 @@ from pathlib import Path
 from vpdlab.config import RunConfig
 from vpdlab.critics import Criticism, SelfCritic
 from vpdlab.errors import UserError
-from vpdlab.policy import Policy, longest_input
+from vpdlab.policy import Policy
 from vpdlab.prompts import Renderer
 from vpdlab.samplers import Sampler, Sampling
 from vpdlab.teacher import Copy
@@ -17,10 +17,10 @@ def make_criticism(config: RunConfig, policy: Policy, render: Renderer, sampler:
     """The feedback source "critique". Raises UserError for an endpoint whose settings do not fit."""
     sampling = Sampling(config.critic_temperature, 1.0, config.critic_max_tokens)
     if config.critic != "endpoint":
-        if render.max_context + config.critic_max_tokens > longest_input(policy.model):
+        if render.max_context + config.critic_max_tokens > policy.longest:
             raise UserError(
                 f"max_context {render.max_context} + critic_max_tokens {config.critic_max_tokens} is more than the"
-                f" {longest_input(policy.model)} positions of the model: lower one of them"
+                f" {policy.longest} positions of the model: lower one of them"
             )
         weights = Copy(policy) if config.critic == "frozen" else None
         return Criticism(SelfCritic(sampler, render, sampling, weights), config.critic_drop_leaks)

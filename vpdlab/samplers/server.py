@@ -8,18 +8,19 @@ has the command that starts it).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
+from vpdlab import net
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.samplers import Completion, Sampling
 
 SECONDS = 1800.0  # for one answer: a server with many rows decodes long ones slowly
+START = 10.0  # seconds for the first answer
+LARGEST = 1 << 26  # bytes of an answer
 EXTENSION = "--worker-extension-cls vpdlab.samplers.worker.Reload"
 
 
@@ -41,19 +42,32 @@ class ServerEngine:
     def __init__(self, url: str, length: int, rows: int) -> None:
         self.held: Any = None
         self._url, self._rows = checked_url(url), rows
-        self._opener = build_opener(ProxyHandler({}), _Stay)
-        try:
-            model = self._get("/v1/models")["data"][0]
-            self._model, longest = model["id"], model["max_model_len"]
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-            raise UserError(
-                f"vllm_url is {url!r}, but no vLLM server answers there ({_words(error)}): docs/engines.md starts one"
-            ) from error
+        self._model, longest = self._first()
         if longest < length:
             raise UserError(
                 f"the vLLM server at {url} takes {longest} tokens, and this run may need {length}: start it with"
                 f" --max-model-len {length}, or lower max_context"
             )
+
+    def _first(self) -> tuple[str, int]:
+        """The model's name on the server, and its longest context."""
+        why = "its list of models has another shape"
+        try:
+            reply = net.exchange("GET", f"{self._url}/v1/models", seconds=START, largest=LARGEST)
+            if reply.status == 200:
+                model = net.read_json(reply.body)["data"][0]
+                name, longest = model["id"], model["max_model_len"]
+                if isinstance(name, str) and type(longest) is int:
+                    return name, longest
+            else:
+                why = f"status {reply.status}"
+        except net.NoReply as error:
+            why = str(error)
+        except (KeyError, IndexError, TypeError):
+            pass
+        raise UserError(
+            f"vllm_url is {self._url!r}, but no vLLM server answers there ({why}): docs/engines.md starts one"
+        )
 
     def complete(
         self, contexts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling, ends: Sequence[int]
@@ -76,12 +90,10 @@ class ServerEngine:
         try:
             choice = answer["choices"][0]
             ids, logps = choice["token_ids"], choice["logprobs"]["token_logprobs"]
-            if len(ids) != len(logps) or not ids:
-                raise ValueError(f"{len(ids)} tokens, {len(logps)} log-probabilities")
-            done = Completion(tuple(map(int, ids)), tuple(map(float, logps)), choice["finish_reason"] == "stop")
+            return Completion(*_tokens(ids, logps, body["max_tokens"]), choice["finish_reason"] == "stop")
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise RunFailed(f"the answer of {self._url} is no vLLM completion: {_words(error)}") from error
-        return done
+            why = " ".join(str(error).split())[:200] or type(error).__name__
+            raise RunFailed(f"the answer of {self._url} is no vLLM completion: {net.printable(why)}") from error
 
     def load(self, path: Path) -> None:
         """Let the server take over the weights of a safetensors file that it can read."""
@@ -106,40 +118,34 @@ class ServerEngine:
     def sleep(self) -> None:
         """A server keeps its own memory."""
 
-    # -- over the wire ---------------------------------------------------------------------------------------
-    def _get(self, route: str) -> Any:
-        with self._opener.open(self._url + route, timeout=10.0) as response:
-            return json.load(response)
-
     def _post(self, route: str, body: dict[str, Any]) -> Any:
-        data = json.dumps(body).encode()
-        request = Request(self._url + route, data, {"Content-Type": "application/json"})
+        place, data = f"{self._url}{route}", json.dumps(body).encode()
         try:
-            with self._opener.open(request, timeout=SECONDS) as response:
-                return json.loads(response.read() or b"{}")
-        except HTTPError as error:
-            said = " ".join(error.read(300).decode(errors="replace").split())
-            raise RunFailed(f"{self._url}{route} answered with status {error.code}: {said}") from error
-        except (OSError, ValueError) as error:
-            raise RunFailed(f"{self._url}{route} did not answer: {_words(error)}") from error
+            reply = net.exchange(
+                "POST", place, body=data, headers={"Content-Type": "application/json"}, seconds=SECONDS, largest=LARGEST
+            )
+            if reply.status != 200:
+                said = net.printable(reply.body[:2000].decode(errors="replace"))
+                raise RunFailed(f"{place} answered with status {reply.status}: {said}")
+            return net.read_json(reply.body or b"{}")
+        except net.NoReply as error:
+            raise RunFailed(f"{place} did not answer: {error}") from error
 
 
-class _Stay(HTTPRedirectHandler):
-    """What is sent to one server goes to no other."""
-
-    def redirect_request(self, *args: Any) -> None:
-        return None
+def _tokens(ids: Any, logps: Any, most: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Token ids and log-probabilities as numbers that they can be. Raises ValueError or TypeError for others."""
+    if not isinstance(ids, list) or not isinstance(logps, list):
+        raise TypeError("no lists of tokens")
+    if not 0 < len(ids) == len(logps) <= most:
+        raise ValueError(f"{len(ids)} tokens, {len(logps)} log-probabilities, and at most {most} were asked for")
+    if not all(type(token) is int and 0 <= token < 1 << 31 for token in ids):
+        raise ValueError("a token id that is no number from 0")
+    # Rounding puts the logarithm of a certain token a little above 0.
+    if not all(type(x) in (int, float) and math.isfinite(x) and x < 1e-3 for x in logps):
+        raise ValueError("a log-probability that is no number up to 0")
+    return tuple(ids), tuple(map(float, logps))
 
 
 def checked_url(url: str) -> str:
     """The URL without a slash at its end. Raises UserError for one that is none, or holds a password."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"vllm_url is {url!r}: it must begin with http:// or https://")
-    if parts.username or parts.password or parts.query:
-        raise UserError("vllm_url must hold no key or password")
-    return url.rstrip("/").removesuffix("/v1")
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(getattr(error, "reason", None) or error).split()) or type(error).__name__
+    return net.checked_url(url, "vllm_url").removesuffix("/v1")
