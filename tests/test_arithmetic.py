@@ -100,7 +100,8 @@ def test_no_problem_stands_twice_and_few_pairs_give_few_problems() -> None:
     [
         ({"digits": 0}, "digits is 0, but must be a whole number from 1 to 6"),
         ({"digits": 7}, "digits is 7"),
-        ({"digits": "2"}, "digits is '2'"),
+        ({"digits": "two"}, "digits is 'two', but must be a whole number"),
+        ({"size": True}, "size is True, but must be a whole number"),
         ({"operations": "*"}, "operations is '*', but must be '+', '-' or '+-'"),
         ({"operations": "++"}, "operations is '++'"),
         ({"operations": ""}, "operations is ''"),

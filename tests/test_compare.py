@@ -54,7 +54,7 @@ def test_the_plan_goes_seed_by_seed_and_methods_keep_their_own_settings(tmp_path
         ("ppo", "unknown method 'ppo'"),
         ("vpd:betta=1", "there is no setting 'betta': did you mean 'beta'"),
         ("vpd:beta", "'beta' is no setting of a method: write METHOD:FIELD=VALUE"),
-        ("vpd:beta=high", "beta is 'high', but must be of type float"),
+        ("vpd:beta=high", "beta is 'high', but must be a number"),
         ("opsd:teacher=ema", "method opsd is defined with teacher frozen"),
     ],
 )

@@ -14,7 +14,17 @@ import numpy as np
 import pytest
 
 from vpdlab import config as module
-from vpdlab.config import HINTS, PRESETS, RANGES, RunConfig, known_fields, presets, read_preset
+from vpdlab.config import (
+    HINTS,
+    PRESETS,
+    RANGES,
+    RunConfig,
+    known_fields,
+    presets,
+    read_options,
+    read_preset,
+    read_values,
+)
 from vpdlab.errors import UserError
 
 NUMBERS = [name for name, hint in HINTS.items() if hint in (int, float)]
@@ -190,13 +200,28 @@ def test_a_config_survives_json() -> None:
     assert RunConfig(**plain) == made
 
 
-def test_task_options_are_json_where_they_are_json() -> None:
-    args = ("digits=3", "operations=+-", "family=chain_sum", "deep=[1, 2]", "on=true", "none=null", "same=a=b", "e=")
+def test_task_options_are_text_that_the_task_reads() -> None:
+    args = ("digits=3", "operations=+-", "name=007", "deep=[1, 2]", "on=True", "same=a=b", "e=")
     assert RunConfig(task_args=args, data="x.json").task_options() == {
-        "data": "x.json", "digits": 3, "operations": "+-", "family": "chain_sum", "deep": [1, 2], "on": True,
-        "none": None, "same": "a=b", "e": "",
+        "data": "x.json", "digits": "3", "operations": "+-", "name": "007", "deep": "[1, 2]", "on": "True",
+        "same": "a=b", "e": "",
     }  # fmt: skip
     assert RunConfig().task_options() == {}
+    with pytest.raises(UserError, match="digits is given twice: digits=3 and digits=4"):
+        read_options(("digits=3", "digits=4"))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("False", False), ("false", False), ("TRUE", True), ("None", None), ("null", None), ("3", 3), ("-0.5", -0.5),
+        ("[1, 2]", [1, 2]), ("high", "high"), ("", ""), ("007", "007"), ("[" * 100_000, "[" * 100_000),
+        ("9" * 5000, "9" * 5000), ("NaN", "NaN"),
+    ],
+)  # fmt: skip
+def test_a_chat_templates_values_are_read_as_they_look(text: str, value: object) -> None:
+    assert read_values((f"x={text}",)) == {"x": value}
+    assert type(read_values((f"x={text}",))["x"]) is type(value)
 
 
 @pytest.mark.parametrize(

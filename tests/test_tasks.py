@@ -7,7 +7,8 @@ import re
 import pytest
 
 from vpdlab.errors import UserError
-from vpdlab.tasks import TASKS, drop_duplicates, make_task, read_answer, verify_all
+from vpdlab.tasks import TASKS, make_task, read_answer, verify_all
+from vpdlab.tasks.splits import drop_duplicates, hold_out, with_unique_ids
 from vpdlab.types import Outcome, Problem, Rollout
 
 
@@ -101,13 +102,65 @@ def test_no_answer_says_why(text: str, finished: bool, why: str) -> None:
 
 
 def test_duplicates_are_dropped_and_counted() -> None:
-    train = [Problem("a", "What is  IT?", "A"), Problem("b", "what is it?", "A"), Problem("c", "Other", "A")]
-    train += [Problem("d", "held OUT", "A"), Problem("e", "other", "A", system="another system")]
+    train = [Problem("a", "What is it?", "A"), Problem("b", "What is it?", "A"), Problem("c", "Other", "A")]
+    train += [Problem("d", "Held out", "A"), Problem("e", "Other", "A", system="another system")]
     kept, test, said = drop_duplicates(train, [Problem("t", "Held out", "A")])
     assert [p.id for p in kept] == ["a", "c", "e"]
     assert [p.id for p in test] == ["t"]
     assert said == "dropped 1 repeated, 1 in train that also stand in test"
     assert drop_duplicates(kept, test)[2] == ""
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        ("c1ccccc1", "C1CCCCC1"), ("x = 1\nprint(x)", "x = 1\n    print(x)"), ("$X$", "$x$"), ("a b", "a  b"),
+        ("a\tb", "a b"), ("ﬁ", "fi"), ("straße", "strasse"), ("e\u0301", "é"), ("a", "a "),
+    ],
+)  # fmt: skip
+def test_problems_that_differ_in_one_character_are_two(prompts: tuple[str, str]) -> None:
+    train = [Problem(prompt, prompt, "") for prompt in prompts]
+    assert drop_duplicates(train, []) == (train, [], "")
+    assert drop_duplicates(train[:1], train[1:]) == (train[:1], train[1:], "")
+    systems = [Problem(prompt, "q", "", system=prompt) for prompt in prompts]
+    assert drop_duplicates(systems, []) == (systems, [], "")
+
+
+def test_system_and_prompt_do_not_run_into_each_other() -> None:
+    train = [Problem("a", "c", "", system="a\nb"), Problem("b", "b\nc", "", system="a")]
+    assert drop_duplicates(train, [])[0] == train
+
+
+def test_a_repeated_problem_with_another_answer_is_told() -> None:
+    train = [Problem("a", "1+1?", "2"), Problem("b", "1+1?", "3"), Problem("c", "2+2?", "5")]
+    kept, _, said = drop_duplicates(train, [Problem("t", "2+2?", "4")])
+    assert [(p.id, p.answer) for p in kept] == [("a", "2")]
+    assert said.endswith("; 2 of these had another answer than the one kept (such as b)")
+
+
+def test_ids_that_repeat_are_made_unique_by_the_text() -> None:
+    train = [Problem("x", f"q{n}", "") for n in range(3)] + [Problem("y", "q9", "")]
+    (named, test) = with_unique_ids(train, [Problem("y", "q8", "")])
+    ids = [p.id for p in [*named, *test]]
+    assert len(set(ids)) == 5
+    assert [one.partition("-")[0] for one in ids] == ["x", "x", "x", "y", "y"]
+    again = with_unique_ids(train[::-1], [])[0]  # the order of the data does not matter
+    assert {p.id for p in again if p.id != "y"} == set(ids[:3])
+    assert [p.id for p in with_unique_ids(train[:1], train[3:])[0]] == ["x"]
+    with pytest.raises(UserError, match="two problems have the id 'x-"):
+        with_unique_ids([*train, Problem(ids[0], "q7", "")])
+
+
+def test_the_seed_and_the_text_decide_what_is_held_out() -> None:
+    problems = [Problem("same", f"q{n}", "") for n in range(40)]
+    parts = [hold_out("t", each, 0.25, seed) for each, seed in ((problems, 0), (problems[::-1], 0), (problems, 1))]
+    held = [{p.prompt for p in test} for _, test in parts]
+    assert [len(one) for one in held] == [10, 10, 10]
+    assert held[0] == held[1] != held[2]
+    assert all(len(train) == 30 for train, _ in parts)  # equal ids are not held out together
+    assert [len(part) for part in hold_out("t", problems[:2], 0.99, 0)] == [1, 1]
+    with pytest.raises(UserError, match=r"task t: 1 problem\(s\) cannot be split"):
+        hold_out("t", problems[:1], 0.5, 0)
 
 
 def test_a_long_response_of_opened_blocks_is_read_in_no_time() -> None:

@@ -85,7 +85,7 @@ def test_a_function_that_fails_is_told_with_its_problem_and_is_no_reward(place) 
     with pytest.raises(UserError, match=f"verify failed on problem {problem.id}: KeyError: 'x'"):
         task.verify(rollout(problem, "8"))
     out_of_range = Own(str(place / "prompts.jsonl"), lambda response, problem: 2.0)
-    with pytest.raises(UserError, match="the reward is 2.0, but must be between 0 and 1"):
+    with pytest.raises(UserError, match="the reward is 2.0, but must be a number between 0 and 1"):
         verify_all(out_of_range, [rollout(problem, "8")])
 
 
@@ -111,8 +111,8 @@ def test_a_function_that_cannot_be_found(place, monkeypatch, where, words) -> No
     [
         ('{"answer": "7"}', "line 1: field 'prompt' is missing"),
         ('{"prompt": 7}', "line 1: field 'prompt' is 7, but must be text"),
-        ('{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x"}', "line 2: the id 'x' stands twice"),
-        ("[1]", "line 1: expected an object with a prompt"),
+        ("[1]", "line 1, item 1: expected an object with a prompt"),
+        ("1", "line 1: expected an object with a prompt"),
         ('{"prompt": "only one"}', "cannot be split into train and test"),
     ],
 )

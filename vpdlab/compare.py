@@ -26,6 +26,7 @@ from vpdlab.config import HINTS, RunConfig, known_fields, read_options
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.record import RunRecord, load_run
 from vpdlab.resume import FREE
+from vpdlab.tasks.options import typed
 from vpdlab.views import training_seconds
 
 BUDGET = {"steps", "eval_every"}  # free when a run goes on; the same for all runs that are compared
@@ -94,7 +95,7 @@ def _settings(text: str) -> dict[str, Any]:
             raise UserError(f"{part!r} is no setting of a method: write METHOD:FIELD=VALUE, for instance vpd:e_every=1")
     fields = known_fields(read_options(parts))
     lists = {name for name in fields if typing.get_origin(HINTS[name]) is tuple}
-    return {name: str(value).split("+") if name in lists else value for name, value in fields.items()}
+    return typed("compare", {name: v.split("+") if name in lists else v for name, v in fields.items()}, HINTS)
 
 
 def state(cell: Cell) -> str:

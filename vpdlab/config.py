@@ -344,7 +344,7 @@ class RunConfig:
         return self.resume or self.resume_anyway
 
     def task_options(self) -> dict[str, Any]:
-        """`task_args` (and `data`) as keyword arguments; values are read as JSON where they are JSON."""
+        """`task_args` (and `data`) as keyword arguments; values are text, which the task reads by its own types."""
         return ({"data": self.data} if self.data else {}) | read_options(self.task_args)
 
     def to_dict(self) -> dict[str, Any]:
@@ -406,20 +406,42 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     raise UserError(f"{name} is {value!r}, but must be of type {hint.__name__}{hint_yaml}")
 
 
-def read_options(args: Sequence[str]) -> dict[str, Any]:
-    """NAME=VALUE words as keyword arguments; a value is read as JSON where it is JSON, else it is a word.
+def read_options(args: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE words as keyword arguments. Values stay text: only what takes an option knows its type.
 
-    >>> read_options(("digits=3", "family=chain_sum", "enable_thinking=false"))
-    {'digits': 3, 'family': 'chain_sum', 'enable_thinking': False}
+    >>> read_options(("digits=3", "name=007", "until=2025-02-01"))
+    {'digits': '3', 'name': '007', 'until': '2025-02-01'}
+
+    Raises:
+        UserError: for a name that is given twice.
     """
-    options: dict[str, Any] = {}
+    options: dict[str, str] = {}
     for arg in args:
         name, _, text = arg.partition("=")
-        try:
-            options[name] = json.loads(text)
-        except json.JSONDecodeError:
-            options[name] = text
+        if name in options:
+            raise UserError(f"{name} is given twice: {name}={options[name]} and {arg}")
+        options[name] = text
     return options
+
+
+def read_values(args: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE words for what declares no types (a chat template): JSON where a value is JSON, else text. Python's
+    True, False and None, in any case, are JSON's.
+
+    >>> read_values(("enable_thinking=False", "level=3", "effort=high"))
+    {'enable_thinking': False, 'level': 3, 'effort': 'high'}
+    """
+    return {name: _value(text) for name, text in read_options(args).items()}
+
+
+def _value(text: str) -> Any:
+    known = {"true": True, "false": False, "null": None, "none": None}
+    if text.strip().casefold() in known:
+        return known[text.strip().casefold()]
+    try:
+        return json.loads(text, parse_constant=lambda name: name)  # NaN is a word
+    except (ValueError, RecursionError):
+        return text
 
 
 def known_fields(fields: Mapping[str, Any]) -> dict[str, Any]:

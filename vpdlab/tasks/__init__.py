@@ -1,4 +1,5 @@
-"""Tasks: where problems come from and how a response is judged. One file a task.
+"""Tasks: where problems come from and how a response is judged. One file a task; what they share: `options` (typed),
+`reading` (files), `splits` (duplicates, ids, held-out problems), `outcomes` and `guard` (anybody's judges).
 
 A task is any object with
 
@@ -20,6 +21,8 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from vpdlab.errors import UserError
+from vpdlab.tasks.guard import in_a_line, surroundings_kept
+from vpdlab.tasks.outcomes import checked
 from vpdlab.types import Outcome, Problem, Rollout
 
 
@@ -87,50 +90,28 @@ def read_answer(rollout: Rollout) -> tuple[str, str]:
 def verify_all(task: Task, rollouts: Iterable[Rollout]) -> list[Rollout]:
     """The same rollouts, each with its outcome; judged at once by a task that has `verify_many`.
 
+    A task may be anyone's code: what it does to its surroundings is undone (`tasks.guard`).
+
     Raises:
         UserError: for an outcome that is none: a reward outside [0, 1] (NaN included), an answer that is no text.
     """
     rollouts = list(rollouts)
     many = getattr(task, "verify_many", None)
-    outcomes = many(rollouts) if many else map(task.verify, rollouts)
-    return [replace(r, outcome=_checked(task, r, outcome)) for r, outcome in zip(rollouts, outcomes, strict=True)]
+    with surroundings_kept():
+        outcomes = list(many(rollouts)) if many else [_judged(task, rollout) for rollout in rollouts]
+    if len(outcomes) != len(rollouts):
+        raise UserError(f"task {task.name}: verify_many gave {len(outcomes)} outcomes for {len(rollouts)} responses")
+    return [
+        replace(r, outcome=checked(f"task {task.name}, problem {r.problem.id}", outcome))
+        for r, outcome in zip(rollouts, outcomes, strict=True)
+    ]
 
 
-def _checked(task: Task, rollout: Rollout, outcome: Outcome) -> Outcome:
-    where = f"task {task.name}, problem {rollout.problem.id}"
-    if not 0.0 <= outcome.reward <= 1.0:
-        raise UserError(f"{where}: the reward is {outcome.reward!r}, but must be between 0 and 1")
-    if not isinstance(outcome.answer, str | None):
-        raise UserError(f"{where}: the answer is {outcome.answer!r}, but must be text or None")
-    return outcome
-
-
-def drop_duplicates(train: Iterable[Problem], test: Iterable[Problem]) -> tuple[list[Problem], list[Problem], str]:
-    """Drop problems whose words stand twice in a split, or in `train` as well as in `test`.
-
-    Words are compared with case and white space folded, together with the reference answer's options as they
-    stand in the prompt. The held-out split wins: an overlapping problem leaves `train`.
-
-    Returns:
-        (train, test, what was dropped in words; "" where nothing was).
-    """
-
-    def key(problem: Problem) -> str:
-        return " ".join(f"{problem.system}\n{problem.prompt}".casefold().split())
-
-    kept: dict[str, dict[str, Problem]] = {"test": {}, "train": {}}
-    repeated, overlapping = 0, 0
-    for split, problems in (("test", test), ("train", train)):
-        for problem in problems:
-            if key(problem) in kept[split]:
-                repeated += 1
-            elif key(problem) in kept["test"]:
-                overlapping += 1
-            else:
-                kept[split][key(problem)] = problem
-    said = []
-    if repeated:
-        said.append(f"{repeated} repeated")
-    if overlapping:
-        said.append(f"{overlapping} in train that also stand in test")
-    return list(kept["train"].values()), list(kept["test"].values()), "dropped " + ", ".join(said) if said else ""
+def _judged(task: Task, rollout: Rollout) -> Outcome:
+    """What the task says. A task that asks the whole program to end is told off: that would look like a success."""
+    try:
+        return task.verify(rollout)
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise UserError(f"task {task.name}, problem {rollout.problem.id}: verify raised {in_a_line(error)}") from error

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Sequence
 
 from vpdlab.errors import UserError
+from vpdlab.tasks.options import typed_options
 from vpdlab.types import Outcome, Problem, Rollout
 
 PLACES = ("ones", "tens", "hundreds", "thousands", "ten thousands", "hundred thousands", "millions")
@@ -41,15 +42,16 @@ class Arithmetic:
 
     name = "arithmetic"
 
+    @typed_options
     def __init__(
         self, digits: int = 2, operations: str = "+", size: int = 2000, heldout: int = 512, seed: int = 0
     ) -> None:
-        if not isinstance(digits, int) or not 1 <= digits <= 6:
+        if not 1 <= digits <= 6:
             raise UserError(f"task arithmetic: digits is {digits!r}, but must be a whole number from 1 to 6")
         if operations not in ("+", "-", "+-", "-+"):
             raise UserError(f"task arithmetic: operations is {operations!r}, but must be '+', '-' or '+-'")
         for name, count in (("size", size), ("heldout", heldout)):
-            if not isinstance(count, int) or count < 1:
+            if count < 1:
                 raise UserError(f"task arithmetic: {name} is {count!r}, but must be a whole number above 0")
         self.digits, self.operations = digits, operations
         self._problems = {

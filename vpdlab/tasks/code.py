@@ -17,7 +17,9 @@ from typing import Any
 from vpdlab.errors import UserError
 from vpdlab.sandbox import Inside, Limits, backend, describe, judge_function, judge_many, judge_stdin
 from vpdlab.tasks.code_sources import Item, humaneval, humaneval_rows, livecodebench, mbpp
+from vpdlab.tasks.options import typed_options
 from vpdlab.tasks.reading import read_splits, shown
+from vpdlab.tasks.splits import drop_duplicates, hold_out, split_of
 from vpdlab.types import Outcome, Problem, Rollout
 
 SYSTEM = """Think first if you need to. Then give the whole code in one block:
@@ -70,6 +72,7 @@ class Code:
 
     name = "code"
 
+    @typed_options
     def __init__(
         self, data: str = "", source: str = "humaneval", keep: int = 3, heldout: float = 0.0, split_seed: int = 0,
         since: str = "", until: str = "", seconds: float = 6.0, memory: int = 1024, sandbox: str = "bubblewrap",
@@ -87,8 +90,8 @@ class Code:
         for split, (place, rows) in splits.items():
             items = [_item(source, row, f"{place} {where}", keep) for where, row in rows]
             pieces[split] = [item for item in items if _between(item, since, until)]
-        train, test = _splits(pieces, heldout, split_seed)
-        self._items = _by_id(train, test)
+        train, test, said = _splits(pieces, heldout, split_seed)
+        self._items = {item.id: item for item in (*train, *test)}
         self._problems = {
             "train": [_problem(item, source, self.sandbox.name, hidden=False) for item in train],
             "test": [_problem(item, source, self.sandbox.name, hidden=True) for item in test],
@@ -98,16 +101,12 @@ class Code:
         same = "the same problems, all tests" if train == test else "other problems, all tests"
         self.summary: str = (
             f"code, {source}: {len(train)} train problems on their visible tests, {len(test)} test problems"
-            f" ({same}); {wall}"
+            f" ({same}); {wall}" + (f"; {said}" if said else "")
         )
 
     def load(self, split: str) -> Sequence[Problem]:
         """The problems of ``"train"`` or ``"test"``. Raises UserError for another name or an empty split."""
-        if split not in self._problems:
-            raise UserError(f"task code has no split {split!r}: choose train or test")
-        if not self._problems[split]:
-            raise UserError(f"task code has no {split} problems ({self.summary})")
-        return self._problems[split]
+        return split_of("code", self._problems, split, self.summary)
 
     def verify(self, rollout: Rollout) -> Outcome:
         """Reward 1 where every test passes, else 0; the notes name the first failure.
@@ -167,12 +166,12 @@ def _check(source: str, data: str, keep: int, heldout: float, since: str, until:
         raise UserError(f"task code: source is {source!r}, but must be one of {', '.join(SOURCES)}")
     if not data and source != "humaneval":
         raise UserError(f"task code: source {source} needs data: a file, a folder, or a hub name")
-    if not isinstance(keep, int) or keep < 1:
+    if keep < 1:
         raise UserError(f"task code: keep is {keep!r}, but must be a whole number above 0")
     if not 0 <= heldout < 1:
         raise UserError(f"task code: heldout is {heldout!r}, but must be 0 or lie between 0 and 1")
     for name, date in (("since", since), ("until", until)):
-        if date and not re.fullmatch(r"\d{4}-\d\d-\d\d", str(date)):
+        if date and not re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", date):
             raise UserError(f"task code: {name} is {date!r}, but must be a date such as 2025-02-01")
 
 
@@ -190,26 +189,16 @@ def _between(item: Item, since: str, until: str) -> bool:
     return (not since or date >= since) and (not until or "" < date <= until)
 
 
-def _splits(pieces: dict[str, list[Item]], heldout: float, seed: int) -> tuple[list[Item], list[Item]]:
-    """(train, test) as the data has them; where it comes as one piece, the ids decide, never their order."""
+def _splits(pieces: dict[str, list[Item]], heldout: float, seed: int) -> tuple[list[Item], list[Item], str]:
+    """(train, test, what was dropped): as the data has them; one piece is both, or some of it is held out."""
     if len(pieces) > 1:
-        return pieces["train"], pieces["test"]
-    items = next(iter(pieces.values()))
-    if not heldout:
-        return items, items
-    ranked = sorted(items, key=lambda item: hashlib.sha256(f"{seed}\n{item.id}".encode()).hexdigest())
-    chosen = {item.id for item in ranked[: max(1, round(heldout * len(items)))]}
-    return [item for item in items if item.id not in chosen], [item for item in items if item.id in chosen]
+        return drop_duplicates(pieces["train"], pieces["test"], told=_tests)
+    items, _, said = drop_duplicates(next(iter(pieces.values())), [], told=_tests)
+    return (*(hold_out("code", items, heldout, seed) if heldout else (items, items)), said)
 
 
-def _by_id(train: list[Item], test: list[Item]) -> dict[str, Item]:
-    items = train if train == test else [*train, *test]
-    found = {item.id: item for item in items}
-    if len(found) < len(items):
-        seen: set[str] = set()
-        twice = next(item.id for item in items if item.id in seen or seen.add(item.id))
-        raise UserError(f"task code: problem {twice} stands in the data twice")
-    return found
+def _tests(item: Item) -> Any:
+    return item.entry, repr(item.visible)
 
 
 def _problem(item: Item, source: str, sandbox: str, hidden: bool) -> Problem:

@@ -9,7 +9,6 @@ The comparison is math-verify's, never ours; it runs in a process of its own (`m
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import selectors
@@ -23,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from vpdlab.errors import RunFailed, UserError
-from vpdlab.tasks import drop_duplicates
+from vpdlab.tasks.options import typed_options
 from vpdlab.tasks.reading import read_splits, shown
+from vpdlab.tasks.splits import drop_duplicates, hold_out, split_of
 from vpdlab.types import Outcome, Problem, Rollout
 
 SYSTEM = "Think step by step, then put only the final answer into \\boxed{}."
@@ -62,6 +62,7 @@ class Math:
 
     name = "math"
 
+    @typed_options
     def __init__(self, data: str = "", heldout: float = 0.1, split_seed: int = 0) -> None:
         if not data:
             raise UserError("task math needs data: a file, a folder with train and test files, or a hub name")
@@ -73,7 +74,7 @@ class Math:
         }
         train, test, said = drop_duplicates(pieces.get("train", []), pieces.get("test", []))
         if "train" not in pieces or "test" not in pieces:  # one piece, whatever it is called
-            train, test = _hold_out(train or test, split_seed, heldout)
+            train, test = hold_out("math", train or test, heldout, split_seed)
         self._problems = {"train": train, "test": test}
         self._judge = Judge()
         self.summary: str = f"math: {len(train)} train, {len(test)} test problems from {data}" + (
@@ -82,11 +83,7 @@ class Math:
 
     def load(self, split: str) -> Sequence[Problem]:
         """The problems of ``"train"`` or ``"test"``. Raises UserError for another name or an empty split."""
-        if split not in self._problems:
-            raise UserError(f"task math has no split {split!r}: choose train or test")
-        if not self._problems[split]:
-            raise UserError(f"task math has no {split} problems ({self.summary})")
-        return self._problems[split]
+        return split_of("math", self._problems, split, self.summary)
 
     def verify(self, rollout: Rollout) -> Outcome:
         """Reward 1 for an answer that math-verify finds equal, else 0; the notes never give the right one.
@@ -241,12 +238,3 @@ def _gold(row: Mapping[str, Any]) -> str:
         if text:
             return text.replace(",", "") if re.fullmatch(r"-?\d{1,3}(,\d{3})+(\.\d+)?", text) else text
     return ""
-
-
-def _hold_out(problems: list[Problem], seed: int, share: float) -> tuple[list[Problem], list[Problem]]:
-    """(train, test): the words decide, never the order in the file."""
-    if len(problems) < 2:
-        raise UserError(f"task math: {len(problems)} problem(s) cannot be split into train and test")
-    ranked = sorted(problems, key=lambda problem: hashlib.sha256(f"{seed}\n{problem.prompt}".encode()).hexdigest())
-    chosen = {problem.id for problem in ranked[: min(max(1, round(share * len(problems))), len(problems) - 1)]}
-    return [p for p in problems if p.id not in chosen], [p for p in problems if p.id in chosen]

@@ -8,21 +8,27 @@ never shown to the student), ``system`` and ``id``; every other field goes to ``
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
-import random
+import inspect
+import numbers
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vpdlab.errors import UserError
-from vpdlab.tasks import drop_duplicates
-from vpdlab.tasks.reading import read_splits, shown
+from vpdlab.tasks.guard import JUDGE, Guest, in_a_line, surroundings_kept, waited_for
+from vpdlab.tasks.options import typed_options
+from vpdlab.tasks.outcomes import as_outcome
+from vpdlab.tasks.reading import read_splits, shown, user_path
+from vpdlab.tasks.splits import drop_duplicates, hold_out, split_of
 from vpdlab.types import Outcome, Problem, Rollout
 
 Verify = Callable[[str, Problem], Any]
-"""(response, problem) -> an Outcome, or a number in [0, 1], True or False, or (one of these, notes)."""
+"""(response, problem) -> an Outcome, or a number in [0, 1], True or False, or (one of these, notes); a coroutine of one
+of these is waited for."""
 
 
 class Own:
@@ -40,6 +46,7 @@ class Own:
 
     name = "own"
 
+    @typed_options
     def __init__(self, data: str = "", verify: str | Verify = "", heldout: float = 0.1, split_seed: int = 0) -> None:
         if not data or not verify:
             raise UserError(
@@ -48,85 +55,108 @@ class Own:
         if not 0 < heldout < 1:
             raise UserError(f"task own: heldout is {heldout!r}, but must lie between 0 and 1")
         self._verify = find_function(verify) if isinstance(verify, str) else verify
+        check_call(self._verify)
         found = read_splits("task own", data, None)
         pieces = {split: _problems(split, place, rows) for split, (place, rows) in found.items()}
-        train, test, said = drop_duplicates(pieces.get("train", []), pieces.get("test", []))
+        train, test, said = drop_duplicates(
+            pieces.get("train", []), pieces.get("test", []), told=lambda problem: (problem.answer, problem.data)
+        )
         if "test" not in pieces:
-            if len(train) < 2:
-                raise UserError(f"task own: {len(train)} item(s) in {data} cannot be split into train and test")
-            order = sorted(train, key=lambda problem: random.Random(f"{split_seed}\n{problem.prompt}").random())
-            count = min(max(1, round(heldout * len(order))), len(order) - 1)
-            chosen = {problem.id for problem in order[:count]}
-            train, test = [p for p in train if p.id not in chosen], [p for p in train if p.id in chosen]
+            train, test = hold_out("own", train, heldout, split_seed)
         self._problems = {"train": train, "test": test}
         words = [f"own: {len(train)} train, {len(test)} test problems from {data}", *([said] if said else [])]
         self.summary = "; ".join(words)
 
     def load(self, split: str) -> Sequence[Problem]:
-        """The problems of "train" or "test"."""
-        return self._problems[split]
+        """The problems of "train" or "test". Raises UserError for another name or an empty split."""
+        return split_of("own", self._problems, split, self.summary)
 
     def verify(self, rollout: Rollout) -> Outcome:
         """What the function says of a response. Raises UserError, with the problem, where it fails or says nothing."""
         problem = rollout.problem
         try:
-            return as_outcome(self._verify(rollout.text, problem))
-        except Exception as error:  # it is the user's code: whatever it raises is told with the place, never a reward
-            raise UserError(f"verify failed on problem {problem.id}: {type(error).__name__}: {error}") from error
-
-
-def as_outcome(value: Any) -> Outcome:
-    """What a user's function may return, as an Outcome: an Outcome, a number, True or False, or (one of these, notes).
-
-    >>> as_outcome((True, "The sum is right.")).reward
-    1.0
-    """
-    notes = None
-    if isinstance(value, tuple) and len(value) == 2:
-        value, notes = value
-    if isinstance(value, Outcome):
-        return value
-    if not isinstance(value, bool | int | float) or not isinstance(notes, str | None):
-        raise TypeError(f"it returned {shown(value)}: return an Outcome, a number in [0, 1], or (number, notes)")
-    return Outcome(float(value), notes)
+            with surroundings_kept():
+                return as_outcome(_finished(self._verify(rollout.text, problem)))
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # whatever the user's code raises, sys.exit included, is told and never a reward
+            file = getattr(getattr(inspect.unwrap(self._verify), "__code__", None), "co_filename", "")
+            raise UserError(f"verify failed on problem {problem.id}: {in_a_line(error, file)}") from error
 
 
 def find_function(where: str) -> Verify:
-    """The function at `file.py:name` or `package.module:name`."""
+    """The function at `file.py:name` or `package.module:name`, called as if its folder were that of the script.
+
+    A module is looked for in the working folder, too.
+    """
     module, colon, name = where.rpartition(":")
-    if not colon or not name.isidentifier():
+    if not colon or not name.isidentifier() or not module:
         raise UserError(f"verify is {where!r}: write file.py:function or package.module:function")
-    try:
-        loaded = _load_file(Path(module)) if module.endswith(".py") else importlib.import_module(module)
-    except Exception as error:  # importing runs the user's code
-        raise UserError(f"verify: {module} cannot be imported: {type(error).__name__}: {error}") from error
+    path = user_path("verify", module) if module.endswith(".py") else None
+    guest = Guest(path.absolute().parent if path else Path.cwd())
+    with surroundings_kept(), guest.inside():
+        try:
+            if path and not path.is_file():
+                raise FileNotFoundError(f"there is no file {module}")
+            loaded = _load_file(path.absolute()) if path else importlib.import_module(module)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # importing runs the user's code
+            said = in_a_line(error, str(path.absolute()) if path else "")
+            raise UserError(f"verify: {module} cannot be imported: {said}") from error
     function = getattr(loaded, name, None)
     if not callable(function):
-        raise UserError(f"verify: {module} has no function {name!r}")
-    return function
+        other = getattr(loaded, "__file__", "built in")  # the standard library has a module of that name, perhaps
+        hint = f" (it is {other}; for the file here write {module}.py:{name})" if Path(f"{module}.py").is_file() else ""
+        raise UserError(f"verify: {module} has no function {name!r}{'' if path else hint}")
+
+    def called(response: str, problem: Problem) -> Any:
+        with guest.inside():
+            return _finished(function(response, problem))
+
+    called.__wrapped__ = function  # type: ignore[attr-defined]  # its signature, for whoever asks
+    return called
+
+
+def _finished(found: Any) -> Any:
+    return waited_for(found) if inspect.isawaitable(found) else found
+
+
+def check_call(function: Verify) -> None:
+    """Raises UserError for a function that cannot be called with a response and a problem."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # built-in functions have none
+        return
+    try:
+        signature.bind("", None)
+    except TypeError as error:
+        raise UserError(f"verify takes {signature}, but is called as verify(response, problem): {error}") from error
 
 
 def _load_file(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(f"vpdlab_own_{path.stem}", path)
+    digest = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    spec = importlib.util.spec_from_file_location(f"{JUDGE}{path.stem}_{digest}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickles look it up
-    spec.loader.exec_module(module)
+    sys.modules[spec.name] = module  # dataclasses and pickle look it up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
     return module
 
 
 def _problems(split: str, place: str, rows: Iterable[tuple[str, Any]]) -> list[Problem]:
     problems: list[Problem] = []
-    used: set[str] = set()
     for where, row in rows:
         if not isinstance(row, Mapping):
             raise UserError(f"{place} {where}: expected an object with a prompt, found {shown(row)}")
         texts = {}
         for field in ("prompt", "answer", "system", "id"):
             value = row.get(field)
-            if field in ("answer", "id") and isinstance(value, int | float) and not isinstance(value, bool):
+            if field in ("answer", "id") and isinstance(value, numbers.Real) and not isinstance(value, bool):
                 value = str(value)
             if value is not None and not isinstance(value, str):
                 raise UserError(f"{place} {where}: field {field!r} is {shown(value)}, but must be text")
@@ -134,9 +164,6 @@ def _problems(split: str, place: str, rows: Iterable[tuple[str, Any]]) -> list[P
         if not texts["prompt"].strip():
             raise UserError(f"{place} {where}: field 'prompt' is missing: it must be what the student reads")
         name = texts["id"] or f"{split}-{where.replace(' ', '')}"
-        if name in used:
-            raise UserError(f"{place} {where}: the id {name!r} stands twice")
-        used.add(name)
         data = {key: value for key, value in row.items() if key not in texts}
         problems.append(Problem(name, texts["prompt"], texts["answer"], texts["system"], data))
     return problems

@@ -1,18 +1,30 @@
-"""Reading files of items for tasks: JSON lines, parquet, folders with train and test files, `datasets` data sets.
+"""Reading files of items for tasks: JSON lines or one JSON array, parquet, folders with train and test files, data sets
+of `datasets`.
 
-A row comes with the place it stands at, so that a task can name the line of an item that does not fit.
+A row comes with the place it stands at, so that a task can name the line of an item that does not fit. What no record
+could hold (half of a character, a number that is not finite) is refused here, by file, line and field.
 """
 
 from __future__ import annotations
 
+import codecs
+import datetime
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from vpdlab.errors import UserError, first_line
 
 ENDINGS = (".json", ".jsonl", ".parquet")
+OTHER_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}  # fmt: skip
+BETWEEN = re.compile(r"[\s,]*")
 Rows = Iterable[tuple[str, Any]]
 
 
@@ -30,11 +42,11 @@ def read_splits(task: str, data: str, fields: Sequence[str] | None) -> dict[str,
     Raises:
         UserError: for what cannot be found or read; a line that is no JSON is named by file and number.
     """
-    path = Path(data).expanduser()
+    path = user_path(f"{task}: data", data)
     if path.is_file():
         return {"train": (str(path), _read_file(task, path, fields))}
     if not path.exists():
-        if path.is_absolute() or data.startswith((".", "~")) or path.suffix in ENDINGS:
+        if path.is_absolute() or data.startswith((".", "~")) or path.suffix.lower() in ENDINGS:
             raise UserError(f"{task}: there is no file or folder {data}")
         return _read_hub(task, data, fields)
     files = {s: [path / (s + e) for e in ENDINGS if (path / (s + e)).is_file()] for s in ("train", "test")}
@@ -54,11 +66,132 @@ def shown(value: Any) -> str:
     return repr(value) if len(repr(value)) <= 60 else repr(value)[:59] + "…"
 
 
+def user_path(what: str, text: str) -> Path:
+    """A path as a person writes it, with ~ for a home.
+
+    Raises:
+        UserError: for a name with bytes that are no text (the record could not hold it), or one that no file can have.
+    """
+    if not text.isascii() and any(0xD800 <= ord(char) < 0xE000 for char in text):
+        raise UserError(f"{what} is {text!r}, a name that is not UTF-8: rename the file")
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user's home, a NUL
+        raise UserError(f"{what} is {shown(text)}: {first_line(error)}") from error
+    return path
+
+
 def _read_file(task: str, path: Path, fields: Sequence[str] | None) -> Rows:
-    if path.suffix not in ENDINGS:
+    if path.suffix.lower() not in ENDINGS:
         raise UserError(f"{task} cannot read {path}: it takes {', '.join(ENDINGS)}")
-    if path.suffix != ".parquet":
-        return _json_lines(path)
+    rows = _parquet(task, path, fields) if path.suffix.lower() == ".parquet" else _json(task, path)
+    return ((where, _recordable(row, f"{path} {where}", fields)) for where, row in rows)
+
+
+# -- JSON ----------------------------------------------------------------------------------------------------------
+
+
+def _json(task: str, path: Path) -> Iterator[tuple[str, Any]]:
+    """The rows of a file of JSON lines, or the items of a file that is one JSON array."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+            _check_mark(path, head)
+            file.seek(len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0)
+            array = _json_array(path, file.read()) if head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[" else None
+            if array is not None:
+                yield from array
+                return
+            file.seek(len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0)
+            for number, line in _lines(file):
+                yield f"line {number}", _parsed(line, f"{path} line {number}")
+    except OSError as error:
+        raise UserError(f"{task} cannot read {path}: {error.strerror or error}") from error
+
+
+def _check_mark(path: Path, head: bytes) -> None:
+    for mark, name in OTHER_MARKS.items():
+        if head.startswith(mark):
+            raise UserError(f"{path} line 1: not UTF-8 text (the file begins as {name} does): save it as UTF-8")
+
+
+def _lines(file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """(number, line), lines ending as on any system; empty ones are left out."""
+    number = 0
+    for piece in file:
+        for line in piece.removesuffix(b"\n").removesuffix(b"\r").split(b"\r"):  # JSON holds no bare end of line
+            number += 1
+            if line.strip():
+                yield number, line
+
+
+def _parsed(line: bytes, where: str) -> Any:
+    """The JSON value of a line."""
+    try:
+        text = line.decode()
+        return _loads(text, where)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 text ({error.reason})") from error
+    except json.JSONDecodeError as error:
+        utf16 = " (is it UTF-16? save it as UTF-8)" if b"\0" in line else ""
+        said = f"not one JSON object ({error.msg} at column {error.colno})"
+        raise UserError(f"{where}: {said}{utf16}: {shown(text.strip())}") from error
+
+
+def _json_array(path: Path, data: bytes) -> list[tuple[str, Any]] | None:
+    """The items of a file that is one JSON array; None where its lines are arrays of their own."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path} line {line}: not UTF-8 text ({error.reason})") from error
+    try:
+        items = _loads(text, f"{path} line 1")
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data":
+            return None
+        said = f"not a JSON array of objects ({error.msg} at column {error.colno})"
+        raise UserError(f"{path} line {error.lineno}: {said}") from error
+    return list(zip(_places(text, len(items)), items, strict=True))
+
+
+def _places(text: str, count: int) -> Iterator[str]:
+    """Where each item of an array stands."""
+    end, line, reader = text.index("[") + 1, 1 + text.count("\n", 0, text.index("[")), json.JSONDecoder()
+    for n in range(1, count + 1):
+        start = BETWEEN.match(text, end).end()  # type: ignore[union-attr]
+        line += text.count("\n", end, start)
+        yield f"line {line}, item {n}"
+        end = reader.raw_decode(text, start)[1]
+        line += text.count("\n", start, end)
+
+
+def _loads(text: str, where: str) -> Any:
+    """A JSON value. Raises JSONDecodeError, or UserError for what `json` alone does not call by its name."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(f"{where}: the field {shown(twice)} stands twice in one object")
+        return found
+
+    try:
+        return json.loads(text, object_pairs_hook=once)
+    except RecursionError as error:
+        raise UserError(f"{where}: nested too deeply") from error
+    except (json.JSONDecodeError, UserError):
+        raise
+    except ValueError as error:  # Python reads no integer of more than some thousands of digits
+        raise UserError(f"{where}: {first_line(error).partition(':')[0]}: write such a number as text") from error
+
+
+# -- tables --------------------------------------------------------------------------------------------------------
+
+
+def _parquet(task: str, path: Path, fields: Sequence[str] | None) -> Iterator[tuple[str, Any]]:
     import pyarrow.parquet as parquet
     from pyarrow import ArrowException
 
@@ -66,22 +199,19 @@ def _read_file(task: str, path: Path, fields: Sequence[str] | None) -> Rows:
         table = parquet.read_table(path)
     except (ArrowException, OSError) as error:
         raise UserError(f"{task} cannot read {path}: {first_line(error)}") from error
-    rows = table.select(_chosen(fields, table.column_names)).to_pylist()
-    return ((f"row {n}", row) for n, row in enumerate(rows, 1))
-
-
-def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
+    names = table.column_names
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{task} cannot read {path}: the column {name!r} stands twice")
+    columns = {name: table.column(name) for name in _chosen(fields, names)}
+    for n in range(table.num_rows):
+        row = {}
+        for name, column in columns.items():
             try:
-                yield f"line {number}", json.loads(line.decode())
-            except UnicodeDecodeError as error:
-                raise UserError(f"{path} line {number}: not UTF-8 text ({error.reason})") from error
-            except json.JSONDecodeError as error:
-                said = f"not one JSON object ({error.msg} at column {error.colno})"
-                raise UserError(f"{path} line {number}: {said}: {shown(line.decode().strip())}") from error
+                row[name] = column[n].as_py()
+            except (ArithmeticError, TypeError, ValueError, ArrowException) as error:  # bytes that are no text, dates
+                raise UserError(f"{path} row {n + 1}: field {name!r} cannot be read: {first_line(error)}") from error
+        yield f"row {n + 1}", row
 
 
 def _chosen(fields: Sequence[str] | None, columns: Sequence[str]) -> list[str]:
@@ -104,7 +234,49 @@ def _read_hub(task: str, name: str, fields: Sequence[str] | None) -> dict[str, t
     for split in ("train", "test"):
         if split in splits:
             rows = splits[split].select_columns(_chosen(fields, splits[split].column_names))
-            pieces[split] = (f"{name}[{split}]", ((f"row {n}", row) for n, row in enumerate(rows, 1)))
+            place = f"{name}[{split}]"
+            pieces[split] = (place, _numbered(place, rows, fields))
     if not pieces:
         raise UserError(f"data set {name!r} has the splits {', '.join(splits)}, but neither train nor test")
     return pieces
+
+
+def _numbered(place: str, rows: Iterable[Any], fields: Sequence[str] | None) -> Iterator[tuple[str, Any]]:
+    for n, row in enumerate(rows, 1):
+        yield f"row {n}", _recordable(row, f"{place} row {n}", fields)
+
+
+# -- what a record can hold ----------------------------------------------------------------------------------------
+
+
+def _recordable(row: Any, where: str, fields: Sequence[str] | None) -> Any:
+    """The row with plain values in the fields that are read; UserError, with the field, for what no record can hold."""
+    if not isinstance(row, Mapping):
+        return row
+    found = {}
+    for name, value in row.items():
+        try:
+            found[_plain(name)] = _plain(value) if fields is None or name in fields else value
+        except ValueError as why:
+            raise UserError(f"{where}: field {name!r} holds {why}") from None
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        if not value.isascii():
+            for char in value:
+                if 0xD800 <= ord(char) < 0xE000:
+                    raise ValueError(f"half of a character ({char!r}), which no text can hold: mend the file's escapes")
+        return value
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value}, which is no number: leave the field out, or write it as text")
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() and value.as_tuple().exponent == 0 else str(value)
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    return value

@@ -15,6 +15,7 @@ import json
 import math
 import random
 import re
+import typing
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from decimal import localcontext
@@ -23,7 +24,9 @@ from functools import partial
 from typing import Any
 
 from vpdlab.errors import UserError
-from vpdlab.tasks import drop_duplicates, read_answer
+from vpdlab.tasks import read_answer
+from vpdlab.tasks.options import typed, typed_options
+from vpdlab.tasks.splits import drop_duplicates, split_of
 from vpdlab.types import Outcome, Problem, Rollout
 
 SYSTEM = """Think step by step, then give the final answer in this form:
@@ -58,25 +61,30 @@ class Reasoning:
 
     name = "reasoning"
 
+    @typed_options
     def __init__(
         self, family: str = "chain_sum", size: int = 2000, heldout: int = 256, seed: int = 0, **family_options: Any
     ) -> None:
         for option, count in (("size", size), ("heldout", heldout)):
-            if not isinstance(count, int) or count < 1:
+            if count < 1:
                 raise UserError(f"task reasoning: {option} is {count!r}, but must be a whole number above 0")
         self.family = family
         self._entries: dict[str, dict[str, Any]] = {}  # the scorers want tuples and the like: not JSON, so kept here
-        made = {}
+        made: dict[str, list[Problem]] = {}
         for split, count in (("train", size), ("test", heldout)):
             # Item i is drawn from its data set's seed + i: neighbouring seeds would share nearly all problems.
             start = random.Random(f"{family} {seed} {split}").getrandbits(31)
             self._dataset = _generator(family, {**family_options, "seed": start, "size": count})
             try:
                 with localcontext():  # decimal_arithmetic sets the precision of all decimals, and leaves it so
-                    made[split] = [self._problem(self._dataset[index]) for index in range(count)]
+                    entries = [self._dataset[index] for index in range(count)]
             except UNREADABLE as error:
                 raise UserError(f"family {family} makes no problem with {family_options}: {error}") from error
-        train, test, said = drop_duplicates(made["train"], made["test"])
+            made[split] = [self._problem(entry) for entry in entries]
+            pairs = zip(made[split], entries, strict=True)
+            self._entries |= {problem.id: entry for problem, entry in reversed(list(pairs))}  # the first of equal ones
+        # A family may give one question several right answers, of which its scorer takes any.
+        train, test, said = drop_duplicates(made["train"], made["test"], told=lambda problem: None)
         self._problems = {"train": train, "test": test}
         parts = [f"reasoning, {family}: {len(train)} train, {len(test)} test problems"] + ([said] if said else [])
         parts += ["other problems in another process unless PYTHONHASHSEED is fixed"] if family in UNSTEADY else []
@@ -87,17 +95,12 @@ class Reasoning:
         answer = entry["answer"] or next((metadata[key] for key in EXAMPLES if metadata.get(key)), "")
         digest = hashlib.sha256(entry["question"].encode()).hexdigest()[:12]
         problem_id = f"{self.family}-{digest}"  # from the words: equal words, equal id, in every run and split
-        self._entries[problem_id] = entry
         kept = json.loads(json.dumps(metadata, default=str, skipkeys=True))  # what a record can hold of it
         return Problem(problem_id, entry["question"], str(answer), SYSTEM, {"family": self.family, "metadata": kept})
 
     def load(self, split: str) -> Sequence[Problem]:
         """The problems of ``"train"`` or ``"test"``. Raises UserError for another name or an empty split."""
-        if split not in self._problems:
-            raise UserError(f"task reasoning has no split {split!r}: choose train or test")
-        if not self._problems[split]:
-            raise UserError(f"task reasoning has no {split} problems left ({self.summary}): widen the family's options")
-        return self._problems[split]
+        return split_of(self.name, self._problems, split, f"{self.summary}: widen the family's options")
 
     def verify(self, rollout: Rollout) -> Outcome:
         """Reward: the family's score in [0, 1], partial scores included. Raises UserError for a foreign problem."""
@@ -135,11 +138,13 @@ def _generator(family: str, options: dict[str, Any]) -> Any:
         close = difflib.get_close_matches(family, DATASETS, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {len(DATASETS) - 1}, such as chain_sum"
         raise UserError(f"reasoning-gym has no family {family!r}: {hint}")
-    known = [field.name for field in dataclasses.fields(DATASETS[family][1])]
+    kind = DATASETS[family][1]
+    known = [field.name for field in dataclasses.fields(kind)]
     for option in options:
         if option not in known:
             takes = ", ".join(name for name in known if name not in ("seed", "size")) or "none"
             raise UserError(f"family {family} has no option {option!r}: it takes {takes}")
+    options = typed(f"family {family}", options, typing.get_type_hints(kind))
     try:
         return reasoning_gym.create_dataset(family, **options)
     except (AssertionError, *UNREADABLE) as error:

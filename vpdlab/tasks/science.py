@@ -12,7 +12,6 @@ Source of the format: the SciKnowEval files in the release of SDPO (arXiv 2601.2
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -20,8 +19,10 @@ from string import ascii_uppercase
 from typing import Any
 
 from vpdlab.errors import UserError
-from vpdlab.tasks import drop_duplicates, read_answer
+from vpdlab.tasks import read_answer
+from vpdlab.tasks.options import typed_options
 from vpdlab.tasks.reading import read_splits, shown
+from vpdlab.tasks.splits import drop_duplicates, hold_out, split_of
 from vpdlab.types import Outcome, Problem, Rollout
 
 SYSTEM = """Given a question and its options, select the right one. Respond in the following format:
@@ -103,6 +104,7 @@ class Science:
     name = "science"
     form = "tags"
 
+    @typed_options
     def __init__(self, data: str = "", split_seed: int = 0, heldout: float = 0.1, form: str = "tags") -> None:
         if not data:
             raise UserError("task science needs data: a folder with train.json and test.json, a file, or a hub name")
@@ -120,7 +122,7 @@ class Science:
             pieces = {split: [_letter_first(problem) for problem in problems] for split, problems in pieces.items()}
         train, test, said = drop_duplicates(pieces.get("train", []), pieces.get("test", []))
         if "test" not in pieces:
-            train, test = _hold_out(train, split_seed, heldout)
+            train, test = hold_out(self.name, train, heldout, split_seed)
         self._problems: dict[str, list[Problem]] = {"train": train, "test": test}
         unread = sum(not problem.data["choices"] for problem in train + test)
         parts = [f"science: {len(train)} train, {len(test)} test problems from {data}"]
@@ -131,11 +133,7 @@ class Science:
 
     def load(self, split: str) -> Sequence[Problem]:
         """The problems of ``"train"`` or ``"test"``. Raises UserError for another name or an empty split."""
-        if split not in self._problems:
-            raise UserError(f"task science has no split {split!r}: choose train or test")
-        if not self._problems[split]:
-            raise UserError(f"task science has no {split} problems ({self.summary})")
-        return self._problems[split]
+        return split_of(self.name, self._problems, split, self.summary)
 
     def verify(self, rollout: Rollout) -> Outcome:
         """Reward 1 for the right letter, else 0; the notes never name the right letter."""
@@ -186,31 +184,15 @@ def _shortened(text: str) -> str:
     return text if len(text) <= QUOTED else text[: QUOTED - 1] + "…"
 
 
-def _hold_out(problems: list[Problem], seed: int, share: float) -> tuple[list[Problem], list[Problem]]:
-    """(train, test): the words decide, never the order in the file."""
-    if len(problems) < 2:
-        raise UserError(f"task science: {len(problems)} problem(s) cannot be split into train and test")
-
-    def rank(problem: Problem) -> str:
-        return hashlib.sha256(f"{seed}\n{_folded(problem.system)}\n{_folded(problem.prompt)}".encode()).hexdigest()
-
-    count = min(max(1, round(share * len(problems))), len(problems) - 1)
-    chosen = {problem.id for problem in sorted(problems, key=rank)[:count]}
-    return [p for p in problems if p.id not in chosen], [p for p in problems if p.id in chosen]
-
-
 def _problems(split: str, place: str, rows: Iterable[tuple[str, Any]]) -> list[Problem]:
-    """Rows as (where, fields) → problems with ids that are unique in the split."""
-    problems, used = [], set()
+    """Rows as (where, fields) → problems."""
+    problems = []
     for where, row in rows:
         if not isinstance(row, dict):
             raise UserError(f"{place} {where}: expected an object with prompt and answer, found {shown(row)}")
         problem = _problem(row, f"{place} {where}")
         idx = row.get("idx")
         name = f"{split}-{where.replace(' ', '')}" if idx is None else f"{split}-{idx}"
-        while name in used:  # an idx that stands twice: the place in the file tells the items apart
-            name += f"-{where.replace(' ', '')}"
-        used.add(name)
         problems.append(Problem(name, problem.prompt, problem.answer, problem.system, problem.data))
     return problems
 

@@ -1,0 +1,114 @@
+"""Which problems a task keeps, what they are called, and which are held out: one rule for all tasks.
+
+The identity of a problem is its exact text, system turn and prompt: `C1CCCCC1` is another molecule than `c1ccccc1`, and
+indentation is meaning. What is equal to the last character is kept once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from vpdlab.errors import UserError
+
+
+class Worded(Protocol):
+    """What is split: a record with an id and the words that a student reads (some have a system turn, too)."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def prompt(self) -> str: ...
+
+
+One = TypeVar("One", bound=Worded)
+
+
+def drop_duplicates(
+    train: Iterable[One], test: Iterable[One], told: Callable[[One], Any] = lambda one: getattr(one, "answer", None)
+) -> tuple[list[One], list[One], str]:
+    """Keep each problem once: within a split the first, across the splits the held-out one. Ids become unique.
+
+    Args:
+        told: what two problems of equal text should agree in; where they do not, the data contradicts itself.
+
+    Returns:
+        (train, test, what was dropped in words; "" where nothing was).
+    """
+    kept: dict[str, dict[str, One]] = {"test": {}, "train": {}}
+    repeated, overlapping, contradicting = 0, 0, []
+    for split, problems in (("test", test), ("train", train)):
+        for problem in problems:
+            key = text_of(problem)
+            first = kept["test"].get(key) or kept[split].get(key)
+            if first is None:
+                kept[split][key] = problem
+                continue
+            repeated += key in kept[split]
+            overlapping += key not in kept[split]
+            if told(first) != told(problem):
+                contradicting.append(problem.id)
+    said = [f"{repeated} repeated"] * bool(repeated)
+    said += [f"{overlapping} in train that also stand in test"] * bool(overlapping)
+    words = "dropped " + ", ".join(said) if said else ""
+    if contradicting:
+        words += f"; {len(contradicting)} of these had another answer than the one kept (such as {contradicting[0]})"
+    lists = with_unique_ids(list(kept["train"].values()), list(kept["test"].values()))
+    return lists[0], lists[1], words
+
+
+def with_unique_ids(*splits: Sequence[One]) -> list[list[One]]:
+    """The same problems; where an id stands more than once, each of its problems gets a digest of its text behind it.
+
+    So an id does not depend on the order of the data, and no two problems are ever counted as one.
+    """
+    counts = Counter(problem.id for problems in splits for problem in problems)
+    named = [
+        [
+            dataclasses.replace(one, id=f"{one.id}-{_digest(text_of(one))[:12]}") if counts[one.id] > 1 else one  # type: ignore[type-var]
+            for one in problems
+        ]
+        for problems in splits
+    ]
+    again = Counter(problem.id for problems in named for problem in problems)
+    if again and again.most_common(1)[0][1] > 1:
+        raise UserError(f"two problems have the id {again.most_common(1)[0][0]!r}: rename one")
+    return named
+
+
+def hold_out(task: str, problems: Sequence[One], share: float, seed: int) -> tuple[list[One], list[One]]:
+    """(train, test): a digest of seed and text decides, never the order of the data; both keep at least one.
+
+    Raises:
+        UserError: for fewer than two problems.
+    """
+    if len(problems) < 2:
+        raise UserError(f"task {task}: {len(problems)} problem(s) cannot be split into train and test")
+    ranked = sorted(range(len(problems)), key=lambda place: _digest(f"{seed}\n{text_of(problems[place])}"))
+    chosen = set(ranked[: min(max(1, round(share * len(problems))), len(problems) - 1)])
+    parts: tuple[list[One], list[One]] = ([], [])
+    for place, problem in enumerate(problems):
+        parts[place in chosen].append(problem)
+    return parts
+
+
+def split_of(task: str, problems: Mapping[str, Sequence[One]], split: str, summary: str) -> Sequence[One]:
+    """The problems of ``"train"`` or ``"test"``. Raises UserError for another name or an empty split."""
+    if split not in problems:
+        raise UserError(f"task {task} has no split {split!r}: choose train or test")
+    if not problems[split]:
+        raise UserError(f"task {task} has no {split} problems ({summary})")
+    return problems[split]
+
+
+def text_of(problem: Worded) -> str:
+    """The identity of a problem: its system turn and its prompt, as they are."""
+    return f"{getattr(problem, 'system', '')}\0{problem.prompt}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
