@@ -130,7 +130,10 @@ def main() -> None:
         run = open_run(given, precision, "vllm" if "vllm" in given.samplers else "transformers")
         problems = run.task.load("train")[: given.problems]
         contexts = [list(run.render.student(problem)) for problem in problems for _ in range(given.group)]
-        for lengths, ends in (("fixed", []), ("natural", sorted(end_ids(run.learner.policy)))):
+        for lengths, ends in (
+            ("fixed", []),
+            ("natural", sorted(end_ids(run.learner.policy.model, run.learner.policy.tokenizer))),
+        ):
             work = jobs(run, given, contexts, ends)
             for job in work.values():
                 job()  # what is compiled, sent or filled once

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vpdlab.errors import UserError, first_line
+
 
 def add_adapter(model: Any, name: str, rank: int) -> None:
     """Put a LoRA adapter on each linear layer but the head; B is 0, so that nothing changes yet."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), model, name)
+    try:
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), model, name)
+    except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
+        raise UserError(
+            f"{type(model).__name__} takes no LoRA adapter ({first_line(error)}): set lora_rank to 0, and teacher to"
+            " another kind than adapter"
+        ) from error
 
 
 def adapter_layers(model: Any) -> dict[str, Any]:
@@ -34,14 +43,71 @@ def adapter_in_use(model: Any) -> str:
 def plain_weights(model: Any) -> dict[str, Tensor]:
     """What the model computes with now, by the names of the ordinary model. The adapter in use is merged into copies:
     the weights under it stay what they are, to the last bit."""
-    found = {
-        name.replace(".base_layer", ""): value for name, value in model.state_dict().items() if ".lora_" not in name
-    }
+    found = {_plain(name): value for name, value in model.state_dict().items() if ".lora_" not in name}
     if adapter := adapter_in_use(model):
         for name, layer in adapter_layers(model).items():
-            weight = found[f"{name}.weight"]
-            found[f"{name}.weight"] = weight + layer.get_delta_weight(adapter).to(weight.dtype)
+            key = f"{_plain(name)}.{getattr(layer, 'parameter_name', 'weight')}"  # experts adapt a bare parameter
+            found[key] = found[key] + layer.get_delta_weight(adapter).to(found[key].dtype)
     return found
+
+
+def _plain(name: str) -> str:
+    """The name that a weight has without adapters around its layer."""
+    return name.replace(".base_layer", "")
+
+
+@torch.no_grad()
+def check_merge(model: Any, ids: Sequence[int]) -> None:
+    """Try on a few tokens whether the merged weights compute what the model with its adapter computes.
+
+    B is 0 in a new adapter, so that nothing would be seen: for the time of the check it holds small random numbers.
+
+    Raises:
+        UserError: where they differ, or cannot be had: the trained student could not be saved.
+    """
+    layers, adapter, tokens = (
+        adapter_layers(model),
+        adapter_in_use(model),
+        torch.tensor([list(ids)], device=model.device),
+    )
+    stream = torch.Generator().manual_seed(0)
+    factors = [layer.lora_B[adapter].weight for layer in layers.values()]
+    refusal = f"{type(model).__name__}: a LoRA adapter cannot be merged into its weights"
+    before = model(input_ids=tokens, use_cache=False).logits.float()
+    try:
+        for factor, layer in zip(factors, layers.values(), strict=True):
+            size = layer.lora_A[adapter].weight.float().norm().item() + 1e-6
+            factor.copy_(torch.randn(factor.shape, generator=stream) * 0.1 / size)
+        live = model(input_ids=tokens, use_cache=False).logits.float()
+        merged = _with_weights(model, plain_weights(model), tokens)
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{refusal} ({type(error).__name__}: {first_line(error)}): set lora_rank to 0") from error
+    finally:
+        for factor in factors:
+            factor.zero_()
+    moved, gap = (live - before).abs().max().item(), (merged - live).abs().max().item()
+    if not gap <= 0.05 * moved + 1e-3:
+        raise UserError(
+            f"{refusal}: with a large adapter its logits move by {moved:.2g}, and the merged weights are {gap:.2g} off"
+            " (some of its layers use their weights without the adapter): set lora_rank to 0"
+        )
+
+
+def _with_weights(model: Any, weights: dict[str, Tensor], tokens: Tensor) -> Tensor:
+    """The model's logits with other weights, under their plain names, and every adapter off."""
+    names = {_plain(name): name for name in model.state_dict() if ".lora_" not in name}
+    layers = adapter_layers(model).values()
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        lent = {names[name]: value for name, value in weights.items()}
+        out = torch.func.functional_call(
+            model, lent, kwargs={"input_ids": tokens, "use_cache": False}, tie_weights=False
+        )
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+    return out.logits.float()
 
 
 def save_adapter(model: Any, folder: Path, base: str = "") -> None:

@@ -5,6 +5,8 @@ Everything that a person can cause (a wrong option, a bad data file, a model tha
 exits with status 2; anything else is a bug of ours and keeps its traceback.
 """
 
+import sys
+
 
 class UserError(ValueError):
     """Bad input, told in one line: what was wrong, where (file, field, value), what to do."""
@@ -12,6 +14,11 @@ class UserError(ValueError):
 
 class RunFailed(RuntimeError):
     """A run could not go on (not the input's fault): told in one line, exit status 1."""
+
+
+def notice(text: str) -> None:
+    """Say something that the user should know and that stops nothing: one line on standard error."""
+    print(f"vpdlab: note: {text}", file=sys.stderr, flush=True)
 
 
 def first_line(error: BaseException) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vpdlab import processes
+from vpdlab.errors import RunFailed
 from vpdlab.types import Feedback, Rollout, View
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from vpdlab.config import RunConfig
     from vpdlab.policy import Policy
     from vpdlab.teacher import Copy, Teacher
+
+EXACT = 1e-3  # nats a token between a sampler and a scorer that compute the same in float32
+CHECKED = 4  # rows that an E-step scores again where it could do without
 
 
 @dataclass(frozen=True)
@@ -121,16 +125,39 @@ class Learner:
     def prior(self, batch: Batch) -> Tensor:
         """[B] log pi_ref(y|x) on the plain prompt: the student's as it is (the sliding trust region), or the initial
         one's (`anchor=fixed`). What the sampler has found already is not computed again."""
+        fresh = batch.sampled_by(self.policy)
+        known = self.anchor is not None or (fresh and self.exact)
+        prior = None if known else self._looked(batch, len(batch), fresh)
+        if known and fresh:
+            self._looked(batch, CHECKED, fresh)  # enough to see that sampler and scorer still agree
         if self.anchor is not None:
             with torch.no_grad(), self.anchor.lent():
                 return self.policy.score(batch.student)
-        fresh = batch.sampled_by(self.policy)
-        if fresh and self.exact:
-            return batch.sampled_logp
+        return batch.sampled_logp if prior is None else prior
+
+    def _looked(self, batch: Batch, rows: int, fresh: bool) -> Tensor:
+        """[rows] log-probabilities of the first responses; where the policy has sampled them, the mismatch is taken."""
         found = Mismatch()
-        prior = self.policy.score(batch.student, found.watching(batch) if fresh else None)
-        self.mismatch = found.everywhere() if fresh else None
-        return prior
+        logp = self.policy.score(batch.student[:rows], found.watching(batch) if fresh else None)
+        if fresh:
+            self.measured(found.everywhere())
+        return logp
+
+    def measured(self, mismatch: Mismatch) -> None:
+        """Keep the iteration's mismatch of sampler and scorer.
+
+        Raises:
+            RunFailed: where a sampler whose log-probabilities are the policy's own gave others: what would be trained
+                is not what was sampled.
+        """
+        self.mismatch = mismatch
+        most = EXACT / min(1.0, self.config.temperature)  # a temperature below 1 stretches all differences
+        if self.exact and mismatch.worst > most:
+            raise RunFailed(
+                f"iteration {self.step}: the sampler's log-probabilities are up to {mismatch.worst:.2g} nats a token"
+                f" off the scorer's at the same weights, and may be {most:.2g} off: this model is not sampled as it is"
+                " trained, so its numbers cannot be trusted; please report the model and its config.json"
+            )
 
     def after_iteration(self, e: EStep, m: MStep) -> None:
         """Let the teacher follow; after an E-step, let beta follow the KL that it led to."""

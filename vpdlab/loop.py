@@ -20,7 +20,7 @@ import torch
 
 from vpdlab import observe, processes
 from vpdlab.checkpoint import Saved
-from vpdlab.config import RunConfig, read_options
+from vpdlab.config import RunConfig, read_values
 from vpdlab.critics import Criticism
 from vpdlab.critics.make import make_criticism
 from vpdlab.diagnose import diagnose
@@ -33,7 +33,7 @@ from vpdlab.learner import Batch, EStep, Learner, MStep
 from vpdlab.m_step import Method, m_step
 from vpdlab.methods import check, get_method
 from vpdlab.noise import shares, with_noise
-from vpdlab.policy import Policy, longest_input, pick_device
+from vpdlab.policy import Policy, pick_device
 from vpdlab.prompts import Renderer, Templates, views
 from vpdlab.record import Recorder, plain, prepare
 from vpdlab.resume import Keeper, find, locked, recorded, settings
@@ -129,8 +129,8 @@ class Run:
         policy = Policy.load(config)
         if policy.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(policy.device)
-        context = config.max_context or longest_input(policy.model) - config.max_new_tokens
-        render = Renderer(policy.tokenizer, templates, context, read_options(config.chat_args))
+        context = config.max_context or policy.longest - config.max_new_tokens
+        render = Renderer(policy.tokenizer, templates, context, read_values(config.chat_args))
         learner = Learner(
             config, policy,
             teacher=Teacher(policy, "shared" if method.views == "student" else config.teacher),

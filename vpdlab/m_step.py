@@ -180,7 +180,8 @@ def m_step(learner: Learner, batch: Batch, method: Method, watch: Watch | None =
         totals.add(seen)
         if fresh is not None:
             fresh.add(seen.logp.detach(), seen.old_logp)
-    learner.mismatch = fresh.everywhere() if fresh is not None else learner.mismatch
+    if fresh is not None:
+        learner.measured(fresh.everywhere())
     loss, tokens = processes.added(loss, tokens)
     norm = policy.step()
     reason = "nothing to learn from this batch: the gradient is 0" if norm == 0.0 else ""

@@ -20,14 +20,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vpdlab import processes, sharding
-from vpdlab.adapters import adapter_layers, add_adapter, plain_weights
+from vpdlab.adapters import adapter_layers, add_adapter, check_merge, plain_weights
 from vpdlab.batch import TokenBatch, minibatches
 from vpdlab.config import RunConfig
-from vpdlab.errors import UserError, first_line
+from vpdlab.errors import UserError, first_line, notice
+from vpdlab.model.loading import load, without_bars
+from vpdlab.model.passes import response_states
+from vpdlab.model.probe import examine
+from vpdlab.model.traits import stated_length, usable_length
 from vpdlab.scoring import Term, TokenDist, token_logp
 from vpdlab.types import View
 
 STUDENT, TEACHER = "student", "teacher"
+SAMPLE = 8  # token ids of a small pass that only looks at the model
 
 
 class Policy:
@@ -36,7 +41,8 @@ class Policy:
     Attributes:
         model, tokenizer: as transformers loads them.
         device: where the model lives.
-        version: how often the student's weights were updated.
+        version: number of student updates.
+        longest: tokens that one row may have, context and response together.
         parameters: the student's trainable parameters.
         teacher_parameters: what the E-step trains: the same, or the teacher adapter's parameters.
     """
@@ -45,22 +51,28 @@ class Policy:
         self.config, self.tokenizer = config, tokenizer
         torch.manual_seed(config.seed)  # initial adapter weights
         self.device, self.version = pick_device(config.device), 0
+        self.longest = self._check_lengths(model.eval())
         if config.shard:  # first of all: the whole model need not fit on the device
             sharding.check_shard(config.shard)
-            _check_head(model.eval(), model.device)
+            shares = self._examine(model)
             sharding.shard(model, self.device)
-        self.model = model.to(self.device).eval()
-        if not config.shard:
-            _check_head(self.model, self.device)
+            self.model = model.to(self.device).eval()
+        else:
+            self.model = model.to(self.device).eval()
+            shares = self._examine(self.model)
+        # Sharded layers are gathered pass by pass, in step with other processes: there each minibatch is one pass.
+        self._shares = shares and not config.shard
         self.decoupled = config.teacher == "adapter"
         for name, rank in ((STUDENT, config.lora_rank), (TEACHER, config.adapter_rank * self.decoupled)):
             if rank:
                 add_adapter(self.model, name, rank)
-        # Sharded layers are gathered pass by pass, in step with other processes: there each minibatch is one pass.
-        self._shares = _attends_to_all(self.model) and not config.shard
         self._adapters = {STUDENT: STUDENT if config.lora_rank else None, TEACHER: TEACHER if self.decoupled else None}
         self.parameters = self._own(self._adapters[STUDENT])
         self.teacher_parameters = self._own(TEACHER) if self.decoupled else self.parameters
+        for role in (STUDENT, TEACHER):
+            if self._adapters[role]:
+                self._use(role)
+                check_merge(self.model, self._some_ids()[:SAMPLE])
         self._use(STUDENT)
         self.optimizer = self._adamw(self.parameters, config.lr)
         apart = self.decoupled or config.e_lr > 0
@@ -73,71 +85,26 @@ class Policy:
         Raises:
             UserError: for a model that cannot be found, has no chat template, or is too short for the settings.
         """
-        from safetensors import SafetensorError
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
         from vpdlab import models
 
         pick_device(config.device)  # a bad name is told before a model is loaded
         sharding.check_shard(config.shard)
-        place = models.resolve(config.model)
         dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
-        try:
-            with without_bars():
-                tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left", trust_remote_code=False)
-                model = AutoModelForCausalLM.from_pretrained(
-                    place, dtype=dtype, trust_remote_code=False, use_safetensors=True
-                )
-        except (OSError, ValueError, SafetensorError) as error:
-            raise UserError(f"model {config.model!r} could not be loaded: {first_line(error)}") from error
-        if not tokenizer.chat_template:
-            raise UserError(
-                f"model {config.model!r} has no chat template: choose an instruct model, or save a"
-                " chat_template.jinja in its folder"
-            )
-        longest = longest_input(model)
-        if config.max_context + config.max_new_tokens > longest:
-            raise UserError(
-                f"max_context {config.max_context} + max_new_tokens {config.max_new_tokens} is more than the"
-                f" {longest} positions of model {config.model!r}: lower one of them"
-            )
-        return cls(config, model, tokenizer)
+        return cls(config, *load(config.model, models.resolve(config.model), dtype))
 
     # -- forward -------------------------------------------------------------------------------------------
     def states(self, batch: TokenBatch) -> TokenDist:
         """The distributions at the batch's active response tokens, with gradient where gradients are enabled."""
         with self.autocast():
-            hidden = self._hidden(batch)
+            hidden = response_states(self.model, batch)
         # Under autocast the head runs as it does in the sampler; the softmax behind it is float32 in any case.
         dtype = torch.bfloat16 if self.config.precision == "bfloat16-mixed" else hidden.dtype
-        at = batch.positions[..., None].expand(-1, -1, hidden.shape[-1])
-        picked = (hidden.gather(1, at)[batch.mask] if len(batch.rows) else hidden[0, :0]).to(dtype)
+        picked = hidden.to(dtype)
         # Detached (and so pinned to the present storage) where no gradient is wanted: other weights may be lent to
         # the model for the duration of this call only.
         head = self.model.get_output_embeddings().weight
         head = head if torch.is_grad_enabled() else head.detach()
         return TokenDist((Term(picked, head.to(dtype)),), self.config.temperature)
-
-    def _hidden(self, batch: TokenBatch) -> Float[Tensor, "b s h"]:
-        """Last hidden states of the rows, or of their tails where what a group begins with is read once."""
-        from transformers import DynamicCache
-
-        decoder, shared = self.model.get_decoder(), batch.shared
-        if shared is None:
-            # A pass over nothing is one that other processes wait for: it takes a token to make it.
-            ids = batch.ids if len(batch.rows) else batch.ids.new_zeros(1, 1)
-            return decoder(input_ids=ids, use_cache=False).last_hidden_state
-        cache = DynamicCache(config=self.model.config)
-        decoder(input_ids=shared.ids, past_key_values=cache, use_cache=True)
-        cache.batch_select_indices(shared.owner)  # gradients flow back through it, added up over a group's rows
-        hidden = decoder(
-            input_ids=shared.tail,
-            attention_mask=shared.seen,
-            position_ids=shared.places,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        return hidden[shared.row]
 
     def token_logp(self, batch: TokenBatch) -> Float[Tensor, " n"]:
         """Log-probability of each active response token."""
@@ -245,6 +212,39 @@ class Policy:
         everywhere = [p for p in self.parameters if not sharding.sharded(p)]
         return torch.stack([p.detach().reshape(-1)[0].float() for p in everywhere]).tolist()
 
+    # -- what the model allows -----------------------------------------------------------------------------------
+    def _check_lengths(self, model: Any) -> int:
+        """How many tokens one row may have; where positions are unusable beyond a bound, says so.
+
+        Raises:
+            UserError: where the settings need more.
+        """
+        config, ids = self.config, self._some_ids()
+        stated, usable = stated_length(model), usable_length(model, ids)
+        why = "" if usable == stated else f", since positions from {usable} on change what comes before them"
+        if config.max_context + config.max_new_tokens > usable:
+            raise UserError(
+                f"max_context {config.max_context} + max_new_tokens {config.max_new_tokens} is more than the"
+                f" {usable} positions of model {config.model!r}{why}: lower one of them"
+            )
+        if why:
+            notice(f"model {config.model!r} states {stated} positions; contexts are bounded at {usable}{why}")
+        return usable
+
+    def _examine(self, model: Any) -> bool:
+        """Whether shared prefixes may be read once. Raises UserError for a model whose passes disagree."""
+        config, ids = self.config, self._some_ids()
+        _check_head(model, ids[:SAMPLE])
+        length = min(self.longest, (config.max_context or self.longest) + config.max_new_tokens)
+        ends = sorted(end_ids(model, self.tokenizer))
+        own = config.sampler == "transformers"
+        return examine(model, ids, ends, length, sampled=own, shared=not config.shard)
+
+    def _some_ids(self) -> list[int]:
+        """Ordinary tokens, none that the tokenizer marks as special."""
+        special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
+        return [id for id in range(len(self.tokenizer)) if id not in special][:1000]
+
     # -- roles ---------------------------------------------------------------------------------------------
     @contextlib.contextmanager
     def as_teacher(self) -> Iterator[None]:
@@ -322,54 +322,26 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def longest_input(model: Any) -> int:
-    """How many tokens the model takes, context and response together; very many where it does not say."""
-    return getattr(model.config, "max_position_embeddings", None) or 2**20
-
-
-@contextlib.contextmanager
-def without_bars() -> Iterator[None]:
-    """transformers draws a progress bar for each file it reads or writes, and leaves it in every notebook: not here."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def row_sums(values: Float[Tensor, " n"], batch: TokenBatch) -> Float[Tensor, " b"]:
     """Sum the numbers of the active tokens per row."""
     rows = batch.mask.nonzero()[:, 0]
     return torch.zeros(len(batch.mask), dtype=values.dtype, device=values.device).index_add(0, rows, values)
 
 
-def end_ids(policy: Policy) -> frozenset[int]:
+def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     """Token ids that end a response: the tokenizer's and the generation settings'."""
-    named = policy.model.generation_config.eos_token_id
+    named = model.generation_config.eos_token_id
     named = named if isinstance(named, list) else [named]
-    return frozenset(id for id in [*named, policy.tokenizer.eos_token_id] if id is not None)
+    return frozenset(id for id in [*named, tokenizer.eos_token_id] if id is not None)
 
 
-def _attends_to_all(model: Any) -> bool:
-    """Whether every layer is plain attention over all that came before: then a beginning can be read apart."""
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    return kinds == {"full_attention"} and not (
-        getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    )
-
-
-def _check_head(model: Any, device: torch.device) -> None:
+def _check_head(model: Any, ids: Sequence[int]) -> None:
     """Scoring takes hidden states times head; refuse a model whose logits are anything else (soft-capped, scaled)."""
     head = model.get_output_embeddings()
-    ids = torch.tensor([[1, 2, 3]], device=device)
+    tokens = torch.tensor([list(ids)], device=model.device)
     with torch.no_grad():
-        logits = model(input_ids=ids).logits.float()
-        hidden = model.get_decoder()(input_ids=ids).last_hidden_state
+        logits = model(input_ids=tokens, use_cache=False).logits.float()
+        hidden = model.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
         ours = torch.nn.functional.linear(hidden, head.weight).float()
     if getattr(head, "bias", None) is not None or not torch.allclose(ours, logits, rtol=1e-2, atol=1e-2):
         raise UserError(

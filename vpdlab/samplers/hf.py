@@ -7,13 +7,13 @@ of its group, and draws from one generator for the whole batch, so that a rollou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vpdlab.model import passes
 from vpdlab.policy import Policy, end_ids
 from vpdlab.samplers import Completion, Sampling
 
@@ -33,7 +33,7 @@ class HFSampler:
     def __init__(self, policy: Policy, rows: int = 128) -> None:
         self.exact = policy.config.precision == "float32"
         self._policy, self._rows = policy, rows
-        self._ends = torch.tensor(sorted(end_ids(policy)), device=policy.device)
+        self._ends = torch.tensor(sorted(end_ids(policy.model, policy.tokenizer)), device=policy.device)
 
     @torch.no_grad()
     def generate(
@@ -58,7 +58,8 @@ class HFSampler:
         uniform = torch.from_numpy(
             np.stack([np.random.Generator(np.random.Philox(np.random.SeedSequence(s))).random(budget) for s in streams])
         )
-        logits, cache, mask, position = self._prefill(contexts)
+        model = self._policy.model
+        logits, cache, mask, position = passes.prefill(model, contexts, device)
         ids = torch.zeros(len(contexts), budget, dtype=torch.long, device=device)
         logps = torch.zeros(len(contexts), budget, device=device)
         length = torch.full((len(contexts),), budget, device=device)
@@ -75,46 +76,15 @@ class HFSampler:
                 break
             if (~alive).float().mean() >= LEAVE:
                 keep = alive.nonzero()[:, 0]
-                cache.batch_select_indices(keep)
+                passes.select(cache, keep)
                 rows, token, mask, position = rows[keep], token[keep], mask[keep], position[keep]
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             position = position + 1
-            logits = self._forward(token[:, None], mask, position[:, None], cache)
+            logits = passes.next_logits(model, token[:, None], mask, position[:, None], cache)
         return [
             Completion(tuple(ids[row, :n].tolist()), tuple(logps[row, :n].tolist()), bool(finished[row]))
             for row, n in enumerate(length.tolist())
         ]
-
-    def _prefill(self, contexts: Sequence[Sequence[int]]) -> tuple[Tensor, Any, Tensor, Tensor]:
-        """Read each distinct context once; returns logits [B, V], cache, mask [B, S] and last position [B]."""
-        from transformers import DynamicCache
-
-        distinct = {tuple(context): None for context in contexts}
-        index = {context: place for place, context in enumerate(distinct)}
-        width = max(len(context) for context in distinct)
-        ids = torch.tensor([[0] * (width - len(c)) + list(c) for c in distinct], device=self._policy.device)
-        mask = torch.tensor([[0] * (width - len(c)) + [1] * len(c) for c in distinct], device=self._policy.device)
-        position = (mask.cumsum(1) - 1).clamp(min=0)
-        cache = DynamicCache(config=self._policy.model.config)
-        logits = self._forward(ids, mask, position, cache)
-        spread = torch.tensor([index[tuple(context)] for context in contexts], device=self._policy.device)
-        cache.batch_select_indices(spread)
-        return logits[spread], cache, mask[spread], position[spread, -1]
-
-    def _forward(
-        self, ids: Int[Tensor, "b s"], mask: Int[Tensor, "b c"], position: Int[Tensor, "b s"], cache: Any
-    ) -> Float[Tensor, "b v"]:
-        """Next-token logits after the last of `ids`."""
-        # Without padding the mask says nothing, and leaving it out lets attention take its fast path.
-        out = self._policy.model(
-            input_ids=ids,
-            attention_mask=None if bool(mask.all()) else mask,
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return out.logits[:, -1].float()
 
 
 def draw(

@@ -9,7 +9,7 @@ from vpdlab import models, processes
 from vpdlab.adapters import adapter_layers
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError
-from vpdlab.policy import Policy, longest_input
+from vpdlab.policy import Policy
 from vpdlab.samplers import Sampler
 from vpdlab.samplers.hf import HFSampler
 
@@ -50,7 +50,7 @@ def make_sampler(config: RunConfig, policy: Policy, max_context: int) -> Sampler
     from vpdlab.samplers.vllm import VLLMSampler
 
     longest = max(config.max_new_tokens, config.critic_max_tokens if "critique" in config.feedback else 0)
-    length = min(max_context + longest, longest_input(policy.model))
+    length = min(max_context + longest, policy.longest)
     wanted = config.precision if config.vllm_dtype == "auto" else config.vllm_dtype
     dtype = "float32" if wanted == "float32" else "bfloat16"  # bfloat16-mixed computes in it too
     if config.vllm_url:

@@ -72,7 +72,7 @@ class VLLMSampler:
 
     def __init__(self, policy: Policy, engine: Engine, dtype: str, folder: str = "", merged: bool = True) -> None:
         self.engine, self._policy, self._dtype, self._folder, self._merged = engine, policy, dtype, folder, merged
-        self._ends = sorted(end_ids(policy))
+        self._ends = sorted(end_ids(policy.model, policy.tokenizer))
         self._bound = BOUND["float32" if {dtype, policy.config.precision} == {"float32"} else "bfloat16"]
 
     def generate(

@@ -1,0 +1,89 @@
+"""Tiny random models of many architectures with the apprentice's tokenizer, and what is true of each of their rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from vpdlab import RunConfig
+from vpdlab.model.loading import without_bars
+from vpdlab.models.make_apprentice import build_tokenizer
+from vpdlab.policy import Policy
+from vpdlab.samplers import Sampling
+from vpdlab.samplers.hf import HFSampler
+from vpdlab.types import View
+
+SIZE = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 256,
+}  # fmt: skip
+HEADS = SIZE | {"head_dim": 8}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
+LINEAR = {"layer_types": ["linear_attention", "full_attention"] * 2}
+MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_chunk_size": 16, "mamba_d_ssm": 64}
+ROPE = {"rope_theta": 10000.0, "factor": 4.0}
+
+
+def save(folder: Path, kind: str, **settings: Any) -> str:
+    """Save a model of this config class; its weights are enlarged, so that every layer matters."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    ids = {
+        "vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
+    if "text_config" in settings:
+        settings["text_config"] = ids | settings["text_config"]
+        ids = {}
+    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**ids, **settings))
+    for name, weight in model.named_parameters():
+        weight.data.mul_(3.0 if weight.dim() >= 2 and "A_log" not in name else 1.0)
+    with without_bars():
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def open_policy(folder: str, **fields: Any) -> Policy:
+    defaults: dict[str, Any] = {"max_context": 120, "max_new_tokens": 12, "device": "cpu", "minibatch_tokens": 10**5}
+    return Policy.load(RunConfig(model=folder, **defaults | fields))
+
+
+def plain(folder: str, dtype: torch.dtype = torch.float32) -> Any:
+    """The folder's model as transformers alone reads it."""
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, experts_implementation="eager").eval()
+
+
+def plain_logp(model: Any, context: tuple[int, ...], response: tuple[int, ...]) -> torch.Tensor:
+    """[R] log-probabilities of a response by a plain pass over this row and nothing else."""
+    logits = model(input_ids=torch.tensor([[*context, *response]]), use_cache=False).logits[0, len(context) - 1 : -1]
+    return logits.double().log_softmax(-1).gather(-1, torch.tensor(response)[:, None])[:, 0]
+
+
+def distances(policy: Policy, folder: str) -> tuple[float, float, float]:
+    """Largest distance of sampled and of scored log-probabilities from plain float64 passes over each row alone, and
+    the relative distance of a gradient."""
+    ids = policy._some_ids()
+    contexts = [tuple(ids[:size]) for size in (3, 17, 60) for _ in range(3)]
+    drawn = HFSampler(policy).generate(contexts, [(0, row) for row in range(9)], Sampling(1.0, 1.0, 12))
+    views = [View(c, d.ids, group=row // 3) for row, (c, d) in enumerate(zip(contexts, drawn, strict=True))]
+    scored: dict[int, torch.Tensor] = {}
+    policy.score(views, lambda b, logp: scored.update(zip(b.rows.tolist(), logp.split(b.mask.sum(1).tolist()))))  # noqa: B905
+    weights = torch.tensor([1.0, -0.5, 0.75] * 3)
+    policy.fresh()
+    for (batch,) in policy.minibatches(views):
+        policy.backward(-(policy.logp(batch) * weights[batch.rows]).sum())
+    model, sampled_off, scored_off = plain(folder, torch.float64), 0.0, 0.0
+    for row, (context, done) in enumerate(zip(contexts, drawn, strict=True)):
+        logp = plain_logp(model, context, done.ids)
+        (-logp.sum() * weights[row].double()).backward()
+        sampled_off = max(sampled_off, (logp.detach() - torch.tensor(done.logps)).abs().max().item())
+        scored_off = max(scored_off, (logp.detach() - scored[row]).abs().max().item())
+    theirs = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    ours = {name: weight.grad for name, weight in policy.model.named_parameters() if weight.grad is not None}
+    apart = sum((ours[name].double() - grad).square().sum() for name, grad in theirs.items())
+    whole = sum(grad.square().sum() for grad in theirs.values())
+    return sampled_off, scored_off, float(torch.as_tensor(apart / whole).sqrt())

@@ -1,0 +1,89 @@
+"""The forward passes that sampling and scoring are made of, as functions of a bare transformers model.
+
+The sampler, the scorer and the probe all call these, so that what the probe has measured is what a run computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vpdlab.batch import TokenBatch
+
+
+def response_states(model: Any, batch: TokenBatch) -> Float[Tensor, "n h"]:
+    """The last hidden state in front of each active response token: what the head turns into its logits."""
+    hidden = _hidden(model, batch)
+    at = batch.positions[..., None].expand(-1, -1, hidden.shape[-1])
+    return hidden.gather(1, at)[batch.mask] if len(batch.rows) else hidden[0, :0]
+
+
+def _hidden(model: Any, batch: TokenBatch) -> Float[Tensor, "b s h"]:
+    """Last hidden states of the rows, or of their suffixes where a group's shared prefix is read once."""
+    from transformers import DynamicCache
+
+    decoder, shared = model.get_decoder(), batch.shared
+    if shared is None:
+        # A pass over nothing is one that other processes wait for: it takes a token to make it.
+        ids = batch.ids if len(batch.rows) else batch.ids.new_zeros(1, 1)
+        return decoder(input_ids=ids, use_cache=False).last_hidden_state
+    cache = DynamicCache(config=model.config)
+    decoder(input_ids=shared.ids, past_key_values=cache, use_cache=True)
+    select(cache, shared.owner)  # gradients flow back through it, added up over a group's rows
+    hidden = decoder(
+        input_ids=shared.tail,
+        attention_mask=shared.seen,
+        position_ids=shared.places,
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
+    return hidden[shared.row]
+
+
+def prefill(
+    model: Any, contexts: Sequence[Sequence[int]], device: torch.device
+) -> tuple[Float[Tensor, "b v"], Any, Int[Tensor, "b s"], Int[Tensor, " b"]]:
+    """Read each distinct context once, padded on the left.
+
+    Returns:
+        Next-token logits [B, V], the cache, the mask [B, S] and each row's last position [B].
+    """
+    from transformers import DynamicCache
+
+    distinct = {tuple(context): None for context in contexts}
+    index = {context: place for place, context in enumerate(distinct)}
+    width = max(len(context) for context in distinct)
+    ids = torch.tensor([[0] * (width - len(c)) + list(c) for c in distinct], device=device)
+    mask = torch.tensor([[0] * (width - len(c)) + [1] * len(c) for c in distinct], device=device)
+    position = (mask.cumsum(1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    logits = next_logits(model, ids, mask, position, cache)
+    spread = torch.tensor([index[tuple(context)] for context in contexts], device=device)
+    select(cache, spread)
+    return logits[spread], cache, mask[spread], position[spread, -1]
+
+
+def next_logits(
+    model: Any, ids: Int[Tensor, "b s"], mask: Int[Tensor, "b c"], position: Int[Tensor, "b s"], cache: Any
+) -> Float[Tensor, "b v"]:
+    """Next-token logits after the last of `ids`, float32; the cache grows by them."""
+    # Without padding the mask says nothing, and leaving it out lets attention take its fast path.
+    out = model(
+        input_ids=ids,
+        attention_mask=None if bool(mask.all()) else mask,
+        position_ids=position,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return out.logits[:, -1].float()
+
+
+def select(cache: Any, rows: Int[Tensor, " b"]) -> None:
+    """Keep these rows of a cache, in this order; a row may stand several times. Convolution and recurrent states are
+    rows too, which `Cache.batch_select_indices` forgets."""
+    cache.reorder_cache(rows)

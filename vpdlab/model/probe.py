@@ -1,0 +1,198 @@
+"""One measurement of a freshly loaded model: do the fast passes say what each row says when it is read alone?
+
+Sampling pads on the left, keeps a cache and drops rows from it; scoring pads on the right and reads what a group begins
+with only once. All of that presumes layers in which a token sees the tokens before it and nothing else. Whether that
+holds is a matter of each architecture's code, so it is measured on the model itself instead of being looked up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vpdlab.batch import TokenBatch, collate
+from vpdlab.errors import UserError, first_line
+from vpdlab.model import passes, traits
+from vpdlab.types import View
+
+CLOSE = 1e-4  # nats a token that a row may differ; more in a model whose own rounding is more
+FLOOR, NOISE = 2e-5, 20  # of shared prefixes, which are only a matter of speed; in units of the model's own rounding
+SLOPE = 1e-4  # relative distance of two gradients
+SHORT, LONG, ROWS = 12, 40, 3  # tokens of the two contexts, and responses to each
+RESPONSE = 6
+MOST = {"cpu": 1024, "cuda": 8192}  # tokens of a context that is read to look beyond a window
+SLOPES = 1 << 21  # numbers of the gradient that is compared
+# What an architecture's own code raises where a pass does not suit it.
+UNFIT = (AttributeError, AssertionError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+
+
+def examine(
+    model: Any, ids: Sequence[int], ends: Sequence[int], longest: int, *, sampled: bool = True, shared: bool = True
+) -> bool:
+    """Compare the passes of sampling and scoring with each row read alone, in float32.
+
+    Args:
+        ids: ordinary token ids to make prompts of.
+        ends: ids that end a response; they also stand in prompts.
+        longest: tokens of the longest row that the run may make; windows below it are looked beyond.
+        sampled: whether this model's own decoding will be used.
+        shared: whether shared prefixes are wanted.
+
+    Returns:
+        Whether shared prefixes give the same values and gradients; else rows have to be read whole.
+
+    Raises:
+        UserError: where the model gives different log-probabilities in a batch than alone.
+    """
+    length, within = _length(model, longest)
+    views = _views(ids, ends, length)
+    with _float32(model):
+        alone = _attempt(model, "a plain pass over one row", lambda: [_alone(model, view) for view in views])
+        truth = torch.cat(alone)
+        twice = _attempt(model, "a plain pass over two equal rows", lambda: _alone(model, views[-1], rows=2))
+        noise = (twice - alone[-1]).abs().max().item()
+        checks = {
+            "a batch padded on the right": lambda: _scored(model, collate(views, range(len(views)), model.device))
+        }
+        if sampled:
+            checks["decoding with a cache in a batch padded on the left"] = lambda: _decoded(model, views)
+        for name, check in checks.items():
+            with torch.no_grad():
+                gap = (_attempt(model, name, check) - truth).abs().max().item()
+            if not gap < max(CLOSE, NOISE * noise):
+                raise UserError(
+                    f"{_name(model)} gives log-probabilities up to {gap:.2g} nats apart when a row is read alone and"
+                    f" in {name}: attention of {traits.layer_words(model)} depends on what else is in the batch, on"
+                    " padding or on the cache, so training on it would be wrong; choose another model"
+                )
+        return shared and within and _shares(model, views, truth, max(FLOOR, NOISE * noise))
+
+
+def _length(model: Any, longest: int) -> tuple[int, bool]:
+    """(tokens of the longer context, whether it reaches beyond every window that the run may meet)."""
+    most = MOST.get(model.device.type, MOST["cpu"])
+    windows = [window for window in traits.windows(model) if window < longest]
+    seen = [window for window in windows if window + LONG <= most]
+    length = max([LONG, *(window + LONG // 2 for window in seen)])
+    return max(SHORT, min(length, longest - RESPONSE)), len(seen) == len(windows)
+
+
+def _views(ids: Sequence[int], ends: Sequence[int], length: int) -> list[View]:
+    """Two groups with contexts of different lengths; responses differ in their tokens and in their lengths."""
+    stream = torch.Generator().manual_seed(0)
+
+    def some(count: int) -> tuple[int, ...]:
+        return tuple(ids[int(at)] for at in torch.randint(len(ids), (count,), generator=stream))
+
+    views, end = [], tuple(ends[:1])
+    for group, size in enumerate((SHORT, length)):
+        context = some(size // 2) + end + some(size - size // 2 - len(end))
+        for row in range(ROWS):
+            response = some(RESPONSE if row % 2 == 0 else RESPONSE // 2)
+            views.append(View(context, response[: len(response) - len(end)] + end, group=group))
+    return views
+
+
+def _attempt(model: Any, what: str, work: Any) -> Any:
+    try:
+        return work()
+    except torch.OutOfMemoryError:
+        raise
+    except UNFIT as error:
+        raise UserError(
+            f"{_name(model)} fails in {what} ({type(error).__name__}: {first_line(error)}): vpdlab needs a causal"
+            " decoder whose attention and other layers keep their state in an ordinary cache; choose another model"
+        ) from error
+
+
+def _alone(model: Any, view: View, rows: int = 1) -> Tensor:
+    ids = torch.tensor([[*view.context_ids, *view.response_ids]] * rows, device=model.device)
+    with torch.no_grad():
+        logits = model(input_ids=ids, use_cache=False).logits[0, len(view.context_ids) - 1 : -1]
+    return _picked(logits, torch.tensor(view.response_ids, device=model.device))
+
+
+def _scored(model: Any, batch: TokenBatch) -> Tensor:
+    head = model.get_output_embeddings().weight
+    return _picked(torch.nn.functional.linear(passes.response_states(model, batch), head), batch.tokens)
+
+
+def _decoded(model: Any, views: Sequence[View]) -> Tensor:
+    """The sampler's way through given responses: prefill, one token at a time, rows leave where theirs has ended."""
+    device = model.device
+    logits, cache, mask, position = passes.prefill(model, [view.context_ids for view in views], device)
+    rows, found = torch.arange(len(views), device=device), [[] for _ in views]
+    for t in range(RESPONSE):
+        token = torch.tensor([views[row].response_ids[t] for row in rows.tolist()], device=device)
+        for row, value in zip(rows.tolist(), _picked(logits, token), strict=True):
+            found[row].append(value)
+        keep = torch.tensor([t + 1 < len(views[row].response_ids) for row in rows.tolist()], device=device)
+        if not keep.any():
+            break
+        if not keep.all():
+            passes.select(cache, keep.nonzero()[:, 0])
+            rows, token, mask, position = rows[keep], token[keep], mask[keep], position[keep]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        position = position + 1
+        logits = passes.next_logits(model, token[:, None], mask, position[:, None], cache)
+    return torch.stack([value for row in found for value in row])
+
+
+def _shares(model: Any, views: Sequence[View], truth: Tensor, close: float) -> bool:
+    """Whether reading shared prefixes once gives the same log-probabilities and the same gradient."""
+    batches = [collate(views, range(len(views)), model.device, share=share) for share in (False, True)]
+    if batches[1].shared is None:
+        raise ValueError("the probe's rows have no prefix worth sharing")
+    try:
+        with torch.enable_grad():
+            logps = [_scored(model, batch) for batch in batches]
+            if not (logps[1] - truth).abs().max().item() < close:
+                return False
+            slopes = [_slope(model, logp) for logp in logps]
+    except torch.OutOfMemoryError:
+        raise
+    except UNFIT:
+        return False  # this model's layers cannot go on from such a cache
+    return bool((slopes[1] - slopes[0]).norm() <= SLOPE * slopes[0].norm())
+
+
+def _slope(model: Any, logp: Tensor) -> Tensor:
+    """Gradient of an alternating sum of log-probabilities at the smallest parameters, norms and biases of every layer:
+    a pass that lets no gradient through is seen in them."""
+    chosen: list[Tensor] = []
+    for parameter in sorted((p for p in model.parameters() if p.requires_grad), key=torch.Tensor.numel):
+        if chosen and sum(map(torch.Tensor.numel, chosen)) + parameter.numel() > SLOPES:
+            break
+        chosen.append(parameter)
+    weights = torch.linspace(-1.0, 1.5, len(logp), device=logp.device)
+    found = torch.autograd.grad((weights * logp).sum(), chosen, allow_unused=True)
+    return torch.cat(
+        [(torch.zeros_like(p) if g is None else g).reshape(-1) for p, g in zip(chosen, found, strict=True)]
+    )
+
+
+def _picked(logits: Tensor, tokens: Tensor) -> Tensor:
+    return torch.log_softmax(logits.float(), dim=-1).gather(-1, tokens[:, None])[:, 0]
+
+
+def _name(model: Any) -> str:
+    return type(model).__name__
+
+
+@contextlib.contextmanager
+def _float32(model: Any) -> Iterator[None]:
+    """Within the block, weights of less precision are float32: rounding must not hide a difference. They come back
+    exactly as they were."""
+    low = [p for p in model.parameters() if p.is_floating_point() and p.dtype != torch.float32]
+    kinds = [p.dtype for p in low]
+    try:
+        for p in low:
+            p.data = p.data.float()
+        yield
+    finally:
+        for p, kind in zip(low, kinds, strict=True):
+            p.data = p.data.to(kind)
