@@ -20,7 +20,7 @@ from vpdlab.errors import UserError
 from vpdlab.sandbox import Case, Inside, Limits, describe, judge_function, judge_many, read_tests
 from vpdlab.sandbox.cases import NotConstant, constant
 from vpdlab.tasks import make_task, verify_all
-from vpdlab.tasks.code import HIDDEN, Code, read_code
+from vpdlab.tasks.code import HIDDEN, Code
 from vpdlab.tasks.code_sources import humaneval_rows, unpack
 from vpdlab.types import Problem, Rollout
 
@@ -67,40 +67,40 @@ def answer(problem: Problem, code: str, finished: bool = True) -> Rollout:
     return Rollout(problem, 0, 0, (), (), (), f"So:\n```python\n{code}\n```", finished)
 
 
-# ---------------------------------------------------------------- code in a response
-
-
-@pytest.mark.parametrize(
-    ("text", "code"),
-    [
-        ("```python\nx = 1\n```", "x = 1\n"),
-        ("```\nx = 1\n```", "x = 1\n"),
-        ("first\n```py\nx = 1\n```\nthen\n```python\nx = 2\n```\nDone.", "x = 2\n"),
-        ("```python\nx = 1\n```\nIt prints\n```text\n1\n```", "x = 1\n"),
-        ("  ```Python\n  x = 1\n  ```", "  x = 1\n"),
-        ("~~~python\nx = 1\n~~~", "x = 1\n"),
-        ("```python\nx = 1\n```\n```python\nx = 2", "x = 1\n"),
-        ("```python\n\n```\n", ""),
-        ("x = 1", ""),
-        ("", ""),
-    ],
-)
-def test_the_last_closed_block_of_python_is_the_code(text, code):
-    assert read_code(Rollout(Problem("p", "", ""), 0, 0, (), (), (), text, True))[0] == code
+# ---------------------------------------------------------------- code in a response (more: test_reading_programs.py)
 
 
 @pytest.mark.parametrize(
     ("text", "finished", "why"),
     [
         ("x = 1", True, "The response holds no code: there is no block between ```python and ```."),
-        ("```python\nx = 1", True, "A block of code was opened with ``` but never closed, so no code was read."),
+        ("```python\n\n```", True, "The response holds no code: its block is empty."),
         ("```python\nx =", False, "The response was cut at the length limit before a block of code was closed."),
+        (
+            "```python\ndef has_close_elements(numbers, threshold):\n    pass\n",
+            False,
+            "The response was cut at the length limit before a block of code was closed.",
+        ),
     ],
 )
 def test_no_code_has_a_reason(text, finished, why):
     problem = Code().load("train")[0]
     outcome = Code().verify(Rollout(problem, 0, 0, (), (), (), text, finished))
-    assert (outcome.reward, outcome.notes, outcome.answer) == (0.0, why, None)
+    assert (outcome.reward, outcome.notes) == (0.0, why)
+
+
+def test_the_reward_is_that_of_the_program_that_is_the_answer(tmp_path):
+    task = Code(write(tmp_path / "rows.jsonl", [MBPP]), "mbpp", keep=2)
+    good, bad = "def shared(a, b): return [x for x in a if x in b]", "def shared(a, b): return (5, 4, 2)"
+    (problem,) = task.load("train")
+    for text, reward in (
+        (f"Here: ```python\n{good}```", 1),
+        (f"```python\n{good}\n```\nIt prints\n```\n(4, 5)\n```", 1),
+        (f"```python\n{good}\n```\nBetter: ```python\n{bad}```", 0),
+        (f"<think>```python\n{good}\n```</think>```python\n{bad}\n```", 0),
+    ):
+        outcome = task.verify(Rollout(problem, 0, 0, (), (), (), text, True))
+        assert outcome.reward == reward, (text, outcome)
 
 
 # ---------------------------------------------------------------- tests as cases
@@ -385,13 +385,19 @@ def test_bad_rows_are_named(tmp_path, source, change, why):
 
 
 def test_options_are_checked(tmp_path):
-    data = write(tmp_path / "rows.jsonl", [lcb(1), lcb(1)])
-    with pytest.raises(UserError, match="problem LCB/q1 stands in the data twice"):
-        Code(data, "livecodebench")
+    data = write(tmp_path / "rows.jsonl", [lcb(1), lcb(1), lcb(1, question_content="Another.")])
+    task = Code(data, "livecodebench")
+    assert "dropped 1 repeated" in task.summary
+    first, second = [problem.id for problem in task.load("train")]
+    assert first != second and {first[:7], second[:7]} == {"LCB/q1-"}
+    assert [problem.id for problem in task.load("test")] == [first + HIDDEN, second + HIDDEN]
     for options, why in (
         ({"source": "apps"}, "source is 'apps', but must be one of humaneval, mbpp, livecodebench"),
         ({"source": "mbpp"}, "source mbpp needs data"),
         ({"keep": 0}, "keep is 0"),
+        ({"keep": "true"}, "keep is 'true', but must be a whole number"),
+        ({"workers": "two"}, "workers is 'two'"),
+        ({"seconds": "soon"}, "seconds is 'soon', but must be a number"),
         ({"heldout": 1}, "heldout is 1"),
         ({"since": "May"}, "since is 'May', but must be a date"),
         ({"sandbox": "docker"}, "unknown sandbox 'docker'"),
@@ -418,4 +424,5 @@ def test_some_problems_can_be_held_out():
     train, test = ({p.id.removesuffix(HIDDEN) for p in task.load(split)} for split in ("train", "test"))
     assert (len(train), len(test)) == (123, 41)
     assert not train & test
-    assert Code(heldout=0.25, split_seed=1).load("test")[0].id != task.load("test")[0].id
+    reseeded = {p.id.removesuffix(HIDDEN) for p in Code(heldout=0.25, split_seed=1).load("test")}
+    assert len(reseeded) == 41 and reseeded != test

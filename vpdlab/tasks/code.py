@@ -18,6 +18,7 @@ from vpdlab.errors import UserError
 from vpdlab.sandbox import Inside, Limits, backend, describe, judge_function, judge_many, judge_stdin
 from vpdlab.tasks.code_sources import Item, humaneval, humaneval_rows, livecodebench, mbpp
 from vpdlab.tasks.options import typed_options
+from vpdlab.tasks.programs import CUT, is_cut, read_program
 from vpdlab.tasks.reading import read_splits, shown
 from vpdlab.tasks.splits import drop_duplicates, hold_out, split_of
 from vpdlab.types import Outcome, Problem, Rollout
@@ -26,7 +27,7 @@ SYSTEM = """Think first if you need to. Then give the whole code in one block:
 ```python
 ...
 ```
-Only the last such block is run."""
+Only the last such block that defines what was asked for is run."""
 HIDDEN = "+hidden"  # behind a problem's id where the hidden tests count too
 
 
@@ -119,7 +120,7 @@ class Code:
         item = self._items.get(name)
         if item is None:
             raise UserError(f"problem {rollout.problem.id!r} was not made by this task: build it with the same options")
-        code, why_none = read_code(rollout)
+        code, why_none = read_program(rollout.text, item.entry, rollout.finished)
         if not code:
             return Outcome(0.0, why_none)
         tests = list(item.visible)
@@ -128,6 +129,8 @@ class Code:
         judge: Any = partial(judge_function, code, item.entry) if item.entry else partial(judge_stdin, code)
         visible = len(item.visible)
         verdict = judge(tests, self.limits, visible=visible, setup=item.setup, sandbox=self.sandbox)
+        if not verdict.passed and not rollout.finished and is_cut(rollout.text):
+            return Outcome(0.0, CUT)  # what is wrong with half a program is not worth telling
         return Outcome(
             float(verdict.passed), verdict.feedback, hashlib.sha256(code.encode("utf-8", "replace")).hexdigest()[:12]
         )
@@ -135,30 +138,6 @@ class Code:
     def verify_many(self, rollouts: Sequence[Rollout]) -> list[Outcome]:
         """The outcomes of many rollouts, judged side by side. Raises as `verify`."""
         return judge_many([partial(self.verify, rollout) for rollout in rollouts], self.workers)
-
-
-def read_code(rollout: Rollout) -> tuple[str, str]:
-    """The last fenced block of Python (or of no named language), and why there is none: one of the two is empty."""
-    block: list[str] | None = None
-    mine, last = False, None
-    for line in rollout.text.splitlines():
-        fence = re.match(r"\s*(`{3,}|~{3,})\s*([\w+.-]*)", line)
-        if fence is None:
-            if block is not None:
-                block.append(line)
-        elif block is None:
-            block, mine = [], fence[2].casefold() in ("", "python", "python3", "py")
-        else:
-            if mine and any(row.strip() for row in block):
-                last = "\n".join(block) + "\n"
-            block = None
-    if last is not None:
-        return last, ""
-    if not rollout.finished:
-        return "", "The response was cut at the length limit before a block of code was closed."
-    if block is not None:
-        return "", "A block of code was opened with ``` but never closed, so no code was read."
-    return "", "The response holds no code: there is no block between ```python and ```."
 
 
 def _check(source: str, data: str, keep: int, heldout: float, since: str, until: str) -> None:
