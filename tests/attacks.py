@@ -48,6 +48,34 @@ OUT = {
     "environment": "import os\nif set(os.environ) & {'USER', 'SECRET_CANARY', 'VIRTUAL_ENV', 'LOGNAME'}: print('OUT')",
     "environment of 1": "print('OUT' if b'SECRET_CANARY' in open('/proc/1/environ', 'rb').read() else '')",
     "command line": "print('OUT' if b'candidate-marker' in open('/proc/self/cmdline', 'rb').read() else '')",
+    "channel opened again": "import os; os.open('/proc/self/fd/3', os.O_RDONLY | os.O_NONBLOCK); print('OUT')",
+    "channel of 1 opened again": "import os; os.open('/proc/1/fd/3', os.O_RDWR); print('OUT')",
+    "network of the channel": (  # SIOCGIFCONF: the socket was made in the host's network
+        "import ctypes, struct\nroom = ctypes.create_string_buffer(4096)\n"
+        "asked = ctypes.create_string_buffer(struct.pack('iP', 4096, ctypes.addressof(room)))\n"
+        "if ctypes.CDLL(None).ioctl(3, 0x8912, asked) == 0: print('OUT', room.raw[:80])"
+    ),
+    "index of an interface": "import fcntl, struct; fcntl.ioctl(3, 0x8933, struct.pack('16si20x', b'lo', 0)); print('OUT')",
+    "name space of the channel": "import fcntl; fcntl.ioctl(3, 0x894C); print('OUT')",
+    "options of the channel": (
+        "import ctypes\nlib = ctypes.CDLL(None)\nroom, size = ctypes.create_string_buffer(64), ctypes.c_int(64)\n"
+        "if not lib.getsockopt(3, 1, 17, room, ctypes.byref(size)) or not lib.shutdown(3, 2): print('OUT')"
+    ),
+    "flock": "import fcntl; fcntl.flock(open('/usr/bin/env', 'rb'), fcntl.LOCK_EX | fcntl.LOCK_NB); print('OUT')",
+    "shared flock": "import fcntl; fcntl.flock(open('/usr/bin/env', 'rb'), fcntl.LOCK_SH); print('OUT')",
+    "record lock": "import fcntl; fcntl.lockf(open('/usr/bin/env', 'rb'), fcntl.LOCK_SH | fcntl.LOCK_NB); print('OUT')",
+    "lock of a description": (
+        "import fcntl, struct\n"
+        "fcntl.fcntl(open('/usr/bin/env', 'rb'), 37, struct.pack('hhqqi4x', 0, 0, 0, 0, 0)); print('OUT')"
+    ),
+    "whose lock": (
+        "import fcntl, struct\n"
+        "fcntl.fcntl(open('/usr/bin/env', 'rb'), 5, struct.pack('hhqqi4x', 1, 0, 0, 0, 0)); print('OUT')"
+    ),
+    "lease": "import fcntl; fcntl.fcntl(open('/usr/bin/env', 'rb'), 1024, 0); print('OUT')",
+    "watch of a folder": "import fcntl, os; fcntl.fcntl(os.open('/usr/bin', 0), 1026, 1); print('OUT')",
+    "inotify": "import ctypes\nlib = ctypes.CDLL(None)\nif lib.inotify_init() >= 0 or lib.inotify_init1(0) >= 0: print('OUT')",
+    "terminals": "import os; os.openpty(); print('OUT')",
     "queue": "from multiprocessing import Semaphore; Semaphore(); import socket; socket.socket(); print('OUT')",
 }  # fmt: skip
 CALLS = {
@@ -95,6 +123,16 @@ BOMBS = {
     "threads outlive": "import threading, time\nthreading.Thread(target=time.sleep, args=(1000,)).start()",
     "exit handler": "import atexit, time\natexit.register(time.sleep, 1000)",
     "no exit": "import sys, time\nclass X:\n    def __del__(self): time.sleep(1000)\nx = X()",
+    "many mappings": (
+        "import ctypes, os, time\nlib = ctypes.CDLL(None)\nsize = ctypes.c_size_t(4096)\nfor _ in range(24):\n"
+        "    if not os.fork():\n        for n in range(60000): lib.mmap(None, size, 1 + 2 * (n % 2), 0x22, -1, ctypes.c_long(0))\n"
+        "        time.sleep(1000)\ntime.sleep(1000)"
+    ),
+    "drip": "import os\nwhile True: os.write(1, b'x')",
+    "drip of answers": "import os\nwhile True: os.write(3, b'x')",
+    "timers": "import ctypes\nlib = ctypes.CDLL(None)\nt = ctypes.c_void_p()\nwhile True: lib.timer_create(1, None, ctypes.byref(t))",
+    "pipes": "import fcntl, os, time\nx = []\nfor _ in range(16):\n    if not os.fork():\n        while True:\n"
+    "            x.append(os.pipe()); fcntl.fcntl(x[-1][1], 1031, 2**20); os.set_blocking(x[-1][1], False); os.write(x[-1][1], b'x' * 2**20)\ntime.sleep(1000)",
     "closes all": "import os\nos.closerange(0, 100)\nwhile True: pass",
     "stops itself": "import os, signal; os.kill(0, signal.SIGSTOP); os.kill(os.getpid(), signal.SIGSTOP)\nwhile True: pass",
     "deep source": "x = " + "(" * 5000 + ")" * 5000,
@@ -143,6 +181,23 @@ CHEATS = {
     "traced": "import sys\nsys.settrace(lambda *a: None)\nsys.setprofile(lambda *a: None)\ndef f(x): return 1",
     "never returns": "import threading, os\nthreading.Thread(target=lambda: os.write(3, b'v 0 i1\\n')).start()\ndef f(x):\n    while True: pass",
     "own modules": "import sys\nsys.modules.clear()\ndef f(x): return 1",
+    "drains the channel": (
+        "import os, time\nfd = os.open('/proc/self/fd/3', os.O_RDONLY | os.O_NONBLOCK)\nos.read(fd, 10**6)\n"
+        "def f(x): time.sleep(1000)"
+    ),
+    "holds the channel": (
+        "import os, threading, time\ndef g():\n    while True: os.read(fd, 10**6)\ntry:\n    fd = os.open('/proc/self/fd/3', os.O_RDONLY)\n"
+        "except OSError: fd = 3\nfor _ in range(4): threading.Thread(target=g, daemon=True).start()\ndef f(x): time.sleep(1000)"
+    ),
+    "drains at once": "import os\ntry: os.read(os.open('/proc/self/fd/3', os.O_RDONLY), 10**6)\nfinally: os._exit(0)",
+    "fills the channel": "import os\ndef f(x):\n    while True: os.write(3, b'v 0 ' + b'i' * 65536)",
+    "another name's channel": "import os\nfor n in range(3, 9):\n    try: os.dup2(0, n)\n    except OSError: pass\ndef f(x): return 8",
+    "nested frozensets": (
+        "def f(x):\n    v = frozenset(range(20000))\n    for n in range(90): v = frozenset({v, n})\n    return v"
+    ),
+    "dicts keyed by tuples": (
+        "def f(x):\n    v = tuple(range(20000))\n    for n in range(90): v = (v, n)\n    return {v: {v: 1}}"
+    ),
     "closes the channel": "import os\ndef f(x): os.closerange(3, 99); return 8",
     "an error that is equal": "class E(Exception):\n    def __eq__(s, o): return True\n    def __str__(s): return '8'\ndef f(x): raise E",
     "a str that loops": "class E(Exception):\n    def __str__(s):\n        while True: pass\ndef f(x): raise E",

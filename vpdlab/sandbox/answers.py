@@ -1,4 +1,8 @@
-"""What a candidate sent back for a list of calls, read with suspicion and told in words."""
+"""What a candidate sent back for a list of calls, read with suspicion and told in words.
+
+The words quote inputs, results and the candidate's own messages: they are for visible tests (`judge` drops them for
+hidden ones).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,8 @@ from vpdlab.errors import UserError
 from vpdlab.sandbox.cases import Case, Inside
 from vpdlab.sandbox.inside import NotPlain, encode
 from vpdlab.sandbox.limits import Limits, Report, Status
-from vpdlab.sandbox.values import Unreadable, decode, kind_of, same, show, show_value
+from vpdlab.sandbox.showing import kind_of, show_line, show_value
+from vpdlab.sandbox.values import Unreadable, matches
 from vpdlab.sandbox.wording import ended, from_hex, quote, raised
 
 
@@ -18,12 +23,11 @@ class Answers:
     Args:
         report: what is left of the process that made the calls.
         code, entry: the candidate's code and the function it was asked for.
-        visible: whether inputs and results may be told.
     """
 
-    def __init__(self, report: Report, code: str, entry: str, limits: Limits, visible: bool) -> None:
+    def __init__(self, report: Report, code: str, entry: str, limits: Limits) -> None:
         self.report, self.lines, self.code, self.entry = report, report.lines, code, entry
-        self.limits, self.visible = limits, visible
+        self.limits = limits
         self.over = False  # whether a call got no answer: what follows was not run
 
     def judge(self, place: int, test: Case | Inside, expected: str) -> tuple[Status, str]:
@@ -37,26 +41,22 @@ class Answers:
         if answer == "v" and isinstance(test, Case):
             return self._returned(words[-1] if len(words) == 3 else "", test, expected)
         if answer == "e" and size == 5:
-            return raised_status(words), f"{self._called(test)} raised {raised(words, self.code, self.visible)}"
+            return raised_status(words), f"{self._called(test)} raised {raised(words, self.code)}"
         if answer == "x" and size == 3:
-            what = quote(from_hex(words[2])) if self.visible else "a value that is not plain"
-            return "wrong", f"{self._called(test)} returned {what}{self._wanted(test)}"
+            return "wrong", f"{self._called(test)} returned {quote(from_hex(words[2]))}{self._wanted(test)}"
         self.over = True
         return self._stopped(test)
 
     def _returned(self, line: str, test: Case, expected: str) -> tuple[Status, str]:
-        if line == expected:
-            return "passed", ""
         try:
-            wanted, got = decode(expected), decode(line)
+            if matches(expected, line, test.rules):
+                return "passed", ""
+            shown = show_line(line)
         except Unreadable as why:
             return "wrong", f"{self._called(test)} returned {why}"
-        if same(wanted, got, test.rules):
-            return "passed", ""
-        if not self.visible:
-            return "wrong", "the code returned a wrong result"
-        kind = f" ({kind_of(got)}, not {kind_of(wanted)})" if kind_of(got) != kind_of(wanted) else ""
-        return "wrong", f"{self._called(test)} returned {quote(show(got))}{kind}{self._wanted(test)}"
+        got, wanted = kind_of(line), kind_of(expected)
+        kind = f" ({got}, not {wanted})" if got != wanted else ""
+        return "wrong", f"{self._called(test)} returned {quote(shown)}{kind}{self._wanted(test)}"
 
     def _stopped(self, test: Case | Inside) -> tuple[Status, str]:
         """Why there is no answer."""
@@ -64,7 +64,7 @@ class Answers:
         if last == ["m"]:
             return "error", f"the code does not define {self.entry}"
         if last[0] == "e" and len(last) == 5 and last[1] == "-1":
-            what = raised(last, self.code, self.visible)
+            what = raised(last, self.code)
             unread = from_hex(last[2]) in ("SyntaxError", "IndentationError", "TabError")
             return raised_status(
                 last
@@ -75,8 +75,6 @@ class Answers:
         return status, f"{self._called(test)} {said}"
 
     def _called(self, test: Case | Inside) -> str:
-        if not self.visible:
-            return "the code"
         if isinstance(test, Inside):
             return f"`{quote(test.code.strip())}`"
         args = [show_value(value, 120) for value in test.args]
@@ -85,7 +83,7 @@ class Answers:
         return quote(f"{test.wrap}({call})" if test.wrap else call)
 
     def _wanted(self, test: Case | Inside) -> str:
-        if not self.visible or isinstance(test, Inside):
+        if isinstance(test, Inside):
             return ""
         return f", but {quote(show_value(test.expected))} was expected"
 
@@ -105,6 +103,6 @@ def encoded(test: Case | Inside, index: int) -> str:
     if isinstance(test, Inside):
         return ""
     try:
-        return encode(test.expected)
+        return encode(test.expected, longest=1 << 40)
     except NotPlain as why:
         raise UserError(f"case {index + 1} expects {why}, which no sandboxed program can return") from why

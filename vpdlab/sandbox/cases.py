@@ -7,17 +7,20 @@ that runs beside the candidate: a candidate that wants to can cheat it, so it is
 from __future__ import annotations
 
 import ast
-import operator
-from collections.abc import Callable, Collection, Mapping, Sequence
+import marshal
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vpdlab.sandbox.inside import WRAPS
+from vpdlab.sandbox.constants import Names, NotConstant, constant
+from vpdlab.sandbox.inside import WRAPS, NotPlain, encode
+from vpdlab.sandbox.scope import inert, rebound
 from vpdlab.sandbox.values import EXACT, Rules
 
-LARGEST = 10**5  # items or characters of a value that a test's arithmetic makes
-PYTHON = Rules(relative=0.0, absolute=0.0, numbers=True)  # what `==` says, but for bool and subclasses
+PYTHON = Rules(0.0, 0.0, numbers=True, form="==")
+SAME = Rules(0.0, 0.0, numbers=True, form="is")
 TRUE, FALSE = ast.Constant(True), ast.Constant(False)
+NUMBERS = (int, float, complex)
 
 
 @dataclass(frozen=True)
@@ -45,148 +48,177 @@ class Inside:
     code: str
 
 
-class NotConstant(ValueError):
-    """An expression that cannot be worked out without running the candidate."""
-
-
-def read_tests(source: str, names: Collection[str]) -> list[Case | Inside]:
+def read_tests(source: str, names: Collection[str], before: str = "") -> list[Case | Inside]:
     """The tests in a piece of code: a case for each assert that can be one, at most one `Inside` for all others.
+
+    An assert is a case only where what it says does not depend on what else the code does: no name in it is bound
+    anew, and no statement before it may change what the function returns (`scope`). A case's verdict is the one that
+    Python has of the assert.
 
     Args:
         source: statements, or `def check(candidate): ...` (HumanEval).
         names: what the tests call the function.
+        before: tests that run before in the same namespace; what they prepare is prepared here too.
 
     Raises:
         SyntaxError: for source that is not Python.
     """
-    body = ast.parse(source).body
-    checks = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == "check"]
-    outside = [node for node in body if node not in checks]
+    first, body = ast.parse(before).body, ast.parse(source).body
+    check = _check(body, names)
+    inner = check.body if check else []
+    outside = [node for node in body if node is not check and not _calls_check(node, names, check)]
+    function = frozenset(names) | ({check.args.args[0].arg} if check else frozenset())
+    everything = [*first, *outside, *inner]
+    lost = rebound(everything)
+    known = Names(function, None if lost is None else frozenset(lost))
+    touched = not all(inert(node, function, everything) for node in first)
     found: list[Case | Inside] = []
-    left: list[ast.stmt] = []
-    for node in [*outside, *(statement for check in checks for statement in check.body)]:
-        if isinstance(node, ast.Assert):
-            if isinstance(node.test, ast.Constant) and node.test.value:
-                continue  # `assert True`
-            try:
-                found.append(_case(node.test, names))
-                continue
-            except NotConstant:
-                pass
-        left.append(node)
-    if any(isinstance(part, ast.Assert) for node in left for part in ast.walk(node)):
-        found.append(Inside("\n".join(ast.unparse(node) for node in left)))
+    kept: tuple[list[ast.stmt], list[ast.stmt]] = ([], [])  # what is left outside of check, and in it
+    for place, node in [*((0, node) for node in outside), *((1, node) for node in inner)]:
+        case = _read(node, known, touched) if isinstance(node, ast.Assert) else None
+        if case is not None:
+            found += case
+        else:
+            kept[place].append(node)
+            touched = touched or not inert(node, function, everything)
+    if any(_tests(node, function) for node in (*kept[0], *kept[1])):
+        prepared = [node for node in first if not isinstance(node, ast.Assert)]
+        found.append(Inside(_code([*prepared, *kept[0]], check, kept[1], names)))
     return found
 
 
-def _case(test: ast.expr, names: Collection[str]) -> Case:
-    """`f(x) == y`, `y == f(x)`, `f(x) is y`, `f(x)`, `not f(x)`, `abs(f(x) - y) < z`, `math.isclose(f(x), y, ...)`."""
+def _read(node: ast.Assert, names: Names, touched: bool) -> list[Case | Inside] | None:
+    """The case of an assert, nothing for one that always holds; None for one that has to run inside."""
+    if isinstance(node.test, ast.Constant) and node.test.value:
+        return []  # `assert True`
+    if touched:
+        return None
+    try:
+        case = _case(node.test, names)
+        encode((case.args, case.expected, dict(case.keywords)), longest=1 << 40)
+        marshal.dumps((case.args, dict(case.keywords)), 2)
+    except (NotConstant, NotPlain, ValueError):
+        return None
+    return [case]
+
+
+def _check(body: Sequence[ast.stmt], names: Collection[str]) -> ast.FunctionDef | None:
+    """`def check(candidate)`, where that is all that the code does with it."""
+    found = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == "check"]
+    if len(found) != 1 or len(found[0].args.args) != 1 or found[0].decorator_list:
+        return None
+    uses = [node for part in body for node in ast.walk(part) if isinstance(node, ast.Name) and node.id == "check"]
+    calls = [node for node in body if _calls_check(node, names, found[0])]
+    own = [node for part in found[0].body for node in _level(part)]
+    if len(uses) != len(calls) or any(isinstance(node, ast.Return | ast.Yield | ast.YieldFrom) for node in own):
+        return None
+    return found[0]
+
+
+def _level(node: ast.AST) -> list[ast.AST]:
+    """A node with what is in it, but for the inside of other functions."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+        return [node]
+    return [node, *(part for child in ast.iter_child_nodes(node) for part in _level(child))]
+
+
+def _calls_check(node: ast.stmt, names: Collection[str], check: ast.FunctionDef | None) -> bool:
+    """Whether a statement is `check(f)`."""
+    match node:
+        case ast.Expr(value=ast.Call(func=ast.Name(id="check"), args=[ast.Name(id=name)], keywords=[])):
+            return check is not None and name in names
+    return False
+
+
+def _tests(node: ast.stmt, function: Collection[str]) -> bool:
+    """Whether a statement can fail for what the function does."""
+    return any(
+        isinstance(part, ast.Assert | ast.Raise)
+        or (isinstance(part, ast.Name) and part.id in function and isinstance(part.ctx, ast.Load))
+        for part in ast.walk(node)
+    )
+
+
+def _code(outside: list[ast.stmt], check: ast.FunctionDef | None, inner: list[ast.stmt], names: Collection[str]) -> str:
+    """The tests that are left, as code. `check` stays a function: its variables are none of the candidate's."""
+    lines = [ast.unparse(node) for node in outside]
+    called = "candidate" if "candidate" in names else min(names)
+    if check is not None and inner:
+        rest = ast.FunctionDef("check", check.args, inner, [], None)
+        lines += [ast.unparse(ast.fix_missing_locations(rest)), f"check({called})"]
+    elif any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in outside) and not any(
+        isinstance(node, ast.Expr) and "check(" in ast.unparse(node) for node in outside
+    ):
+        lines.append(f"check({called})")
+    return "\n".join(lines)
+
+
+def _case(test: ast.expr, names: Names) -> Case:
+    """`f(x) == y`, `y == f(x)`, `f(x) is None`, `f(x)`, `not f(x)`, `abs(f(x) - y) < z`, `math.isclose(f(x), y)`."""
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
         return _call(test.operand, FALSE, names, PYTHON, "bool")
     if isinstance(test, ast.Compare) and len(test.ops) == 1:
-        left, right, kind = test.left, test.comparators[0], test.ops[0]
-        if isinstance(kind, ast.Eq | ast.Is):
-            try:
-                return _call(left, right, names, PYTHON)
-            except NotConstant:
-                return _call(right, left, names, PYTHON)
-        if isinstance(kind, ast.Lt | ast.LtE):
-            return _near(left, constant(right), names)
-        raise NotConstant(ast.unparse(test))
-    if isinstance(test, ast.Call) and ast.unparse(test.func) == "math.isclose" and len(test.args) == 2:
-        given = {word.arg: constant(word.value) for word in test.keywords}
-        rules = Rules(given.get("rel_tol", 1e-9), given.get("abs_tol", 0.0), numbers=True)
-        return _call(test.args[0], test.args[1], names, rules)
+        return _compared(test.left, test.ops[0], test.comparators[0], names)
+    if isinstance(test, ast.Call) and ast.unparse(test.func) == "math.isclose" and names.builtin("math"):
+        return _is_close(test, names)
     return _call(test, TRUE, names, PYTHON, "bool")
 
 
-def _near(node: ast.expr, tolerance: Any, names: Collection[str]) -> Case:
-    inner = node.args[0] if isinstance(node, ast.Call) and node.args else None
-    if ast.unparse(node)[:4] != "abs(" or not isinstance(inner, ast.BinOp) or not isinstance(inner.op, ast.Sub):
-        raise NotConstant(ast.unparse(node))
-    rules = Rules(0.0, tolerance, numbers=True)
+def _compared(left: ast.expr, kind: ast.cmpop, right: ast.expr, names: Names) -> Case:
+    if isinstance(kind, ast.Lt | ast.LtE):
+        return _near(left, "abs <" if isinstance(kind, ast.Lt) else "abs <=", constant(right, names), names)
+    if not isinstance(kind, ast.Eq | ast.Is):
+        raise NotConstant("another comparison")
+    case = _either(left, right, names, PYTHON if isinstance(kind, ast.Eq) else SAME)
+    # Of other values there may be several that are equal, and whether two are one depends on the interpreter.
+    if isinstance(kind, ast.Is) and not (case.expected is None or case.expected is True or case.expected is False):
+        raise NotConstant("the identity of a value")
+    return case
+
+
+def _either(left: ast.expr, right: ast.expr, names: Names, rules: Rules) -> Case:
+    """The case of two sides, one of which calls the function."""
     try:
-        return _call(inner.left, inner.right, names, rules)
+        return _call(left, right, names, rules)
     except NotConstant:
-        return _call(inner.right, inner.left, names, rules)
+        return _call(right, left, names, rules)
 
 
-def _call(node: ast.expr, expected: ast.expr, names: Collection[str], rules: Rules, wrap: str = "") -> Case:
+def _is_close(test: ast.Call, names: Names) -> Case:
+    given = {word.arg: constant(word.value, names) for word in test.keywords}
+    if len(test.args) != 2 or not set(given) <= {"rel_tol", "abs_tol"}:
+        raise NotConstant(ast.unparse(test))
+    rules = Rules(given.get("rel_tol", 1e-9), given.get("abs_tol", 0.0), numbers=True, form="isclose")
+    return _numbers(_either(test.args[0], test.args[1], names, rules))
+
+
+def _near(node: ast.expr, form: Any, tolerance: Any, names: Names) -> Case:
+    match node:
+        case ast.Call(func=ast.Name(id="abs"), args=[ast.BinOp(left=left, op=ast.Sub(), right=right)], keywords=[]) if (
+            names.builtin("abs")
+        ):
+            return _numbers(_either(left, right, names, Rules(0.0, tolerance, numbers=True, form=form)))
+    raise NotConstant(ast.unparse(node))
+
+
+def _numbers(case: Case) -> Case:
+    """A case whose expected value and tolerances are numbers, as they must be to be near something."""
+    if not isinstance(case.expected, NUMBERS) or not all(
+        isinstance(value, int | float) for value in (case.rules.relative, case.rules.absolute)
+    ):
+        raise NotConstant("near something that is no number")
+    return case
+
+
+def _call(node: ast.expr, expected: ast.expr, names: Names, rules: Rules, wrap: str = "") -> Case:
     """The case that calls what `node` calls, bare or inside one builtin such as `sorted`."""
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
         raise NotConstant(ast.unparse(node))
     name = node.func.id
-    if name in WRAPS and name not in names and len(node.args) == 1 and not node.keywords and not wrap:
+    if name in WRAPS and names.builtin(name) and len(node.args) == 1 and not node.keywords and not wrap:
         return _call(node.args[0], expected, names, rules, name)
-    if name not in names or any(word.arg is None for word in node.keywords):
+    if not names.candidate(name) or any(word.arg is None for word in node.keywords):
         raise NotConstant(ast.unparse(node))
-    args = tuple(constant(argument) for argument in node.args)
-    keywords = {str(word.arg): constant(word.value) for word in node.keywords}
-    return Case(args, constant(expected), keywords, wrap, rules)
-
-
-ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow,
-}  # fmt: skip
-SIGNS: dict[type, Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_}
-BUILDERS: dict[str, Callable[..., Any]] = {
-    "bytes": bytes, "complex": complex, "dict": dict, "float": float, "frozenset": frozenset, "int": int,
-    "list": list, "range": range, "set": set, "sorted": sorted, "str": str, "tuple": tuple,
-}  # fmt: skip
-
-
-def constant(node: ast.expr) -> Any:
-    """The plain value of an expression of literals, arithmetic and builders such as `set([1, 2])`.
-
-    Raises:
-        NotConstant: for any other expression, and for values that would be large.
-    """
-    try:
-        value = _constant(node)
-    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise NotConstant(ast.unparse(node)) from error
-    if isinstance(value, range):
-        return _built("list", [value])
-    return value
-
-
-def _constant(node: ast.expr) -> Any:
-    match node:
-        case ast.Constant(value=value) if value is not Ellipsis:
-            return value
-        case ast.List(elts=items):
-            return [_constant(item) for item in items]
-        case ast.Tuple(elts=items):
-            return tuple(_constant(item) for item in items)
-        case ast.Set(elts=items):
-            return {_constant(item) for item in items}
-        case ast.Dict(keys=keys, values=values):
-            named = [key for key in keys if key is not None]  # None stands for "**other"
-            return {_constant(key): _constant(value) for key, value in zip(named, values, strict=True)}
-        case ast.UnaryOp(op=sign, operand=operand) if type(sign) in SIGNS:
-            return SIGNS[type(sign)](_constant(operand))
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in ARITHMETIC:
-            return _arithmetic(type(op), _constant(left), _constant(right))
-        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in BUILDERS:
-            return _built(name, [_constant(argument) for argument in args])
-    raise NotConstant(ast.unparse(node))
-
-
-def _arithmetic(op: type, left: Any, right: Any) -> Any:
-    numbers = isinstance(left, int | float) and isinstance(right, int | float)
-    if op is ast.Pow and not (numbers and abs(left) < 10**6 and abs(right) <= 1000):
-        raise NotConstant("a power that may be large")
-    if op is ast.Mult and not numbers:
-        count, items = (left, right) if isinstance(left, int) else (right, left)
-        if not isinstance(count, int) or not hasattr(items, "__len__") or count * len(items) > LARGEST:  # type: ignore[arg-type]
-            raise NotConstant("a sequence that may be large")
-    return ARITHMETIC[op](left, right)
-
-
-def _built(name: str, args: Sequence[Any]) -> Any:
-    if any(isinstance(argument, range) and len(argument) > LARGEST for argument in args):
-        raise NotConstant("a range that is large")
-    if name == "bytes" and args and isinstance(args[0], int):
-        raise NotConstant("bytes of a number")
-    return BUILDERS[name](*args)
+    args = tuple(constant(argument, names) for argument in node.args)
+    keywords = {str(word.arg): constant(word.value, names) for word in node.keywords}
+    return Case(args, constant(expected, names), keywords, wrap, rules)

@@ -40,25 +40,28 @@ def to_hex(text):
     return text.encode("utf-8", "surrogatepass").hex() or "-"
 
 
-def encode(value):
+def encode(value, longest=LONGEST):
     """A plain value as one line of ASCII words that decode to exactly the same value and type.
 
     Plain: None, bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict, and nothing that is a
-    subclass of one. Each word is a letter for the type, then the atom, or the number of items that follow.
+    subclass of one, but for the dicts of `collections` (Counter, defaultdict, OrderedDict): they are sent as the dict
+    that they are equal to. Each word is a letter for the type, then the atom, or the number of items that follow.
 
     Raises:
-        NotPlain: for anything else, for more than `DEEPEST` nested containers or more than `LONGEST` bytes.
+        NotPlain: for anything else, for more than `DEEPEST` nested containers or more than `longest` bytes.
     """
-    words, room = [], [LONGEST]
+    words, room = [], [longest]
 
     def add(word):
         room[0] -= len(word) + 1
         if room[0] < 0:
-            raise NotPlain(f"a value that takes more than {LONGEST >> 20} MiB")
+            raise NotPlain(f"a value that takes more than {longest >> 20} MiB")
         words.append(word)
 
     def walk(value, depth):
         kind = type(value)
+        if issubclass(kind, dict) and kind.__module__ == "collections":
+            kind = dict
         if kind in ATOMS:
             add(ATOMS[kind](value))
         elif kind not in CONTAINERS:
@@ -66,11 +69,12 @@ def encode(value):
         elif depth >= DEEPEST:
             raise NotPlain(f"a value nested more than {DEEPEST} deep")
         else:
-            add(CONTAINERS[kind] + str(len(value)))
-            for item in value:
-                walk(item, depth + 1)
+            add(CONTAINERS[kind] + str(kind.__len__(value)))
+            for item in dict.items(value) if kind is dict else value:
                 if kind is dict:
-                    walk(value[item], depth + 1)
+                    walk(item[0], depth + 1)
+                    item = item[1]
+                walk(item, depth + 1)
 
     walk(value, 0)
     return " ".join(words)
@@ -177,7 +181,7 @@ def _calls(job, say):
         try:
             if job["mode"] == "function":
                 args, keywords, wrap = call
-                value = encode(WRAPS[wrap](find()(*args, **keywords)))
+                value = encode(WRAPS[wrap](find()(*args, **keywords)), job["longest"])
                 say("v", str(index), value)
             else:
                 exec(compile(call, TESTS, "exec", dont_inherit=True), space)

@@ -16,11 +16,18 @@ from vpdlab.errors import UserError
 from vpdlab.sandbox.answers import Answers, call_of, encoded, raised_status
 from vpdlab.sandbox.backends import Backend, backend
 from vpdlab.sandbox.cases import Case, Inside
-from vpdlab.sandbox.limits import DEFAULT, Limits, Report, SandboxError, Status
-from vpdlab.sandbox.values import EXACT, Rules, same_output
-from vpdlab.sandbox.wording import block, ended, raised
+from vpdlab.sandbox.inside import LONGEST
+from vpdlab.sandbox.limits import DEFAULT, MIB, Limits, Report, SandboxError, Status
+from vpdlab.sandbox.outputs import same_output
+from vpdlab.sandbox.values import EXACT, Rules
+from vpdlab.sandbox.wall import job_bytes
+from vpdlab.sandbox.wording import HIDDEN, block, ended, raised
 
-RETRY = 1.0  # seconds before a job that the sandbox itself failed is tried once more
+WAITS = (0.5, 3.0)  # seconds before each new try of a job that the sandbox itself failed
+TWICE = 2  # failures for which a program is blamed, where another one runs well
+# That other one. Where memory ran out, it takes most of what a program may take: then the machine had it.
+HARMLESS = "def f(x):\n    held = b'x' * {held}\n    return x"
+MOST = 0.75
 Cases = Sequence[Case | Inside | tuple[Sequence[Any], Any]]
 
 
@@ -46,7 +53,7 @@ class Execution:
 
 @dataclass(frozen=True)
 class Result:
-    """One test. `said` is its sentence for feedback: of a hidden test it quotes nothing."""
+    """One test. `said` is its sentence for feedback: the same one for every failure of a hidden test."""
 
     status: Status
     visible: bool = True
@@ -108,7 +115,8 @@ def judge_stdin(
     """Judge a program by what it prints. A fresh process for each case.
 
     Lines are compared without white space at their ends and without empty lines at the end of the output; a line
-    counts as equal where all its words are equal numbers, too (LiveCodeBench's rule).
+    counts as equal where all its words are equal numbers, too (LiveCodeBench's rule, for numbers of ASCII digits). On
+    top of `limits.output`, four times the length of the expected output is kept, so that a right one fits.
 
     Args:
         cases: (standard input, expected standard output).
@@ -122,8 +130,9 @@ def judge_stdin(
     results = [Result("not run", seen) for seen in shown]
     for index in sorted(range(len(cases)), key=lambda i: not shown[i]):
         given, expected = cases[index]
-        report = _execute(wall, {"mode": "program", "setup": setup, "code": code}, _bytes(given), limits, 1)
-        status, said = _printed(report, code, expected, shown[index], limits)
+        room = replace(limits, output=limits.output + 4 * len(_bytes(expected)))
+        report = _execute(wall, {"mode": "program", "setup": setup, "code": code}, _bytes(given), room, 1)
+        status, said = _printed(report, code, expected, room)
         said = _sentence(status, f"the program {said}", shown[index], index, len(cases))
         if said and shown[index]:
             parts = [said, block("Input", given), block("Expected output", expected)]
@@ -162,14 +171,16 @@ def judge_function(
     wall = backend(sandbox)
     expected = [encoded(test, index) for index, test in enumerate(tests)]
     results = [Result("not run", seen, isinstance(test, Inside)) for seen, test in zip(shown, tests, strict=True)]
-    job = {"setup": setup, "code": code, "entry": entry_point}
+    longest = max(LONGEST, *(2 * len(value) for value in expected), 0)
+    job = {"setup": setup, "code": code, "entry": entry_point, "longest": longest}
     for seen, kind in ((True, Case), (True, Inside), (False, Case), (False, Inside)):
         chosen = [i for i, test in enumerate(tests) if shown[i] == seen and isinstance(test, kind)]
         if not chosen:
             continue
         job |= {"mode": "function" if kind is Case else "inside", "calls": [call_of(tests[i]) for i in chosen]}
+        job["room"] = sum(2 * len(expected[i]) for i in chosen)
         report = _execute(wall, job, b"", limits, len(chosen))
-        answers = Answers(report, code, entry_point, limits, seen)
+        answers = Answers(report, code, entry_point, limits)
         for place, index in enumerate(chosen):
             status, said = answers.judge(place, tests[index], expected[index])
             results[index] = replace(
@@ -183,18 +194,18 @@ def judge_function(
 def _sentence(status: Status, said: str, visible: bool, index: int, count: int) -> str:
     if status in ("passed", "not run"):
         return ""
-    return f"Test {index + 1} of {count} failed: {said}." if visible else f"A hidden test failed: {said}."
+    return f"Test {index + 1} of {count} failed: {said}." if visible else HIDDEN
 
 
-def _printed(report: Report, code: str, expected: str, visible: bool, limits: Limits) -> tuple[Status, str]:
+def _printed(report: Report, code: str, expected: str, limits: Limits) -> tuple[Status, str]:
     """(status, words) for one program: what became of it, without its input."""
     if report.end == "exit" and report.code and (words := _raised(report)):
-        return raised_status(words), f"raised {raised(words, code, visible)}"
+        return raised_status(words), f"raised {raised(words, code)}"
     if report.end != "exit" or report.code:
         return ended(report, limits)
     if report.cut:
         return "wrong", f"printed more than {limits.output} bytes"
-    return ("passed", "") if same_output(expected, _text(report)) else ("wrong", "printed a wrong output")
+    return ("passed", "") if same_output(expected, report.stdout) else ("wrong", "printed a wrong output")
 
 
 def _verdict(results: Sequence[Result], wall: str) -> Verdict:
@@ -218,15 +229,42 @@ def _visible(visible: int | Sequence[bool] | None, count: int) -> list[bool]:
 
 
 def _execute(wall: Backend, job: Mapping[str, Any], stdin: bytes, limits: Limits, calls: int) -> Report:
-    """Run a job; once more where the sandbox failed, since a moment without memory or processes passes."""
+    """Run a job; again where the sandbox failed, since a moment without memory or processes passes.
+
+    A failure that the program may have caused itself is its own where it comes twice and a harmless program runs well.
+    What is left is a failure of the sandbox, whatever the program was.
+
+    Raises:
+        UserError: for a job whose values are not plain.
+        SandboxError: where the sandbox fails each time.
+    """
     full = {**job, "limits": limits.inside(calls)}
     try:
-        return wall.execute(full, stdin, limits, calls)
-    except SandboxError:
-        time.sleep(RETRY)
-        return wall.execute(full, stdin, limits, calls)
+        job_bytes(full)
     except ValueError as error:  # marshal's word for a value that is not plain
         raise UserError(f"a test calls {job.get('entry')} with a value that is not plain ({error})") from error
+    blamed, failure = 0, SandboxError("")
+    for wait in (*WAITS, 0.0):
+        try:
+            return wall.execute(full, stdin, limits, calls)
+        except SandboxError as error:
+            failure, blamed = error, blamed + bool(error.blame)
+        if failure.blame and blamed >= TWICE and _works(wall, limits.memory if failure.blame == "memory" else 0):
+            return Report(end=failure.blame)
+        time.sleep(wait)
+    raise failure
+
+
+def _works(wall: Backend, memory: int) -> bool:
+    """Whether a harmless program runs there, which may take so many MiB of memory (0: it takes none)."""
+    code = HARMLESS.format(held=int(MOST * memory * MIB))
+    job = {"mode": "function", "setup": "", "code": code, "entry": "f", "calls": [((1,), {}, "")]}
+    limits = Limits(seconds=5.0, memory=memory or DEFAULT.memory)
+    try:
+        report = wall.execute({**job, "longest": LONGEST, "limits": limits.inside(1)}, b"", limits)
+    except SandboxError:
+        return False
+    return report.lines == [["v", "0", "i1"], ["f"]]
 
 
 def _raised(report: Report) -> list[str] | None:

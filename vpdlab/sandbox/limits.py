@@ -9,10 +9,21 @@ from vpdlab.errors import RunFailed, UserError
 
 MIB = 2**20
 Status = Literal["passed", "wrong", "error", "timeout", "memory", "not run"]  # of one test
+End = Literal["exit", "timeout", "memory", "flood", "lost"]  # of one program: `Report.end`
 
 
 class SandboxError(RunFailed):
-    """The sandbox itself failed (it did not start, or the machine ran out of something): never the program's fault."""
+    """The sandbox itself failed (it did not start, or the machine ran out of something): never the program's fault.
+
+    Args:
+        message: one line: what failed, and who ended what.
+        blame: where the program was running already, so that it may have caused this itself: the `Report.end` that it
+            gets if it fails like this again while another program runs well (`judge` finds out).
+    """
+
+    def __init__(self, message: str, blame: Literal["", "memory", "lost"] = "") -> None:
+        super().__init__(message)
+        self.blame: Literal["", "memory", "lost"] = blame
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,8 @@ class Limits:
             "RLIMIT_NOFILE": int(self.files),
             "RLIMIT_NPROC": int(self.processes),
             "RLIMIT_CORE": 0,
+            "RLIMIT_MEMLOCK": 0,
+            "RLIMIT_SIGPENDING": 64,  # timers and queued signals, which one user's programs share
         }
 
 
@@ -65,7 +78,8 @@ class Report:
         lines: what came over the channel, as words (`inside` lists them).
         stdout, stderr: what was printed, up to the limit.
         cut: whether more was printed than was kept.
-        end: "exit" (by itself), "timeout", "memory" (all processes together passed the limit) or "flood" (of answers).
+        end: "exit" (by itself), "timeout", "memory" (all processes together passed the limit), "flood" (of answers) or
+            "lost" (it took its own sandbox with it, twice, while another program ran well).
         code: exit status; 128 + N, or -N, for signal N.
         seconds: wall-clock time from the interpreter's readiness to the end.
     """
@@ -74,7 +88,7 @@ class Report:
     stdout: bytes = b""
     stderr: bytes = b""
     cut: bool = False
-    end: Literal["exit", "timeout", "memory", "flood"] = "exit"
+    end: End = "exit"
     code: int = 0
     seconds: float = 0.0
 

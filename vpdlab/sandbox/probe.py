@@ -6,13 +6,15 @@ import json
 import os
 import platform
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from vpdlab.errors import UserError
-from vpdlab.sandbox.limits import Limits, SandboxError
+from vpdlab.sandbox.limits import Limits, Report, SandboxError
 from vpdlab.sandbox.wall import NOBODY, OTHERWISE, VARIABLES, Bubblewrap
 
+WAITS = (0.2, 1.0)  # seconds before each new try, where the machine is busy with something else
 # Runs behind the wall. Each line of `found` has to be true.
 CANARY = r"""
 import json, os, resource, sys
@@ -30,6 +32,11 @@ def writes(*paths):
 def network():
     import socket
     socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+
+def lock(action):
+    import fcntl
+    with open(sys.executable, "rb") as file:
+        getattr(fcntl, action)(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 def call(name, *arguments):
     import ctypes
@@ -51,6 +58,8 @@ found = {
     "environment cleared": set(os.environ) <= set(allowed),
     "no network": refused(network),
     "no descriptors of the host": len(open_files) <= 5,
+    "answers cannot be taken back": refused(lambda: open("/proc/self/fd/3", "rb").close()),
+    "no terminals": not os.path.exists("/dev/pts/ptmx"),
     "limits hold": all(resource.getrlimit(getattr(resource, name)) == (value, value) for name, value in limits.items()),
     "scratch folders sized": all(
         os.statvfs(path).f_blocks * os.statvfs(path).f_frsize == limits["RLIMIT_FSIZE"]
@@ -58,12 +67,14 @@ found = {
     ),
 }
 try:
-    import ctypes
+    import ctypes, fcntl
 except ImportError:
     pass  # a minimal Python; the filter is there all the same
 else:
     found["no namespaces"] = refused(call, "unshare", 0x10000000)
     found["no tracing"] = refused(call, "ptrace", 0, 0, 0, 0)
+    found["no file locks"] = refused(lock, "flock") and refused(lock, "lockf")
+    found["no file watches"] = refused(call, "inotify_init1", 0)
     found["no mounts"] = refused(call, "mount", b"none", b"/tmp", b"tmpfs", 0, None)
 print(json.dumps([sys.version.split()[0], found]))
 """
@@ -84,15 +95,12 @@ def probe(wall: Bubblewrap) -> dict[str, Any]:
         allowed = [*VARIABLES, "PWD", "LC_CTYPE"]  # the last two are set by bubblewrap and by Python itself
         asked = json.dumps([str(file), allowed, inside]).encode()
         job = {"mode": "program", "setup": "", "code": CANARY, "limits": inside}
-        try:
-            report = wall.execute(job, asked, limits)
-        except SandboxError as error:
-            raise UserError(f"{error}: {_remedy(str(error))}") from error
+        report = _tried(wall, job, asked, limits)
     try:
         version, found = json.loads(report.stdout)
     except ValueError as error:
         said = report.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise UserError(f"the sandbox cannot be tried: {said[-1] if said else report.end}") from error
+        raise UserError(f"the sandbox cannot be tried: {said[-1] if said else _ended(report, limits)}") from error
     holes = [name for name, holds in found.items() if not holds]
     if holes:
         raise UserError(f"the sandbox does not hold ({', '.join(holes)}): model-written code is not run here")
@@ -105,6 +113,32 @@ def probe(wall: Bubblewrap) -> dict[str, Any]:
         "outer_user": NOBODY if wall.drop else os.geteuid(),
         "holds": sorted(found),
     }
+
+
+def _tried(wall: Bubblewrap, job: dict[str, Any], asked: bytes, limits: Limits) -> Report:
+    """What became of the trial; again where it did not come to its end, since a busy machine may be to blame."""
+    failure: SandboxError | None = None
+    report = Report()
+    for wait in (*WAITS, 0.0):
+        try:
+            report, failure = wall.execute(job, asked, limits), None
+        except SandboxError as error:
+            failure = error
+        if failure is None and report.end == "exit" and report.stdout:
+            break
+        time.sleep(wait)
+    if failure is not None:
+        raise UserError(f"{failure}: {_remedy(str(failure))}") from failure
+    return report
+
+
+def _ended(report: Report, limits: Limits) -> str:
+    """How a trial ended that said nothing, and who ended it."""
+    if report.end == "timeout":
+        return f"we ended it, since it took more than {limits.seconds:g} seconds"
+    if report.end == "memory":
+        return f"we ended it, since it took more than {limits.memory} MiB of memory"
+    return f"it ended with exit status {report.code}"
 
 
 def _remedy(said: str) -> str:

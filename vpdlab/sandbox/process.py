@@ -12,43 +12,54 @@ import json
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Literal
 
-from vpdlab.sandbox.limits import MIB, Limits, Report, SandboxError, words_of
+from vpdlab.sandbox.limits import MIB, End, Limits, Report, SandboxError, words_of
+from vpdlab.sandbox.memory import memory_of, oom_kills, prefer_to_kill
 
 STARTUP = 30.0  # seconds until the interpreter inside must have said that it runs
-CHANNEL = 16 * MIB  # bytes of answers, all calls together
+CHANNEL = 16 * MIB  # bytes of answers, all calls together, on top of what the right ones take
 SPARE = 8  # lines beyond one a call: ours, and a program's own that do no harm
 PIECE = 65536
-INODE = 1024  # bytes of kernel memory for a file, without its content
 LOOK = 0.05  # seconds between two looks at the memory of a program with several processes
+SHARE = 9  # a look that took long is followed by a pause this many times as long
+PATIENT = 200  # reads after which small pieces are waited for, so that a drip does not keep the trainer's core busy
+SMALL, PAUSE = 4096, 0.002  # bytes; seconds
+DEAD = 10.0  # seconds until a killed program must be gone
+_undead: list[subprocess.Popen[bytes]] = []  # killed, and not gone in that time: reaped later
 
 
 def supervise(
-    start: Callable[[int], subprocess.Popen[bytes]], limits: Limits, calls: int = 1, wall: bool = True
+    start: Callable[[int], subprocess.Popen[bytes]], limits: Limits, calls: int = 1, wall: bool = True, room: int = 0
 ) -> Report:
     """Run what `start` starts, given the descriptor that the answers go to.
+
+    The answers come over a socket, not a pipe: a program could open a pipe of its own user again through
+    /proc/self/fd, for reading, and take away or hold back what the supervisor waits for. A socket cannot be opened so.
 
     Args:
         start: starts the process, its two outputs piped and unbuffered, in a session of its own.
         calls: how many answers each win the program a fresh clock.
         wall: whether the first line of the channel is bubblewrap's, with the id of the process inside.
+        room: bytes that the right answers take.
 
     Raises:
         SandboxError: where it does not start, or ends before the interpreter inside says that it runs.
     """
-    receiving, sending = os.pipe()
-    with open(receiving, "rb", buffering=0) as receive, open(sending, "wb", buffering=0) as send:
+    _undead[:] = [process for process in _undead if process.poll() is None]
+    receive, send = socket.socketpair()
+    with receive, send:
         try:
             process = start(send.fileno())
         except OSError as error:  # no processes or no memory left
             raise SandboxError(f"the sandbox did not start: {error}") from error
         send.close()
-        with _Supervisor(process, receive, limits, calls, wall) as supervisor:
+        receive.shutdown(socket.SHUT_WR)  # a program that reads from the channel finds its end
+        with _Supervisor(process, receive, limits, calls, wall, room) as supervisor:
             supervisor.watch()
         return supervisor.conclude()
 
@@ -57,16 +68,20 @@ class _Supervisor:
     """One started program and its pipes; leaving its `with` block ends the program."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], receive: IO[bytes], limits: Limits, calls: int, wall: bool
-    ) -> None:
-        self.process, self.limits, self.calls = process, limits, calls
+        self, process: subprocess.Popen[bytes], receive: socket.socket, limits: Limits, calls: int, wall: bool,
+        room: int = 0,
+    ) -> None:  # fmt: skip
+        self.process, self.limits, self.calls, self.most = process, limits, calls, CHANNEL + room
         self.report = Report()
         self.started, self.ready, self.finished = time.monotonic(), 0.0, 0.0
         self.deadline = self.started + STARTUP
         self.ended = False
         self.killed = oom_kills()
         self.inner, self._told = 0, not wall  # process id of the program inside the wall; whether it was said
-        self._channel, self._taken = b"", 0
+        self._rest: list[bytes] = []  # pieces of a line whose end has not come yet
+        self._taken = 0
+        self._look = 0.0  # when to look at the memory again
+        self._reads = 0
         self._kept = {"stdout": bytearray(), "stderr": bytearray()}
         self._select = selectors.DefaultSelector()
         self._exit: int | None = None
@@ -95,31 +110,41 @@ class _Supervisor:
         prefer_to_kill(self.process.pid)
         self._exit = os.pidfd_open(self.process.pid)
         self._select.register(self._exit, selectors.EVENT_READ, "exit")
-        looked = self.started
         while not self.ended:
             now = time.monotonic()
             if now >= self.deadline:
                 return self._end("timeout")
-            if self.inner and now - looked >= LOOK:
-                looked = now
-                if memory_of(self.inner) > self.limits.memory * MIB:
+            if self.ready and self.inner and now >= self._look:
+                if memory_of(self.inner, self.limits.memory * MIB, self.deadline) > self.limits.memory * MIB:
                     return self._end("memory")
-            for key, _ in self._select.select(min(self.deadline - now, LOOK)):
-                if key.data == "exit":
-                    self._end("exit")
-                else:
-                    self._read(key)
+                self._look = now + max(LOOK, SHARE * (time.monotonic() - now))
+            self._wait(max(0.0, min(self.deadline - now, LOOK)))
         return None
 
-    def _end(self, how: Literal["exit", "timeout", "memory", "flood"]) -> None:
+    def _wait(self, seconds: float) -> None:
+        """For something to read, or the program's end."""
+        taken = 0
+        for key, _ in self._select.select(seconds):
+            if key.data == "exit":
+                self._end("exit")
+            else:
+                taken += self._read(key)
+                self._reads += 1
+        if self._reads > PATIENT and 0 < taken < SMALL and not self.ended:
+            time.sleep(PAUSE)
+
+    def _end(self, how: End) -> None:
         if not self.ended:
             self.report.end, self.ended, self.finished = how, True, time.monotonic()
 
-    def _read(self, key: selectors.SelectorKey) -> None:
+    def _read(self, key: selectors.SelectorKey) -> int:
+        """Take what has come; how many bytes."""
         try:
             piece = os.read(key.fd, PIECE)
         except BlockingIOError:
-            return
+            return 0
+        except ConnectionError:  # the program threw its end away: as good as closed
+            piece = b""
         if not piece:
             self._select.unregister(key.fileobj)
         elif key.data == "channel":
@@ -129,10 +154,15 @@ class _Supervisor:
             room = self.limits.output - len(kept)
             kept += piece[:room]
             self.report.cut = self.report.cut or len(piece) > room
+        return len(piece)
 
     def _answers(self, piece: bytes) -> None:
         self._taken += len(piece)
-        *lines, self._channel = (self._channel + piece).split(b"\n")
+        *lines, rest = piece.split(b"\n")  # of the new piece only: a line costs its length, however it comes
+        if lines:
+            lines[0] = b"".join((*self._rest, lines[0]))
+            self._rest.clear()
+        self._rest.append(rest)
         # The first words are the wall's and the interpreter's own, even where a flood comes in the same piece.
         for line in lines:
             if len(self.report.lines) > self.calls + SPARE:
@@ -150,7 +180,7 @@ class _Supervisor:
                 self.report.lines.append(words_of(line.decode("ascii", "replace")))
                 if len(self.report.lines) < self.calls:  # a line too many, written by the program, wins no time
                     self.deadline = now + self.limits.seconds
-        if self._taken > CHANNEL or len(self.report.lines) > self.calls + SPARE:
+        if self._taken > self.most or len(self.report.lines) > self.calls + SPARE:
             self._end("flood")
 
     def _drain(self) -> None:
@@ -167,17 +197,29 @@ class _Supervisor:
         """The report. Raises SandboxError where the interpreter inside never ran."""
         report = self.report
         report.stdout, report.stderr = bytes(self._kept["stdout"]), bytes(self._kept["stderr"])
-        report.code = self.process.returncode
+        code = self.process.returncode
+        report.code = -signal.SIGKILL if code is None else code
+        starved = report.code in (137, -9) and oom_kills() > self.killed
         if not self.ready:
-            said = report.stderr.decode("utf-8", "replace").strip().splitlines()
-            late = f"nothing ran within {STARTUP:.0f} seconds: " if report.end == "timeout" else ""
-            raise SandboxError(
-                f"the sandbox did not start: {late}{said[-1][:300] if said else f'exit status {report.code}'}"
-            )
-        report.seconds = self.finished - self.ready
-        if report.end == "exit" and report.code in (137, -9) and oom_kills() > self.killed:
-            raise SandboxError("the machine ran out of memory, and the kernel killed a sandboxed program")
+            raise SandboxError(f"the sandbox did not start: {self._why(starved)}")
+        report.seconds = max(0.0, self.finished - self.ready)
+        if report.end == "exit" and starved:
+            raise SandboxError("the machine ran out of memory, and the kernel killed a sandboxed program", "memory")
         return report
+
+    def _why(self, starved: bool) -> str:
+        """Why nothing ran, and who ended it."""
+        said = self.report.stderr.decode("utf-8", "replace").strip().splitlines()
+        words = f": {said[-1][:300]}" if said else ""
+        if self.report.end == "timeout":
+            return f"we ended it, since nothing ran within {STARTUP:.0f} seconds{words}"
+        if said:
+            return said[-1][:300]
+        if starved:
+            return "the machine ran out of memory, and the kernel killed it"
+        number = -self.report.code if self.report.code < 0 else self.report.code - 128
+        killed = f"signal {number}, which we did not send" if number > 0 else "by itself"
+        return f"it ended with exit status {self.report.code} ({killed})"
 
 
 @contextlib.contextmanager
@@ -201,10 +243,9 @@ def sealed(data: bytes) -> Iterator[int]:
 
 
 def end_tree(process: subprocess.Popen[bytes], inner: int) -> None:
-    """Kill the process with everything below it, and wait for it.
+    """Kill the process with everything below it, and wait for it, but for no longer than `DEAD` or so.
 
-    Raises:
-        SandboxError: where it cannot be killed.
+    One that takes longer (the kernel may have a lot to take apart) is reaped later: it keeps nobody waiting.
     """
     if process.poll() is not None:
         return
@@ -217,9 +258,9 @@ def end_tree(process: subprocess.Popen[bytes], inner: int) -> None:
     if process.returncode is None:
         _kill(os.killpg, process.pid)
     try:
-        process.wait(10)
-    except subprocess.TimeoutExpired as error:
-        raise SandboxError(f"process {process.pid} of the sandbox cannot be killed") from error
+        process.wait(DEAD)
+    except subprocess.TimeoutExpired:
+        _undead.append(process)
 
 
 def _kill(how: Callable[[int, int], None], number: int) -> None:
@@ -243,45 +284,3 @@ def parent_of(number: int) -> int:
         return int(Path(f"/proc/{number}/stat").read_bytes().rpartition(b")")[2].split()[1])
     except OSError:
         return 0
-
-
-def prefer_to_kill(number: int) -> None:
-    """Should the machine run out of memory, this process goes first, and never the trainer."""
-    with contextlib.suppress(OSError):  # gone already, or a kernel that does not let us
-        Path(f"/proc/{number}/oom_score_adj").write_text("1000")
-
-
-def oom_kills() -> int:
-    """How many processes the kernel has killed for want of memory; 0 where it does not say."""
-    try:
-        text = Path("/proc/vmstat").read_text()
-    except OSError:
-        return 0
-    return int(text.rpartition("\noom_kill ")[2].split()[0]) if "\noom_kill " in text else 0
-
-
-def memory_of(number: int) -> int:
-    """Bytes of memory of the program whose first process this is, as far as no limit of the kernel holds them.
-
-    That is its scratch folders (a file without content still takes an inode), and, where there is more than one
-    process, all processes together: each one's own limit counts address space, and only its own.
-    """
-    numbers, found = [number], _scratch(number)
-    for each in numbers:
-        with contextlib.suppress(OSError):  # gone in the meantime
-            for task in Path(f"/proc/{each}/task").iterdir():
-                numbers += [int(word) for word in (task / "children").read_text().split()]
-    for each in numbers if len(numbers) > 1 else []:
-        with contextlib.suppress(OSError):  # shares of shared pages: a fork that copied nothing yet costs nothing
-            lines = Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()
-            found += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-    return found
-
-
-def _scratch(number: int) -> int:
-    found = 0
-    for folder in ("tmp", "box", "dev/shm"):
-        with contextlib.suppress(OSError):
-            stat = os.statvfs(f"/proc/{number}/root/{folder}")
-            found += (stat.f_blocks - stat.f_bfree) * stat.f_frsize + (stat.f_files - stat.f_ffree) * INODE
-    return found

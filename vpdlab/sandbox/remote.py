@@ -1,7 +1,8 @@
 """A SandboxFusion server as the wall: `POST /run_code` (https://bytedance.github.io/SandboxFusion).
 
 The judge stays here: the server gets code and inputs, and sends back what was printed. Its own limits on memory and
-processes hold, not ours.
+processes hold, not ours. A program may be what makes the server fail (output that it cannot encode, a pipe that it
+drained), so every failure is one that the program can be blamed for, if another program runs well (`judge`).
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from vpdlab.sandbox.inside import to_hex
 from vpdlab.sandbox.limits import MIB, Limits, Report, SandboxError, words_of
 from vpdlab.sandbox.wall import driver, job_bytes
 
-LARGEST = 64 * MIB  # bytes of a reply
+LARGEST = 64 * MIB  # bytes of a reply, on top of the output that is asked for
+ESCAPED = 6  # bytes of JSON for one byte of output, at most
 PATIENCE = 30.0  # seconds that a server may take on top of the program's own time
 RAISED = re.compile(r"^([A-Za-z_][\w.]*)(?:: (.*))?$")
-PLACE = re.compile(r'^  File ".*", line (\d+)', re.MULTILINE)
+PLACE = re.compile(r'^  File ".*", line ([0-9]+)', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Remote:
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
-        if not parts.hostname or parts.username or parts.query:
+        if not parts.hostname or parts.username or parts.query or not _port(self.url):
             raise UserError(f"the sandbox address is {self.url!r}, but must be like http://HOST:PORT")
 
     @property
@@ -54,10 +56,11 @@ class Remote:
             asked |= {"code": above + job["code"], "stdin": stdin.decode("utf-8", "replace")}
         else:
             asked["code"] = _serving(job)
-        reply = self._post(json.dumps(asked).encode(), seconds + PATIENCE)
+        largest = LARGEST + ESCAPED * limits.output + int(job.get("room", 0))
+        reply = self._post(json.dumps(asked).encode(), seconds + PATIENCE, largest)
         return _report(reply, above.count("\n") if job["mode"] == "program" else None, limits)
 
-    def _post(self, body: bytes, patience: float) -> dict[str, Any]:
+    def _post(self, body: bytes, patience: float, largest: int) -> dict[str, Any]:
         """The reply. One clock for all of it: a reply that drips is cut off; a redirect is no answer."""
         parts = urlsplit(self.url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
@@ -77,19 +80,36 @@ class Remote:
             plugs.append(connection.sock)
             connection.request("POST", f"{parts.path.rstrip('/')}/run_code", body, {"Content-Type": "application/json"})
             reply = connection.getresponse()
-            text = reply.read(LARGEST + 1)
-            if reply.status != 200 or len(text) > LARGEST:
-                raise SandboxError(f"sandbox {self.name} answered with status {reply.status}, {len(text)} bytes")
+            text = reply.read(largest + 1)
+            if reply.status != 200 or len(text) > largest:
+                raise _failed(f"sandbox {self.name} answered with status {reply.status}, {len(text)} bytes")
             found = json.loads(text)
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
             why = f"no answer within {patience:g} seconds" if late.is_set() else (str(error) or type(error).__name__)
-            raise SandboxError(f"sandbox {self.name}: {why}") from error
+            raise _failed(f"sandbox {self.name}: {why}") from error
         finally:
             timer.cancel()
             connection.close()
         if not isinstance(found, dict):
-            raise SandboxError(f"sandbox {self.name} sent no JSON object")
+            raise _failed(f"sandbox {self.name} sent no JSON object")
         return found
+
+
+def _port(url: str) -> bool:
+    """Whether the port of an address, if it names one, is a number that a port can have."""
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
+
+
+def _failed(words: str) -> SandboxError:
+    return SandboxError(words, "lost")
+
+
+def _line(text: object) -> str:
+    """The server's words as a part of one line."""
+    return " ".join(str(text)[:300].split())
 
 
 def _serving(job: Mapping[str, Any]) -> str:
@@ -106,14 +126,14 @@ def _report(reply: dict[str, Any], above: int | None, limits: Limits) -> Report:
     """
     result = reply.get("run_result")
     if reply.get("status") == "SandboxError" or not isinstance(result, dict) or result.get("status") == "Error":
-        raise SandboxError(f"the sandbox server failed: {str(reply.get('message') or 'no run_result')[:300]}")
+        raise _failed(f"the sandbox server failed: {_line(reply.get('message') or 'no run_result')}")
     texts = [result.get(name) or "" for name in ("stdout", "stderr")]
     code, seconds = result.get("return_code"), result.get("execution_time") or 0.0
     late = result.get("status") == "TimeLimitExceeded"
-    if not all(isinstance(text, str) for text in texts) or not isinstance(seconds, int | float):
-        raise SandboxError("the sandbox server sent a run_result of another shape")
+    if not all(isinstance(text, str) for text in texts) or not isinstance(seconds, int | float) or seconds > 2**40:
+        raise _failed("the sandbox server sent a run_result of another shape")
     if not late and not isinstance(code, int):
-        raise SandboxError("the sandbox server sent no return_code")
+        raise _failed("the sandbox server sent no return_code")
     out, err = (text.encode("utf-8", "surrogatepass") for text in texts)
     report = Report(end="timeout" if late else "exit", code=int(code or 0), seconds=float(seconds))
     report.cut = max(len(out), len(err)) > limits.output
@@ -123,7 +143,7 @@ def _report(reply: dict[str, Any], above: int | None, limits: Limits) -> Report:
     else:
         lines = [words_of(line) for line in texts[0].split("\n") if line]
         if lines[:1] != [["r"]] and not late:
-            raise SandboxError(f"the sandbox server ran nothing: {texts[1].strip()[-300:] or 'no output'}")
+            raise _failed(f"the sandbox server ran nothing: {_line(texts[1][-300:]) or 'no output'}")
         report.lines = lines[1:]
     return report
 

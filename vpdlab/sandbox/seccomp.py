@@ -3,6 +3,11 @@
 The filter is classic BPF (an array of 8-byte instructions, see seccomp(2)) and needs no library. It refuses what a
 program that only computes never needs, and what has been a way out of a sandbox before: sockets, tracing, bpf,
 io_uring, keyrings, anonymous files, System V and POSIX queues, namespaces, mounts, kernel modules, clocks.
+
+It also refuses what two programs behind the same wall could use to signal to each other through files that both can
+read (locks, leases, file watches), and what they would take from other programs of the same user (inotify instances).
+One socket is there all the same: the channel of the answers is a socket that the program inherits (`process.supervise`
+says why). It can be read, written and closed, and nothing else.
 """
 
 from __future__ import annotations
@@ -18,7 +23,8 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     # talking to anyone
     "socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203), "bind": (49, 200), "listen": (50, 201),
     "accept": (43, 202), "accept4": (288, 242), "sendto": (44, 206), "recvfrom": (45, 207), "sendmsg": (46, 211),
-    "recvmsg": (47, 212), "sendmmsg": (307, 269), "recvmmsg": (299, 243),
+    "recvmsg": (47, 212), "sendmmsg": (307, 269), "recvmmsg": (299, 243), "shutdown": (48, 210),
+    "getsockname": (51, 204), "getpeername": (52, 205), "setsockopt": (54, 208), "getsockopt": (55, 209),
     # other processes' memory and files
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
     "process_madvise": (440, 440), "process_mrelease": (448, 448), "pidfd_getfd": (438, 438),
@@ -35,6 +41,9 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "msgctl": (71, 187), "semget": (64, 190), "semop": (65, 193), "semctl": (66, 191), "semtimedop": (220, 192),
     "mq_open": (240, 180), "mq_unlink": (241, 181), "mq_timedsend": (242, 182), "mq_timedreceive": (243, 183),
     "mq_notify": (244, 184), "mq_getsetattr": (245, 185),
+    # files that all programs can read: who else has them open, or locked; and the disks behind them
+    "inotify_init": (253, None), "inotify_init1": (294, 26), "inotify_add_watch": (254, 27),
+    "inotify_rm_watch": (255, 28), "flock": (73, 32), "sync": (162, 81), "syncfs": (306, 267),
     # namespaces and mounts
     "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41),
     "chroot": (161, 51), "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433),
@@ -51,14 +60,17 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "lookup_dcookie": (212, 18), "nfsservctl": (180, 42), "_sysctl": (156, None),
 }  # fmt: skip
 CLONE3 = 435
-CLONE, IOCTL = (56, 220), (16, 29)
+CLONE, IOCTL, FCNTL = (56, 220), (16, 29), (72, 25)
 # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 NEW_NAMESPACE = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
 TERMINAL = (0x5412, 0x541C)  # TIOCSTI and TIOCLINUX put words into a terminal's input
+SOCKETS = 0x8900  # SIOC...: a socket made outside belongs to the host's network, and would tell its addresses
+# F_GETLK, SETLK, SETLKW; F_OFD_GETLK, SETLK, SETLKW; F_SETLEASE, GETLEASE; F_NOTIFY
+LOCKS = (5, 6, 7, 36, 37, 38, 1024, 1025, 1026)
 NEWEST = 450  # calls added to the kernel later answer "no such call", as on an older kernel
 AUDIT = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}  # AUDIT_ARCH_*, column of the tables above
 
-LOAD, EQUAL, GREATER, ANY, RETURN = 0x20, 0x15, 0x25, 0x45, 0x06  # ld [k]; jeq, jgt, jset #k; ret #k
+LOAD, EQUAL, GREATER, ANY, RETURN, AND = 0x20, 0x15, 0x25, 0x45, 0x06, 0x54  # ld [k]; jeq, jgt, jset #k; ret; and #k
 NUMBER, ARCHITECTURE, FIRST, SECOND = 0, 4, 16, 24  # places in struct seccomp_data; the low half of arguments 0, 1
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 
@@ -79,12 +91,15 @@ def filter_bytes(machine: str = "") -> bytes:
     def when(test: int, value: int, answer: int) -> None:
         code.extend([(test, 0, 1, value), (RETURN, 0, 0, answer)])
 
-    def argument(number: int, place: int, test: int, values: tuple[int, ...]) -> None:
-        """Refuse the call `number` where the argument at `place` fits one of `values`."""
-        code.append((EQUAL, 0, 2 * len(values) + 2, number))
+    def argument(number: int, place: int, test: int, values: tuple[int, ...], group: int = -1) -> None:
+        """Refuse the call `number` where the argument at `place` fits one of `values`, or is group..group + 255."""
+        code.append((EQUAL, 0, 2 * len(values) + 2 + 3 * (group >= 0), number))
         code.append((LOAD, 0, 0, place))
         for value in values:
             when(test, value, refuse)
+        if group >= 0:
+            code.append((AND, 0, 0, 0xFFFFFF00))
+            when(EQUAL, group, refuse)
         code.append((RETURN, 0, 0, ALLOW))
 
     # No such call: newer than the table, and x86's second numbering of the same calls (bit 30). clone3 hides its flags
@@ -92,7 +107,8 @@ def filter_bytes(machine: str = "") -> bytes:
     when(GREATER, NEWEST, missing)
     when(EQUAL, CLONE3, missing)
     argument(CLONE[column], FIRST, ANY, (NEW_NAMESPACE,))
-    argument(IOCTL[column], SECOND, EQUAL, TERMINAL)
+    argument(IOCTL[column], SECOND, EQUAL, TERMINAL, SOCKETS)
+    argument(FCNTL[column], SECOND, EQUAL, LOCKS)
     for pair in DENIED.values():
         if (number := pair[column]) is not None:
             when(EQUAL, number, refuse)

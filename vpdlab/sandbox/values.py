@@ -1,28 +1,32 @@
-"""Values that came out of the wall: read with limits, compared by stated rules, shown in few words.
+"""Values that came out of the wall: read with limits, compared by stated rules.
 
 Nothing in here builds what the words describe: a value stays a tree of (kind, content), so that a set of a million
-colliding numbers costs no more than a list of them, and no method of anybody's runs.
+colliding numbers costs no more than a list of them, and no method of anybody's runs. Reading and comparing take time in
+proportion to the length of the words, whatever is nested in what.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
-from typing import Any
+from hashlib import blake2b
+from typing import Any, Literal
 
-from vpdlab.sandbox.inside import DEEPEST, LONGEST, NotPlain, encode
+from vpdlab.sandbox.inside import DEEPEST, LONGEST
 
 MOST = 500_000  # words of one value
-SHOWN = 240  # characters of a value in a message
 # kind (the letter of `inside.encode`) -> name, and for containers the marks around the items
 NAMES = {
     "N": "None", "T": "bool", "F": "bool", "i": "int", "f": "float", "c": "complex", "s": "str", "b": "bytes",
     "l": "list", "t": "tuple", "S": "set", "Z": "frozenset", "d": "dict",
 }  # fmt: skip
-MARKS = {"l": "[]", "t": "()", "S": "{}", "Z": ("frozenset({", "})"), "d": "{}"}
-NUMBERS = "if"
+CONTAINERS = "ltSZd"
+COUNT = re.compile(r"[0-9]{1,9}")
+HEX = re.compile(r"-?[0-9a-f]+")
+NOT_A_NUMBER = "nan"  # in a line of words it stands only for floats: text comes as hex digits
 
 Tree = tuple[str, Any]  # (kind, content): an atom's value, a list of trees, or for a dict a list of pairs of trees
 
@@ -35,14 +39,19 @@ class Rules:
         relative, absolute: two floats are equal where they differ by at most `relative * |expected|` or by at most
             `absolute`. Infinities are equal to themselves, and so is NaN. Floats inside sets or as keys of dicts must
             be the very same.
-        numbers: whether an int equals a float of the same value, as `==` has it. A bool never equals a number.
+        numbers: whether an int equals a float of exactly the same value. A bool never equals a number.
         sequences: whether a list equals a tuple of equal items (data sets that come as JSON know no tuples).
+        form: the comparison that a test wrote, with Python's own meaning; "" for the rules above.
+            "==": exact for numbers of all kinds, bool and complex among them; NaN equals nothing; a set equals a
+            frozenset. "is": the same None, True or False. "abs <", "abs <=": the distance to the expected number is
+            below, or at most, `absolute`. "isclose": `math.isclose` with `relative` and `absolute`.
     """
 
     relative: float = 1e-9
     absolute: float = 1e-12
     numbers: bool = False
     sequences: bool = False
+    form: Literal["", "==", "is", "abs <", "abs <=", "isclose"] = ""
 
 
 EXACT = Rules()
@@ -52,13 +61,33 @@ class Unreadable(ValueError):
     """The words are no value: the program wrote them itself, or they pass a limit."""
 
 
-def decode(line: str) -> Tree:
+def matches(expected: str, line: str, rules: Rules) -> bool:
+    """Whether the value that a line of words (`inside.encode`) describes counts as the expected one.
+
+    Costs no more than the length of `line`, at the speed of a comparison, where it has not as many words as `expected`:
+    no rule makes values of different numbers of words equal.
+
+    Raises:
+        Unreadable: for words that are no value.
+    """
+    reflexive = rules.form in ("", "is") or (rules.form == "==" and NOT_A_NUMBER not in expected)
+    if reflexive and line == expected:
+        return True
+    count = expected.count(" ")
+    if line.count(" ") != count:
+        return False
+    longest = max(LONGEST, 2 * len(expected))
+    return same(decode(expected, longest, count + 1), decode(line, longest, count + 1), rules)
+
+
+def decode(line: str, longest: int = LONGEST, most: int = MOST) -> Tree:
     """The tree that a line of words (`inside.encode`) describes.
 
     Raises:
-        Unreadable: for words that are none, for more than `MOST` of them, for more than `DEEPEST` nested containers.
+        Unreadable: for words that are none, for more than `longest` characters, more than `most` words, or more than
+            `DEEPEST` nested containers.
     """
-    if len(line) > LONGEST or line.count(" ") >= MOST:
+    if len(line) > longest or line.count(" ") >= most:
         raise Unreadable("a value that is too large")
     words = iter(line.split(" "))
     try:
@@ -73,20 +102,21 @@ def decode(line: str) -> Tree:
 def _tree(words: Iterator[str], depth: int) -> Tree:
     word = next(words)
     kind, rest = word[:1], word[1:]
-    if kind in MARKS:
-        count = int(rest)
-        if not 0 <= count <= MOST or depth >= DEEPEST:
-            raise Unreadable("a value that is too large or too deep")
-        if kind == "d":
-            return kind, [(_tree(words, depth + 1), _tree(words, depth + 1)) for _ in range(count)]
-        return kind, [_tree(words, depth + 1) for _ in range(count)]
-    return kind, _atom(kind, rest)
+    if kind not in CONTAINERS or not kind:
+        return kind, atom(kind, rest)
+    if not COUNT.fullmatch(rest) or depth >= DEEPEST:
+        raise Unreadable("a value that is too large or too deep")
+    count = int(rest)
+    if kind == "d":
+        return kind, [(_tree(words, depth + 1), _tree(words, depth + 1)) for _ in range(count)]
+    return kind, [_tree(words, depth + 1) for _ in range(count)]
 
 
-def _atom(kind: str, rest: str) -> Any:
+def atom(kind: str, rest: str) -> Any:
+    """The value of a word that holds no others. Raises ValueError or OverflowError for one that is none."""
     if kind in ("N", "T", "F") and not rest:
         return {"N": None, "T": True, "F": False}[kind]
-    if kind == "i":
+    if kind == "i" and HEX.fullmatch(rest):
         return int(rest, 16)
     if kind == "f":
         return float.fromhex(rest)
@@ -102,34 +132,37 @@ def _atom(kind: str, rest: str) -> Any:
 
 def same(expected: Tree, got: Tree, rules: Rules) -> bool:
     """Whether `got` counts as `expected`."""
+    if rules.form == "is":
+        return expected[0] == got[0] and expected[0] in ("N", "T", "F")
+    if rules.form in ("abs <", "abs <=", "isclose"):
+        return _near(expected, got, rules)
+    return _equal(expected, got, rules)
+
+
+def _equal(expected: Tree, got: Tree, rules: Rules) -> bool:
     (kind, wanted), (other, found) = expected, got
-    if kind in NUMBERS and other in NUMBERS and (kind == other or rules.numbers):
-        return _close(wanted, found, rules)
+    python = rules.form == "=="
+    if python and kind in "ifcTF" and other in "ifcTF":
+        return bool(wanted == found)
+    if kind in "if" and other in "if" and (kind == other or rules.numbers):
+        return _close(wanted, found, rules) if kind == other == "f" else wanted == found
     if kind in "lt" and other in "lt" and (kind == other or rules.sequences):
-        return len(wanted) == len(found) and all(same(a, b, rules) for a, b in zip(wanted, found, strict=True))
+        return len(wanted) == len(found) and all(_equal(a, b, rules) for a, b in zip(wanted, found, strict=True))
+    if kind in "SZ" and other in "SZ" and (kind == other or python):
+        return len(wanted) == len(found) and _members(wanted, rules) == _members(found, rules)
     if kind != other:
         return False
-    if kind in "SZ":
-        return len(wanted) == len(found) and sorted(_key(v, rules) for v in wanted) == sorted(
-            _key(v, rules) for v in found
-        )
     if kind == "d":
         if len(wanted) != len(found):
             return False
-        theirs = {_key(key, rules): value for key, value in found}
-        return all((name := _key(key, rules)) in theirs and same(v, theirs[name], rules) for key, v in wanted)
+        theirs = {digest(key, rules): value for key, value in found}
+        return all((name := digest(key, rules)) in theirs and _equal(v, theirs[name], rules) for key, v in wanted)
     if kind == "c":
         return all(_close(a, b, rules) for a, b in ((wanted.real, found.real), (wanted.imag, found.imag)))
-    return wanted == found
+    return bool(wanted == found)
 
 
 def _close(wanted: float, found: float, rules: Rules) -> bool:
-    if isinstance(wanted, int) and isinstance(found, int):
-        return wanted == found
-    try:
-        wanted, found = float(wanted), float(found)
-    except OverflowError:  # an int beyond every float
-        return False
     if math.isnan(wanted) or math.isnan(found):
         return math.isnan(wanted) and math.isnan(found)
     if math.isinf(wanted) or math.isinf(found):
@@ -137,100 +170,59 @@ def _close(wanted: float, found: float, rules: Rules) -> bool:
     return abs(wanted - found) <= max(rules.relative * abs(wanted), rules.absolute)
 
 
-def _key(tree: Tree, rules: Rules) -> str:
-    """A text that is equal for equal values, for members of sets and keys of dicts."""
+def _near(expected: Tree, got: Tree, rules: Rules) -> bool:
+    """What Python says of `abs(got - expected) < absolute` or of `math.isclose`; where it raises, the test fails."""
+    (kind, wanted), (other, found) = expected, got
+    if kind not in "ifcTF" or other not in "ifcTF":
+        return False
+    try:
+        if rules.form == "isclose":
+            return math.isclose(found, wanted, rel_tol=rules.relative, abs_tol=rules.absolute)
+        distance = abs(found - wanted)
+        return bool(distance < rules.absolute if rules.form == "abs <" else distance <= rules.absolute)
+    except (ArithmeticError, TypeError, ValueError):
+        return False
+
+
+def _members(items: list[Tree], rules: Rules) -> list[bytes]:
+    return sorted(digest(item, rules) for item in items)
+
+
+_alone = itertools.count()
+
+
+def digest(tree: Tree, rules: Rules) -> bytes:
+    """A short text that is the same for equal members of sets and keys of dicts: each word is read once."""
     kind, content = tree
-    if kind == "f":
-        if rules.numbers and content.is_integer():
-            return f"i{int(content):x}"
-        return "f" + (content + 0.0).hex()  # -0.0 is 0.0
+    if kind in CONTAINERS:
+        letter = "l" if kind == "t" and rules.sequences else "S" if kind == "Z" and rules.form == "==" else kind
+        if kind == "d":
+            parts = sorted(digest(key, rules) + digest(value, rules) for key, value in content)
+        else:
+            parts = _members(content, rules) if kind in "SZ" else [digest(item, rules) for item in content]
+        data = f"{letter}{len(content)} ".encode() + b"".join(parts)
+    elif kind in "sb":
+        data = kind.encode() + (content.encode("utf-8", "surrogatepass") if kind == "s" else content)
+    else:
+        data = _number(kind, content, rules).encode()
+    return blake2b(data, digest_size=16).digest()
+
+
+def _number(kind: str, content: Any, rules: Rules) -> str:
+    """One text for all numbers that are equal by the rules."""
+    python = rules.form == "=="
+    if python and kind in "TF":
+        kind, content = "i", int(content)
+    if python and kind == "c" and content.imag == 0:
+        kind, content = "f", content.real
+    if python and content != content:  # NaN: equal to nothing, not even to itself
+        return f"nan {next(_alone)}"
+    if kind == "f" and (python or rules.numbers) and content.is_integer():
+        kind, content = "i", int(content)
     if kind == "i":
         return f"i{content:x}"
-    if kind == "d":
-        return f"d({','.join(sorted(f'{_key(key, rules)}:{_key(value, rules)}' for key, value in content))})"
-    if kind in MARKS:
-        keys = [_key(item, rules) for item in content]
-        letter = "l" if kind == "t" and rules.sequences else kind
-        return f"{letter}({','.join(sorted(keys) if kind in 'SZ' else keys)})"
-    return kind + repr(content)
-
-
-def kind_of(tree: Tree) -> str:
-    """The name of the value's type."""
-    return NAMES[tree[0]]
-
-
-def show_value(value: Any, room: int = SHOWN) -> str:
-    """A value of ours, cut to about `room` characters; three dots for one that is too large or not plain."""
-    try:
-        return show(decode(encode(value)), room)
-    except (NotPlain, Unreadable):
-        return "…"
-
-
-def same_output(expected: str, got: str) -> bool:
-    """Whether two outputs are equal line by line, or by numbers that are equal (1.50 and 1.5)."""
-    wanted, found = ([line.strip() for line in text.rstrip().split("\n")] for text in (expected, got))
-    return len(wanted) == len(found) and all(map(_same_line, wanted, found))
-
-
-def _same_line(wanted: str, found: str) -> bool:
-    if wanted == found:
-        return True
-    left, right = wanted.split(), found.split()
-    return len(left) == len(right) and all(a == b or _same_number(a, b) for a, b in zip(left, right, strict=True))
-
-
-def _same_number(wanted: str, found: str) -> bool:
-    if len(wanted) > 100 or len(found) > 100:
-        return False
-    try:
-        return Decimal(wanted) == Decimal(found)
-    except InvalidOperation:
-        return False
-
-
-def show(tree: Tree, room: int = SHOWN) -> str:
-    """A value as Python writes it, cut to about `room` characters."""
-    text = "".join(_pieces(tree, [room]))
-    return text if len(text) <= room else text[: room - 1] + "…"
-
-
-def _pieces(tree: Tree, room: list[int]) -> Iterator[str]:
-    """The written value, piece by piece; stops soon after `room[0]` characters."""
-    kind, content = tree
-    if kind not in MARKS:
-        text = _shown_atom(kind, content, max(room[0], 0))
-        room[0] -= len(text)
-        yield text
-        return
-    opening, closing = MARKS[kind]
-    if kind == "S" and not content:
-        opening, closing = "set(", ")"
-    yield opening
-    if kind in "SZ":  # in an order of their own: that of a set changes from run to run
-        content = sorted(content, key=_order)
-    for index, item in enumerate(content):
-        if room[0] < 0:
-            return
-        room[0] -= 2
-        yield ", " if index else ""
-        if kind == "d":
-            yield from _pieces(item[0], room)
-            yield ": "
-            item = item[1]
-        yield from _pieces(item, room)
-    yield ",)" if kind == "t" and len(content) == 1 else closing
-
-
-def _order(tree: Tree) -> tuple[str, Any]:
-    kind, content = tree
-    return kind, content if kind in "ifsb" else _key(tree, EXACT)
-
-
-def _shown_atom(kind: str, content: Any, room: int) -> str:
-    if kind == "i" and content.bit_length() > 2000:
-        return f"<an int of {content.bit_length()} bits>"
-    if kind in "sb" and len(content) > room:
-        return repr(content[: room + 1]) + "…"
-    return repr(content)
+    if kind == "f":
+        return "f" + (content + 0.0).hex()  # -0.0 is 0.0
+    if kind == "c":
+        return f"c{(content.real + 0.0).hex()};{(content.imag + 0.0).hex()}"
+    return kind

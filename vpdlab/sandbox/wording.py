@@ -1,13 +1,15 @@
-"""The words of a verdict: the interpreter's own where they may be told, and never what a hidden test holds.
+"""The words of a verdict: the interpreter's own, where they may be told.
 
 Feedback is read by a model, run after run: it is short, and the same for the same program (no addresses, no paths, no
 times). What a program wrote itself (a message, an output, a value) is quoted as data: cut, control characters escaped,
 and the marks that chat templates are made of broken up.
+
+Of a hidden test there is one sentence for all failures. How a program fails (with which error, on which line, with
+which exit status, too late or too large) can be chosen by the program, and so tell its input one piece at a time.
 """
 
 from __future__ import annotations
 
-import builtins
 import re
 import signal
 
@@ -16,7 +18,8 @@ from vpdlab.sandbox.limits import Limits, Report, Status
 QUOTED = 240  # characters of a message or of a line of code
 BLOCK = 600  # characters of an input or an output
 ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
-KNOWN = {name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, BaseException)}
+HIDDEN = "A hidden test failed."
+NEWLINE = re.compile(r"\r\n|\r|\n")  # where Python ends a line, and nowhere else
 
 
 def quote(text: str, room: int = QUOTED) -> str:
@@ -31,17 +34,11 @@ def block(title: str, text: str) -> str:
     return f"{title}:\n{quote(text.rstrip(), BLOCK) or '(nothing)'}"
 
 
-def raised(words: list[str], code: str, visible: bool) -> str:
-    """What was raised, from a line `e I TYPE LINE MESSAGE` of the channel: type, message, line of the code.
-
-    The type's name and the message are the program's own words and may quote its input, so of a hidden test only a
-    name that Python itself has is told.
-    """
+def raised(words: list[str], code: str) -> str:
+    """What was raised, from a line `e I TYPE LINE MESSAGE` of the channel: type, message, line of the code."""
     kind, number, message = from_hex(words[2]), words[3], from_hex(words[4])
-    if not visible:
-        message, kind = "", kind if kind in KNOWN else "an exception"
-    lines = code.splitlines()
-    place = int(number) if re.fullmatch(r"\d{1,6}", number) else 0
+    lines = NEWLINE.split(code)
+    place = int(number) if re.fullmatch(r"[0-9]{1,6}", number) else 0
     where = ""
     if 0 < place <= len(lines):
         where = f" (line {place}: `{quote(lines[place - 1].strip(), 120)}`)"
@@ -56,6 +53,8 @@ def ended(report: Report, limits: Limits) -> tuple[Status, str]:
         return "memory", f"took more than {limits.memory} MiB of memory"
     if report.end == "flood":
         return "error", "sent back too much"
+    if report.end == "lost":
+        return "error", "ended in a way that left no result"
     number = -report.code if report.code < 0 else report.code - 128
     if number > 0:
         try:

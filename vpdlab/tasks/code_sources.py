@@ -108,9 +108,10 @@ def mbpp(row: Mapping[str, Any], where: str, keep: int) -> Item:
         raise UserError(f"{where}: no test calls a function that the code defines")
     imports = row.get("test_imports") or []
     setup = "\n".join([*imports, row.get("test_setup_code") or ""]).strip()
-    tests = [test for source in asserts for test in _read(source, {called[0]}, where, "")]
-    visible, hidden = _divide(tests, keep)
-    quoted = "\n".join(source.strip() for source in asserts[: len(visible)])
+    tests = [_read(source, {called[0]}, where, "", _kept(asserts[:n], where)) for n, source in enumerate(asserts)]
+    told, untold = _divide([n for n, found in enumerate(tests) if found], keep)
+    visible, hidden = ([test for n in part for test in tests[n]] for part in (told, untold))
+    quoted = "\n".join(asserts[n].strip() for n in told)
     ask = (
         f"{words.strip()}\n\nThe function is called `{called[0]}`. It must pass these tests:\n```python\n{quoted}\n```"
     )
@@ -184,16 +185,23 @@ def _metadata(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _divide(tests: Tests, keep: int) -> tuple[Tests, Tests]:
+def _divide(tests: list[Any], keep: int) -> tuple[list[Any], list[Any]]:
     """(visible, hidden): the first `keep`, but at least one on either side where there are two."""
     count = max(1, min(keep, len(tests) - 1))
     return tests[:count], tests[count:]
 
 
-def _read(source: str, names: set[str], where: str, alias: str) -> Tests:
+def _kept(sources: list[str], where: str) -> str:
+    """What tests prepare for those after them, in one namespace: all but plain asserts."""
+    nodes = [node for source in sources for node in _parse(source, where).body]
+    plain = [isinstance(n, ast.Assert) and not any(isinstance(p, ast.NamedExpr) for p in ast.walk(n)) for n in nodes]
+    return "\n".join(ast.unparse(node) for node, simple in zip(nodes, plain, strict=True) if not simple)
+
+
+def _read(source: str, names: set[str], where: str, alias: str, before: str = "") -> Tests:
     tests: Tests = []
     try:
-        for test in read_tests(source, names):
+        for test in read_tests(source, names, before):
             tests.append(Inside(alias + test.code) if isinstance(test, Inside) else test)
     except SyntaxError as error:
         raise UserError(f"{where}: the tests are not Python ({error.msg}, line {error.lineno})") from error
