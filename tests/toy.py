@@ -12,7 +12,7 @@ import torch
 from vpdlab.config import RunConfig
 from vpdlab.loop import Run, iterate
 from vpdlab.models.make_apprentice import build_model, build_tokenizer
-from vpdlab.policy import without_bars
+from vpdlab.model.loading import without_bars
 from vpdlab.types import Outcome, Problem, Rollout
 
 

@@ -11,7 +11,6 @@ rename. Neither safetensors nor torch notices a flipped byte by itself: hence th
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import re
@@ -26,9 +25,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from vpdlab import manifest
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.policy import Policy
-from vpdlab.record import fsync, writing
+from vpdlab.manifest import fsync
+from vpdlab.record import writing
 from vpdlab.sharding import local, part_of, whole
 
 FORMAT = 1
@@ -128,7 +129,7 @@ class Checkpoints:
         """The checkpoint of an iteration, or why it cannot be used. Every byte of it is read."""
         place = self.place(step)
         try:
-            if reason := _damage(place):
+            if reason := manifest.damage(place):
                 return reason
             state = json.loads((place / "state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -163,39 +164,7 @@ def _write(folder: Path, groups: Mapping[str, Mapping[str, Tensor]], state: Mapp
     for name, tensors in groups.items():
         save_file({key: value.detach().contiguous() for key, value in tensors.items()}, folder / f"{name}.safetensors")
     (folder / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-    files = {}
-    for path in sorted(folder.iterdir()):
-        fsync(path)
-        files[path.name] = {"size": path.stat().st_size, "sha256": _sum(path)}
-    (folder / "manifest.json").write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf-8")
-    fsync(folder / "manifest.json")
-    fsync(folder)
-
-
-def _damage(place: Path) -> str:
-    """What is wrong with a checkpoint's files; "" where nothing is. Raises OSError for one that cannot be read."""
-    if not (place / "manifest.json").is_file():
-        return "manifest.json is missing"
-    try:
-        files = json.loads((place / "manifest.json").read_text(encoding="utf-8"))["files"]
-        wanted = {name: (file["size"], file["sha256"]) for name, file in files.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return "manifest.json is damaged"
-    if "state.json" not in wanted:
-        return "manifest.json is damaged"
-    for name, (size, digest) in sorted(wanted.items()):
-        if not (place / name).is_file():
-            return f"{name} is missing"
-        if (place / name).stat().st_size != size:
-            return f"{name} has {(place / name).stat().st_size} bytes instead of {size}"
-        if _sum(place / name) != digest:
-            return f"{name} is not what was written (its sha256 differs)"
-    return ""
-
-
-def _sum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    manifest.write(folder)
 
 
 def _words(error: Exception) -> str:

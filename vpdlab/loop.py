@@ -129,6 +129,8 @@ class Run:
         policy = Policy.load(config)
         if policy.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(policy.device)
+        if record:
+            policy.rehearse(config.folder)  # what would fail at the end fails now
         context = config.max_context or policy.longest - config.max_new_tokens
         render = Renderer(policy.tokenizer, templates, context, read_values(config.chat_args))
         learner = Learner(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,10 @@ from vpdlab.adapters import adapter_layers, add_adapter, check_merge, plain_weig
 from vpdlab.batch import TokenBatch, minibatches
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError, first_line, notice
-from vpdlab.model.loading import load, without_bars
+from vpdlab.model.loading import load
 from vpdlab.model.passes import response_states
 from vpdlab.model.probe import examine
+from vpdlab.model.saving import rehearse, save
 from vpdlab.model.traits import stated_length, usable_length
 from vpdlab.scoring import Term, TokenDist, token_logp
 from vpdlab.types import View
@@ -261,27 +261,23 @@ class Policy:
     def save(self, folder: Path) -> None:
         """Write the student as an ordinary Hugging Face folder; adapters are merged into a copy of the weights.
 
-        Of several processes all must call this, since each may hold a part of the weights; the main one writes.
+        Of several processes all must call this, since each may hold a part of the weights; rank 0 writes.
         """
-        plain = {name: sharding.whole(value) for name, value in plain_weights(self.model).items()}
+        plain = self._plain()
         if processes.main():
-            self._write(folder, plain)
+            save(self.model, self.tokenizer, plain, folder)
 
-    def _write(self, folder: Path, plain: dict[str, Tensor]) -> None:
-        staged = folder.with_name(f".{folder.name}.new")  # an interrupted save leaves no half a model under its name
-        try:
-            with without_bars():
-                self.model.save_pretrained(staged, state_dict=plain)
-            self.tokenizer.save_pretrained(staged)
-        except BaseException:
-            shutil.rmtree(staged, ignore_errors=True)
-            raise
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        staged.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+    def rehearse(self, folder: Path) -> None:
+        """Everything that `save` will do at the end of a run in `folder`, but for writing tensors.
+
+        Raises:
+            UserError: where the student could not be saved.
+        """
+        plain = self._plain()
+        processes.by_main(lambda: rehearse(self.model, self.tokenizer, plain, folder))
+
+    def _plain(self) -> dict[str, Tensor]:
+        return {name: sharding.whole(value) for name, value in plain_weights(self.model).items()}
 
     def _use(self, role: str) -> None:
         adapter = self._adapters[role]

@@ -31,6 +31,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from vpdlab.errors import RunFailed, UserError
+from vpdlab.manifest import fsync
 
 METRICS = (
     "step", "reward", "success_rate", "length", "unfinished", "entropy", "kl", "kl_teacher", "margin", "delta", "beta",
@@ -79,15 +80,6 @@ def _write_json(path: Path, value: Any, durable: bool = False) -> None:
     if durable:
         fsync(staged)
     staged.replace(path)
-
-
-def fsync(path: Path) -> None:
-    """Return once a file, or the names in a folder, are on the disk itself."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def plain(value: Any) -> Any:

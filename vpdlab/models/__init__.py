@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vpdlab import manifest
 from vpdlab.errors import UserError
 
 APPRENTICE = Path(__file__).parent / "apprentice"
@@ -109,10 +110,24 @@ def resolve(name: str) -> str:
 
 def _local(folder: Path) -> str:
     if is_model(folder):
+        if (folder / manifest.NAME).exists():
+            check_whole(folder)
         return str(folder)
     final = folder / "final"
     hint = f"; did you mean {final}?" if is_model(final) else "; a saved model's folder has one"
     raise UserError(f"model folder {folder} has no config.json{hint}")
+
+
+def check_whole(folder: Path) -> None:
+    """Raises UserError where a saved model's files are not those that its manifest names."""
+    try:
+        reason = manifest.damage(folder)
+    except OSError as error:
+        reason = f"{Path(error.filename or folder).name} cannot be read ({error.strerror})"
+    if reason:
+        raise UserError(
+            f"model folder {folder} is not as it was saved: {reason}; to use it as it is now, remove its {manifest.NAME}"
+        )
 
 
 def get(name: str, progress: Callable[[str], object] = print) -> Path:

@@ -1,0 +1,89 @@
+"""manifest.json: the size and sha256 of every file in a folder, so that a changed byte or a stray file is noticed.
+
+Checkpoints and final/ have one. Neither safetensors nor torch notices a flipped byte by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+NAME = "manifest.json"
+
+
+def fsync(path: Path) -> None:
+    """Return once a file, or the names in a folder, are on the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write(folder: Path) -> None:
+    """Bring every file of a folder to the disk and write their sums beside them."""
+    files = {}
+    for name, path in _files(folder):
+        fsync(path)
+        files[name] = {"size": path.stat().st_size, "sha256": checksum(path)}
+    (folder / NAME).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf-8")
+    fsync(folder / NAME)
+    fsync(folder)
+
+
+def damage(folder: Path) -> str:
+    """What differs between a folder's files and its manifest; "" where nothing does.
+
+    Raises:
+        OSError: for a file that cannot be read.
+    """
+    if not (folder / NAME).is_file():
+        return f"{NAME} is missing"
+    wanted = _read(folder / NAME)
+    if wanted is None:
+        return f"{NAME} is damaged"
+    there = dict(_files(folder))
+    for name, (size, digest) in sorted(wanted.items()):
+        path = there.pop(name, None)
+        if path is None:
+            return f"{name} is missing"
+        if path.is_symlink() or not path.is_file():
+            return f"{name} is not a file of its own"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes instead of {size}"
+        if checksum(path) != digest:
+            return f"{name} is not what was written (its sha256 differs)"
+    return f"{min(there)} is not in its {NAME}" if there else ""
+
+
+def checksum(path: Path) -> str:
+    """sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Everything in a folder but sub-folders and the manifest, by its path within the folder. Links are not followed."""
+    for place, folders, names in os.walk(folder):
+        links = [name for name in folders if (Path(place) / name).is_symlink()]
+        for name in sorted([*names, *links]):
+            path = Path(place) / name
+            inside = path.relative_to(folder).as_posix()
+            if inside != NAME:
+                yield inside, path
+
+
+def _read(path: Path) -> dict[str, tuple[int, str]] | None:
+    """name -> (size, sha256); None for a manifest that is none, or names a file that is not inside the folder."""
+    try:
+        files: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["files"]
+        found = {name: (file["size"], file["sha256"]) for name, file in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    inside = all(not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts for name in found)
+    typed = all(type(size) is int and isinstance(digest, str) for size, digest in found.values())
+    return found if inside and typed and found else None
