@@ -31,8 +31,8 @@ from vpdlab.adapters import plain_weights
 from vpdlab.config import RunConfig
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.loop import Run
-from vpdlab.models.make_apprentice import build_tokenizer
 from vpdlab.model.loading import without_bars
+from vpdlab.models.make_apprentice import build_tokenizer
 from vpdlab.policy import Policy
 from vpdlab.samplers import Completion, Sampling
 from vpdlab.samplers.hf import HFSampler

@@ -11,8 +11,8 @@ import torch
 
 from vpdlab.config import RunConfig
 from vpdlab.loop import Run, iterate
-from vpdlab.models.make_apprentice import build_model, build_tokenizer
 from vpdlab.model.loading import without_bars
+from vpdlab.models.make_apprentice import build_model, build_tokenizer
 from vpdlab.types import Outcome, Problem, Rollout
 
 

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from vpdlab import manifest
 from vpdlab.errors import RunFailed, UserError
-from vpdlab.policy import Policy
 from vpdlab.manifest import fsync
+from vpdlab.policy import Policy
 from vpdlab.record import writing
 from vpdlab.sharding import local, part_of, whole
 

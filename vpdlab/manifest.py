@@ -67,7 +67,7 @@ def checksum(path: Path) -> str:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Everything in a folder but sub-folders and the manifest, by its path within the folder. Links are not followed."""
+    """Everything in a folder but sub-folders and the manifest, by its path inside. Links are not followed."""
     for place, folders, names in os.walk(folder):
         links = [name for name in folders if (Path(place) / name).is_symlink()]
         for name in sorted([*names, *links]):

@@ -81,8 +81,8 @@ def rehearse(model: Any, tokenizer: Any, weights: Mapping[str, Tensor], folder: 
     free = shutil.disk_usage(folder).free
     if free < size:
         raise UserError(
-            f"final/ will take {size >> 20} MiB, but {folder} has room for {free >> 20} MiB: free some, or choose another"
-            " folder with out"
+            f"final/ will take {size >> 20} MiB, but {folder} has room for {free >> 20} MiB: free some, or choose"
+            " another folder with out"
         )
     try:
         with tempfile.TemporaryDirectory() as place, _without_tensors() as written:
@@ -105,16 +105,17 @@ def _write(model: Any, tokenizer: Any, weights: Mapping[str, Tensor], folder: Pa
 @contextlib.contextmanager
 def _without_tensors() -> Iterator[dict[str, tuple[int, ...]]]:
     """Within the block transformers writes no tensors; yields the names and shapes that it would have written."""
-    from transformers import modeling_utils
+    import transformers.modeling_utils
 
+    place: Any = transformers.modeling_utils
     names: dict[str, tuple[int, ...]] = {}
-    real = modeling_utils.safe_save_file
+    real = place.safe_save_file
 
     def note(tensors: Mapping[str, Tensor], *args: Any, **options: Any) -> None:
         names.update({name: tuple(value.shape) for name, value in tensors.items()})
 
-    modeling_utils.safe_save_file = note
+    place.safe_save_file = note
     try:
         yield names
     finally:
-        modeling_utils.safe_save_file = real
+        place.safe_save_file = real

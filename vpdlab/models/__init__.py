@@ -126,7 +126,8 @@ def check_whole(folder: Path) -> None:
         reason = f"{Path(error.filename or folder).name} cannot be read ({error.strerror})"
     if reason:
         raise UserError(
-            f"model folder {folder} is not as it was saved: {reason}; to use it as it is now, remove its {manifest.NAME}"
+            f"model folder {folder} is not as it was saved: {reason}; to use it as it is now, remove its"
+            f" {manifest.NAME}"
         )
 
 
