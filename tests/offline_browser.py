@@ -49,7 +49,7 @@ def offline_page(chromium: str, path: Path, **context: Any) -> Iterator[Any]:
             yield page
         finally:
             browser.close()
-    assert errors == []
+    assert errors == [], errors
     assert [url for url in requests if not url.startswith(("file:", "blob:", "data:"))] == []
 
 

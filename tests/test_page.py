@@ -115,7 +115,8 @@ def test_plotly_stands_once_and_only_where_needed(tmp_path: Path) -> None:
 
 
 def test_modules_stand_once_and_the_saved_state_only_where_shown(tmp_path: Path) -> None:
-    entry = {"model_name": "AnyModel", "state": {"_esm": "export default 'module'", "_css": "", "title": "</script>"}}
+    name = "vpdlab_widgets.em_timeline.EMTimeline"
+    entry = {"state": {"_anywidget_id": name, "_esm": "of the notebook", "_css": "", "title": "</script>"}}
     view = {WIDGET_VIEW: {"model_id": "m1"}, "text/html": "<p>fallback</p>", "text/plain": "w"}
     states = {"m1": entry, "m2": entry, "box": {"state": {"children": ["IPY_MODEL_m1", "IPY_MODEL_m2"]}}}
     cells = [
@@ -126,7 +127,7 @@ def test_modules_stand_once_and_the_saved_state_only_where_shown(tmp_path: Path)
     text = notebook_to_page(write(tmp_path / "a.ipynb", cells, **saved), tmp_path / "a.html").read_text(
         encoding="utf-8"
     )
-    assert text.count("export default 'module'") == 1
+    assert text.count("class Timeline") == 1 and "of the notebook" not in text
     assert text.count('data-vpd-model="m1"') == 3
     assert text.count('data-vpd-model="m2"') == 1
     assert text.count("<p>fallback</p>") == 2

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from vpdlab_widgets.base import visible
 
 from vpdlab.config import RunConfig
 from vpdlab.errors import RunFailed, UserError
@@ -64,7 +67,7 @@ def run_notebook(name: str, preset: str, config: RunConfig) -> int:
                 parameters=_parameters(preset, config) if _takes_parameters(source) else {},
                 kernel_name="python3",
                 progress_bar=False,
-                stdout_file=sys.stdout,  # what the cells print, as it comes
+                stdout_file=_Terminal(sys.stdout),  # what the cells print, as it comes
             )
     except PapermillExecutionError as raised:
         error = raised
@@ -114,6 +117,23 @@ def report(folder: Path, page: Path | None = None) -> Path:
             kind = UserError if error.ename == "UserError" else RunFailed
             raise kind(f"{folder} cannot be reported: {' '.join(error.evalue.split())}") from error
         return notebook_to_page(executed, page or folder / "report.html", title=f"{folder.resolve().name}: report")
+
+
+class _Terminal:
+    """A terminal for text that is not trusted: colours and the cursor's moves of progress bars, nothing else."""
+
+    _HARMLESS = re.compile(r"(\x1b\[[\d;]*m|\x1b\[\d*[AK]|\r)")
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, text: str) -> int:
+        parts = self._HARMLESS.split(text)  # every second one is harmless
+        self._out.write("".join(part if number % 2 else visible(part) for number, part in enumerate(parts)))
+        return len(text)
+
+    def flush(self) -> None:
+        self._out.flush()
 
 
 @contextmanager

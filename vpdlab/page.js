@@ -30,9 +30,9 @@
     return Plotly.react(place, structuredClone(data), themed(layout), options);
   }
 
-  const source = document.getElementById("vpd-figures");
+  const source = document.querySelector("script#vpd-figures"); // no element that text in the page might hold
   const figures = source ? JSON.parse(source.textContent) : [];
-  for (const place of document.querySelectorAll(".vpd-plot")) {
+  for (const place of document.querySelectorAll(".vpd-plot[data-vpd-figure]")) {
     const figure = figures[Number(place.dataset.vpdFigure)];
     const show = () =>
       Promise.resolve(draw(place, figure)).catch((error) => {

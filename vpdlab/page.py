@@ -2,6 +2,10 @@
 
 nbconvert alone shows no widget and no plotly chart without a network. Here it renders text, code and plain outputs;
 widget views and figures are swapped for places that the host of `vpdlab_widgets` and `page.js` fill in the browser.
+
+A notebook may come from someone else, so nothing in it is trusted: what nbconvert makes of it goes through one list of
+allowed elements, widgets get their data from the notebook and their code from the installed `vpdlab_widgets`, and no
+script runs whose sum the page's policy does not list.
 """
 
 from __future__ import annotations
@@ -9,12 +13,14 @@ from __future__ import annotations
 import html
 import json
 import re
+import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import vpdlab_widgets
 from jinja2 import DictLoader, pass_context
 from math_core import LatexError, LatexToMathML
 from nbconvert import HTMLExporter
@@ -24,11 +30,13 @@ from vpdlab_widgets import embed
 from vpdlab_widgets.base import plain
 
 from vpdlab.errors import UserError
+from vpdlab.markup import clean, without_links
 
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 _WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 _PLOTLY = "application/vnd.plotly.v1+json"
 _REFERENCE = "IPY_MODEL_"
+_TAGS = ("parameters", "injected-parameters")  # the only metadata of a cell that the page looks at
 
 _TEMPLATE = """
 {%- extends 'lab/base.html.j2' -%}
@@ -51,6 +59,18 @@ class _Living:
     states: Mapping[str, Any]  # every saved widget state, by model id
     models: dict[str, Any] = field(default_factory=dict)  # those that the page shows
     figures: list[dict[str, Any]] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)  # our own HTML, put in after the notebook's was cleaned
+    # Stands where they go; no notebook can know it.
+    word: str = field(default_factory=lambda: f"vpd-{secrets.token_hex(16)}")
+
+    def place(self, markup: str) -> dict[str, str]:
+        """An output in whose place our own HTML will stand."""
+        self.places.append(markup)
+        return {"text/html": f"<div>{self.word}-{len(self.places) - 1};</div>"}
+
+    def fill(self, body: str) -> str:
+        """The cleaned body with our own HTML in its places."""
+        return re.sub(rf"{self.word}-(\d+);", lambda found: self.places[int(found[1])], body)
 
 
 def notebook_to_page(notebook_path: str | Path, html_path: str | Path, title: str | None = None) -> Path:
@@ -71,15 +91,16 @@ def notebook_to_page(notebook_path: str | Path, html_path: str | Path, title: st
     """
     source, target = Path(notebook_path), Path(html_path)
     notebook = _read(source)
-    saved = notebook.metadata.pop("widgets", {}).get(_WIDGET_STATE, {})
-    living = _Living(states=saved.get("state", {}))
+    living = _Living(states=_saved_states(notebook))
     for cell in notebook.cells:
+        cell.metadata = {"tags": [tag for tag in _list(cell.metadata.get("tags")) if tag in _TAGS]}
         if cell.cell_type == "code":
             cell.outputs = [kept for output in cell.outputs if (kept := _living_output(output, living)) is not None]
     text = embed.page(
         title or _first_heading(notebook) or source.stem,
-        _body(notebook, source.parent),
+        _body(notebook, source.parent, living),
         head=f"<style>\n{_asset('page.css')}</style>\n",
+        data=_data(living),
         scripts=_scripts(living),
     )
     try:
@@ -112,21 +133,32 @@ def _read(path: Path) -> Any:
     return notebook
 
 
+def _saved_states(notebook: Any) -> dict[str, Any]:
+    """The saved state of each widget, as far as it has the shape of one."""
+    saved: Any = notebook.metadata.pop("widgets", {})
+    for key in (_WIDGET_STATE, "state"):
+        saved = saved.get(key, {}) if isinstance(saved, Mapping) else {}
+    found = saved.items() if isinstance(saved, Mapping) else ()
+    return {str(key): entry for key, entry in found if isinstance(_dict(entry).get("state"), Mapping)}
+
+
 def _living_output(output: Any, living: _Living) -> Any | None:
     """The output with its widget or figure swapped for a place in the page; None if nothing of it can be shown."""
     data = output.get("data")
     if data is None:  # a stream or an error
         return output
+    output.metadata = {}  # widths and file names, which the template writes as they are
     # Scripts of other libraries look for a notebook around them, and find none here.
     data.pop("application/javascript", None)
     if _PLOTLY in data:
-        living.figures.append(plain(data[_PLOTLY], "figure"))
-        height = (living.figures[-1].get("layout") or {}).get("height")
+        figure = _dict(without_links(plain(data[_PLOTLY], "figure")))
+        living.figures.append({"data": _list(figure.get("data")), "layout": _dict(figure.get("layout"))})
+        height = living.figures[-1]["layout"].get("height")
         style = f' style="height:{float(height):.0f}px"' if isinstance(height, int | float) else ""
-        output.data = {"text/html": f'<div class="vpd-plot" data-vpd-figure="{len(living.figures) - 1}"{style}></div>'}
+        output.data = living.place(f'<div class="vpd-plot" data-vpd-figure="{len(living.figures) - 1}"{style}></div>')
     elif _WIDGET_VIEW in data:
-        output.data = {"text/html": _widget_html(data, living)}
-    elif _is_plotly_bundle(data.get("text/html", "")):
+        output.data = living.place(_widget_html(data, living))
+    elif _is_plotly_bundle(str(data.get("text/html", ""))):
         return None
     return output if output.data else None
 
@@ -137,43 +169,62 @@ def _is_plotly_bundle(text: str) -> bool:
 
 
 def _widget_html(data: Mapping[str, Any], living: _Living) -> str:
-    model_id = data[_WIDGET_VIEW].get("model_id", "")
+    model_id = str(_dict(data[_WIDGET_VIEW]).get("model_id", ""))
     # The text of a core widget is its first frame: a progress bar would stay at 0 %. Its saved state is the last.
-    text = " ".join(_saved_texts(model_id, living.states)) or data.get("text/plain", "widget")
-    fallback = data.get("text/html") or f"<pre>{html.escape(text)}</pre>"
-    shown = list(_anywidgets(model_id, living.states))
-    if not shown:  # a core widget, or no state was saved
+    texts = [_words(living.states[one]) for one in _family(model_id, living.states)]
+    text = " ".join(text for text in texts if text) or str(data.get("text/plain", "widget"))
+    fallback = clean(str(data.get("text/html") or f"<pre>{html.escape(text)}</pre>"))
+    shown = [one for one in _family(model_id, living.states) if _ours(living.states[one]) is not None]
+    if not shown:  # a widget of someone else's, or no state was saved
         return fallback
-    for model_id in shown:
-        living.models[model_id] = plain(living.states[model_id], "widget state")
+    for one in shown:
+        living.models[one] = plain(_revived(living.states[one]), "widget state")
     # In a box of several widgets the box's fallback would stand in each; its first place is enough.
-    return "".join(embed.mount(model_id, "" if index else fallback) for index, model_id in enumerate(shown))
+    return "".join(embed.mount(one, "" if index else fallback) for index, one in enumerate(shown))
 
 
-def _anywidgets(model_id: str, states: Mapping[str, Any]) -> Iterator[str]:
-    """The anywidget models that a view shows: its own, or those inside a box, in order."""
-    if "_esm" in _state(model_id, states):
-        yield model_id
-    for child in _children(model_id, states):
-        yield from _anywidgets(child, states)
+def _ours(entry: Mapping[str, Any]) -> type[vpdlab_widgets.LabWidget] | None:
+    return vpdlab_widgets.LabWidget.by_name(str(entry["state"].get("_anywidget_id", "")))
 
 
-def _saved_texts(model_id: str, states: Mapping[str, Any]) -> Iterator[str]:
-    """What the labels of a core widget say in its saved state, without markup."""
-    value = _state(model_id, states).get("value")
-    if isinstance(value, str) and "_esm" not in _state(model_id, states):
-        yield html.unescape(re.sub(r"<[^>]*>", "", value)).strip()
-    for child in _children(model_id, states):
-        yield from _saved_texts(child, states)
+def _revived(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved widget with the code of the one that is installed: what a notebook brings along does not run."""
+    code = _ours(entry)
+    return {
+        "state": {**entry["state"], "_esm": str(getattr(code, "_esm", "")), "_css": str(getattr(code, "_css", ""))},
+        "buffers": [one for one in _list(entry.get("buffers")) if _is_buffer(one)],
+    }
 
 
-def _children(model_id: str, states: Mapping[str, Any]) -> list[str]:
-    children = _state(model_id, states).get("children", [])
-    return [child.removeprefix(_REFERENCE) for child in children if str(child).startswith(_REFERENCE)]
+def _is_buffer(one: Any) -> bool:
+    path = _list(_dict(one).get("path"))
+    return bool(path) and all(isinstance(key, str | int) for key in path) and isinstance(_dict(one).get("data"), str)
 
 
-def _state(model_id: str, states: Mapping[str, Any]) -> Mapping[str, Any]:
-    return states.get(model_id, {}).get("state", {})
+def _family(model_id: str, states: Mapping[str, Any]) -> Iterator[str]:
+    """A widget and those inside it, in order, each once."""
+    waiting, seen = [model_id], set()
+    while waiting:
+        one = waiting.pop(0)
+        if one in states and one not in seen:
+            seen.add(one)
+            yield one
+            children = _list(states[one]["state"].get("children"))
+            waiting[:0] = [str(c).removeprefix(_REFERENCE) for c in children if str(c).startswith(_REFERENCE)]
+
+
+def _words(entry: Mapping[str, Any]) -> str:
+    """What a core widget says in its saved state, without markup."""
+    value = entry["state"].get("value")
+    return html.unescape(re.sub(r"<[^>]*>", "", value)).strip() if isinstance(value, str) else ""
+
+
+def _dict(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []
 
 
 class _Renderer(IPythonRenderer):
@@ -215,7 +266,7 @@ class _Exporter(HTMLExporter):
         return MarkdownWithMath(renderer=renderer).render(source)
 
 
-def _body(notebook: Any, folder: Path) -> str:
+def _body(notebook: Any, folder: Path, living: _Living) -> str:
     exporter = _Exporter(
         template_name="lab",
         template_file="vpdlab-page.html.j2",
@@ -229,19 +280,21 @@ def _body(notebook: Any, folder: Path) -> str:
     body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(folder)}})
     has_code = any(cell.cell_type == "code" and cell.source.strip() for cell in notebook.cells)
     button = '<button type="button" class="vpd-all-code" aria-pressed="false">all code</button>' if has_code else ""
-    return f'<main>\n<div class="vpd-bar">{button}</div>\n{body}\n</main>'
+    return f'<main>\n<div class="vpd-bar">{button}</div>\n{living.fill(clean(body))}\n</main>'
 
 
-def _scripts(living: _Living) -> str:
-    parts = []
-    if living.models:
-        parts += [embed.widget_script(living.models), f"<script>{embed.host_script()}</script>"]
+def _data(living: _Living) -> list[str]:
+    """What the scripts read."""
+    parts = [embed.widget_script(living.models)] if living.models else []
     if living.figures:
-        parts.append(f"<script>{embed.script_source(get_plotlyjs())}</script>")
         figures = embed.script_json(living.figures)
         parts.append(f'<script type="application/json" id="vpd-figures">{figures}</script>')
-    parts.append(f"<script>{embed.script_source(_asset('page.js'))}</script>")
-    return "\n".join(parts)
+    return parts
+
+
+def _scripts(living: _Living) -> list[str]:
+    plotly = [embed.script_source(get_plotlyjs())] if living.figures else []
+    return [*([embed.host_script()] if living.models else []), *plotly, embed.script_source(_asset("page.js"))]
 
 
 def _first_heading(notebook: Any) -> str | None:

@@ -1,9 +1,17 @@
-"""Plotly figures from the plain rows of a run. Backgrounds are transparent: they take the theme of the page."""
+"""Plotly figures from the plain rows of a run. Backgrounds are transparent: they take the theme of the page.
+
+Plotly reads a small HTML, links among it, and formulas in every label, so whatever is text goes through `label`, and
+whatever is a number through `numbers`: a text in its place would become a label of its own.
+"""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
+
+from vpdlab_widgets.base import visible
 
 ORANGE, BLUE, GREY = "#E66101", "#0072B2", "#7F7F7F"
 PANELS = (
@@ -14,6 +22,32 @@ PANELS = (
     ("entropy", "nats a token", [("entropy", "entropy", ORANGE, "solid")]),
     ("length", "tokens", [("length", "length", ORANGE, "solid")]),
 )
+
+
+def label(text: Any, limit: int = 200) -> str:
+    """Text as a label, legend, title or hover text that shows just this text.
+
+    >>> label('<a href="x">$1</a>')
+    '&lt;a href="x"&gt;&#36;1&lt;/a&gt;'
+    """
+    text = visible(text)
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    return html.escape(text, quote=False).replace("$", "&#36;")
+
+
+def labels(texts: Sequence[Any]) -> list[str]:
+    """Several texts as labels."""
+    return [label(text) for text in texts]
+
+
+def numbers(values: Sequence[Any]) -> list[float | None]:
+    """Numbers, with a gap for whatever is none."""
+    return [number(value) for value in values]
+
+
+def number(value: Any) -> float | None:
+    """A number; None for whatever is none, endless ones among them."""
+    return value if isinstance(value, Real) and abs(value) < 1e300 else None  # type: ignore[return-value]
 
 
 def training_figure(rows: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]] = ()) -> Any:
@@ -33,10 +67,10 @@ def training_figure(rows: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[s
 
     shown = [panel for panel in PANELS if panel is PANELS[0] or _has_data(rows, panel)]
     figure = make_subplots(rows=len(shown), cols=1, shared_xaxes=True, vertical_spacing=0.175 / len(shown))
-    steps = [row["step"] for row in rows]
+    steps = numbers([row["step"] for row in rows])
     for number, (title, unit, lines) in enumerate(shown, start=1):
         for key, name, colour, dash in lines:
-            values = [row[key] for row in rows]
+            values = numbers([row[key] for row in rows])
             if any(value is not None for value in values):
                 sparse = sum(value is not None for value in values) < len(values) / 2
                 line = go.Scatter(
@@ -58,29 +92,34 @@ def training_figure(rows: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[s
 
 
 def _has_data(rows: Sequence[Mapping[str, Any]], panel: tuple[str, str, list[tuple[str, ...]]]) -> bool:
-    return any(row[key] is not None for row in rows for key, *_ in panel[2])
+    return any(number(row[key]) is not None for row in rows for key, *_ in panel[2])
 
 
 def _accuracy(evals: Sequence[Mapping[str, Any]]) -> Any:
     import plotly.graph_objects as go
 
-    values = [e["accuracy"] for e in evals]
+    values = numbers([e["accuracy"] for e in evals])
+    highs, lows = (numbers([e[f"accuracy_{end}"] for e in evals]) for end in ("high", "low"))
     return go.Scatter(
-        x=[e["step"] for e in evals], y=values, name="held-out accuracy, 95 % interval", mode="lines+markers",
+        x=numbers([e["step"] for e in evals]), y=values, name="held-out accuracy, 95 % interval", mode="lines+markers",
         line={"color": BLUE, "width": 2}, marker={"size": 7},
         error_y={
             "type": "data", "symmetric": False, "color": BLUE, "thickness": 1.2,
-            "array": [e["accuracy_high"] - v for e, v in zip(evals, values, strict=True)],
-            "arrayminus": [v - e["accuracy_low"] for e, v in zip(evals, values, strict=True)],
+            "array": [_minus(high, v) for high, v in zip(highs, values, strict=True)],
+            "arrayminus": [_minus(v, low) for low, v in zip(lows, values, strict=True)],
         },
     )  # fmt: skip
+
+
+def _minus(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one - other
 
 
 def _mark_e_steps(figure: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     """A tick on the first panel's lower edge for each iteration with an E-step."""
     import plotly.graph_objects as go
 
-    marked = [row["step"] for row in rows if row["e_loss"] is not None]
+    marked = numbers([row["step"] for row in rows if row["e_loss"] is not None])
     if marked:
         ticks = go.Scatter(
             x=marked, y=[0] * len(marked), name="E-step", mode="markers", hoverinfo="skip",
@@ -95,7 +134,7 @@ def lines_figure(x: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[
     from plotly.subplots import make_subplots
 
     figure = make_subplots(
-        rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.12, subplot_titles=list(panels)
+        rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.12, subplot_titles=labels(list(panels))
     )
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     shown: set[str] = set()
@@ -104,14 +143,14 @@ def lines_figure(x: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[
         for name, values in lines.items():
             mode = "lines+markers" if len(x) < 40 else "lines"
             line = go.Scatter(
-                x=list(x), y=list(values), name=name, mode=mode, legendgroup=name,
+                x=numbers(x), y=numbers(values), name=label(name), mode=mode, legendgroup=label(name),
                 line={"color": COLOURS[names.index(name) % len(COLOURS)], "width": 2}, marker={"size": 6},
                 showlegend=several and name not in shown,
             )  # fmt: skip
             shown.add(name)
             figure.add_trace(line, row=number, col=1)
     _dress(figure, 120 + 190 * len(panels), "")
-    figure.update_xaxes(title=x_title, row=len(panels), col=1)
+    figure.update_xaxes(title=label(x_title), row=len(panels), col=1)
     figure.update_annotations(font={"size": 13})
     return figure.update_layout(margin={"t": 60}, legend={"y": 1.06 + 0.06 / len(panels)})
 
@@ -131,7 +170,7 @@ def compare_figure(curves: Sequence[Mapping[str, Any]]) -> Any:
     presets = list(dict.fromkeys(curve["preset"] for curve in curves))
     methods = list(dict.fromkeys(curve["method"] for curve in curves))
     figure = make_subplots(
-        rows=1, cols=len(presets), subplot_titles=presets, shared_yaxes=True, horizontal_spacing=0.04
+        rows=1, cols=len(presets), subplot_titles=labels(presets), shared_yaxes=True, horizontal_spacing=0.04
     )
     for column, preset in enumerate(presets, start=1):
         for number, method in enumerate(methods):
@@ -149,9 +188,10 @@ def _band(curves: Sequence[Mapping[str, Any]], name: str, number: int, legend: b
     import plotly.graph_objects as go
 
     colour, dash = COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
-    points = curves[0]["rollouts"]
+    points = numbers(curves[0]["rollouts"])
     at = list(zip(*(curve["accuracy"] for curve in curves), strict=True))
     lows, highs, means = [min(v) for v in at], [max(v) for v in at], [sum(v) / len(v) for v in at]
+    name = label(name)
     shared = {"legendgroup": name, "hoverinfo": "skip", "showlegend": False}
     edge = go.Scatter(x=points, y=highs, mode="lines", line={"width": 0}, **shared)
     fill = go.Scatter(
@@ -187,7 +227,7 @@ def implicit_reward_figure(rewards: Mapping[str, Sequence[float]], success: Sequ
         figure.add_trace(
             go.Box(
                 x=[v for column in values.values() for v in column],
-                y=[moment for moment, column in values.items() for _ in column],
+                y=[label(moment) for moment, column in values.items() for _ in column],
                 name=name, orientation="h", boxpoints="all", jitter=0.6, pointpos=0, line={"color": colour},
                 fillcolor="rgba(0,0,0,0)", marker={"color": colour, "size": 4, "opacity": 0.6},
             )
@@ -203,13 +243,21 @@ def token_figure(words: Sequence[str], kl: Sequence[float]) -> Any:
     import plotly.graph_objects as go
 
     places = list(range(len(words)))
-    shown = [word.strip() or "·" for word in words]
     figure = go.Figure(
-        go.Bar(x=places, y=list(kl), marker={"color": ORANGE}, hovertemplate="%{y:.3f} nats<extra></extra>")
+        go.Bar(x=places, y=numbers(kl), marker={"color": ORANGE}, hovertemplate="%{y:.3f} nats<extra></extra>")
     )
-    figure.update_xaxes(tickmode="array", tickvals=places, ticktext=shown)
+    figure.update_xaxes(tickmode="array", tickvals=places, ticktext=_tokens(words))
     figure.update_yaxes(title="KL(student‖teacher), nats")
     return _dress(figure, 280, "token of the response")
+
+
+def _tokens(words: Sequence[str]) -> list[str]:
+    """Tokens below their bars: what is only white space is a dot."""
+    return [label(word.strip()) or "·" for word in words]
+
+
+def _quoted(word: str) -> str:
+    return f"“{label(word)}”"
 
 
 def top_figure(tops: Mapping[str, Sequence[tuple[str, float]]], title: str) -> Any:
@@ -225,11 +273,13 @@ def top_figure(tops: Mapping[str, Sequence[tuple[str, float]]], title: str) -> A
     for side, colour in (("student", ORANGE), ("teacher", BLUE)):
         p = dict(tops[side])
         figure.add_trace(
-            go.Bar(x=[f"“{w}”" for w in order], y=[p.get(w) for w in order], name=side, marker={"color": colour})
+            go.Bar(
+                x=[_quoted(w) for w in order], y=numbers([p.get(w) for w in order]), name=side, marker={"color": colour}
+            )
         )
     figure.update_yaxes(title="probability")
     figure.update_xaxes(type="category")
-    figure.update_layout(title={"text": title, "font": {"size": 14}})
+    figure.update_layout(title={"text": label(title), "font": {"size": 14}})
     return _dress(figure, 320, "next token")
 
 
@@ -250,12 +300,12 @@ def push_figure(words: Sequence[str], weights: Mapping[str, Sequence[float]], sc
     colours = [[value / scale[name] for value in weights[name]] for name in names]
     figure = go.Figure(
         go.Heatmap(
-            z=colours, x=places, y=names, customdata=[list(weights[name]) for name in names], zmin=-1, zmax=1,
+            z=colours, x=places, y=labels(names), customdata=[list(weights[name]) for name in names], zmin=-1, zmax=1,
             colorscale=SIGNED, xgap=2, ygap=2, hovertemplate="%{y}: %{customdata:+.4f}<extra></extra>",
             colorbar={"title": "push", "tickvals": [-1, 0, 1], "ticktext": ["rarer", "0", "likelier"], "thickness": 12},
         )
     )  # fmt: skip
-    figure.update_xaxes(tickmode="array", tickvals=places, ticktext=[word.strip() or "·" for word in words])
+    figure.update_xaxes(tickmode="array", tickvals=places, ticktext=_tokens(words))
     return _tiles(figure, 80 + 30 * len(names), "token of the response")
 
 
@@ -265,7 +315,7 @@ def likeness_figure(names: Sequence[str], values: Sequence[Sequence[float]]) -> 
 
     figure = go.Figure(
         go.Heatmap(
-            z=values, x=list(names), y=list(names), zmin=-1, zmax=1, xgap=2, ygap=2,
+            z=values, x=labels(names), y=labels(names), zmin=-1, zmax=1, xgap=2, ygap=2,
             colorscale=((0.0, BLUE), (0.5, "#6E6E6E"), (1.0, "#C85400")),  # opaque: white words read on all of it
             texttemplate="%{z:.2f}", textfont={"color": "white"}, hovertemplate="%{y}, %{x}: %{z:.3f}<extra></extra>",
             colorbar={"title": "cosine", "thickness": 12},
@@ -287,11 +337,13 @@ def move_figure(moves: Mapping[str, Mapping[str, float]], unit: str = "push, lar
 
     figure = go.Figure()
     for number, (name, row) in enumerate(moves.items()):
-        words = [f"“{word}”" for word in row]
-        bar = go.Bar(x=words, y=list(row.values()), name=name, marker={"color": COLOURS[number % len(COLOURS)]})
+        words = [_quoted(word) for word in row]
+        bar = go.Bar(
+            x=words, y=numbers(list(row.values())), name=label(name), marker={"color": COLOURS[number % len(COLOURS)]}
+        )
         figure.add_trace(bar)
     figure.update_xaxes(type="category")
-    figure.update_yaxes(title=unit)
+    figure.update_yaxes(title=label(unit))
     return _dress(figure, 340, "next token")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vpdlab.markup import in_markdown
 from vpdlab.record import RunRecord, load_run
 from vpdlab.views import training_seconds
 
@@ -127,13 +128,13 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         mine = [row for row in rows if row["preset"] == preset]
         first = mine[0]
         lines += [
-            f"### {preset}",
+            f"### {in_markdown(preset).strip('`')}",
             "",
             f"From {100 * first['start']:.1f} % at the start; {len(first['seeds'])} seeds of"
             f" {first['rollouts']:,} rollouts; held-out accuracy in percent, [95 % interval over seeds and problems].",
             "",
-            f"| method | final | seeds | against {first['method']} | best on the way | rollouts to"
-            f" {100 * first['level']:.0f} % | length | entropy | seconds |",
+            f"| method | final | seeds | against {in_markdown(first['method']).strip('`')} | best on the way |"
+            f" rollouts to {100 * first['level']:.0f} % | length | entropy | seconds |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
         for row in mine:
@@ -144,8 +145,9 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
                 f"{row['rollouts_to_level']:,.0f}" if row["reached"] == count else f"{row['reached']} of {count} seeds"
             )
             entropy = "-" if row["entropy"] is None else f"{row['entropy']:.3f}"
+            name = in_markdown(row["method"])
             lines.append(
-                f"| `{row['method']}` | {percent(row, 'final')} | {seeds} | {difference} | {100 * row['best']:.1f} |"
+                f"| {name} | {percent(row, 'final')} | {seeds} | {difference} | {100 * row['best']:.1f} |"
                 f" {to_level} | {row['length']:.1f} | {entropy} | {row['seconds']:.0f} |"
             )
         lines.append("")
@@ -161,7 +163,7 @@ def write(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], out: Path, c
 
     lines = curves(cells)
     (out / "compare.json").write_text(json.dumps({"rows": rows, "curves": lines}, indent=2) + "\n", encoding="utf-8")
-    text = f"{markdown(rows)}\nMade by `{command}`.\n"
+    text = f"{markdown(rows)}\nMade by {in_markdown(command)}.\n"
     (out / "compare.md").write_text(text, encoding="utf-8")
     picture = {"application/vnd.plotly.v1+json": json.loads(compare_figure(lines).to_json())}
     cells_ = [

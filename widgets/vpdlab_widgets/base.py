@@ -19,10 +19,11 @@ from vpdlab_widgets import embed
 FALLBACK_LIMIT = 64 * 1024
 _CELL_LIMIT = 200
 _HERE = Path(__file__).parent
-# Control characters, marks that change direction, invisible characters: the same as STEERING in shared.js
+# Control characters, marks that change direction, invisible characters: the same as STEERING in shared.js. And halves
+# of characters, which no file can hold.
 _STEERING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    "\U000e0000-\U000e007f]"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
 )
 
 
@@ -72,6 +73,12 @@ class LabWidget(anywidget.AnyWidget):
         """
         traitlets.link((self, source), (other, target))
         self.links = [*self.links, {"source": source, "model": other.model_id, "target": target}]
+
+    @classmethod
+    def by_name(cls, name: str) -> type[LabWidget] | None:
+        """The widget that a saved state names as its `_anywidget_id`, if it is one of ours."""
+        known = {f"{one.__module__}.{one.__qualname__}": one for one in cls.__subclasses__()}
+        return known.get(name)
 
     def fallback(self) -> str:
         """Static HTML for a reader without a kernel or saved state; everything in it is escaped."""
@@ -127,7 +134,8 @@ def write_page(widgets: Sequence[LabWidget], path: str | Path | None = None, tit
     text = embed.page(
         title or widgets[0]._title(),
         f"<main>{mounts}</main>",
-        scripts=f"{embed.widget_script(states)}\n<script>{embed.host_script()}</script>",
+        data=[embed.widget_script(states)],
+        scripts=[embed.host_script()],
     )
     if path is not None:
         Path(path).write_text(text, encoding="utf-8")
@@ -155,11 +163,20 @@ def plain(value: Any, where: str = "value") -> Any:
     raise TypeError(f"{where}: {type(value).__name__} is no plain data")
 
 
+def visible(text: Any) -> str:
+    """Text from outside on one's screen: what would steer a terminal or the direction of reading is made visible."""
+    return _STEERING.sub("\N{REPLACEMENT CHARACTER}", str(text).replace("\r\n", "\n"))
+
+
 def safe(text: Any, limit: int = _CELL_LIMIT) -> str:
-    """Text from outside for static HTML: escaped, without what would steer the reader's screen, and not endless."""
+    """Text from outside as static HTML: escaped, without what would steer the reader's screen, and not endless.
+
+    Dollars and backslashes stand in elements of their own, since JupyterLab looks for formulas in HTML too, and a
+    formula may hold a link.
+    """
     text = str(text)
     text = text if len(text) <= limit else text[: limit - 1] + "…"
-    return html.escape(_STEERING.sub("\N{REPLACEMENT CHARACTER}", text))
+    return re.sub(r"[$\\]", r"<span>\g<0></span>", html.escape(visible(text)))
 
 
 def fallback_table(

@@ -6,20 +6,23 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 _HERE = Path(__file__).parent
 
-# The page must never ask for anything: the policy turns "we wrote no address" into "the browser refuses to".
+# The page must never ask for anything: the policy turns "we wrote no address" into "the browser refuses to". Only
+# scripts whose sums it lists run, so none that text in the page might hold, and no handler in an attribute.
 # 'unsafe-eval' is for plotly's WebGL traces, which compile their kernels with `new Function`.
 CONTENT_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' blob:; style-src 'unsafe-inline'; "
-    "img-src data: blob:; media-src data: blob:; font-src data:; worker-src blob:"
+    "default-src 'none'; script-src {sums} 'unsafe-eval' blob:; style-src 'unsafe-inline'; img-src data: blob:; "
+    "media-src data: blob:; font-src data:; worker-src blob:; base-uri 'none'; form-action 'none'"
 )
 
 
@@ -81,32 +84,46 @@ def widget_script(models: Mapping[str, Mapping[str, Any]]) -> str:
     return f'<script type="application/json" id="vpd-widgets">{data}</script>'
 
 
-def page(title: str, body: str, *, head: str = "", scripts: str = "") -> str:
+def page(title: str, body: str, *, head: str = "", data: Sequence[str] = (), scripts: Sequence[str] = ()) -> str:
     """One whole HTML document that needs nothing else.
 
     Args:
         title: plain text.
-        body: HTML.
+        body: HTML. A script in it does not run.
         head: HTML for the end of `<head>`, such as another `<style>`.
-        scripts: HTML of `<script>` elements, placed after the body.
+        data: HTML of elements with data, such as `widget_script`, placed after the body.
+        scripts: JavaScript that may stand inside a `<script>`; it runs last, in this order.
     """
+    # A browser reads line ends as \n before it takes the sum.
+    sources = [source.replace("\r\n", "\n").replace("\r", "\n") for source in scripts]
+    sums = " ".join(f"'sha256-{_sum(source)}'" for source in sources)
+    elements = "\n".join([*map(_writable, data), *(f"<script>{source}</script>" for source in sources)])
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY.format(sums=sums)}">
 <link rel="icon" href="data:,">
-<title>{html.escape(title)}</title>
+<title>{html.escape(_writable(title))}</title>
 <style>
 {page_css()}</style>
 {head}</head>
 <body>
-{body}
-{scripts}
+{_writable(body)}
+{elements}
 </body>
 </html>
 """
+
+
+def _writable(text: str) -> str:
+    """Without halves of characters, which no file can hold: names of folders and saved states may have them."""
+    return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
+
+
+def _sum(source: str) -> str:
+    return base64.b64encode(hashlib.sha256(source.encode("utf-8")).digest()).decode()
 
 
 def _index(items: list[str], item: str) -> int:

@@ -2,7 +2,7 @@
 // render per mount. Plain script, no import; the data stand in <script id="vpd-widgets">.
 (() => {
   "use strict";
-  const source = document.getElementById("vpd-widgets");
+  const source = document.querySelector("script#vpd-widgets"); // no element that text in the page might hold
   if (!source) return;
   const { modules, styles, models } = JSON.parse(source.textContent);
 
@@ -14,8 +14,9 @@
   function makeModel(entry) {
     const state = structuredClone(entry.state);
     for (const { path, data } of entry.buffers) {
-      const parent = path.slice(0, -1).reduce((node, key) => node[key], state);
-      parent[path[path.length - 1]] = toDataView(data);
+      // Only ways that are there: a path to a prototype ends nowhere.
+      const parent = path.slice(0, -1).reduce((node, key) => (Object.hasOwn(node, key) ? node[key] : {}), state);
+      if (path.at(-1) !== "__proto__") parent[path.at(-1)] = toDataView(data);
     }
     const listeners = new Map();
     const fire = (name, ...values) => {
@@ -103,7 +104,7 @@
     style.textContent = text;
     document.head.append(style);
   }
-  const places = [...document.querySelectorAll(".vpd-mount")].map((place) =>
+  const places = [...document.querySelectorAll(".vpd-mount[data-vpd-model]")].map((place) =>
     bringToLife(place).catch((error) => {
       console.error(error);
       const note = document.createElement("p");

@@ -1,0 +1,69 @@
+"""Text from a run, shown: tables, headings and lines that stay text, whatever is written in them.
+
+A data set's problems, a model's answers, a critic's words, names and settings are other people's text. In a notebook
+everything that shows them goes through here, or through the widgets and figures, which do the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vpdlab_widgets.base import safe, visible
+
+_LONGEST = 4000  # characters of a cell
+_CELL = "text-align: left; vertical-align: top; white-space: pre-wrap"
+
+
+class Shown:
+    """What a notebook shows: HTML in which all text is escaped, and plain text for a terminal."""
+
+    def __init__(self, markup: str, text: str) -> None:
+        self._markup, self._text = markup, text
+
+    def _repr_html_(self) -> str:
+        return self._markup
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def table(rows: Sequence[Mapping[str, Any]], none: str = "none") -> Shown:
+    """Plain rows as a table; where there are none, a word.
+
+    Args:
+        rows: the first one's keys are the columns.
+        none: what stands in place of an empty table.
+    """
+    if not rows:
+        return Shown(f"<p>{safe(none, _LONGEST)}</p>", visible(none))
+    names = list(rows[0])
+    head = "".join(f'<th style="{_CELL}">{safe(name, _LONGEST)}</th>' for name in names)
+    lines = [[_cell(row.get(name)) for name in names] for row in rows]
+    cells = ("".join(f'<td style="{_CELL}">{safe(cell, _LONGEST)}</td>' for cell in line) for line in lines)
+    body = "\n".join(f"<tr>{row}</tr>" for row in cells)
+    markup = f'<table class="dataframe"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>'
+    return Shown(markup, "\n".join(" | ".join(map(plain, line)) for line in [names, *lines]))
+
+
+def heading(title: str, headline: str, lines: Sequence[str] = ()) -> Shown:
+    """A title, a sentence in bold, and lines below it."""
+    below = "<br>".join(safe(line, _LONGEST) for line in lines)
+    markup = f"<h2>{safe(title, _LONGEST)}</h2><p><b>{safe(headline, _LONGEST)}</b></p><p>{below}</p>"
+    return Shown(markup, "\n".join(map(plain, [title, headline, *lines])))
+
+
+def plain(text: Any, limit: int = _LONGEST) -> str:
+    """Text for `print`: without what would steer a terminal, and not endless.
+
+    >>> plain("red: \\x1b[31m")
+    'red: \ufffd[31m'
+    """
+    text = visible(text)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _cell(value: Any) -> str:
+    if value is None or value != value:  # NaN
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
