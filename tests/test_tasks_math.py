@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -73,6 +74,11 @@ def test_three_styles_of_rows(task):
         ({"problem": "p", "answer": "(1,234)"}, "(1,234)"),
         ({"problem": "p", "answer": "-12,345.5"}, "-12345.5"),
         ({"problem": "p", "answer": "x", "solution": "\\boxed{y}"}, "x"),
+        ({"problem": "p", "answer": ["1,000", 2]}, "1000, 2"),
+        ({"problem": "p", "answer": ["7"]}, "7"),
+        ({"problem": "p", "reward_model": {"ground_truth": '["34"]'}}, "34"),
+        ({"problem": "p", "answer": 1.5e300}, "1.5e+300"),
+        ({"problem": "p", "answer": "12:30"}, "12:30"),
     ],
 )
 def test_the_final_answer_of_a_row(tmp_path, row, gold):
@@ -206,11 +212,17 @@ def test_a_comparing_process_that_does_not_work_is_no_verdict(monkeypatch):
         ({"problem": "p"}, "line 1: no final answer"),
         ({"problem": "p", "solution": "words\nand more words"}, "line 1: no final answer"),
         ({"prompt": [{"role": "system", "content": "x"}], "answer": "5"}, "line 1: no problem"),
-        ([1], "line 1: expected an object"),
+        ([1], "line 1, item 1: expected an object"),
+        ({"problem": "p", "answer": "12 34"}, "line 1: field 'answer' is '12 34', which holds several numbers"),
+        ({"problem": "p", "answer": True}, "line 1: field 'answer' is True, but must be text, a number, or a list"),
+        ({"problem": "p", "answer": {"a": 1}}, "line 1: field 'answer' is {'a': 1}"),
+        ({"problem": "p", "answer": ["1", None]}, "line 1: field 'answer' is ['1', None], but each item"),
+        ({"problem": "p", "answer": ["1", {"a": 1}]}, "line 1: field 'answer' is {'a': 1}"),
+        ({"problem": "p", "answer": []}, "line 1: no final answer"),
     ],
 )
 def test_bad_rows_are_named(tmp_path, row, why):
-    with pytest.raises(UserError, match=why):
+    with pytest.raises(UserError, match=re.escape(why)):
         Math(write(tmp_path / "rows.jsonl", [row]))
 
 

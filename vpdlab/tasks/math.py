@@ -4,12 +4,16 @@
 * MATH (arXiv 2103.03874): ``problem``, ``solution`` with a ``\\boxed{}``, and where it is given ``answer``;
 * DAPO (arXiv 2503.14476): ``prompt`` (text, or a list of chat messages), ``reward_model.ground_truth`` or ``answer``.
 
-The comparison is math-verify's, never ours; it runs in a process of its own (`math_worker`).
+The comparison of mathematics is math-verify's; it runs in a process of its own (`math_worker`). What it would read as
+something else (times, dates, units, lists, words) is compared as what it is; the rules are those of `math_forms`. An
+expected answer that is a list means all of its items.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import numbers
 import re
 import selectors
 import subprocess
@@ -18,10 +22,12 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from vpdlab.errors import RunFailed, UserError
+from vpdlab.tasks.math_forms import numbers_in_latex, same, tidy, unreadable, words_of
 from vpdlab.tasks.options import typed_options
 from vpdlab.tasks.reading import read_splits, shown
 from vpdlab.tasks.splits import drop_duplicates, hold_out, split_of
@@ -97,21 +103,33 @@ class Math:
             return Outcome(0.0, why_none)
         if len(answer) > LONGEST:
             return Outcome(0.0, "The box holds more than a final answer.")
-        said = self._judge.compare(rollout.problem.answer, answer)
         quoted = " ".join(answer.split())[:80]
-        if said is None:
+        try:
+            right, read = self._compared(rollout.problem.answer, answer)
+        except TimeoutError:
             return Outcome(
                 0.0, f'The answer "{quoted}" could not be worked out in time: it is not in its simplest form.'
             )
-        if not said["gold"]:
-            raise UserError(
-                f"problem {rollout.problem.id}: math-verify cannot read its answer {rollout.problem.answer!r}"
-            )
-        if said["read"] is None:
+        if read is None:
             return Outcome(0.0, f'The answer "{quoted}" cannot be read as mathematics.')
-        if said["right"]:
-            return Outcome(1.0, "The answer is right.", said["read"])
-        return Outcome(0.0, f'The answer "{quoted}" is not right.', said["read"])
+        if right:
+            return Outcome(1.0, "The answer is right.", read)
+        return Outcome(0.0, f'The answer "{quoted}" is not right.', read)
+
+    def _compared(self, gold: str, answer: str) -> tuple[bool, str | None]:
+        """(whether they are equal, the answer in a normal form or None). Raises TimeoutError."""
+
+        @cache
+        def asked(one: str, two: str) -> dict[str, Any]:
+            said = self._judge.compare(one, two)
+            if said is None:
+                raise TimeoutError
+            return said
+
+        right = same(gold, answer, lambda one, two: asked(one, two)["right"])
+        plain = numbers_in_latex(tidy(answer))
+        read = asked(numbers_in_latex(tidy(gold)), plain)["read"]
+        return right, read or (words_of(plain) if right else None)
 
 
 class Judge:
@@ -214,7 +232,7 @@ def _problems(split: str, place: str, rows: Iterable[tuple[str, Any]]) -> list[P
             raise UserError(
                 f"{place} {where}: no problem: expected text in question, problem or prompt, found {shown(row)}"
             )
-        gold = _gold(row)
+        gold = _gold(row, f"{place} {where}")
         if not gold:
             raise UserError(
                 f"{place} {where}: no final answer (#### 72, \\boxed{{}}, answer or reward_model.ground_truth)"
@@ -226,15 +244,35 @@ def _problems(split: str, place: str, rows: Iterable[tuple[str, Any]]) -> list[P
     return problems
 
 
-def _gold(row: Mapping[str, Any]) -> str:
-    """The final answer of a row, without box, commas between thousands and what led to it."""
-    model, solution = row.get("reward_model"), str(row.get("solution") or "")
+def _gold(row: Mapping[str, Any], where: str) -> str:
+    """The final answer of a row, without box, commas between thousands and what led to it; "" where there is none."""
+    model, solution = row.get("reward_model"), row.get("solution")
     truth = model.get("ground_truth") if isinstance(model, Mapping) else None
-    short = "" if "\n" in solution or len(solution) > 100 else solution  # some sets call the bare answer "solution"
-    for value in (truth, row.get("answer"), boxed(solution), short):
-        text = "" if value is None else str(value)
-        text = text.rpartition("####")[2] if "####" in text else (boxed(text) or text)
-        text = text.strip().strip("$").strip()
+    bare = solution if isinstance(solution, str) and len(solution) <= 100 and "\n" not in solution else None
+    led = boxed(solution) if isinstance(solution, str) else None
+    for name, value in (
+        ("reward_model.ground_truth", truth), ("answer", row.get("answer")), ("solution", led), ("solution", bare)
+    ):  # fmt: skip
+        text = _final(value, f"{where}: field {name!r}")
+        if text and (why := unreadable(text)):
+            raise UserError(f"{where}: field {name!r} is {shown(value)}, which {why}")
         if text:
-            return text.replace(",", "") if re.fullmatch(r"-?\d{1,3}(,\d{3})+(\.\d+)?", text) else text
+            return text
     return ""
+
+
+def _final(value: Any, what: str) -> str:
+    if isinstance(value, str) and value.lstrip().startswith('["'):  # some sets keep a list as text
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    if isinstance(value, list):
+        items = [_final(one, what) for one in value]
+        if not all(items):
+            raise UserError(f"{what} is {shown(value)}, but each item must be text or a number")
+        return ", ".join(items)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, str | numbers.Real)):
+        raise UserError(f"{what} is {shown(value)}, but must be text, a number, or a list of these")
+    text = "" if value is None else str(value)
+    text = text.rpartition("####")[2] if "####" in text else (boxed(text) or text)
+    text = text.strip().strip("$").strip()
+    return text.replace(",", "") if re.fullmatch(r"-?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?", text) else text

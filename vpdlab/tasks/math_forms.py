@@ -1,0 +1,357 @@
+"""How final answers are written, and what is compared as what.
+
+The comparison of mathematics is math-verify's. Around it stand two things of ours. Ways of writing that it does not
+know are written in its own (`tidy`, `numbers_in_latex`): `1 000`, `3 1/2`, `1.5e3`, other digits and signs. And what it
+would read as something else is compared as what it is (`same`):
+
+* a time of day (it reads 12:30 as 2/5), a date (a subtraction or a fraction), a ratio (a quotient, whatever its parts);
+* a quantity: where both sides name a unit, a currency or a base, these must be the same; one side may leave it out.
+  Units are not converted;
+* a list: as many items, each equal to another of the other side; in parentheses or brackets also in the same order;
+* words: letter by letter, without case (it reads them as products: Paris = Pairs);
+* the letter of a choice, with or without the choice's text;
+* small numbers: it rounds to six decimals, so they must agree in their first four digits as well (`math_worker`).
+
+What is upstream's: 50% equals 50 as well as 0.5; 1/3 equals 0.333333 but not 0.3333; an open interval equals a pair;
+x = 5 equals 5; a list without brackets has no order; a product of one-letter names has none either (ab = ba).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from fractions import Fraction
+
+Equal = Callable[[str, str], bool]
+"""Whether math-verify calls two LaTeX formulas equal."""
+
+LONGEST = 12  # items of a list of which each is compared with each
+WRAPPED = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it)|mbox|operatorname)\s*\{([^{}]*)\}")
+SIGNS = str.maketrans({**dict.fromkeys("−﹣－‐‑–", "-"), **dict.fromkeys("\u00a0\u2009\u202f\u2007\u2002\u2003", " "),
+                       "’": "'", "′": "'", "×": r"\times ", "·": r"\cdot ", "÷": "/", "⁄": "/", "π": r"\pi ",
+                       "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "％": "%", "₂": "_2"})  # fmt: skip
+SPACES = re.compile(r"(?<!\\)(?:\\[,;: ]|\\q?quad|\\thinspace|\\displaystyle)|~|\\(?:left|right)(?![a-z])\.?")
+DEGREE = re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree\b|º")
+NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+TIME = re.compile(r"([0-9]{1,2})(?::([0-5][0-9]))?(?::([0-5][0-9]))?\s*(?:([ap])\.?\s*m\.?)?", re.I)
+RATIO = re.compile(r"[^:,;]+(?::[^:,;]+)+")
+SLASHED = re.compile(r"([0-9]{1,2})[/.]([0-9]{1,2})[/.]([0-9]{4}|[0-9]{2})")
+ISO = re.compile(r"([0-9]{4})[-/]([0-9]{1,2})[-/]([0-9]{1,2})")
+DATES = ("%B %d, %Y", "%b %d, %Y", "%d %B %Y", "%d %b %Y", "%B %d %Y", "%b %d %Y")
+DAYS = ("%B %d", "%b %d", "%d %B", "%d %b")
+MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+WORD = re.compile(r"[^\W\d_]+(?:[\s'.-]+[^\W\d_]+)*\.?")
+CHOICE = re.compile(r"\(?([A-Za-z])(?:[).:]+\s*|$)(.*)", re.S)
+PRODUCTS = ("abcd", "klmn", "pqrst", "uvwxyz")  # names of variables and points that stand side by side
+QUANTITY = re.compile(
+    r"((?:US)?\\?[$]|[€£¥₹])?\s*(.*?[0-9)}\]])\s*([^\d\s(){}\[\]\\=<>+*_,;:!'^./-][^\\(){}\[\]=<>+*_,;:!]*)?"
+)
+BASE = re.compile(r"\(?([0-9][0-9A-Fa-f]*|[0-9A-F]+)\)?_\{?\s*([2-9]|[12][0-9]|3[0-6])\s*\}?")
+EXPONENT = re.compile(rf"(?<![\w.\\])({NUMBER})[eE]([+-]?[0-9]{{1,4}})(?![\w.])")
+SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+UNITS = {
+    alias: names.split()[0]
+    for names in (
+        "mm millimeter millimetre", "cm centimeter centimetre", "dm decimeter decimetre", "m meter metre mtr",
+        "km kilometer kilometre", "inch in inches", "foot ft feet", "yard yd", "mile mi", "mg milligram",
+        "gram g gm gramme", "kg kilogram kilo", "tonne t ton", "pound lb lbs", "ounce oz", "second s sec", "minute min",
+        "hour h hr", "day d", "week wk", "month mo", "year yr", "ml milliliter millilitre", "liter litre l",
+        "gallon gal", "acre", "hectare ha", "dollar usd bucks", "cent", "euro eur", "pound-sterling gbp", "yen jpy",
+        "rupee rs inr", "degree deg °", "radian rad", "°c celsius °celsius", "°f fahrenheit °fahrenheit",
+        "mile/hour mph", "km/hour kmh kmph kph",
+        "newton n", "joule j", "watt w", "volt v", "hertz hz", "mole mol", "kelvin k", "percent-point",
+    )
+    for alias in names.split()
+}  # fmt: skip
+CURRENCIES = {"$": "dollar", "US$": "dollar", "€": "euro", "£": "pound-sterling", "¥": "yen", "₹": "rupee"}
+
+
+def tidy(text: str) -> str:
+    """The same answer with plain digits, signs and spaces."""
+    text = re.sub("(?<=[0-9])\\s?–\\s?(?=[0-9])", " to ", text)  # a range is no difference
+    text = "".join(_plain(char) for char in text.translate(SIGNS))
+    text = SPACES.sub(" ", re.sub(r"(?<!\\)\\!", "", text))
+    marks = re.findall(r"(?<!\\)\$", text)  # a single one is a currency
+    text = re.sub(r"(?<!\\)\$", "\\\\$" if len(marks) % 2 else "", text)
+    text = DEGREE.sub("°", re.sub(r"\{\s*,\s*\}", ",", text)).replace("\\%", "%")
+    text = re.sub(r"\\[dtc]frac", r"\\frac", text)
+    return " ".join(text.split()).rstrip(". ")
+
+
+def _plain(char: str) -> str:
+    if char.isascii():
+        return char
+    if unicodedata.category(char) == "Nd":
+        return str(unicodedata.decimal(char))
+    name = unicodedata.decomposition(char)
+    if name.startswith("<fraction>"):
+        top, _, bottom = unicodedata.normalize("NFKC", char).partition("\u2044")
+        return f" \\frac{{{top}}}{{{bottom}}}"
+    if name.startswith("<super>") and char.isdigit():
+        return f"^{{{unicodedata.digit(char)}}}"
+    return char
+
+
+def numbers_in_latex(text: str) -> str:
+    """Numbers as math-verify reads them: without separators of thousands, mixed ones as sums, exponents as powers."""
+    text = re.sub(r"(?<![\w.,/])([0-9]{1,3})((?:[ '_][0-9]{3})+)(?![\w/]| ?[0-9])", _joined, text)
+    text = re.sub(r"(?<![\w.,/])([0-9]{1,3})((?:,[0-9]{3})+)(?![\w/]|,[0-9])", _joined_outside, text)
+    text = EXPONENT.sub(lambda found: rf"{found[1]}\times 10^{{{int(found[2])}}}", text)
+    text = re.sub(rf"({NUMBER})\s*[xX*]\s*10\s*\^", r"\1\\times 10^", text)
+    return re.sub(r"(?<![\w./])(-?)([0-9]+) ([0-9]+)/([0-9]+)(?![\w/.])", r"\1(\2+\\frac{\3}{\4})", text)
+
+
+def _joined(found: re.Match[str]) -> str:
+    return re.sub(r"\D", "", found[0])
+
+
+def _joined_outside(found: re.Match[str]) -> str:
+    """Commas between thousands; within brackets they part items."""
+    before = found.string[: found.start()]
+    return found[0] if sum(map(before.count, "([{")) > sum(map(before.count, ")]}")) else _joined(found)
+
+
+def words_of(text: str) -> str:
+    """The answer without LaTeX's wrappers of plain words."""
+    while text != (found := WRAPPED.sub(r" \1 ", text)):
+        text = found
+    text = re.sub(r"\{\s*([:;.-])\s*\}", r"\1", text)
+    return re.sub(r"\s*:\s*", ":", " ".join(text.split())).rstrip(". ")
+
+
+def unreadable(text: str) -> str:
+    """Why an expected answer cannot be compared; "" where it can be."""
+    said = words_of(numbers_in_latex(tidy(text)))
+    if re.fullmatch(r"-?[0-9.]+(?: +-?[0-9.]+)+", said):
+        return "holds several numbers with nothing between them: write 1, 2 for a list, 1234 for one number"
+    return ""
+
+
+def same(gold: str, answer: str, equal: Equal) -> bool:
+    """Whether an answer is the expected one, both as they were written."""
+    gold, answer = numbers_in_latex(tidy(gold)), numbers_in_latex(tidy(answer))
+    wanted, given = words_of(gold), words_of(answer)
+    if wanted == given and wanted:
+        return True
+    if unreadable(gold) or unreadable(answer):
+        return False
+    for judge in (_same_time, _same_date, _same_list, _same_ratio, _same_words, _same_choice, _same_quantity):
+        verdict = judge(wanted, given, equal)
+        if verdict is not None:
+            return verdict
+    return equal(gold, answer)
+
+
+# -- kinds: each says True or False where one side is of its kind, and None where it has nothing to say ---------------
+
+
+def _same_time(gold: str, answer: str, equal: Equal) -> bool | None:
+    first, second = _time(gold), _time(answer)
+    if first and second:
+        (wanted, marked), (given, also) = first, second  # of which one may lack its "pm"
+        return wanted == given or (marked != also and (wanted[0] % 12, *wanted[1:]) == (given[0] % 12, *given[1:]))
+    if first:
+        return False
+    fraction = "/" in gold or "\\frac" in gold  # of which 1:30 may be a way to write it
+    return False if second and ":" in answer and not fraction else None
+
+
+def _time(text: str) -> tuple[tuple[int, int, int], bool] | None:
+    found = TIME.fullmatch(text)
+    if found is None or not (found[2] or found[4]) or int(found[1]) > 24:
+        return None
+    hour = int(found[1])
+    if found[4]:
+        if not 1 <= hour <= 12:
+            return None
+        hour = hour % 12 + 12 * (found[4].lower() == "p")
+    return (hour, int(found[2] or 0), int(found[3] or 0)), bool(found[4]) or hour > 12
+
+
+def _same_date(gold: str, answer: str, equal: Equal) -> bool | None:
+    wanted, given = _dates(gold), _dates(answer)
+    return wanted == given if wanted or given else None
+
+
+def _dates(text: str) -> tuple[int, ...]:
+    """A day as (year, month, day), the year 0 where none is named; () for what is none. 1/2/2024, which may be read in
+    two ways, is equal to itself alone."""
+    text = re.sub(r"(?<=[0-9])(?:st|nd|rd|th)\b", "", text)
+    if found := ISO.fullmatch(text):
+        year, month, day = map(int, found.groups())
+        return (year, month, day) if 1 <= month <= 12 and 1 <= day <= 31 else ()
+    if found := SLASHED.fullmatch(text):
+        one, two, year = map(int, found.groups())
+        if not 1 <= min(one, two) <= 12 or max(one, two) > 31:
+            return ()
+        sure = one == two or max(one, two) > 12
+        return (year, min(one, two), max(one, two)) if sure else (year, one, two, 0)
+    if not any(month in text.casefold() for month in MONTHS):
+        return ()
+    for form in (*DATES, *DAYS):
+        whole = form if "%Y" in form else f"{form} %Y"
+        with contextlib.suppress(ValueError):
+            made = datetime.strptime(text if whole == form else f"{text} 2000", whole)
+            return made.year * (whole == form), made.month, made.day
+    return ()
+
+
+def _same_list(gold: str, answer: str, equal: Equal) -> bool | None:
+    (left, right, wanted), (open_, close, given) = _items(gold), _items(answer)
+    if len(wanted) < 2 or len(given) < 2:
+        return None
+    if left and open_ and (left, right) != (open_, close):
+        return False
+    if len(wanted) != len(given) or (left or open_ or "(") not in "({[":
+        return False
+    if "[" in (left, open_) and not (left and open_):
+        return False
+    named = any("=" in item for item in wanted) != any("=" in item for item in given)
+    if named or (left or open_) in ("(", "["):
+        return all(same(one, two, equal) for one, two in zip(wanted, given, strict=True))
+    missing, rest = [], list(given)
+    for one in wanted:
+        rest.remove(one) if one in rest else missing.append(one)
+    if len(missing) > LONGEST:
+        return None
+    for one in missing:
+        match = next((two for two in rest if same(one, two, equal)), None)
+        if match is None:
+            return False
+        rest.remove(match)
+    return True
+
+
+def _items(text: str) -> tuple[str, str, list[str]]:
+    """(opening bracket, closing bracket, items) of a list; brackets are empty where it has none."""
+    left, right = "", ""
+    bare = text.replace("\\{", "{").replace("\\}", "}")
+    if bare[:1] in ("(", "[", "{") and bare[-1:] in (")", "]", "}") and _closes(bare) == len(bare) - 1:
+        left, right, bare = bare[0], bare[-1], bare[1:-1]
+    parts, depth, start = [], 0, 0
+    bare = bare if left else re.sub(r",?\s*\b(?:and|or)\b\s*", ",", bare)
+    for place, char in enumerate(bare):
+        depth += (char in "([{") - (char in ")]}")
+        if char in ",;" and depth == 0:
+            parts.append(bare[start:place].strip())
+            start = place + 1
+    return left, right, [part for part in (*parts, bare[start:].strip()) if part]
+
+
+def _closes(text: str) -> int:
+    """Where the bracket that a text begins with is closed."""
+    depth = 0
+    for place, char in enumerate(text):
+        depth += (char in "([{") - (char in ")]}")
+        if depth == 0:
+            return place
+    return -1
+
+
+def _same_ratio(gold: str, answer: str, equal: Equal) -> bool | None:
+    wanted, given = (text.split(":") if RATIO.fullmatch(text) else [text] for text in (gold, answer))
+    if len(wanted) == len(given) == 1:
+        return None
+    if len(wanted) != len(given):  # a ratio of two may be written as a fraction, not as a decimal number
+        if max(len(wanted), len(given)) > 2:
+            return False
+        other = gold if len(wanted) == 1 else answer
+        return None if "/" in other or "\\frac" in other else False
+    numbers = [[_fraction(part) for part in parts] for parts in (wanted, given)]
+    if None not in numbers[0] and None not in numbers[1]:
+        return _proportional(numbers[0], numbers[1])  # type: ignore[arg-type]
+    return None if len(wanted) == 2 else all(same(one, two, equal) for one, two in zip(wanted, given, strict=True))
+
+
+def _fraction(text: str) -> Fraction | None:
+    text = text.strip()
+    return Fraction(text) if re.fullmatch(rf"{NUMBER}", text) and len(text) < 40 else None
+
+
+def _proportional(first: Sequence[Fraction], second: Sequence[Fraction]) -> bool:
+    if not any(first) or not any(second):
+        return list(first) == list(second)
+    return all(a * sum(second) == b * sum(first) for a, b in zip(first, second, strict=True))
+
+
+def _same_words(gold: str, answer: str, equal: Equal) -> bool | None:
+    wanted, given = _word(gold), _word(answer)
+    if wanted is None and given is None:
+        return None
+    return wanted == given if wanted and given else None if wanted is None else False
+
+
+def _word(text: str) -> str | None:
+    """Text that is words, without case; None for formulas, and for letters that may be a product (abc, PQ)."""
+    if not WORD.fullmatch(text):
+        return None
+    letters = text.casefold()
+    if len(letters) == 1 or (len(letters) == 2 and not set(letters) & set("eiou")):
+        return None
+    if len(set(letters)) == len(letters) and any(set(letters) <= set(names) for names in PRODUCTS):
+        return None
+    return " ".join(re.split(r"[\s'.-]+", letters)).strip()
+
+
+def _same_choice(gold: str, answer: str, equal: Equal) -> bool | None:
+    wanted, given = CHOICE.fullmatch(gold), CHOICE.fullmatch(answer)
+    if wanted is None or given is None or not (wanted[2] or given[2]):
+        return None
+    return wanted[1].upper() == given[1].upper()
+
+
+def _same_quantity(gold: str, answer: str, equal: Equal) -> bool | None:
+    (number, unit), (other, also) = _quantity(gold), _quantity(answer)
+    if (number, other) == (gold, answer):
+        return None
+    return not (unit and also and unit != also) and equal(number, other)
+
+
+def _quantity(text: str) -> tuple[str, str]:
+    """(number, unit in its usual name); a text without a unit is all number."""
+    if based := BASE.fullmatch(text):
+        return based[1], f"base {based[2]}"
+    found = QUANTITY.fullmatch(text)
+    if found is None or len(text) > 200:
+        return text, ""
+    sign, number, rest = found[1] or "", found[2], (found[3] or "").strip()
+    unit = CURRENCIES.get(sign.replace("\\", ""), "")
+    first, _, more = rest.partition(" ")
+    if first.casefold() in SCALES:
+        number, rest = rf"{number}\times 10^{{{SCALES[first.casefold()]}}}", more.strip()
+    elif rest and len(rest) == 1 and rest != "°" and text[found.start(3) - 1] != " ":
+        return text, ""  # 5m: a product, or metres; upstream decides
+    named = _unit(rest)
+    if rest and not named:
+        return (text, "") if number == found[2] else (number, "")
+    return (number, named or unit) if named or unit or number != found[2] else (text, "")
+
+
+def _unit(text: str) -> str:
+    """The usual name of a unit; "" for what is none."""
+    name = re.sub(r"\s*\^\s*\{?\s*([23])\s*\}?", r"^\1", text.casefold().strip(" ."))
+    name = re.sub(r"^(?:square|sq\.?)\s+(.*)", r"\1^2", re.sub(r"^(?:cubic|cu\.?)\s+(.*)", r"\1^3", name))
+    name = re.sub(r"\s*(?:/|\bper\b)\s*", "/", re.sub(r"°\s+", "°", re.sub(r"^degrees?\s+", "°", name)))
+    if not name or name == "%" or "percent" in name:
+        return ""
+    if name in UNITS:
+        return UNITS[name]
+    parts = [re.fullmatch(r"([^\W\d]+|°[^\W\d]?)(\^[23])?", part) for part in name.split("/")]
+    if None in parts:
+        words = name.split()
+        return (
+            " ".join(map(_singular, words)) if words and all(len(word) > 2 and word.isalpha() for word in words) else ""
+        )
+    known = [_alias(part[1]) + (part[2] or "") for part in parts if part]
+    return "/".join(known) if all(len(one) > 0 for one in known) and (len(name) > 2 or name in UNITS) else ""
+
+
+def _alias(word: str) -> str:
+    return UNITS.get(word) or UNITS.get(_singular(word)) or (_singular(word) if len(word) > 2 else "")
+
+
+def _singular(word: str) -> str:
+    return word[:-1] if word.endswith("s") and not word.endswith("ss") and len(word) > 2 else word
