@@ -7,6 +7,7 @@ test holds that the browser's console is clean and that no request left the mach
 from __future__ import annotations
 
 import ast
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import pytest
 from lab_server import Lab, jupyterlab
 from nbformat.v4 import new_code_cell, new_notebook
 from offline_browser import FLAGS
+from planted import TEXT
 
 from vpdlab import Run, RunConfig, headless
 from vpdlab.record import load_run
@@ -154,6 +156,37 @@ def wait_until_complete(run: Path, seconds: float = 150) -> None:
     while not (run / "status.json").exists() or load_run(run).status["state"] == "running":
         assert time.monotonic() < end, "the run did not end"
         time.sleep(0.5)
+
+
+SHOWN = """
+import json
+from pathlib import Path
+from vpdlab_widgets import EMTimeline
+from vpdlab import plots, show
+
+text = json.loads(Path("text.json").read_text())
+show.table([{text: text}])
+"""
+
+
+def test_other_peoples_text_stays_text(lab, browser):
+    """Live, in a notebook that the browser trusts: no script, no formula, no link, no move to another page."""
+    (lab.folder / "text.json").write_text(json.dumps(TEXT))
+    figure = "plots.top_figure({'student': [(text, 0.5)], 'teacher': [('b', 0.5)]}, text)"
+    cells = [SHOWN, "show.heading(text, text, [text])", "EMTimeline([{'step': 1, 'kl': 0.5}], title=text)", figure]
+    write(lab, "text.ipynb", cells)
+    with opened(lab, browser, "text.ipynb") as page:
+        page.wait_for_selector(".js-plotly-plot .main-svg", timeout=60_000)
+        page.wait_for_selector(".vpd-emt-title")
+        page.wait_for_timeout(2000)  # MathJax comes late
+        address = page.url
+        outputs = page.locator(".jp-OutputArea")
+        assert "<script>window.planted" in " ".join(outputs.all_text_contents())
+        assert (
+            outputs.locator(".plant, plant-x, .jp-RenderedHTML a, .main-svg a, mjx-container, iframe, form").count()
+            == 0
+        )
+        assert page.evaluate("window.planted") is None and page.url == address
 
 
 LINKED = """

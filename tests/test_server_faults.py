@@ -86,3 +86,16 @@ def test_an_address_that_is_none_is_one_line(url) -> None:
     with pytest.raises(UserError, match="vllm_url") as told:
         ServerEngine(url, 100, 4)
     line(told.value)
+
+
+@pytest.mark.parametrize("reply", [b"[]", b"7", b"null", b'{"success": 1}', b'{"success": "true"}', b"{"])
+def test_a_cache_that_was_not_forgotten_ends_the_run(reply, tmp_path) -> None:
+    def script(one) -> None:
+        route = hostile.requests[-1].split(b" ")[1]
+        one.sendall(http({b"/v1/models": MODELS, b"/collective_rpc": b"{}"}.get(route, reply)))
+
+    hostile = HostileServer(script)
+    with pytest.raises(RunFailed) as told:
+        ServerEngine(hostile.url, 100, 4).load(tmp_path / "weights.safetensors")
+    line(told.value)
+    hostile.close()

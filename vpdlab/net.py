@@ -39,11 +39,11 @@ class Late(NoReply):
 
 
 class Unreachable(NoReply):
-    """No connection, or one that was lost before the reply began."""
+    """No connection, or one that was lost before the reply was whole."""
 
 
 class BadReply(NoReply):
-    """What came is not HTTP, ended early, is encoded, or is too large."""
+    """What came is not HTTP, is encoded, or is too large."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,8 @@ def exchange(
         raise Late("it took too long") from None
     except ssl.SSLError as error:
         raise Unreachable(f"no TLS connection ({getattr(error, 'verify_message', '') or error.reason})") from None
+    except http.client.IncompleteRead:
+        raise Unreachable("its reply ended early") from None
     except http.client.RemoteDisconnected:
         raise Unreachable("the connection was closed without a reply") from None
     except OSError as error:
@@ -109,7 +111,7 @@ def _read(response: http.client.HTTPResponse, largest: int) -> Reply:
     if len(data) > largest:
         raise BadReply(f"its reply is larger than {_size(largest)}")
     if response.length:  # what Content-Length promised and did not come
-        raise BadReply("its reply ended early")
+        raise Unreachable("its reply ended early")
     return Reply(response.status, headers, data)
 
 
@@ -282,7 +284,7 @@ def checked_key(key: str, name: str) -> str:
 def read_json(data: bytes) -> Any:
     """Exactly one JSON document, with finite numbers. Raises BadReply for anything else."""
     try:
-        return json.loads(data.decode("utf-8-sig"), parse_float=_finite, parse_constant=_finite)
+        return json.loads(data.decode("utf-8-sig"), parse_int=_whole, parse_float=_finite, parse_constant=_finite)
     except RecursionError:
         raise BadReply("its reply is nested too deep") from None
     except ValueError as error:  # no UTF-8, no JSON, an integer of thousands of digits
@@ -294,6 +296,12 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError("a number without an end")
     return number
+
+
+def _whole(text: str) -> int:
+    if len(text) > 100:  # reading one takes the square of its length, where Python's own limit is off
+        raise ValueError("a number without an end")
+    return int(text)
 
 
 def printable(text: str, limit: int = 300) -> str:

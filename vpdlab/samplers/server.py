@@ -105,7 +105,8 @@ class ServerEngine:
                 f"{error}; the server needs VLLM_SERVER_DEV_MODE=1, {EXTENSION}, and must see {path.parent.parent}"
                 " (vllm_folder names another place)"
             ) from error
-        if self._post("/reset_prefix_cache", {}).get("success") is not True:
+        done = self._post("/reset_prefix_cache", {})
+        if not isinstance(done, dict) or done.get("success") is not True:
             raise RunFailed(f"{self._url} could not forget what it cached for the old weights: is it in use?")
 
     def load_adapter(self, folder: Path) -> None:
