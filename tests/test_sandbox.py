@@ -190,8 +190,9 @@ def test_hidden_tests_are_never_quoted():
 
 WAYS = (
     "return 1", "return [x] * 99999", "return object()", "raise ValueError(x)", "raise KeyError", "exit(ord(x[0]))",
-    "os._exit(7)", "os.kill(os.getpid(), 11)", "\n        while True: pass", "return 'a' * 10**9", "os.write(3, b'junk\\n' * 99)",
-    "\n        return x[99]", "\n\n        return x[99]", "ctypes.string_at(0)", "print(x)", "return eval(')')",
+    "os._exit(7)", "os.kill(os.getpid(), 11)", "\n        while True: pass", "return 'a' * 10**9",
+    "os.write(3, b'junk\\n' * 99)", "\n        return x[99]", "\n\n        return x[99]", "ctypes.string_at(0)",
+    "print(x)", "return eval(')')",
 )  # fmt: skip
 
 

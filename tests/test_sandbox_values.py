@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 
 from vpdlab.sandbox import Rules
 from vpdlab.sandbox.inside import DEEPEST, NotPlain, encode
-from vpdlab.sandbox.values import EXACT, Unreadable, decode, same, same_output, show
+from vpdlab.sandbox.outputs import same_output
+from vpdlab.sandbox.showing import show, show_line
+from vpdlab.sandbox.values import EXACT, Unreadable, decode, matches, same
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.complex_numbers(),
@@ -91,12 +94,60 @@ def test_colliding_members_take_no_time():
     assert time.monotonic() - start < 10
 
 
+def chain(wrap, depth: int = 95) -> str:
+    """A value nested in itself, with as much as fits at its bottom."""
+    value = encode(frozenset(range(100_000)))
+    for number in range(depth):
+        value = wrap(value, number)
+    return value
+
+
+DEEP = {
+    "frozensets": lambda v, n: f"Z2 {v} i{n:x}",
+    "frozensets the other way round": lambda v, n: f"Z2 i{n:x} {v}",
+    "tuples in sets": lambda v, n: f"Z1 t2 {v} i{n:x}" if n < 45 else f"t2 {v} i{n:x}",
+    "dicts": lambda v, n: f"d1 i1 {v}",
+    "dicts keyed by tuples": lambda v, n: f"t2 {v} i{n:x}" if n < 94 else f"d1 {v} i1",
+    "dicts as keys": lambda v, n: f"d1 {v} i1",
+    "lists": lambda v, n: f"l1 {v}",
+}
+WIDE = {
+    "ints": "i" + "f" * 4_000_000, "text": "s" + "61" * 2_000_000, "floats": "f0x1." + "0" * 4_000_000 + "p+0",
+    "small floats": "l100000" + " f0x1p+0" * 100_000, "equal text": "S2000" + (" s" + "61" * 900) * 2000,
+    "complex": "c0x1." + "0" * 2_000_000 + "p+0;0x1p+0", "empty lists": "l100000" + " l0" * 100_000,
+    "sets": "S50000" + " Z0" * 50_000, "many ints": "S1000 " + " ".join("i" + "f" * 4000 for _ in range(1000)),
+    "exponent": "f0x1p" + "9" * 4_000_000, "no number": "f" + "1" * 4_000_000 + "x", "counts": "l" + "9" * 4_000_000,
+}  # fmt: skip
+
+
+def seconds(job) -> float:
+    start = time.process_time()
+    with contextlib.suppress(Unreadable):
+        job()
+    return time.process_time() - start
+
+
+@pytest.mark.parametrize("line", [*map(chain, DEEP.values()), *WIDE.values()], ids=[*DEEP, *WIDE])
+@pytest.mark.parametrize("rules", [EXACT, Rules(numbers=True, form="=="), Rules(numbers=True, sequences=True)])
+def test_no_value_costs_more_than_its_length(line, rules):
+    """Up to 4 MiB of words, by processor time of the trainer. An answer of another length is not even read."""
+    assert seconds(lambda: matches("i8", line, rules)) < 0.5
+    assert seconds(lambda: show_line(line)) < 0.5
+    other = line + "0" if line[-1] in "0123456789" else line  # one that may be equal, and is no copy
+    assert seconds(lambda: matches(other, line, rules)) < 5
+
+
 def test_values_are_shown_as_python_writes_them():
     for value in ([1, (2,), {"a": {3}}], set(), frozenset({1}), (), {}, "a'b", b"\x00", -1.5, None, 1j):
         assert show(decode(encode(value))) == repr(value)
     assert show(decode("S3 i3 sff i-2".replace("ff", "66"))) == "{-2, 3, 'f'}"  # the same in every run
     assert show(decode(encode(1 << 100_000))) == "<an int of 100001 bits>"
     assert show(decode(encode(["x" * 1000] * 1000)), 50).endswith("…")
+    for value in ([1, (2,), {"a": {3}}], set(), "a'b", {frozenset({1, 2}): [None]}, -(1 << 4000)):
+        assert show_line(encode(value)) == show(decode(encode(value)))
+    assert show_line(encode(1 << 100_000)) == "<an int of 100001 bits>"
+    assert show_line(encode([[]] * 10_000)).startswith("[[], [], []")
+    assert show_line(encode("é" * 100_000), 50) == "'" + "é" * 48 + "…"
 
 
 @pytest.mark.parametrize(
@@ -109,4 +160,4 @@ def test_values_are_shown_as_python_writes_them():
     ],
 )  # fmt: skip
 def test_outputs_are_compared_by_stated_rules(wanted, got, equal):
-    assert same_output(wanted, got) is equal
+    assert same_output(wanted, got.encode()) is equal
