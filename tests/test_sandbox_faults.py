@@ -251,7 +251,8 @@ def steps(self):
     yield from real(self)
 vpdlab.loop.Run.steps = steps
 from vpdlab.cli import main
-raise SystemExit(main(["train", "--task", "code", "--data", sys.argv[3], "--task_args", "source=mbpp", "--out", sys.argv[2], "--steps", "2",
+raise SystemExit(main(["train", "--task", "code", "--data", sys.argv[3], "--task_args", "source=mbpp",
+                       "--out", sys.argv[2], "--steps", "2",
                        "--prompts", "1", "--group", "2", "--eval_every", "-1", "--max_new_tokens", "8"]))
 """
 

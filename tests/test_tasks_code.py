@@ -155,7 +155,8 @@ def test_what_tests_need_goes_with_them_and_empty_ones_are_dropped():
     assert [type(test) for test in read_tests(source, {"candidate"})] == [Case]
     found = read_tests(source + "    assert candidate(n) == n", {"candidate"})
     assert [type(test) for test in found] == [Case, Inside]
-    assert found[1].code == "METADATA = {}\nn = 3\nassert candidate(n) == n"  # type: ignore[union-attr]
+    inside = "METADATA = {}\n\ndef check(candidate):\n    n = 3\n    assert candidate(n) == n\ncheck(candidate)"
+    assert re.sub("\n+", "\n", found[1].code) == re.sub("\n+", "\n", inside)  # type: ignore[union-attr]
 
 
 def test_constants_are_worked_out_within_bounds():
@@ -192,7 +193,7 @@ def test_training_sees_the_visible_tests_and_evaluation_all_of_them():
     seen, hidden = task.verify_many([answer(train, cheat), answer(test, cheat)])
     assert seen.success and seen.notes == "The code passes all 2 tests."
     assert not hidden.success
-    assert str(hidden.notes).startswith("A hidden test failed: the code raised KeyError (line 2: `return {")
+    assert hidden.notes == "A hidden test failed."
     assert seen.answer == hidden.answer != task.verify(answer(train, "x = 1")).answer
 
 
@@ -315,8 +316,7 @@ def test_livecodebench_rows(tmp_path):
     pairs = [(p, code) for p in (*task.load("train"), *task.load("test")) for code in codes[p.id.removesuffix(HIDDEN)]]
     outcomes = task.verify_many([answer(problem, code) for problem, code in pairs])
     assert [o.reward for o in outcomes] == [1, 1, 1, 1, 1, 0, 1, 0]
-    assert outcomes[5].notes == "A hidden test failed: the program printed a wrong output."
-    assert outcomes[7].notes == "A hidden test failed: the code returned a wrong result."
+    assert outcomes[5].notes == outcomes[7].notes == "A hidden test failed."
     assert not any(str(secret) in str(o.notes) for o in outcomes for secret in (40, 42))
     assert task.load("train")[0].data["contest_date"] == "2025-01-01T00:00:00"
     recent = Code(data, "livecodebench", since="2025-02-01", until="2025-02-28")
