@@ -29,7 +29,10 @@ REQUIRE_ALL = "VPDLAB_REQUIRE_ALL"
 
 
 def _refuse_missing(report: Any) -> None:
-    """Turn a skip whose reason begins with "missing:" into a failure where everything has to be there."""
+    """Turn a skip whose reason begins with "missing:" into a failure where everything has to be there.
+
+    What nobody has to have (real files beside a set of our own) is skipped with "extra:", which stays a skip.
+    """
     if os.environ.get(REQUIRE_ALL) != "1" or not report.skipped or not isinstance(report.longrepr, tuple):
         return  # an expected failure is reported as skipped too, but carries no (file, line, reason)
     file, line, reason = report.longrepr

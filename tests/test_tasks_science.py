@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -20,6 +21,8 @@ CHOICES = {"A": "0.8", "B": "1.4", "C": "1.72", "D": "-0.16"}
 LISTED, HELD = "the choices A, B, C, D.", "holds something else."
 PROMPT = "Which score?\n\nA: 0.8\nB: 1.4\nC: 1.72\nD: -0.16\nPlease reason step by step."
 # domain: rows as they stand in the files (train, test), problems that overlap
+OURS = {"biology": (7, 3, 0), "chemistry": (7, 3, 0), "material": (8, 3, 1), "physics": (9, 3, 0)}
+DATA = Path(__file__).parent / "data"
 COUNTS = {"biology": (450, 50, 0), "chemistry": (1890, 210, 0), "material": (841, 94, 1), "physics": (720, 80, 0)}
 
 
@@ -277,13 +280,10 @@ def test_splits_and_paths_that_lead_nowhere(task: Science, tmp_path_factory: pyt
         Science(str(tmp_path / "train.json"), heldout=1.0)
 
 
-@pytest.mark.parametrize("domain", sorted(COUNTS))
-def test_real_items_are_all_read_right(domain: str) -> None:
-    root = os.environ.get("VPDLAB_SCIKNOWEVAL")
-    if not root:
-        pytest.skip("missing: VPDLAB_SCIKNOWEVAL (a folder with the SciKnowEval files)")
-    train, test, overlap = COUNTS[domain]
-    task = Science(str(Path(root) / domain))
+def check_items(folder: Path, counts: tuple[int, int, int]) -> None:
+    """Every item of files in SciKnowEval's schema is read as it was meant."""
+    train, test, overlap = counts
+    task = Science(str(folder))
     assert len(task.load("train")) == train - overlap
     assert len(task.load("test")) == test
     assert ("dropped 1 in train that also stand in test" in task.summary) == bool(overlap)
@@ -292,12 +292,54 @@ def test_real_items_are_all_read_right(domain: str) -> None:
     assert len({p.id for p in problems}) == len(problems)
     for problem in problems:
         choices = problem.data["choices"]
-        assert "".join(choices) in ("AB", "ABCD")
+        assert "".join(choices) in ("AB", "ABC", "ABCD")
         assert all(choices.values())
         assert problem.prompt.removesuffix("Please reason step by step.").rstrip().endswith(choices[max(choices)])
         assert task.verify(rollout(problem, f"<answer>\n{problem.answer}\n</answer>")).reward == 1
         wrong = next(letter for letter in choices if letter != problem.answer)
         assert task.verify(rollout(problem, f"<answer>({wrong}) {choices[wrong]}</answer>")).answer == wrong
+
+
+@pytest.mark.parametrize("domain", sorted(OURS))
+def test_items_of_our_own_are_all_read_right(domain: str) -> None:
+    check_items(DATA / "science" / domain, OURS[domain])
+
+
+@pytest.mark.parametrize("domain", sorted(COUNTS))
+def test_real_items_are_all_read_right(domain: str) -> None:
+    root = os.environ.get("VPDLAB_SCIKNOWEVAL")
+    if not root:  # an extra, which no build machine has to have: items of the same schema stand beside the tests
+        pytest.skip("extra: set VPDLAB_SCIKNOWEVAL to a folder with the SciKnowEval files")
+    check_items(Path(root) / domain, COUNTS[domain])
+
+
+def test_our_items_have_the_odd_things_of_the_real_ones() -> None:
+    rows = [json.loads(line) for file in DATA.glob("science/*/*.json") for line in file.read_text().splitlines()]
+    assert all(
+        list(row)
+        == ["idx", "kind", "dataset", "answer", "elo", "prompt", "description", "tests", "embedding", "system"]
+        for row in rows
+    )
+    prompts = [row["prompt"] for row in rows]
+    assert len(set(prompts)) == len(prompts) - 1  # one stands in both splits
+    assert {len(read_choices(prompt)) for prompt in prompts} == {2, 3, 4}
+    assert any("A.CCO\nB.[Pd]" in prompt for prompt in prompts)
+    assert any("\nA: from here\nB: to there\n" in prompt for prompt in prompts)
+    assert any("\n" in text for prompt in prompts for text in read_choices(prompt).values())
+    assert any(len(set(found := list(read_choices(prompt).values()))) < len(found) for prompt in prompts)
+
+
+def test_our_items_can_be_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("make_science", DATA / "make_science.py")
+    assert spec is not None and spec.loader is not None
+    maker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(maker)
+    monkeypatch.setattr(maker, "PLACE", tmp_path)
+    maker.main()
+    files = sorted(file.relative_to(tmp_path) for file in tmp_path.glob("*/*.json"))
+    assert len(files) == 8
+    for file in files:
+        assert (tmp_path / file).read_text() == (DATA / "science" / file).read_text()
 
 
 @pytest.mark.parametrize(
