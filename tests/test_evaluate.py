@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
+from toy import toy_run
 
 from vpdlab.evaluate import average_at_k, interval, majority_at_k, pass_at_k, summarise
-from vpdlab.types import Outcome
+from vpdlab.types import Outcome, Problem, Rollout
 
 
 def outcomes(*answers: str | None, right: str = "7") -> list[Outcome]:
@@ -82,3 +84,49 @@ def test_summary_is_taken_over_problems_and_not_over_responses() -> None:
 def test_summary_needs_problems_with_one_number_of_responses(groups: dict, sizes: str) -> None:
     with pytest.raises(ValueError, match=f"the same number of responses, found {sizes}"):
         summarise(groups)
+
+
+# -- which problems ----------------------------------------------------------------------------------------------------
+
+
+class Sorted:
+    """A held-out file in an order: the first eighth is easy."""
+
+    name, summary = "sorted", "sorted"
+
+    def __init__(self, count: int = 400, ids: int = 400) -> None:
+        self.count, self.ids = count, ids
+
+    def load(self, split: str) -> list[Problem]:
+        return [Problem(f"{split}-{n % self.ids}", f"What is {n} + 1?", str(n)) for n in range(self.count)]
+
+    def verify(self, rollout: Rollout) -> Outcome:
+        return Outcome(float(int(rollout.problem.answer) < self.count / 8), None, "x")
+
+
+def evaluated(task: Sorted, **fields: Any) -> dict[str, Any]:
+    return toy_run(task=task, **{"eval_teacher": False, "max_new_tokens": 2, **fields}).evaluate(0)
+
+
+def test_a_part_of_the_problems_is_drawn_and_not_the_head_of_the_file() -> None:
+    row = evaluated(Sorted(), eval_problems=100, eval_samples=1)
+    assert row["accuracy"] == pytest.approx(1 / 8, abs=4 * (7 / 64 / 100) ** 0.5)
+    assert (row["problems"], row["held_out"], len(row["problem_ids"])) == (100, 400, 100)
+    assert len(set(row["problem_ids"])) == 100
+
+
+def test_the_draw_is_the_same_in_every_run_and_follows_its_own_seed() -> None:
+    ids = [evaluated(Sorted(), eval_problems=30, eval_samples=1, **fields)["problem_ids"]
+           for fields in ({}, {"seed": 7}, {"eval_seed": 1})]  # fmt: skip
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_all_problems_are_taken_where_there_are_no_more() -> None:
+    row = evaluated(Sorted(12), eval_problems=50, eval_samples=1)
+    assert row["problem_ids"] == [f"test-{n}" for n in range(12)]
+
+
+def test_problems_that_share_an_id_are_problems_of_their_own() -> None:
+    row = evaluated(Sorted(16, ids=4), eval_problems=50, eval_samples=2)
+    assert (row["problems"], len(row["by_problem"])) == (16, 16)
+    assert row["accuracy"] == row["pass_at_k"] == pytest.approx(1 / 8)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vpdlab.errors import UserError
+from vpdlab.errors import UserError, is_text
 
 PRESETS = Path(__file__).parent / "presets"
 SOURCES = ("verifier", "sibling", "reference", "critique")
@@ -266,6 +266,8 @@ class RunConfig:
     """Evaluate on held-out problems each so many iterations; 0: before and after only; -1: never."""
     eval_problems: int = 128
     """Held-out problems of an evaluation."""
+    eval_seed: int = 0
+    """Draws them where the task holds more; the same problems in every run, whatever its `seed`."""
     eval_samples: int = 4
     """k: responses per held-out problem (avg@k, pass@k, maj@k)."""
     eval_temperature: float = 0.6
@@ -288,6 +290,11 @@ class RunConfig:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise UserError(f"{name} is {value}, but must be between {low:g} and {high:g}")
+        for name, value in vars(self).items():
+            for text in [value] if isinstance(value, str) else value if isinstance(value, tuple) else []:
+                if not is_text(text):
+                    shown = text.encode("utf-8", "backslashreplace").decode()
+                    raise UserError(f"{name} is {shown!r}, which is not UTF-8: rename the file, or write it again")
         for source in self.feedback:
             if source not in SOURCES:
                 raise UserError(f"feedback names {source!r}: choose from {', '.join(SOURCES)}")
@@ -331,7 +338,11 @@ class RunConfig:
     def folder(self) -> Path:
         """The run's folder. Raises UserError where its name could not be a run's name."""
         model = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.model).name) or "model"
-        folder = Path(self.out) if self.out else Path("runs") / f"{self.method}-{self.task}-{model}-s{self.seed}"
+        folder = (
+            Path(self.out).expanduser()
+            if self.out
+            else Path("runs") / f"{self.method}-{self.task}-{model}-s{self.seed}"
+        )
         if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", folder.resolve().name):
             raise UserError(
                 f"out is {str(folder)!r}: a run's name has 1 to 64 letters, digits, '.', '_' or '-', and no leading dot"
@@ -374,7 +385,7 @@ RANGES: list[tuple[str, float, float]] = [
     ("critic_seconds", 0.1, 1e5),
     ("vllm_memory", 0.01, 1),
     *((name, 0, 1e3) for name in ("lr", "e_lr", "weight_decay", "grad_clip", "eval_temperature")),
-    ("seed", 0, 2**32 - 1),
+    *((name, 0, 2**32 - 1) for name in ("seed", "eval_seed")),
     ("checkpoint_every", 0, 10**9),
     ("checkpoint_keep", 2, 10**9),
     ("temperature", 1e-3, 1e2),
@@ -467,12 +478,12 @@ def read_preset(name: str) -> dict[str, Any]:
     """
     import yaml
 
-    path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
+    path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
     if not path.is_file():
         raise UserError(f"unknown preset {name!r}: choose one of {', '.join(presets())}, or name a .yaml file")
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(fields, dict):
         raise UserError(f"{path}: expected lines of FIELD: VALUE")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vpdlab import processes
+from vpdlab.identity import describe_task
 
 if TYPE_CHECKING:
     from vpdlab.config import RunConfig
@@ -23,8 +24,12 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def describe(config: RunConfig, task: Task, policy: Policy) -> dict[str, Any]:
-    """Plain JSON values; no environment variable and nothing secret among them."""
+def describe(config: RunConfig, task: Task, policy: Policy, handed_in: bool = False) -> dict[str, Any]:
+    """Plain JSON values; no environment variable and nothing secret among them.
+
+    Args:
+        handed_in: whether the task came from Python as an object, and not from the settings.
+    """
     import torch
 
     return {
@@ -48,6 +53,7 @@ def describe(config: RunConfig, task: Task, policy: Policy) -> dict[str, Any]:
             "vocabulary": policy.model.get_output_embeddings().weight.shape[0],
         },
         "task": task.summary,
+        "task_identity": describe_task(task, handed_in),
         "sandbox": getattr(task, "environment", None),  # what the wall around model-written code held
     }
 

@@ -21,6 +21,11 @@ def notice(text: str) -> None:
     print(f"vpdlab: note: {text}", file=sys.stderr, flush=True)
 
 
+def is_text(value: str) -> bool:
+    """Whether a string can be written as UTF-8: half a character (a lone surrogate) cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of another library's message that says something; the error's name where none does."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -51,11 +51,11 @@ def interval(values: Sequence[float], level: float = 0.95, draws: int = 2000, se
     return float(low), float(high)
 
 
-def summarise(groups: Mapping[str, Sequence[Outcome]]) -> dict[str, Any]:
+def summarise(groups: Mapping[int, Sequence[Outcome]]) -> dict[str, Any]:
     """The measures over problems: `accuracy` (avg@k), `pass_at_k`, `maj_at_k`, each with `_low` and `_high`.
 
     Args:
-        groups: problem id -> its k outcomes.
+        groups: place of a problem -> its k outcomes.
 
     Raises:
         ValueError: without problems, or where they do not all have the same k.

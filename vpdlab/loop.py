@@ -25,21 +25,22 @@ from vpdlab.critics import Criticism
 from vpdlab.critics.make import make_criticism
 from vpdlab.diagnose import diagnose
 from vpdlab.environment import describe
-from vpdlab.errors import RunFailed, UserError
+from vpdlab.errors import RunFailed, UserError, notice
 from vpdlab.evaluate import average_at_k, interval, summarise
 from vpdlab.feedback import give_feedback
+from vpdlab.identity import handed_in_name
 from vpdlab.interrupt import Interrupt
 from vpdlab.learner import Batch, EStep, Learner, MStep
 from vpdlab.m_step import Method, m_step
 from vpdlab.methods import check, get_method
 from vpdlab.noise import shares, with_noise
 from vpdlab.policy import Policy, pick_device
-from vpdlab.prompts import Renderer, Templates, views
+from vpdlab.prompts import Checked, Renderer, Templates, views
 from vpdlab.record import Recorder, plain, prepare
 from vpdlab.resume import Keeper, find, locked, recorded, settings
 from vpdlab.samplers import Sampler, Sampling, sample
 from vpdlab.samplers.make import check_sampler, make_sampler
-from vpdlab.tasks import Task, make_task, verify_all
+from vpdlab.tasks import HANDED_IN, Task, make_task, verify_all
 from vpdlab.teacher import Copy, Teacher
 from vpdlab.tracker import check_tracker, tracked
 from vpdlab.types import Feedback, Outcome, Problem, Rollout
@@ -88,6 +89,7 @@ class Run:
         recorder: writes that folder, from the first step on; of several processes, the main one has it.
         resumed: the checkpoint that the run goes on from; None for one from its start.
         rows, evals: the lines of metrics and evaluations so far.
+        checked: what a pass over all student prompts has shown when the run was opened.
     """
 
     config: RunConfig
@@ -102,6 +104,7 @@ class Run:
     resumed: Saved | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
     evals: list[dict[str, Any]] = field(default_factory=list)
+    checked: Checked | None = None
     started: bool = False
 
     @classmethod
@@ -109,11 +112,14 @@ class Run:
         """Load task and model; the run's folder is written from the first step on (unless `record` is False).
 
         Args:
-            task: a task of your own, in place of the one that the config names.
+            task: a task of your own, in place of the one that the config names; the record says so, and no command
+                will score the run against another.
 
         Raises:
             UserError: for anything in the config that does not fit what it names.
         """
+        if task is not None:  # the folder keeps the name that the caller's config gives it
+            config = replace(config, task=handed_in_name(task), out=str(config.folder))
         pick_device(config.device)  # a bad name is told before a model is loaded; several processes meet here
         resumed = processes.by_main(lambda: find(config)) if record and config.resumes else None
         if record and resumed is None:
@@ -148,20 +154,37 @@ class Run:
             )
         if config.eval_every >= 0 and not task.load("test"):
             raise UserError(f"task {config.task} has no held-out problems: set eval_every to -1")
-        run.check_lengths()
+        run.check_prompts()
         if resumed is not None:
             run.rows, run.evals = processes.by_main(lambda: recorded(config.folder, resumed))
             run.keeper().load(resumed)
         return run
 
-    def check_lengths(self) -> None:
-        """Raises UserError for a prompt that is too long, in either view: now, not after an hour."""
-        problems = [*self.task.load("train"), *self.task.load("test")[: self.config.eval_problems]]
-        by_length = sorted(problems, key=lambda problem: len(self.render.student(problem)))
-        for problem in by_length[-8:]:  # the teacher's frame adds about the same to each
-            self.render.teacher(problem, Feedback())
+    def check_prompts(self) -> None:
+        """Render every prompt now, not after an hour, and say what of them is lost on their way to the model.
+
+        Raises:
+            UserError: for a prompt that is too long, in either view, or cannot be rendered.
+        """
+        problems = [*self.task.load("train"), *self.held_out]
+        self.checked = checked = self.render.check(problems)
+        for line in checked.lines if processes.main() else ():
+            notice(line)
+        order = sorted(range(len(problems)), key=lambda place: checked.lengths[place])
+        for place in order[-8:]:  # the teacher's frame adds about the same to each
+            self.render.teacher(problems[place], Feedback())
             if self.criticism is not None:
-                self.render.critic(problem, "")
+                self.render.critic(problems[place], "")
+
+    @property
+    def held_out(self) -> list[Problem]:
+        """The held-out problems of every evaluation: all of them, or as many as `eval_problems` says, drawn by
+        `eval_seed` and in the order of the file. They are the same in every run on the same data."""
+        found, count = self.task.load("test"), self.config.eval_problems
+        if len(found) <= count:
+            return list(found)
+        chosen = np.random.default_rng([self.config.eval_seed, len(found)]).choice(len(found), count, replace=False)
+        return [found[place] for place in sorted(chosen.tolist())]
 
     # -- the pieces of an iteration --------------------------------------------------------------------------
     def problems(self, step: int) -> list[Problem]:
@@ -201,7 +224,7 @@ class Run:
         config, more = self.config, {}
         if self.criticism is not None:
             if self.recorder is not None and purpose == "train":
-                self.recorder.rollouts(step, observe.sampled_records(step, rollouts), wait=True)
+                self.recorder.rollouts(step, observe.sampled_records(step, rollouts, self.render), wait=True)
             self.criticism.ask(self._silent(rollouts), seed=config.seed, purpose=purpose, step=step)
             more = {"critique": self.criticism.source}
         notes = give_feedback(rollouts, config.feedback, config.feedback_mode, more)
@@ -260,8 +283,10 @@ class Run:
     def keeper(self) -> Keeper:
         """What saves this run's checkpoints."""
         learner = self.learner
-        environment = describe(self.config, self.task, learner.policy)
-        return Keeper(self.config, learner, self.criticism, self.task, self.render, environment)
+        handed_in = self.config.task.startswith(HANDED_IN)
+        environment = describe(self.config, self.task, learner.policy, handed_in)
+        prompts = self.checked.digest if self.checked is not None else ""
+        return Keeper(self.config, learner, self.criticism, self.task, self.render, environment, prompts)
 
     def _open_record(self) -> Keeper:
         keeper, marks = self.keeper(), None
@@ -327,14 +352,15 @@ class Run:
     def evaluate(self, step: int) -> dict[str, Any]:
         """Sample held-out problems, and the teacher on those that failed; the line of eval.jsonl."""
         config, started = self.config, time.perf_counter()
-        problems = self.task.load("test")[: config.eval_problems]
+        problems = self.held_out
         sampling = Sampling(config.eval_temperature, config.eval_top_p, config.max_new_tokens)
         rollouts = self.verify(self._sample(problems, config.eval_samples, sampling, purpose="eval"))
-        groups: dict[str, list[Outcome]] = {}
+        groups: dict[int, list[Outcome]] = {}  # by place, not by id: two problems are two, whatever they are called
         for rollout in rollouts:
-            groups.setdefault(rollout.problem.id, []).append(rollout.verified)
+            groups.setdefault(rollout.group, []).append(rollout.verified)
         row = {"step": step} | summarise(groups) | {"length": float(np.mean([len(r.response_ids) for r in rollouts]))}
         row["by_problem"] = [average_at_k(outcomes) for outcomes in groups.values()]  # the same problems in every run
+        row |= {"problem_ids": [problem.id for problem in problems], "held_out": len(self.task.load("test"))}
         row |= self._teacher_accuracy(rollouts, sampling, step) if config.eval_teacher else {}
         row["seconds"] = time.perf_counter() - started
         self.evals.append(row)

@@ -95,7 +95,7 @@ def rollout_records(
     place = {(rollout.group, rollout.index): row for row, rollout in enumerate(batch.rollouts)}
     records = []
     for rollout, note in zip(rollouts, notes, strict=True):
-        record = _said(step, rollout, note)
+        record = _said(step, rollout, note, render)
         row = place.get((rollout.group, rollout.index))
         if row is not None and note.signal and batch.teacher:
             record |= {
@@ -132,21 +132,22 @@ def _teacher_prompt(render: Renderer, rollout: Rollout, note: Feedback, view: Vi
     return render.teacher_text(rollout.problem, note)
 
 
-def sampled_records(step: int, rollouts: Sequence[Rollout]) -> list[dict[str, Any]]:
+def sampled_records(step: int, rollouts: Sequence[Rollout], render: Renderer) -> list[dict[str, Any]]:
     """The records of rollouts that no critic has been asked about yet."""
-    return [_said(step, rollout, Feedback(reason="the critic was not asked yet")) for rollout in rollouts]
+    return [_said(step, rollout, Feedback(reason="the critic was not asked yet"), render) for rollout in rollouts]
 
 
-def _said(step: int, rollout: Rollout, note: Feedback) -> dict[str, Any]:
-    """What was asked, answered and said."""
+def _said(step: int, rollout: Rollout, note: Feedback, render: Renderer) -> dict[str, Any]:
+    """What was asked, answered and said. The prompt is recorded as it was read."""
     problem, outcome = rollout.problem, rollout.verified
+    system, prompt = render.read(problem)
     return {
         "step": step,
         "problem_id": problem.id,
         "group": rollout.group,
         "index": rollout.index,
-        "system": problem.system,
-        "prompt": problem.prompt,
+        "system": system,
+        "prompt": prompt,
         "answer": problem.answer,
         "text": rollout.text,
         "parsed": outcome.answer,

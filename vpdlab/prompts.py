@@ -8,15 +8,18 @@ not shown, since it would pull the teacher toward it. Every piece is a template 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from vpdlab.errors import UserError
+from vpdlab.chat import Chat, ChatRefused
+from vpdlab.errors import UserError, is_text
 from vpdlab.types import Feedback, Problem, Rollout, View
 
 
@@ -43,9 +46,19 @@ class Templates:
         for name, needs in FIELDS.items():
             text = getattr(self, name)
             try:
-                found = {field for _, field, _, _ in string.Formatter().parse(text) if field is not None}
+                parsed = [part for part in string.Formatter().parse(text) if part[1] is not None]
             except ValueError as error:
                 raise UserError(f"template {name!r}: {error} (write {{{{ and }}}} for plain braces)") from error
+            for _, field, spec, conversion in parsed:
+                if spec or conversion:
+                    written = f"{{{field}{f'!{conversion}' if conversion else ''}{f':{spec}' if spec else ''}}}"
+                    raise UserError(
+                        f"template {name!r} has {written}: text is filled in as it is, so write {{{field}}} without a"
+                        " conversion or format"
+                    )
+            if not is_text(text):
+                raise UserError(f"template {name!r} holds half a character (a lone surrogate): write it again")
+            found = {str(field) for _, field, _, _ in parsed}
             if found != needs:
                 raise UserError(
                     f"template {name!r} fills in {_braces(found)}, but must fill in {_braces(needs)}"
@@ -58,8 +71,8 @@ class Templates:
         import yaml
 
         try:
-            texts = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            texts = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8-sig")) or {}
+        except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             raise UserError(f"templates {path}: {' '.join(str(error).split())}") from error
         if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
             raise UserError(f"templates {path}: expected lines of NAME: TEXT")
@@ -82,6 +95,20 @@ def _braces(names: set[str]) -> str:
     return " ".join(f"{{{name}}}" for name in sorted(names)) or "nothing"
 
 
+class Checked(NamedTuple):
+    """What a pass over the student's prompts has shown.
+
+    Attributes:
+        lengths: of each prompt, in tokens.
+        lines: what is lost of them, a line a kind.
+        digest: sha256 of all their token ids.
+    """
+
+    lengths: tuple[int, ...]
+    lines: tuple[str, ...]
+    digest: str
+
+
 @dataclass(frozen=True)
 class Renderer:
     """Turns problems and feedback into token ids, through the model's own chat template.
@@ -98,9 +125,57 @@ class Renderer:
     max_context: int = 2048
     chat_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    @cached_property
+    def chat(self) -> Chat:
+        """The model's chat template."""
+        return Chat(self.tokenizer, self.chat_args)
+
+    def check(self, problems: Sequence[Problem]) -> Checked:
+        """Render the student's prompt of each problem once, and look at what of it is lost.
+
+        Raises:
+            UserError: for a prompt that is longer than `max_context`, and for a chat template that cannot be used
+                (`Chat.check`).
+        """
+        lines, lost, lengths, digest = self.chat.check(), {}, [], hashlib.sha256()
+        for problem in problems:
+            text = self._chat_text(problem, self._user(problem))
+            ids = self._ids(problem, text)
+            lengths.append(len(ids))
+            digest.update(json.dumps(ids).encode())
+            for kind in self._losses(problem, text, ids):
+                lost.setdefault(kind, []).append(problem.id)
+        for kind, names in lost.items():
+            where = f"{len(names)} problems, the first {names[0]}" if len(names) > 1 else f"problem {names[0]}"
+            lines.append(f"{where}: {kind}")
+        return Checked(tuple(lengths), tuple(lines), digest.hexdigest())
+
+    def _losses(self, problem: Problem, text: str, ids: Sequence[int]) -> Iterator[str]:
+        if found := self._control.findall(f"{problem.system}\n{problem.prompt}"):
+            yield f"the tokenizer's control tokens ({', '.join(sorted(set(found)))}) are left out of what is read"
+        if problem.system and not self.chat.keeps_system:
+            yield "the chat template leaves the system turn out"
+        elif self._plain(problem.system).strip() not in text:
+            yield "the chat template changes the system turn"
+        if self._user(problem).strip() not in text:
+            yield "the chat template changes the user's turn"
+        if "".join(self.tokenizer.decode(ids).split()) != "".join(text.split()):
+            yield "the tokenizer cannot write back what it reads (unknown or changed characters)"
+
+    def read(self, problem: Problem) -> tuple[str, str]:
+        """(system turn, problem) as they stand in what the model reads: for the record."""
+        return self._plain(problem.system) if self.chat.keeps_system else "", self._plain(problem.prompt)
+
     def student(self, problem: Problem) -> tuple[int, ...]:
         """Token ids of the plain prompt. Raises UserError where it is longer than `max_context`."""
-        ids = self._encode(problem, self.templates.student.format(problem=self._plain(problem.prompt)))
+        return self._ids(problem, self._chat_text(problem, self._user(problem)))
+
+    def _user(self, problem: Problem) -> str:
+        """The student's user turn."""
+        return self.templates.student.format(problem=self._plain(problem.prompt))
+
+    def _ids(self, problem: Problem, text: str) -> tuple[int, ...]:
+        ids = tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
         if len(ids) > self.max_context:
             raise UserError(
                 f"the prompt of problem {problem.id} has {len(ids)} tokens, but max_context is {self.max_context}:"
@@ -202,17 +277,15 @@ class Renderer:
         return text
 
     def _encode(self, problem: Problem, user: str) -> tuple[int, ...]:
-        turns = [{"role": "system", "content": self._plain(problem.system)}] if problem.system else []
-        turns.append({"role": "user", "content": user})
-        from jinja2 import TemplateError
+        return tuple(self.tokenizer(self._chat_text(problem, user), add_special_tokens=False).input_ids)
 
+    def _chat_text(self, problem: Problem, user: str) -> str:
+        """The student's or teacher's prompt as the chat template has it."""
+        turns = [{"role": "system", "content": self._plain(problem.system)}] if problem.system else []
         try:
-            text = self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True, **self.chat_args
-            )
-        except TemplateError as error:  # some models take no system turn
+            return self.chat([*turns, {"role": "user", "content": user}])
+        except ChatRefused as error:
             raise UserError(f"the model's chat template refuses problem {problem.id}: {error}") from error
-        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def views(rollouts: Sequence[Rollout], notes: Sequence[Feedback], render: Renderer) -> tuple[list[View], list[View]]:

@@ -11,10 +11,9 @@ import dataclasses
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +28,7 @@ from vpdlab.checkpoint import Checkpoints, Groups, Saved, load_policy, load_rand
 from vpdlab.config import RunConfig
 from vpdlab.critics import Criticism
 from vpdlab.errors import UserError
+from vpdlab.identity import digest, plain
 from vpdlab.learner import Learner
 from vpdlab.policy import Policy
 from vpdlab.prompts import Renderer
@@ -149,6 +149,7 @@ class Keeper:
 
     Attributes:
         environment: what the run runs on (`environment.describe`).
+        prompts: sum of the token ids of all student prompts.
         saved_step: the iteration of the last checkpoint; -1 for none.
     """
 
@@ -158,6 +159,7 @@ class Keeper:
     task: Task
     render: Renderer
     environment: dict[str, Any]
+    prompts: str = ""
     saved_step: int = -1
 
     @property
@@ -205,7 +207,7 @@ class Keeper:
     def load(self, saved: Saved) -> None:
         """Put everything back as it was. Raises UserError where the inputs are not what they were, or nothing fits."""
         then = saved.state["inputs"]
-        changed = [name for name, value in self.inputs.items() if then.get(name) != value]
+        changed = [name for name, value in self.inputs.items() if then.get(name, value) != value]
         if changed and not self.config.resume_anyway:
             raise UserError(
                 f"{self.config.folder} began with other {' and '.join(changed)}: their content has changed since; put"
@@ -240,10 +242,13 @@ class Keeper:
     @cached_property
     def inputs(self) -> dict[str, str]:
         """Sums of what the settings only name, files above all, and what they must contain on resume."""
-        problems = [[p.id, p.system, p.prompt, p.answer] for split in ("train", "test") for p in self.task.load(split)]
+        task, chat = self.environment["task_identity"], self.render.chat
         return {
-            "problems": _sum(problems),
-            "templates": _sum(dataclasses.asdict(self.render.templates)),
+            "problems and their data": task["problems"],
+            "verify function": task["judge"],
+            "prompt templates": digest(dataclasses.asdict(self.render.templates)),
+            "chat template": digest([chat.source, plain(chat.variables)]),
+            "rendered prompts": self.prompts,
             "base weights": _frozen_weights(self.learner.policy),
         }
 
@@ -280,14 +285,10 @@ def _other_ground(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def _frozen_weights(policy: Policy) -> str:
     """A sum of the weights under a student's adapter; "" where all weights are trained: the checkpoint has those."""
     trained = {id(parameter) for parameter in [*policy.parameters, *policy.teacher_parameters]}
-    digest, frozen = hashlib.sha256(), False
+    content, frozen = hashlib.sha256(), False
     for name, parameter in policy.model.named_parameters():
         if id(parameter) not in trained:
             frozen = True
-            digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest() if frozen else ""
-
-
-def _sum(value: Sequence[Any] | Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode()).hexdigest()
+            content.update(name.encode())
+            content.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return content.hexdigest() if frozen else ""

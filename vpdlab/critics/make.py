@@ -27,7 +27,7 @@ def make_criticism(config: RunConfig, policy: Policy, render: Renderer, sampler:
     from vpdlab import models
     from vpdlab.critics.endpoint import Budget, EndpointCritic
 
-    cache = Path(config.critic_cache) if config.critic_cache else models.cache_dir() / "critiques"
+    cache = Path(config.critic_cache).expanduser() if config.critic_cache else models.cache_dir() / "critiques"
     critic = EndpointCritic(
         config.critic_url, config.critic_model, render, sampling, config.critic_seconds,
         Budget(config.critic_calls, config.critic_tokens), config.critic_jobs, cache,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from pathlib import Path
 
 from vpdlab import models, processes
 from vpdlab.adapters import adapter_layers
@@ -52,12 +53,13 @@ def make_sampler(config: RunConfig, policy: Policy, max_context: int) -> Sampler
     longest = max(config.max_new_tokens, config.critic_max_tokens if "critique" in config.feedback else 0)
     length = min(max_context + longest, policy.longest)
     wanted = config.precision if config.vllm_dtype == "auto" else config.vllm_dtype
+    folder = str(Path(config.vllm_folder).expanduser()) if config.vllm_folder else ""
     dtype = "float32" if wanted == "float32" else "bfloat16"  # bfloat16-mixed computes in it too
     if config.vllm_url:
         from vpdlab.samplers.server import ServerEngine
 
         engine, merged = ServerEngine(config.vllm_url, length, config.sampler_rows), True
-        return VLLMSampler(policy, engine, dtype, config.vllm_folder, merged)
+        return VLLMSampler(policy, engine, dtype, folder, merged)
     _check_first_gpu(policy)
     from vpdlab.samplers.engine import LocalEngine, Spec
 
@@ -69,7 +71,7 @@ def make_sampler(config: RunConfig, policy: Policy, max_context: int) -> Sampler
         models.resolve(config.model), dtype, length, config.sampler_rows, config.vllm_memory, rank,
         tuple(sorted({name.split(".")[-1] for name in adapter_layers(policy.model)})) if rank else (),
     )  # fmt: skip
-    return VLLMSampler(policy, LocalEngine.of(spec), dtype, config.vllm_folder, merged)
+    return VLLMSampler(policy, LocalEngine.of(spec), dtype, folder, merged)
 
 
 def _rank(rank: int) -> int:

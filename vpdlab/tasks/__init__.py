@@ -51,12 +51,21 @@ TASKS = {
 }
 
 
+HANDED_IN = "handed-in:"
+"""Begins the recorded name of a task that was given to `Run.open` as an object."""
+
+
 def make_task(name: str, **options: Any) -> Task:
     """Build the task `name` with its own options.
 
     Raises:
         UserError: for an unknown name, an option that the task does not have, or data it cannot read.
     """
+    if name.startswith(HANDED_IN):
+        raise UserError(
+            f"this run's task ({name.removeprefix(HANDED_IN)!r}) was handed in from Python, and its settings cannot make"
+            " it again: open the run in Python with Run.open(config, task=...)"
+        )
     if name not in TASKS:
         raise UserError(f"unknown task {name!r}: choose one of {', '.join(sorted(TASKS))}")
     module, _, attribute = TASKS[name].partition(":")

@@ -56,6 +56,7 @@ class Own:
             raise UserError(f"task own: heldout is {heldout!r}, but must lie between 0 and 1")
         self._verify = find_function(verify) if isinstance(verify, str) else verify
         check_call(self._verify)
+        self.judge = inspect.unwrap(self._verify)  # whose source tells whether responses are still judged alike
         found = read_splits("task own", data, None)
         pieces = {split: _problems(split, place, rows) for split, (place, rows) in found.items()}
         train, test, said = drop_duplicates(

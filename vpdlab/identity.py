@@ -1,0 +1,83 @@
+"""What a run's inputs are, as sums: its problems with all their data, what judges them, the text that is read.
+
+Settings only name such things; these sums tell whether they still hold what they held. They are recorded, compared on
+resume, and keep a run from being scored against another task.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vpdlab.tasks import HANDED_IN, Task
+
+
+def handed_in_name(task: Task) -> str:
+    """What the recorded settings call a task that came from Python: no command can make it again."""
+    return HANDED_IN + str(task.name)
+
+
+def describe_task(task: Task, handed_in: bool) -> dict[str, Any]:
+    """A task's identity in plain values, for environment.json."""
+    kind = type(task)
+    return {
+        "name": task.name,
+        "class": f"{kind.__module__}.{kind.__qualname__}",
+        "handed_in": handed_in,
+        "problems": problems_sum(task),
+        "judge": judge_sum(task, handed_in),
+    }
+
+
+def problems_sum(task: Task) -> str:
+    """sha256 of every problem of both splits, its data for the judge included."""
+    problems = [problem for split in ("train", "test") for problem in task.load(split)]
+    return digest([[p.id, p.system, p.prompt, p.answer, plain(p.data)] for p in problems])
+
+
+def judge_sum(task: Task, handed_in: bool) -> str:
+    """sha256 of the source of what judges responses; "" for a task of vpdlab's own, which the version tells."""
+    judge = getattr(task, "judge", None) or (task.verify if handed_in else None)
+    return digest(source_of(judge)) if judge is not None else ""
+
+
+def source_of(function: Callable[..., Any]) -> str:
+    """The file that a function stands in; of one typed in a notebook its own text; else its compiled form."""
+    bare = inspect.unwrap(function)
+    try:
+        file = inspect.getsourcefile(bare)
+        if file is not None and Path(file).is_file():
+            return Path(file).read_bytes().hex()
+        return inspect.getsource(bare)
+    except (OSError, TypeError):
+        code = getattr(bare, "__code__", None)
+        return (
+            repr((code.co_code, code.co_names))
+            if code is not None
+            else f"{type(bare).__module__}.{type(bare).__name__}"
+        )
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it, the same each time: sets in an order, objects by their fields or their type."""
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in sorted(value.items(), key=lambda pair: str(pair[0]))}
+    if isinstance(value, Sequence):
+        return value.hex() if isinstance(value, bytes | bytearray) else [plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted((plain(item) for item in value), key=repr)
+    if dataclasses.is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def digest(value: Any) -> str:
+    """sha256 of a plain value as JSON."""
+    return hashlib.sha256(json.dumps(value, ensure_ascii=True, sort_keys=True).encode()).hexdigest()
