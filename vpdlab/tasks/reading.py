@@ -199,11 +199,7 @@ def _parquet(task: str, path: Path, fields: Sequence[str] | None) -> Iterator[tu
         table = parquet.read_table(path)
     except (ArrowException, OSError) as error:
         raise UserError(f"{task} cannot read {path}: {first_line(error)}") from error
-    names = table.column_names
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"{task} cannot read {path}: the column {name!r} stands twice")
-    columns = {name: table.column(name) for name in _chosen(fields, names)}
+    columns = {name: table.column(name) for name in _chosen(fields, table.column_names)}
     for n in range(table.num_rows):
         row = {}
         for name, column in columns.items():
