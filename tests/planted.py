@@ -81,7 +81,7 @@ FOUND = """(theirs) => {
     for (const { name, value } of node.attributes)
       if (name.startsWith("on") || (/^(href|xlink:href|formaction)$/.test(name) && /^\\s*javascript:/i.test(value)))
         tell(`an attribute ${name}`, node);
-      else if (name === "style" && /position: *fixed|url\\(/i.test(value)) tell("a style", node);
+      else if (name === "style" && /position: *fixed|url\\(["']?[^"'#]/i.test(value)) tell("a style", node);
       else if (/^(src|action|data|srcset|poster)$/.test(name) && !/^(data|blob):/.test(value)) tell(name, node);
   if (theirs) return bad; // a link or a bold word that the notebook's author wrote
   for (const node of document.querySelectorAll(".plant, plant-x, [href*=planted], a [href]")) tell("an element", node);

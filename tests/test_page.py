@@ -189,3 +189,20 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     path = write(tmp_path / "a.ipynb", [shown()])
     with pytest.raises(UserError, match="cannot write the page"):
         notebook_to_page(path, path / "under-a-file.html")
+
+
+def nested(path: Path, depth: int) -> Path:
+    write(path, [shown(new_output("display_data", {PLOTLY: {"data": [], "layout": {"meta": "HERE"}}}))])
+    path.write_text(path.read_text().replace('"HERE"', "[" * depth + "]" * depth))
+    return path
+
+
+def test_a_notebook_nested_as_deep_as_they_are_is_a_page(tmp_path: Path) -> None:
+    assert "vpd-plot" in notebook_to_page(nested(tmp_path / "a.ipynb", 50), tmp_path / "a.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize("depth", [500, 900, 5_000, 100_000])
+def test_a_notebook_nested_without_a_bottom_is_one_line(tmp_path: Path, depth: int) -> None:
+    with pytest.raises(UserError, match="notebook") as error:
+        notebook_to_page(nested(tmp_path / "a.ipynb", depth), tmp_path / "a.html")
+    assert "\n" not in str(error.value)

@@ -131,6 +131,9 @@ def test_without_their_scripts_the_widgets_show_no_markup(run, chromium, tmp_pat
         pass
 
 
+FIGURES = sorted(name for name in vars(plots) if name.endswith("_figure"))
+
+
 def figures() -> dict[str, Any]:
     """One of each kind, markup wherever a text can stand, and where a number should."""
     row = {"success_rate": 0.5, "margin": None, "delta": 1, "e_loss": None, "kl": TEXT, "entropy": 0.1, "length": 2.0}
@@ -152,8 +155,7 @@ def figures() -> dict[str, Any]:
 
 
 def test_every_kind_of_figure_is_among_those_that_are_tried() -> None:
-    known = {name for name, thing in vars(plots).items() if name.endswith("_figure") and callable(thing)}
-    assert known == set(figures())
+    assert set(figures()) == set(FIGURES)
 
 
 @pytest.mark.slow
@@ -170,7 +172,7 @@ def test_labels_legends_titles_and_hover_texts_of_figures(chromium, tmp_path) ->
         assert any("$$\\href{javascript:window.planted=1}{x}$$" in text for text in texts)
 
 
-@pytest.mark.parametrize("name", sorted(figures()))
+@pytest.mark.parametrize("name", FIGURES)
 def test_no_figure_holds_a_tag_of_the_text(name) -> None:
     ours = re.compile(r"<br><span style='font-size:0.85em'>|</span>|<extra></extra>")
     text = ours.sub("", json.dumps(figures()[name].to_dict(), default=list))

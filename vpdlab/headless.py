@@ -77,7 +77,7 @@ def run_notebook(name: str, preset: str, config: RunConfig) -> int:
     if error is not None:
         if error.ename == "UserError":
             raise UserError(error.evalue)
-        print(f"the notebook failed in cell {error.exec_count}: {error.ename}: {error.evalue}")
+        print(f"the notebook failed in cell {error.exec_count}: {error.ename}: {visible(error.evalue)}")
         return 1
     if not (folder / "config.json").exists():
         return 0  # a walk-through leaves no run

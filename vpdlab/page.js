@@ -34,11 +34,14 @@
   const figures = source ? JSON.parse(source.textContent) : [];
   for (const place of document.querySelectorAll(".vpd-plot[data-vpd-figure]")) {
     const figure = figures[Number(place.dataset.vpdFigure)];
-    const show = () =>
-      Promise.resolve(draw(place, figure)).catch((error) => {
+    const show = async () => {
+      try {
+        await draw(place, figure);
+      } catch (error) {
         console.error(error);
         place.textContent = `This figure could not be drawn: ${error.message}`;
-      });
+      }
+    };
     show();
     dark.addEventListener("change", show);
   }

@@ -90,19 +90,10 @@ def notebook_to_page(notebook_path: str | Path, html_path: str | Path, title: st
         UserError: the notebook is missing, unreadable or was never executed, or the page cannot be written.
     """
     source, target = Path(notebook_path), Path(html_path)
-    notebook = _read(source)
-    living = _Living(states=_saved_states(notebook))
-    for cell in notebook.cells:
-        cell.metadata = {"tags": [tag for tag in _list(cell.metadata.get("tags")) if tag in _TAGS]}
-        if cell.cell_type == "code":
-            cell.outputs = [kept for output in cell.outputs if (kept := _living_output(output, living)) is not None]
-    text = embed.page(
-        title or _first_heading(notebook) or source.stem,
-        _body(notebook, source.parent, living),
-        head=f"<style>\n{_asset('page.css')}</style>\n",
-        data=_data(living),
-        scripts=_scripts(living),
-    )
+    try:
+        text = _page(_read(source), source, title)
+    except RecursionError as error:
+        raise UserError(f"{source}: something in this notebook is nested too deep for a page") from error
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
@@ -111,13 +102,28 @@ def notebook_to_page(notebook_path: str | Path, html_path: str | Path, title: st
     return target
 
 
+def _page(notebook: Any, source: Path, title: str | None) -> str:
+    living = _Living(states=_saved_states(notebook))
+    for cell in notebook.cells:
+        cell.metadata = {"tags": [tag for tag in _list(cell.metadata.get("tags")) if tag in _TAGS]}
+        if cell.cell_type == "code":
+            cell.outputs = [kept for output in cell.outputs if (kept := _living_output(output, living)) is not None]
+    return embed.page(
+        title or _first_heading(notebook) or source.stem,
+        _body(notebook, source.parent, living),
+        head=f"<style>\n{_asset('page.css')}</style>\n",
+        data=_data(living),
+        scripts=_scripts(living),
+    )
+
+
 def _read(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
         document = json.loads(text)
     except OSError as error:
         raise UserError(f"{path}: cannot read the notebook ({error.strerror})") from error
-    except ValueError as error:  # neither UTF-8 nor JSON
+    except (ValueError, RecursionError) as error:  # neither UTF-8 nor JSON, or JSON without a bottom
         raise UserError(f"{path}: this is not a Jupyter notebook (no JSON text)") from error
     if not isinstance(document, dict) or document.get("nbformat") != 4:
         raise UserError(f"{path}: this is not a Jupyter notebook of format 4")
