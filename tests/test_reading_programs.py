@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from vpdlab.tasks.programs import CUT, EMPTY, NONE, Block, blocks, is_cut, read_program
+from vpdlab.tasks.markdown import Block, blocks
+from vpdlab.tasks.programs import CUT, EMPTY, NONE, is_cut, read_program
 
 F, T = "`" * 3, "~" * 3
 ADD = "def add(a, b):\n    return a + b\n"
@@ -17,6 +18,7 @@ WRONG = "def add(a, b):\n    return a\n"
 BROKEN = "def add(a, b)\n    return a\n"
 SHOWN = f'def add(a, b):\n    """Adds.\n\n    {F}\n    >>> add(1, 2)\n    3\n    {F}\n    """\n    return a + b\n'
 TWO = SHOWN.replace("    ", "  ")
+PROGRAM = "n = int(input())\nprint(n + 1)\n"
 CLASS = "class Solution:\n    def add(self, a, b):\n        return a + b\n"
 USES = "def add(a, b):\n    return sum(parts(a, b))\n"
 PARTS = "def parts(a, b):\n    return [a, b]\n"
@@ -138,6 +140,11 @@ RIGHT = {
     "no fence, words before and after": f"Here it is:\n\n{ADD}\nThis adds both.\n",
     "no fence, imports": f"Sure!\n\nimport math\n\n\n{ADD}",
     "no fence, indented": indented(ADD, "    "),
+    "no fence, indented, words around": f"It is:\n\n{indented(ADD, '    ')}\nwhich adds.\n",
+    "a fence that the prompt opened": f"{ADD}{F}\nThis adds.",
+    "no fence, and an example within one": f"{ADD}\nExample:\n{block('add(1, 2)' + chr(10), '')}",
+    "a block of Markdown around": f"````markdown\nHere:\n{block(ADD)}````\n",
+    "a block of Markdown around, with fences as long": f"{F}markdown\n{block(ADD)}{F}\n",
     "inline code around": f"Use `add`:\n{block(ADD)}and `{F}` is a fence.",
     "a byte order mark": "\ufeff" + block(ADD),
 }
@@ -200,7 +207,9 @@ def test_no_program_has_a_reason(text: str, finished: bool, why: str) -> None:
 def test_a_block_that_the_limit_cut_counts_where_it_is_a_whole_program() -> None:
     assert adds(read_program(f"{F}python\n{ADD}", "add", False)[0])
     assert adds(read_program(f"{block(ADD)}Shorter:\n{F}python\ndef add(a,", "add", False)[0])
-    assert is_cut(f"{F}python\n{ADD}") and not is_cut(block(ADD)) and not is_cut("words")
+    assert read_program(f"{F}python\n{PROGRAM}", "", False)[0].rstrip() == PROGRAM.rstrip()
+    assert read_program(f"{F}python\n{PROGRAM}print(", "", False) == ("", CUT)
+    assert is_cut(f"{F}python\n{ADD}") and is_cut(ADD) and not is_cut(block(ADD))
 
 
 def test_a_class_is_an_entry_point_too() -> None:
@@ -209,9 +218,6 @@ def test_a_class_is_an_entry_point_too() -> None:
         f"{block(draft)}{block(CLASS)}{block('print(Solution().add(1, 2))' + chr(10))}", "Solution.add", True
     )
     assert code == (CLASS, "")
-
-
-PROGRAM = "n = int(input())\nprint(n + 1)\n"
 
 
 @pytest.mark.parametrize(

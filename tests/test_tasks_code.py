@@ -400,6 +400,8 @@ def test_options_are_checked(tmp_path):
         ({"seconds": "soon"}, "seconds is 'soon', but must be a number"),
         ({"heldout": 1}, "heldout is 1"),
         ({"since": "May"}, "since is 'May', but must be a date"),
+        ({"until": "2025-02-31"}, "until is '2025-02-31', but must be a date"),
+        ({"workers": -1}, "workers is -1"),
         ({"sandbox": "docker"}, "unknown sandbox 'docker'"),
         ({"seconds": 0}, "seconds is 0"),
     ):

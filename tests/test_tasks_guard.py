@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import gc
 import locale
 import logging
 import os
@@ -163,6 +164,18 @@ def test_whatever_a_function_raises_is_one_line_with_the_problem(data: str, kind
     said.encode()
 
 
+def test_a_function_gets_a_problem_of_its_own(data: str) -> None:
+    task = Own(
+        data, lambda response, problem: problem.data.setdefault("seen", []).append(1) or len(problem.data["seen"])
+    )
+    problem = Problem("p", "q", "a", data={"seen": []})
+    assert [verify_all(task, [Rollout(problem, 0, 0, (), (), (), "", True)])[0].success for _ in range(2)] == [
+        True,
+        True,
+    ]
+    assert problem.data == {"seen": []}
+
+
 def test_an_interrupt_interrupts(data: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         judged(data, "def verify(response, problem):\n    raise KeyboardInterrupt\n")
@@ -199,9 +212,16 @@ def test_a_task_of_ones_own_that_exits_is_told(data: str) -> None:
 # -- surroundings --------------------------------------------------------------------------------------------------
 
 
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def state() -> dict[str, Any]:
     return {
-        "folder": os.getcwd(), "environment": dict(os.environ), "streams": (sys.stdin, sys.stdout, sys.stderr),
+        "folder": os.getcwd(), "umask": umask(), "collects": gc.isenabled(),
+        "environment": dict(os.environ), "streams": (sys.stdin, sys.stdout, sys.stderr),
         "path": list(sys.path), "recursion": sys.getrecursionlimit(), "filters": list(warnings.filters),
         "show": warnings.showwarning, "disabled": logging.root.manager.disable, "level": logging.root.level,
         "locale": locale.setlocale(locale.LC_ALL), "precision": decimal.getcontext().prec, "numpy": np.geterr(),
@@ -214,7 +234,8 @@ def state() -> dict[str, Any]:
 
 
 CHANGES = [
-    "os.chdir('/')", "os.environ['HOME'] = '/x'", "os.environ.clear()", "sys.stdout = open(os.devnull, 'w')",
+    "os.chdir('/')", "os.environ['HOME'] = '/x'", "os.environ.clear()", "os.umask(0o777)", "gc.disable()",
+    "sys.stdout = open(os.devnull, 'w')",
     "sys.stderr = None", "sys.stdin = None", "sys.path.clear()", "sys.path = ['x']", "sys.setrecursionlimit(300)",
     "warnings.simplefilter('error')", "warnings.showwarning = print", "logging.disable(50)",
     "logging.root.setLevel(50)",
@@ -231,7 +252,7 @@ CHANGES = [
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("end", ["return 0.5", "raise ValueError"])
 def test_what_a_function_changes_is_put_back(data: str, change: str, end: str) -> None:
-    code = "import decimal, locale, logging, os, signal, sys, warnings\nimport numpy as np\nimport torch\n"
+    code = "import decimal, gc, locale, logging, os, signal, sys, warnings\nimport numpy as np\nimport torch\n"
     code += f"def verify(response, problem):\n    {change}\n    {end}\n"
     before = state()
     if end == "return 0.5":
@@ -300,8 +321,8 @@ def write(files: dict[str, str]) -> None:
         ("./own/judge.py:verify", {"own/judge.py": JUDGE}),
         ("~/judge.py:verify", {"home/judge.py": JUDGE}),
         ("own/judge.py:verify", {"own/judge.py": "from beside import verify\n", "own/beside.py": JUDGE}),
-        ("own/judge.py:verify", {"own/judge.py": "def verify(r, p):\n    import beside as b\n    return b.verify(r, p)\n",
-                                 "own/beside.py": JUDGE}),
+        ("own/judge.py:verify", {"own/beside.py": JUDGE,
+                                 "own/judge.py": "def verify(*a):\n    import beside\n    return beside.verify(*a)\n"}),
         ("own/judge.py:verify", {"own/judge.py": "from pack.deep import verify\n", "own/pack/__init__.py": "",
                                  "own/pack/deep.py": "from .deeper import verify\n", "own/pack/deeper.py": JUDGE}),
         ("own/judge.py:verify", {"own/judge.py": "from spaced.deep import verify\n", "own/spaced/deep.py": JUDGE}),
@@ -313,7 +334,7 @@ def write(files: dict[str, str]) -> None:
         ("my-judge.2.py:verify", {"my-judge.2.py": JUDGE}),
         ("own/judge.py:verify", {"own/judge.py": "\ufeff" + JUDGE}),
         ("own/judge.py:verify", {"own/judge.py": "import json, random\n" + JUDGE, "own/random.py": "1 / 0"}),
-        ("own/judge.py:verify", {"own/judge.py": "import dataclasses as d\n@d.dataclass\nclass A:\n    x: int\n" + JUDGE}),
+        ("own/judge.py:verify", {"own/judge.py": "import dataclasses as d\n@d.dataclass\nclass A: x: int\n" + JUDGE}),
     ],
 )  # fmt: skip
 def test_functions_are_found_where_people_have_them(
@@ -337,7 +358,7 @@ def test_functions_are_found_where_people_have_them(
 
 def test_two_judges_may_each_have_a_helper(data: str) -> None:
     for name, reward in (("a", 0.25), ("b", 0.75)):
-        write({f"{name}/judge.py": "import helper\ndef verify(response, problem):\n    import helper as h\n    return h.R\n",
+        write({f"{name}/judge.py": "import helper\ndef verify(r, p):\n    import helper\n    return helper.R\n",
                f"{name}/helper.py": f"R = {reward}\n"})  # fmt: skip
     tasks = [Own(data, f"{name}/judge.py:verify") for name in "ab"]
     assert [verify_all(task, [rollout()])[0].verified.reward for task in (*tasks, *tasks)] == [0.25, 0.75, 0.25, 0.75]
@@ -349,7 +370,7 @@ def test_two_judges_may_each_have_a_helper(data: str) -> None:
     ("where", "code", "said"),
     [
         ("judge.py:verify", "def (", "judge.py cannot be imported: SyntaxError: "),
-        ("judge.py:verify", "import nowhere_at_all", "cannot be imported: ModuleNotFoundError: No module named 'nowhere"),
+        ("judge.py:verify", "import nowhere_at_all", "cannot be imported: ModuleNotFoundError: No module named"),
         ("judge.py:verify", "import sys\nsys.exit()", "cannot be imported: SystemExit (judge.py line 2)"),
         ("judge.py:verify", "class E(BaseException): pass\nraise E('x')", "cannot be imported: E: x (judge.py line 2)"),
         ("judge.py:verify", "\0", "cannot be imported: "),

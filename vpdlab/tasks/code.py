@@ -7,8 +7,8 @@ by different tests, as in the LiveCodeBench experiments of SDPO and VPD; `heldou
 
 from __future__ import annotations
 
+import datetime
 import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -79,7 +79,7 @@ class Code:
         since: str = "", until: str = "", seconds: float = 6.0, memory: int = 1024, sandbox: str = "bubblewrap",
         workers: int = 0,
     ) -> None:  # fmt: skip
-        _check(source, data, keep, heldout, since, until)
+        _check(source, data, keep, heldout, since, until, workers)
         self.workers, self.sandbox = workers, backend(sandbox)
         self.limits = Limits(seconds=seconds, memory=memory)
         self.environment: dict[str, Any] = describe(sandbox)  # for the run's record
@@ -140,7 +140,7 @@ class Code:
         return judge_many([partial(self.verify, rollout) for rollout in rollouts], self.workers)
 
 
-def _check(source: str, data: str, keep: int, heldout: float, since: str, until: str) -> None:
+def _check(source: str, data: str, keep: int, heldout: float, since: str, until: str, workers: int) -> None:
     if source not in SOURCES:
         raise UserError(f"task code: source is {source!r}, but must be one of {', '.join(SOURCES)}")
     if not data and source != "humaneval":
@@ -150,8 +150,17 @@ def _check(source: str, data: str, keep: int, heldout: float, since: str, until:
     if not 0 <= heldout < 1:
         raise UserError(f"task code: heldout is {heldout!r}, but must be 0 or lie between 0 and 1")
     for name, date in (("since", since), ("until", until)):
-        if date and not re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", date):
+        if date and not _is_date(date):
             raise UserError(f"task code: {name} is {date!r}, but must be a date such as 2025-02-01")
+    if workers < 0:
+        raise UserError(f"task code: workers is {workers}, but must be 0 or above")
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def _item(source: str, row: Any, where: str, keep: int) -> Item:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import decimal
+import gc
 import importlib
 import locale
 import logging
@@ -48,9 +49,12 @@ def _process() -> Iterator[None]:
     except OSError:
         folder = -1
     environment, streams, path = dict(os.environ), (sys.stdin, sys.stdout, sys.stderr), list(sys.path)
+    mask = _umask()
     try:
         yield
     finally:
+        if mask is not None and _umask() != mask:
+            os.umask(mask)
         sys.stdin, sys.stdout, sys.stderr = streams
         if sys.path != path:
             sys.path[:] = path
@@ -62,9 +66,19 @@ def _process() -> Iterator[None]:
             os.close(folder)
 
 
+def _umask() -> int | None:
+    """The mask of new files, where it can be read without changing it."""
+    with contextlib.suppress(OSError), open("/proc/self/status") as lines:
+        for line in lines:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    return None
+
+
 @contextlib.contextmanager
 def _python() -> Iterator[None]:
     filters, show, quiet = list(warnings.filters), warnings.showwarning, logging.root.manager.disable
+    collects = gc.isenabled()
     level, depth, place = logging.root.level, sys.getrecursionlimit(), locale.setlocale(locale.LC_ALL)
     try:
         with decimal.localcontext():
@@ -73,6 +87,7 @@ def _python() -> Iterator[None]:
         if list(warnings.filters) != filters:
             warnings.filters[:] = filters  # type: ignore[index]
             warnings._filters_mutated()  # type: ignore[attr-defined]
+        (gc.enable if collects else gc.disable)()
         warnings.showwarning = show
         logging.disable(quiet)
         logging.root.setLevel(level)

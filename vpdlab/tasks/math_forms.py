@@ -8,6 +8,7 @@ would read as something else is compared as what it is (`same`):
 * a quantity: where both sides name a unit, a currency or a base, these must be the same; one side may leave it out.
   Units are not converted;
 * a list: as many items, each equal to another of the other side; in parentheses or brackets also in the same order;
+* numbers among words (2 hours 30 minutes, 7 remainder 3): the same ones in the same order;
 * words: letter by letter, without case (it reads them as products: Paris = Pairs);
 * the letter of a choice, with or without the choice's text;
 * small numbers: it rounds to six decimals, so they must agree in their first four digits as well (`math_worker`).
@@ -49,6 +50,10 @@ PRODUCTS = ("abcd", "klmn", "pqrst", "uvwxyz")  # names of variables and points 
 QUANTITY = re.compile(
     r"((?:US)?\\?[$]|[€£¥₹])?\s*(.*?[0-9)}\]])\s*([^\d\s(){}\[\]\\=<>+*_,;:!'^./-][^\\(){}\[\]=<>+*_,;:!]*)?"
 )
+MIXTURE = re.compile(
+    rf"{NUMBER}(?:\s*(?:[^\W\d_]{{2,}}|[hmsrd°'\"])\.?,?\s*{NUMBER})+\s*(?:[^\W\d_]+\.?|[°'\"]{{1,2}})?", re.I
+)
+TOKENS = re.compile(rf"{NUMBER}|[^\W\d_]+|[°'\"]")
 BASE = re.compile(r"\(?([0-9][0-9A-Fa-f]*|[0-9A-F]+)\)?_\{?\s*([2-9]|[12][0-9]|3[0-6])\s*\}?")
 EXPONENT = re.compile(rf"(?<![\w.\\])({NUMBER})[eE]([+-]?[0-9]{{1,4}})(?![\w.])")
 SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
@@ -62,7 +67,7 @@ UNITS = {
         "gallon gal", "acre", "hectare ha", "dollar usd bucks", "cent", "euro eur", "pound-sterling gbp", "yen jpy",
         "rupee rs inr", "degree deg °", "radian rad", "°c celsius °celsius", "°f fahrenheit °fahrenheit",
         "mile/hour mph", "km/hour kmh kmph kph",
-        "newton n", "joule j", "watt w", "volt v", "hertz hz", "mole mol", "kelvin k", "percent-point",
+        "newton n", "joule j", "watt w", "volt v", "hertz hz", "mole mol", "kelvin k", "remainder r rem",
     )
     for alias in names.split()
 }  # fmt: skip
@@ -138,7 +143,9 @@ def same(gold: str, answer: str, equal: Equal) -> bool:
         return True
     if unreadable(gold) or unreadable(answer):
         return False
-    for judge in (_same_time, _same_date, _same_list, _same_ratio, _same_words, _same_choice, _same_quantity):
+    for judge in (
+        _same_time, _same_date, _same_list, _same_ratio, _same_mixture, _same_words, _same_choice, _same_quantity,
+    ):  # fmt: skip
         verdict = judge(wanted, given, equal)
         if verdict is not None:
             return verdict
@@ -205,9 +212,9 @@ def _same_list(gold: str, answer: str, equal: Equal) -> bool | None:
         return None
     if left and open_ and (left, right) != (open_, close):
         return False
-    if len(wanted) != len(given) or (left or open_ or "(") not in "({[":
+    if len(wanted) != len(given):
         return False
-    if "[" in (left, open_) and not (left and open_):
+    if left == "[" and not open_:  # an interval is no list
         return False
     named = any("=" in item for item in wanted) != any("=" in item for item in given)
     if named or (left or open_) in ("(", "["):
@@ -275,6 +282,16 @@ def _proportional(first: Sequence[Fraction], second: Sequence[Fraction]) -> bool
     if not any(first) or not any(second):
         return list(first) == list(second)
     return all(a * sum(second) == b * sum(first) for a, b in zip(first, second, strict=True))
+
+
+def _same_mixture(gold: str, answer: str, equal: Equal) -> bool | None:
+    """Numbers among words (2 hours 30 minutes, 7 remainder 3): the same ones in the same order."""
+    mixtures = [text for text in (gold, answer) if MIXTURE.fullmatch(text)]
+    if len(mixtures) < 2:  # upstream takes quotation marks away: five feet three would be 53
+        return False if any(mark in text for text in mixtures for mark in "'\"") else None
+    parts = [[_alias(word.casefold()) or word.casefold() for word in TOKENS.findall(text)] for text in (gold, answer)]
+    numbers = [[_fraction(part) or part for part in side] for side in parts]
+    return numbers[0] == numbers[1]
 
 
 def _same_words(gold: str, answer: str, equal: Equal) -> bool | None:

@@ -8,6 +8,7 @@ never shown to the student), ``system`` and ``id``; every other field goes to ``
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import importlib.util
@@ -15,6 +16,7 @@ import inspect
 import numbers
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +79,8 @@ class Own:
         problem = rollout.problem
         try:
             with surroundings_kept():
-                return as_outcome(_finished(self._verify(rollout.text, problem)))
+                own = replace(problem, data=copy.deepcopy(dict(problem.data)))  # which the function may change
+                return as_outcome(_finished(self._verify(rollout.text, own)))
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:  # whatever the user's code raises, sys.exit included, is told and never a reward

@@ -1,0 +1,180 @@
+"""Fenced blocks in Markdown as models write it.
+
+Blocks are those of CommonMark, read by markdown-it-py. Before it reads them, fences that CommonMark does not take for
+what their writer meant are mended: words before an opening fence, a closing fence behind the last line of code, a block
+that was opened and never closed, fences within a program's own strings, code to the left of its list item. Lines end
+where they end for Python.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from markdown_it import MarkdownIt
+
+CONTAINER = r"[ \t]*(?:(?:>|[-*+]|[0-9]{1,9}[.)])[ \t]+|>)*[ \t]*"  # of a list or a quotation
+FENCE = re.compile(rf"({CONTAINER})(`{{3,}}(?=[^`]*$)|~{{3,}})(.*)")
+BEHIND_WORDS = re.compile(r"([^`]*[^`\s])[ \t]*(`{3,})([ \t]*python3?|[\w{][\w+#.:{}=-]*)?[ \t]*")
+IN_ONE_LINE = re.compile(r"([^`]*)(`{3,})[ \t]*(?:python3?|py)[ \t]+([^`]+?)[ \t]*\2[ \t]*", re.I)
+PROMPT = re.compile(r"[ \t]*(?:>>>|[.]{3})(?: (.*))?")
+CODE_LINE = re.compile(
+    r"[ \t#@)\]}'\"]|(?:from|import|def|async|class|if|for|while|with|try|except|return|assert)\b|\w+[ \t]*[=(.\[+-]"
+)
+OPEN = " (never closed)"  # behind the label of such a block
+PYTHON = re.compile(r"i?py(thon)?[0-9.]*|pycon|python-repl", re.I)
+LABEL = re.compile(r"[{\s]*[.]?([\w+#.-]*)")
+TRIES = 12  # closing fences that are tried for one block
+warnings.filterwarnings("ignore", module="<answer>")  # what the parser thinks of a model's escapes is nobody's warning
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language ("python", "" where none is named, or another), its text, whether it was closed."""
+
+    language: str
+    code: str
+    closed: bool
+
+
+@lru_cache(maxsize=64)
+def parsed(code: str) -> ast.Module | None:
+    """Code as a tree; None where it is no Python."""
+    try:
+        return ast.parse(code, "<answer>")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def blocks(text: str) -> list[Block]:
+    """The fenced blocks of a text, in order."""
+    mended, length = _mended(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"))
+    # Block structure alone is wanted; tags and indentation hide no fence.
+    reader = MarkdownIt("commonmark").disable(["inline", "text_join", "html_block", "code", "reference", "lheading"])
+    found = []
+    for token in reader.parse(mended):
+        if token.type == "fence" and len(token.markup) >= length:
+            closed = not token.info.endswith(OPEN)
+            code = as_code(token.content)
+            found.append(Block(_language(token.info.removesuffix(OPEN)), code if closed else trimmed(code), closed))
+    return found
+
+
+@dataclass(frozen=True)
+class Opening:
+    """An opening fence: the words before it, its container's marks, its characters, what is written behind them."""
+
+    words: str
+    prefix: str
+    run: str
+    info: str
+
+
+def _mended(lines: Sequence[str]) -> tuple[str, int]:
+    """(the text with each block between fences that nothing within it can be taken for, the length of these fences)."""
+    length = max((len(run) for line in lines for run in re.findall(r"`+|~+", line)), default=0) + 3
+    out: list[str] = []
+    place = 0
+    while place < len(lines):
+        line = lines[place]
+        place += 1
+        if len(line) < 2000 and (whole := IN_ONE_LINE.fullmatch(line)):
+            out += [whole[1], "", "`" * length + "python", whole[3], "`" * length]
+            continue
+        opening = _opening(line)
+        if opening is None:
+            out.append(line)
+            continue
+        body, place, closed = _body(lines, place, opening)
+        width = len(opening.prefix.expandtabs(4))
+        inside = all(
+            len(row.expandtabs(4)) - len(row.expandtabs(4).lstrip(" >")) >= width for row in body if row.strip()
+        )
+        prefix = opening.prefix if inside else ""  # lines that stand left of their list item would end it
+        fence = opening.run[0] * length
+        out += [opening.words, ""] if opening.words else []
+        out += [f"{prefix}{fence}{opening.info}{'' if closed else OPEN}", *body, re.sub(r"[^>\s]", " ", prefix) + fence]
+    return "\n".join(out), length
+
+
+def _opening(line: str) -> Opening | None:
+    if found := FENCE.fullmatch(line):
+        return Opening("", *found.groups())
+    if found := BEHIND_WORDS.fullmatch(line):
+        return Opening(found[1], "", found[2], found[3] or "")
+    return None
+
+
+def _body(lines: Sequence[str], start: int, opening: Opening) -> tuple[list[str], int, bool]:
+    """(the lines of a block, the line to go on from, whether it was closed).
+
+    A program may hold fences, in its strings: the first fence up to which the block is Python closes it. Where it never
+    is, the first closing fence does, or the line on which a new block of Python opens.
+    """
+    closing = re.compile(rf"(.*?)({re.escape(opening.run[0])}{{{len(opening.run)},}})[ \t]*")
+    python, tries, first = _language(opening.info) in ("python", ""), 0, None
+    for place in range(start, len(lines)):
+        found = closing.fullmatch(lines[place])
+        if found is None:
+            new = FENCE.fullmatch(lines[place])
+            if new and _language(new[3]) == "python":
+                first, tries = first or (list(lines[start:place]), place, False), tries + 1
+            if tries > TRIES and first:
+                return first
+            continue
+        alone = not found[1].strip(" \t>")
+        body = [*lines[start:place], *([] if alone else [found[1]])]
+        if first is None and (not alone or len(found[1].expandtabs(4)) - len(opening.prefix.expandtabs(4)) < 4):
+            first = body, place + 1, True
+        tries += 1
+        if first and (not python or tries > TRIES):
+            return first
+        if python and parsed(as_code(_unquoted(body, opening.prefix))):
+            return body, place + 1, True
+    return first or (list(lines[start:]), len(lines), False)
+
+
+def _unquoted(body: Sequence[str], prefix: str) -> str:
+    rows = [re.sub(r"^[ \t]*>[ ]?", "", row) for row in body] if ">" in prefix else body
+    return "\n".join(rows) + "\n"
+
+
+def _language(info: str) -> str:
+    """ "python" for every way to write it, "" where no language is named, else the name as it is written."""
+    found = LABEL.match(info)
+    label = found[1].casefold() if found else ""
+    return "python" if PYTHON.fullmatch(label) else label
+
+
+def as_code(content: str) -> str:
+    """A block's text without what its place has added: indentation, the prompts of an interactive session."""
+    rows = content.split("\n")
+    if next((row for row in rows if row.strip()), "").lstrip().startswith(">>>"):
+        rows = [found[1] or "" for row in rows if (found := PROMPT.fullmatch(row))]
+        content = "\n".join(rows) + "\n"
+    if parsed(content) is None and parsed(dedented := textwrap.dedent(content)):
+        return dedented
+    return content
+
+
+def trimmed(code: str) -> str:
+    """The code of a block that was never closed: without the words behind it, where an empty line parts them."""
+    rows = code.split("\n")
+    for place in [n for n, row in enumerate(rows) if not row.strip()][:TRIES]:
+        if parsed(code) is not None:
+            return code
+        after = next((row for row in rows[place:] if row.strip()), "")
+        if not CODE_LINE.match(after) and parsed("\n".join(rows[:place])) is not None:
+            return "\n".join(rows[:place]) + "\n"
+    return code
+
+
+def indented(text: str) -> str:
+    """The code that stands in a text without fences, four spaces to the right of its words."""
+    tokens = MarkdownIt("commonmark").disable(["inline", "text_join", "html_block"]).parse(text)
+    return "\n".join(as_code(token.content) for token in tokens if token.type == "code_block")
