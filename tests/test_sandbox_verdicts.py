@@ -338,14 +338,70 @@ def test_an_int_and_a_float_are_equal_only_where_they_are_the_same_number():
     assert same(decode(encode(NAN)), decode(encode(NAN)), EXACT)
 
 
+OTHER_TYPES = [
+    "Counter('aab')", "OrderedDict(a=2, b=1)", "defaultdict(list, a=2, b=1)", "ChainMap(dict(a=2, b=1))", "Decimal(2)",
+    "Decimal('0.1')", "Decimal('0.5')", "Decimal('nan')", "Decimal('1e400')", "Fraction(1, 2)", "Fraction(1, 3)",
+    "Fraction(4, 2)", "bytearray(b'a')", "dict(a=2, b=1).keys()", "dict(a=2).items()", "dict(a=2).values()",
+    "OrderedDict(a=2, b=1).keys()", "dict(a=[]).items()", "Point(1, 2)", "[Point(1, Decimal(2))]", "Colour.RED",
+    "deque([1, 2])", "range(2)", "UserList([1, 2])", "UserDict(a=2, b=1)", "UserString('a')", "Own(2)", "Text('a')",
+    "(x for x in [1, 2])", "array('i', [1, 2])", "memoryview(b'z')", "object()", "len", "Odd(2)", "Flag.A",
+    "mappingproxy(dict(a=2, b=1))",
+]  # fmt: skip
+LITERALS = ["{'a': 2, 'b': 1}", "2", "0.1", "0.5", "1/3", "b'a'", "{'a', 'b'}", "{('a', 2)}", "(1, 2)", "[(1, 2)]", "1",
+            "[1, 2]", "[0, 1]", "'a'", "10**400", "2.0", "True", "float('nan')", "2+0j", "[2]"]  # fmt: skip
+TYPES = """
+from array import array
+from collections import *
+from decimal import Decimal
+from enum import IntEnum, IntFlag
+from fractions import Fraction
+from types import MappingProxyType as mappingproxy
+Point = namedtuple('Point', 'x y')
+class Colour(IntEnum): RED = 1
+class Flag(IntFlag): A = 2
+class Own(int): pass
+class Text(str):
+    def encode(self, *a): return b'zz'
+class Odd(int):
+    def __eq__(self, other): return int(self) == other and self is not other
+    __hash__ = int.__hash__
+def f(text): return eval(text)
+"""
+# What Python says is not ours to say: these could be equal to anything, or hold what cannot be told apart.
+REFUSED = {"UserList", "UserDict", "UserString", "ChainMap", "Odd", "mappingproxy", "memoryview"}
+
+
 @walled
-def test_dicts_of_the_standard_library_are_the_dicts_they_are_equal_to():
-    code = "from collections import *\ndef f(kind):\n    d = eval(kind)\n    d['a'] = 1\n    return d"
-    tests = [f"assert f({kind!r}) == {{'a': 1}}" for kind in ("Counter()", "OrderedDict()", "defaultdict(list)", "{}")]
-    assert judge_function(code, "f", [test for source in tests for test in read_tests(source, {"f"})]).passed
-    cheat = "class Counter(dict):\n    def __eq__(self, other): return True\n    def __len__(self): return 1\n"
-    cheat += "    def items(self): return [('a', 1)]\nCounter.__module__ = 'collections'\ndef f(x): return Counter(b=2)"
-    assert not judge_function(cheat, "f", [((1,), {"a": 1})]).passed
+@pytest.mark.parametrize("value", OTHER_TYPES)
+def test_other_types_count_as_the_plain_values_that_they_are_equal_to(value):
+    sources = [f"assert f({value!r}) == {expected}" for expected in LITERALS]
+    ours = judge_function(TYPES, "f", [read_tests(source, {"f"})[0] for source in sources]).results
+    asked = "def same(x, y):\n    try: return bool(x == y)\n    except (ArithmeticError, TypeError): return False\n"
+    asked += f"def g(x): return [same(f(x), y) for y in ({', '.join(LITERALS)},)]\nassert g({value!r}) == "
+    got = [result.status == "passed" for result in ours]
+    told = judge_function(TYPES, "f", [Inside(asked + repr(got))])
+    if value.split("(")[0] in REFUSED:
+        assert not any(got)
+    else:
+        assert told.passed, (got, told.feedback)
+
+
+@walled
+def test_a_type_with_a_comparison_of_its_own_is_not_believed():
+    lies = "class E(BASE):\n    def __eq__(self, other): return True\n    def __len__(self): return 1\n"
+    lies += "    def __hash__(self): return 1\n    def __iter__(self): return iter('a')\n"
+    lies += "    def items(self): return [('a', 1)]\n    def __format__(self, way): return '1'\n"
+    for base, made, expected in (
+        ("int", "E(2)", "1"), ("dict", "E(b=2)", "{'a': 1}"), ("list", "E([2])", "['a']"), ("object", "E()", "1"),
+        ("Counter", "E(b=2)", "{'a': 1}"), ("Decimal", "E(2)", "1"), ("str", "E('x')", "'a'"),
+        ("set", "E('x')", "{'a'}"),
+    ):  # fmt: skip
+        for module in ("solution", "collections", "decimal", "numpy"):
+            named = f"from collections import Counter\nfrom decimal import Decimal\n{lies.replace('BASE', base)}"
+            code = f"{named}E.__module__ = {module!r}\ndef f(x): return {made}"
+            tests = read_tests(f"assert f(1) == {expected}", {"f"})
+            assert isinstance(tests[0], Case)
+            assert not judge_function(code, "f", tests).passed, (base, module)
 
 
 @walled

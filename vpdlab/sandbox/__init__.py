@@ -8,10 +8,11 @@
 Two parts. The wall (`wall`: bubblewrap, system-call filter, limits) keeps the program away from the machine, the
 network and other programs; it is tried with a program that attempts what must fail before the first candidate runs,
 and `describe()` says what it held. The judge (`judge`) never lets the program near the expected values. A failure of
-the sandbox itself is a `SandboxError`, never a verdict; where there is no wall, nothing runs.
+the sandbox itself is a `SandboxError`, never a verdict, and nothing that a candidate can cause; where there is no wall,
+nothing runs.
 
-What it is not: a protection from flaws of the kernel itself. Behind the wall a program can still use one core and its
-memory until its time is over, and can read the system's /usr.
+What it is not: a protection from flaws of the kernel itself. Behind the wall a program can still use its processes and
+its memory until its time is over, and can read the system's /usr (`wall` lists what is bounded, and how far).
 """
 
 from vpdlab.sandbox.backends import Backend, backend, describe

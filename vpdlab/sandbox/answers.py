@@ -95,7 +95,9 @@ def raised_status(words: list[str]) -> Status:
 
 def call_of(test: Case | Inside) -> Any:
     """A test as `inside` takes it: without what is expected."""
-    return test.code if isinstance(test, Inside) else (test.args, dict(test.keywords), test.wrap)
+    if isinstance(test, Inside):
+        return test.code
+    return test.args, dict(test.keywords), test.wrap, test.rules.form == "=="
 
 
 def encoded(test: Case | Inside, index: int) -> str:

@@ -40,12 +40,15 @@ def to_hex(text):
     return text.encode("utf-8", "surrogatepass").hex() or "-"
 
 
-def encode(value, longest=LONGEST):
+def encode(value, longest=LONGEST, kin=False):
     """A plain value as one line of ASCII words that decode to exactly the same value and type.
 
     Plain: None, bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict, and nothing that is a
-    subclass of one, but for the dicts of `collections` (Counter, defaultdict, OrderedDict): they are sent as the dict
-    that they are equal to. Each word is a letter for the type, then the atom, or the number of items that follow.
+    subclass of one. Each word is a letter for the type, then the atom, or the number of items that follow.
+
+    Args:
+        longest: bytes that the line may have.
+        kin: whether values of other types are sent as the plain ones that they are equal to (`_kin`).
 
     Raises:
         NotPlain: for anything else, for more than `DEEPEST` nested containers or more than `longest` bytes.
@@ -60,8 +63,8 @@ def encode(value, longest=LONGEST):
 
     def walk(value, depth):
         kind = type(value)
-        if issubclass(kind, dict) and kind.__module__ == "collections":
-            kind = dict
+        if kin and kind not in ATOMS and kind not in CONTAINERS:
+            kind, value = _kin(kind, value)
         if kind in ATOMS:
             add(ATOMS[kind](value))
         elif kind not in CONTAINERS:
@@ -70,7 +73,7 @@ def encode(value, longest=LONGEST):
             raise NotPlain(f"a value nested more than {DEEPEST} deep")
         else:
             add(CONTAINERS[kind] + str(kind.__len__(value)))
-            for item in dict.items(value) if kind is dict else value:
+            for item in dict.items(value) if kind is dict else kind.__iter__(value):
                 if kind is dict:
                     walk(item[0], depth + 1)
                     item = item[1]
@@ -80,14 +83,41 @@ def encode(value, longest=LONGEST):
     return " ".join(words)
 
 
+def _kin(kind, value) -> tuple:
+    """The (plain type, value) that a value of another type is equal to, in Python's own opinion; else itself.
+
+    A subclass that keeps the comparison of its plain type is equal to what it holds; one with a comparison of its own
+    could be equal to anything, and is sent as nothing.
+    """
+    for base in (*ATOMS, *CONTAINERS):
+        if issubclass(kind, base) and (kind.__eq__ is base.__eq__ or (base, kind.__module__) == (dict, "collections")):
+            return base, value
+    others = []
+    if kind is bytearray:
+        others = [bytes]
+    elif issubclass(kind, (type({}.keys()), type({}.items()))):
+        others = [set]
+    elif kind.__module__ in ("decimal", "fractions", "numpy"):
+        others = [int, float]
+    for base in others:
+        try:
+            plain = base(value)
+            if type(plain) is base and value == plain:
+                return base, plain
+        except (ArithmeticError, TypeError, ValueError):
+            continue  # this value has no such form
+    return kind, value
+
+
+# The types' own methods, called as such: a subclass cannot put its own in their place.
 ATOMS = {
     type(None): lambda value: "N",
     bool: lambda value: "T" if value else "F",
-    int: lambda value: f"i{value:x}",  # decimal digits would be quadratic, and Python refuses long ones
-    float: lambda value: "f" + value.hex(),
-    complex: lambda value: "c" + value.real.hex() + ";" + value.imag.hex(),
-    str: lambda value: "s" + value.encode("utf-8", "surrogatepass").hex(),
-    bytes: lambda value: "b" + value.hex(),
+    int: lambda value: "i" + int.__format__(value, "x"),  # decimal digits would be quadratic, and are refused
+    float: lambda value: "f" + float.hex(value),
+    complex: lambda value: "c" + complex.real.__get__(value).hex() + ";" + complex.imag.__get__(value).hex(),
+    str: lambda value: "s" + str.encode(value, "utf-8", "surrogatepass").hex(),
+    bytes: lambda value: "b" + bytes.hex(value),
 }
 CONTAINERS = {list: "l", tuple: "t", set: "S", frozenset: "Z", dict: "d"}
 # What a test may do with a result before it compares: applied here, because a result such as a generator stays here.
@@ -180,8 +210,8 @@ def _calls(job, say):
     for index, call in enumerate(job["calls"]):
         try:
             if job["mode"] == "function":
-                args, keywords, wrap = call
-                value = encode(WRAPS[wrap](find()(*args, **keywords)), job["longest"])
+                args, keywords, wrap, kin = call
+                value = encode(WRAPS[wrap](find()(*args, **keywords)), job["longest"], kin)
                 say("v", str(index), value)
             else:
                 exec(compile(call, TESTS, "exec", dont_inherit=True), space)

@@ -258,7 +258,7 @@ def _execute(wall: Backend, job: Mapping[str, Any], stdin: bytes, limits: Limits
 def _works(wall: Backend, memory: int) -> bool:
     """Whether a harmless program runs there, which may take so many MiB of memory (0: it takes none)."""
     code = HARMLESS.format(held=int(MOST * memory * MIB))
-    job = {"mode": "function", "setup": "", "code": code, "entry": "f", "calls": [((1,), {}, "")]}
+    job = {"mode": "function", "setup": "", "code": code, "entry": "f", "calls": [((1,), {}, "", False)]}
     limits = Limits(seconds=5.0, memory=memory or DEFAULT.memory)
     try:
         report = wall.execute({**job, "longest": LONGEST, "limits": limits.inside(1)}, b"", limits)

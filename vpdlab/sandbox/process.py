@@ -29,6 +29,7 @@ LOOK = 0.05  # seconds between two looks at the memory of a program with several
 SHARE = 9  # a look that took long is followed by a pause this many times as long
 PATIENT = 200  # reads after which small pieces are waited for, so that a drip does not keep the trainer's core busy
 SMALL, PAUSE = 4096, 0.002  # bytes; seconds
+GRACE = 1.0  # seconds for bubblewrap to end after the program inside
 DEAD = 10.0  # seconds until a killed program must be gone
 _undead: list[subprocess.Popen[bytes]] = []  # killed, and not gone in that time: reaped later
 
@@ -96,7 +97,10 @@ class _Supervisor:
 
     def __exit__(self, *_: object) -> None:
         try:
-            end_tree(self.process, self.inner)
+            killed = kill_inside(self.process, self.inner)
+            if killed:
+                self._drain()  # bubblewrap's last line needs room in the channel, else it would wait for us
+            end_tree(self.process, GRACE if killed else 0.0)
             self._drain()
         finally:
             self._select.close()
@@ -242,19 +246,28 @@ def sealed(data: bytes) -> Iterator[int]:
         os.close(number)
 
 
-def end_tree(process: subprocess.Popen[bytes], inner: int) -> None:
-    """Kill the process with everything below it, and wait for it, but for no longer than `DEAD` or so.
+def kill_inside(process: subprocess.Popen[bytes], inner: int) -> bool:
+    """Kill the program inside the wall, if there is one; all others of its namespace go with it.
+
+    Before bubblewrap itself, which then reaps it: an orphan would be left to the first process of our own container,
+    which may be the trainer.
+    """
+    alive = process.poll() is None and inner > 0 and parent_of(inner) == process.pid
+    if alive:
+        _kill(os.kill, inner)
+    return alive
+
+
+def end_tree(process: subprocess.Popen[bytes], grace: float) -> None:
+    """Kill the process with everything in its session, and wait for it, but for no longer than `DEAD` or so.
 
     One that takes longer (the kernel may have a lot to take apart) is reaped later: it keeps nobody waiting.
+
+    Args:
+        grace: seconds that it gets to end by itself.
     """
-    if process.poll() is not None:
-        return
-    if inner and parent_of(inner) == process.pid:
-        # The inner one first: it is the first of its namespace, so all others go with it, and bubblewrap is there to
-        # reap it. An orphan would be left to the first process of our own container, which may be the trainer.
-        _kill(os.kill, inner)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(1)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(grace)
     if process.returncode is None:
         _kill(os.killpg, process.pid)
     try:

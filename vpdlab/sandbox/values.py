@@ -43,8 +43,9 @@ class Rules:
         sequences: whether a list equals a tuple of equal items (data sets that come as JSON know no tuples).
         form: the comparison that a test wrote, with Python's own meaning; "" for the rules above.
             "==": exact for numbers of all kinds, bool and complex among them; NaN equals nothing; a set equals a
-            frozenset. "is": the same None, True or False. "abs <", "abs <=": the distance to the expected number is
-            below, or at most, `absolute`. "isclose": `math.isclose` with `relative` and `absolute`.
+            frozenset; other types count as the plain value that they are equal to (`inside._kin`). "is": the same None,
+            True or False. "abs <", "abs <=": the distance to the expected number is below, or at most, `absolute`.
+            "isclose": `math.isclose` with `relative` and `absolute`.
     """
 
     relative: float = 1e-9
