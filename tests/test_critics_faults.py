@@ -185,9 +185,10 @@ def test_a_cached_reply_that_cannot_be_used_is_asked_for_again(held, serve, rend
 def test_a_cache_that_cannot_be_written_or_read_costs_no_critique(serve, render, tmp_path, capsys) -> None:
     server = serve(raw(http(completion())))
     (tmp_path / "file").write_text("a file, no folder")
-    found = ask(critic(server, render, cache=tmp_path / "file"), 3)
-    assert [critique.text for critique in found] == ["The sign is wrong."] * 3
-    assert capsys.readouterr().err.count("cannot be written") == 1
+    for place in (tmp_path / "file", tmp_path / "a\0b", tmp_path / ("x" * 300)):
+        found = ask(critic(server, render, cache=place), 3)
+        assert [critique.text for critique in found] == ["The sign is wrong."] * 3
+        assert capsys.readouterr().err.count("cannot be written") == 1
     ask(critic(server, render, cache=tmp_path / "cache"))
     (place,) = (tmp_path / "cache").rglob("*.json")
     place.unlink()

@@ -180,9 +180,9 @@ class EndpointCritic:
             place.parent.mkdir(parents=True, exist_ok=True)
             staged.write_text(json.dumps(said), encoding="utf-8")
             staged.replace(place)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a disk's errors; a name that no folder can have
             if not self._cache_fails:
-                print(f"the critic's cache {self.cache} cannot be written: {error.strerror}", file=sys.stderr)
+                print(net.printable(f"the critic's cache cannot be written: {error}"), file=sys.stderr)
             self._cache_fails = True
 
 
