@@ -268,6 +268,31 @@ def test_a_failure_that_follows_the_program_is_its_own():
     assert flaky.asked == 3
 
 
+def test_what_runs_out_on_this_side_is_a_failure_of_the_sandbox(monkeypatch):
+    real, times = process.socket.socketpair, [1]
+
+    def none_left(*args):
+        times[0] -= 1
+        if times[0] >= 0:
+            raise OSError(24, "Too many open files")
+        return real(*args)
+
+    monkeypatch.setattr(process.socket, "socketpair", none_left)
+    assert run("print(1)").stdout == "1\n"
+    times[0] = 99
+    with pytest.raises(SandboxError, match="the sandbox failed: .*Too many open files"):
+        run("print(1)")
+    monkeypatch.setattr(backends, "_known", {})
+    with pytest.raises(UserError, match="Too many open files"):
+        describe()
+
+
+def test_a_kill_at_the_limit_of_processor_time_is_told():
+    code = "import resource as r\nr.setrlimit(r.RLIMIT_CPU, (1, 1))\ndef f(x):\n    while True: pass"
+    verdict = judge_function(code, "f", [((7,), 8)])
+    assert "SIGKILL" in verdict.feedback and "processor time" in verdict.feedback
+
+
 def test_a_program_that_spoils_the_server_is_no_failure_of_the_server():
     def spoiled(asked):
         if "spoils" in asked["code"]:

@@ -211,7 +211,7 @@ def _calls(job, say):
         try:
             if job["mode"] == "function":
                 args, keywords, wrap, kin = call
-                value = encode(WRAPS[wrap](find()(*args, **keywords)), job["longest"], kin)
+                value = encode(WRAPS[wrap](find()(*args, **keywords)), job.get("longest", LONGEST), kin)
                 say("v", str(index), value)
             else:
                 exec(compile(call, TESTS, "exec", dont_inherit=True), space)

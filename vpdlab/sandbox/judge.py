@@ -249,6 +249,8 @@ def _execute(wall: Backend, job: Mapping[str, Any], stdin: bytes, limits: Limits
             return wall.execute(full, stdin, limits, calls)
         except SandboxError as error:
             failure, blamed = error, blamed + bool(error.blame)
+        except OSError as error:  # no descriptors, memory or disk left on this side
+            failure = SandboxError(f"the sandbox failed: {error}")
         if failure.blame and blamed >= TWICE and _works(wall, limits.memory if failure.blame == "memory" else 0):
             return Report(end=failure.blame)
         time.sleep(wait)

@@ -117,12 +117,12 @@ def probe(wall: Bubblewrap) -> dict[str, Any]:
 
 def _tried(wall: Bubblewrap, job: dict[str, Any], asked: bytes, limits: Limits) -> Report:
     """What became of the trial; again where it did not come to its end, since a busy machine may be to blame."""
-    failure: SandboxError | None = None
+    failure: SandboxError | OSError | None = None
     report = Report()
     for wait in (*WAITS, 0.0):
         try:
             report, failure = wall.execute(job, asked, limits), None
-        except SandboxError as error:
+        except (SandboxError, OSError) as error:
             failure = error
         if failure is None and report.end == "exit" and report.stdout:
             break

@@ -56,6 +56,8 @@ def ended(report: Report, limits: Limits) -> tuple[Status, str]:
     if report.end == "lost":
         return "error", "ended in a way that left no result"
     number = -report.code if report.code < 0 else report.code - 128
+    if number == signal.SIGKILL:  # our own kills are ends of other names
+        return "error", "was killed (SIGKILL), most likely at its limit of processor time"
     if number > 0:
         try:
             return "error", f"crashed ({signal.Signals(number).name})"
