@@ -10,6 +10,9 @@ from typing import Any
 
 from offline_browser import offline_page
 
+from vpdlab.config import HINTS, RunConfig
+from vpdlab.errors import UserError
+
 ELSEWHERE = "planted.invalid"
 # Each ends what might be open, and tries to run, to leave, to ask, to link or to dress. All hold the word "plant", so
 # that whatever came of one can be found.
@@ -39,14 +42,16 @@ NAME = 'a<img class=plant src=x onerror=planted=1> $$\\href{x}{y}$$ "><svg class
 
 def plant(folder: Path) -> None:
     """Put TEXT into every text that a recorded run holds: files of JSON, lines of JSON and rollouts."""
-    for name in ("config.json", "environment.json", "status.json"):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**_settings(json.loads(path.read_text())), TEXT: TEXT}))
+    for name in ("environment.json", "status.json"):
         path = folder / name
         path.write_text(json.dumps({**_planted(json.loads(path.read_text()), name), TEXT: TEXT}))
     for name in ("metrics.jsonl", "eval.jsonl"):
         path = folder / name
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         for row in rows:
-            row |= {TEXT: 1.0, f"{TEXT} too": TEXT, "notes": {TEXT: TEXT, "e": TEXT}}
+            row |= {TEXT: 1.0, f"{TEXT} too": TEXT, "notes": TEXT}
             if "warnings" in row:
                 row["warnings"] = [f"{TEXT}: {TEXT}", f"named: {TEXT}"]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -57,6 +62,20 @@ def plant(folder: Path) -> None:
         table = pq.read_table(path)
         rows = [_planted(row, "rollouts") for row in table.to_pylist()]
         pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings with TEXT in each that may be any text."""
+    found = dict(config)
+    for name in (name for name in HINTS if name in config):
+        tried = {**found, name: _planted(config[name], name)}
+        try:
+            RunConfig.make(**{known: tried[known] for known in HINTS if known in tried})
+        except UserError:
+            continue  # one of a few words, or a number
+        found = tried
+    assert sum(TEXT in str(value) for value in found.values()) >= 2
+    return found
 
 
 # What the notebooks choose by, or count with; everything else that is text may be anything.
