@@ -315,6 +315,19 @@ def test_what_one_test_prepares_holds_for_those_after_it():
     assert isinstance(last, Inside) and last.code == "f = lambda x: 8\nassert f(2) == 8"
 
 
+@walled
+def test_what_the_tests_make_with_the_codes_own_classes_is_made_after_the_code():
+    code = "class Node:\n    def __init__(self, x): self.x = math.floor(x)\ndef f(node): return node.x"
+    row = MBPP | {
+        "code": code,
+        "test_setup_code": "import math\nroot = Node(7.5)",
+        "test_list": ["assert f(root) == 7"],
+    }
+    item = mbpp(row, "row", 1)
+    assert (item.setup, [type(test) for test in item.visible]) == ("import math", [Inside])
+    assert judge_function(code, "f", item.visible, setup=item.setup).passed
+
+
 def test_only_visible_tests_stand_in_the_prompt():
     tests = ["assert f(1) == 3; assert f(2) == 4", "assert True", "assert f(5) == 7"]
     item = mbpp(MBPP | {"test_list": tests}, "row", 2)

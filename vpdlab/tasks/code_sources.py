@@ -106,9 +106,16 @@ def mbpp(row: Mapping[str, Any], where: str, keep: int) -> Item:
     called = [name for name in _called("\n".join(asserts), where) if name in defined]
     if not called:
         raise UserError(f"{where}: no test calls a function that the code defines")
-    imports = row.get("test_imports") or []
-    setup = "\n".join([*imports, row.get("test_setup_code") or ""]).strip()
-    tests = [_read(source, {called[0]}, where, "", _kept(asserts[:n], where)) for n, source in enumerate(asserts)]
+    # Imports and definitions are there for the code, too; what is made with the code's own classes comes after it.
+    imports, prepared = row.get("test_imports") or [], _parse(row.get("test_setup_code") or "", where).body
+    first = [
+        node for node in prepared if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef)
+    ]
+    setup = "\n".join([*imports, *map(ast.unparse, first)]).strip()
+    made = [ast.unparse(node) for node in prepared if node not in first]
+    tests = [
+        _read(source, {called[0]}, where, "", _kept([*made, *asserts[:n]], where)) for n, source in enumerate(asserts)
+    ]
     told, untold = _divide([n for n, found in enumerate(tests) if found], keep)
     visible, hidden = ([test for n in part for test in tests[n]] for part in (told, untold))
     quoted = "\n".join(asserts[n].strip() for n in told)
