@@ -145,6 +145,25 @@ RIGHT = {
     "no fence, and an example within one": f"{ADD}\nExample:\n{block('add(1, 2)' + chr(10), '')}",
     "a block of Markdown around": f"````markdown\nHere:\n{block(ADD)}````\n",
     "a block of Markdown around, with fences as long": f"{F}markdown\n{block(ADD)}{F}\n",
+    "words behind the closing fence": f"{F}python\n{ADD}{F} That is it.",
+    "code, closing fence and words on one line": f"{F}python\n{ADD.rstrip()}{F} That is it.\n",
+    "code behind the label": f"{F}python {ADD}{F}\n",
+    "code in place of the label": f"{F}{ADD}{F}\n",
+    "a session in a console": block(
+        "$ python\n>>> def add(a, b):\n...     return a + b\n>>> add(1, 2)\n3\n", "console"
+    ),
+    "html": f"<pre><code>{ADD}</code></pre>",
+    "html with a class": f'<pre><code class="language-python">\n{ADD.replace("+", "&#43;")}</code></pre>',
+    "marks of a set of prompts": f"[PYTHON]\n{ADD}[/PYTHON]",
+    "a span of code": "`def add(a, b): return a + b`",
+    "a span of two backticks": "It is ``def add(a, b): return a + b``.",
+    "a byte order mark within": block("\ufeff" + ADD),
+    "its head afterwards": f"{block(ADD)}Its head is\n{block('def add(a, b):' + chr(10))}",
+    "its head with dots afterwards": f"{block(ADD)}Its head is\n{block('def add(a, b): ...' + chr(10))}",
+    "the prompt's head before": f"{block('def add(a, b):' + chr(10) + '    pass' + chr(10))}So:\n{block(ADD)}",
+    "a line of it afterwards": f"{block(ADD)}The line that counts:\n{block('    return a + b' + chr(10))}",
+    "steps, then the whole": f"1. Head:\n   {F}py\n   def add(a, b):\n   {F}\n2. All:\n{indented(block(ADD), '   ')}",
+    "apostrophes around a tag": f"That's it:\n{F}python\n{WRONG}That's all</think> Here's the code:\n{block(ADD)}",
     "inline code around": f"Use `add`:\n{block(ADD)}and `{F}` is a fence.",
     "a byte order mark": "\ufeff" + block(ADD),
 }
@@ -253,9 +272,13 @@ def test_what_a_block_is() -> None:
         f"{F}python\n(\n" * 10_000, f"{F}\n" * 20_000, f"a {F}\n" * 10_000, "`" * 100_000, "<think>" * 20_000,
         "</think>" + "<think>" * 20_000, f"{F}python\n(\n" + f"{F}\n" * 20_000, f"{F}python" + " " * 100_000,
         ">" * 50_000, "- " * 20_000, "\n" * 100_000, f"{F}python\n" + "This is\n\n" * 20_000,
+        "<pre" * 20_000, "<pre><code>" * 10_000, " " * 100_000, "[PYTHON]" * 10_000, "`a" * 50_000, "a" * 100_000,
+        "> " * 50_000 + "x", f"{F}python\n" + " " * 100_000, f"{F}python\n(" + " " * 100_000 + "x",
+        "- " + " " * 100_000,
+        "> \t" * 30_000, "1. " * 30_000, f"{F} " * 30_000, f"a{F} b c\n" * 10_000,
         block("-" * 100_000 + "1\n"), block("a" + ".b" * 100_000), block("(" * 100_000), block("x = " + "[" * 5000),
     ],
-    ids=range(16),
+    ids=range(30),
 )  # fmt: skip
 def test_no_text_holds_up_a_run(text: str) -> None:
     start = time.monotonic()

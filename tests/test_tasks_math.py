@@ -92,11 +92,21 @@ def test_the_final_answer_of_a_row(tmp_path, row, gold):
     [
         ("\\boxed{5}", "5"), ("\\boxed{4} then \\boxed{5}", "5"), ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
         ("\\fbox \\fboxed { 5 }", "5"), ("\\boxed{\\{1, 2\\}}", "\\{1, 2\\}"), ("\\boxed{5} \\boxed{6", "5"),
+        ("\\boxed{a\\\\}b}", "a\\\\"), ("\\boxed{5}} \\boxed{6", "5"), ("} \\boxed{5}", "5"), ("{\\boxed{5}", "5"),
+        ("\\boxed{1} {\\boxed{2}", "2"), ("\\boxed{a \\boxed{b} c}", "b"), ("\\boxed{a \\boxed{b", None),
         ("\\boxed{}", ""), ("\\boxed{5", None), ("5", None), ("\\boxed 5", None), ("\\boxed{\\boxed{5}}", "5"),
     ],
 )  # fmt: skip
 def test_the_last_closed_box_is_the_answer(text, content):
     assert boxed(text) == content
+
+
+@pytest.mark.parametrize("text", ["\\boxed{" * 20_000, "\\boxed{}" * 20_000, "{" * 100_000, "\\boxed" + " " * 100_000])
+def test_no_row_of_boxes_holds_up_a_run(text):
+    start = time.monotonic()
+    boxed(text)
+    boxed(text + "}" * 50_000)
+    assert time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize(

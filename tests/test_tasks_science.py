@@ -75,6 +75,11 @@ def test_a_letter_is_read_with_its_usual_ornaments(block: str) -> None:
     assert read_letter(block, CHOICES) == "B"
 
 
+def test_a_long_block_is_read_in_no_time() -> None:
+    for block in ("A. x" + " " * 100_000 + "y", " " * 100_000, "A" + " " * 100_000 + "B", "A: x\n" * 20_000):
+        assert read_letter(block, CHOICES) is None
+
+
 @pytest.mark.parametrize(
     "block", ["", "BC", "A, B", "A or B", "A. or B", "B: 0.8", "A: 0.8\nB: 1.4", "1.4", "option B"]
 )

@@ -18,7 +18,7 @@ from functools import lru_cache
 
 from markdown_it import MarkdownIt
 
-CONTAINER = r"[ \t]*(?:(?:>|[-*+]|[0-9]{1,9}[.)])[ \t]+|>)*[ \t]*"  # of a list or a quotation
+CONTAINER = r"[ \t]*(?:>[ \t]*|(?:[-*+]|[0-9]{1,9}[.)])[ \t]+)*"  # of a list or a quotation
 FENCE = re.compile(rf"({CONTAINER})(`{{3,}}(?=[^`]*$)|~{{3,}})(.*)")
 BEHIND_WORDS = re.compile(r"([^`]*[^`\s])[ \t]*(`{3,})([ \t]*python3?|[\w{][\w+#.:{}=-]*)?[ \t]*")
 IN_ONE_LINE = re.compile(r"([^`]*)(`{3,})[ \t]*(?:python3?|py)[ \t]+([^`]+?)[ \t]*\2[ \t]*", re.I)
@@ -26,6 +26,7 @@ PROMPT = re.compile(r"[ \t]*(?:>>>|[.]{3})(?: (.*))?")
 CODE_LINE = re.compile(
     r"[ \t#@)\]}'\"]|(?:from|import|def|async|class|if|for|while|with|try|except|return|assert)\b|\w+[ \t]*[=(.\[+-]"
 )
+BEGUN = re.compile(r"[ \t]*(?:python3?[ \t]+|py[ \t]+)?((?:def|class|import|from|async def|@)[ \t]*\w.*)", re.I)
 OPEN = " (never closed)"  # behind the label of such a block
 PYTHON = re.compile(r"i?py(thon)?[0-9.]*|pycon|python-repl", re.I)
 LABEL = re.compile(r"[{\s]*[.]?([\w+#.-]*)")
@@ -67,12 +68,13 @@ def blocks(text: str) -> list[Block]:
 
 @dataclass(frozen=True)
 class Opening:
-    """An opening fence: the words before it, its container's marks, its characters, what is written behind them."""
+    """An opening fence: the words before it, its container's marks, its characters, its label, code on its own line."""
 
     words: str
     prefix: str
     run: str
     info: str
+    code: str = ""
 
 
 def _mended(lines: Sequence[str]) -> tuple[str, int]:
@@ -98,13 +100,17 @@ def _mended(lines: Sequence[str]) -> tuple[str, int]:
         prefix = opening.prefix if inside else ""  # lines that stand left of their list item would end it
         fence = opening.run[0] * length
         out += [opening.words, ""] if opening.words else []
-        out += [f"{prefix}{fence}{opening.info}{'' if closed else OPEN}", *body, re.sub(r"[^>\s]", " ", prefix) + fence]
+        behind = re.sub(r"[^>\s]", " ", prefix)
+        out += [f"{prefix}{fence}{opening.info}{'' if closed else OPEN}"]
+        out += [*([behind + opening.code] if opening.code else []), *body, behind + fence]
     return "\n".join(out), length
 
 
 def _opening(line: str) -> Opening | None:
     if found := FENCE.fullmatch(line):
-        return Opening("", *found.groups())
+        prefix, run, info = found.groups()
+        begun = BEGUN.fullmatch(info)
+        return Opening("", prefix, run, "python", begun[1]) if begun else Opening("", prefix, run, info)
     if found := BEHIND_WORDS.fullmatch(line):
         return Opening(found[1], "", found[2], found[3] or "")
     return None
@@ -116,10 +122,18 @@ def _body(lines: Sequence[str], start: int, opening: Opening) -> tuple[list[str]
     A program may hold fences, in its strings: the first fence up to which the block is Python closes it. Where it never
     is, the first closing fence does, or the line on which a new block of Python opens.
     """
-    closing = re.compile(rf"(.*?)({re.escape(opening.run[0])}{{{len(opening.run)},}})[ \t]*")
+    run = rf"{re.escape(opening.run[0])}{{{len(opening.run)},}}"
+    closing, before_words = re.compile(rf"(.*?)({run})[ \t]*"), re.compile(rf"(.*?)({run})[ \t]+\w+[ ,.].*")
+    begun = [opening.code] if opening.code else []
     python, tries, first = _language(opening.info) in ("python", ""), 0, None
     for place in range(start, len(lines)):
         found = closing.fullmatch(lines[place])
+        words = before_words.fullmatch(lines[place]) if found is None and python and tries <= TRIES else None
+        if words:
+            body = [*lines[start:place], *([words[1]] if words[1].strip(" \t>") else [])]
+            tries += 1
+            if parsed(as_code(_unquoted([*begun, *body], opening.prefix))):
+                return body, place + 1, True
         if found is None:
             new = FENCE.fullmatch(lines[place])
             if new and _language(new[3]) == "python":
@@ -134,7 +148,7 @@ def _body(lines: Sequence[str], start: int, opening: Opening) -> tuple[list[str]
         tries += 1
         if first and (not python or tries > TRIES):
             return first
-        if python and parsed(as_code(_unquoted(body, opening.prefix))):
+        if python and parsed(as_code(_unquoted([*begun, *body], opening.prefix))):
             return body, place + 1, True
     return first or (list(lines[start:]), len(lines), False)
 
@@ -153,8 +167,10 @@ def _language(info: str) -> str:
 
 def as_code(content: str) -> str:
     """A block's text without what its place has added: indentation, the prompts of an interactive session."""
+    content = content.removeprefix("\ufeff")
     rows = content.split("\n")
-    if next((row for row in rows if row.strip()), "").lstrip().startswith(">>>"):
+    first = next((row for row in rows if row.strip()), "").lstrip()
+    if first.startswith((">>>", "$ ")) and any(row.lstrip().startswith(">>>") for row in rows):
         rows = [found[1] or "" for row in rows if (found := PROMPT.fullmatch(row))]
         content = "\n".join(rows) + "\n"
     if parsed(content) is None and parsed(dedented := textwrap.dedent(content)):

@@ -209,14 +209,16 @@ def read_boxed(rollout: Rollout) -> tuple[str, str]:
 
 def boxed(text: str) -> str | None:
     """The content of the last closed ``\\boxed{...}``, braces inside it balanced; None where there is none."""
-    for start in reversed([match.end() for match in re.finditer(r"\\f?boxed\s*\{", text)]):
-        depth = 1
-        for place in range(start, len(text)):
-            escaped = text[place - 1] == "\\"
-            depth += {"{": 1, "}": -1}.get(text[place], 0) * (not escaped)
-            if not depth:
-                return text[start:place].strip()
-    return None
+    starts = {match.end() for match in re.finditer(r"\\f?boxed\s{0,9}\{", text)}
+    opened: list[int] = []  # behind each brace that is still open
+    found: tuple[int, int] | None = None
+    for brace in re.finditer(r"(?<!\\)(?:\\\\)*([{}])", text):
+        place = brace.end()
+        if brace[1] == "{":
+            opened.append(place)
+        elif opened and (start := opened.pop()) in starts and (found is None or start > found[0]):
+            found = start, place - 1
+    return text[found[0] : found[1]].strip() if found else None
 
 
 def _problems(split: str, place: str, rows: Iterable[tuple[str, Any]]) -> list[Problem]:

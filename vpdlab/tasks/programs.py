@@ -4,7 +4,8 @@ The rule of choice, for a problem that asks for a function or a class (its entry
 
 1. thoughts (`<think>…</think>` and the like) are no answer and are left out;
 2. of the fenced blocks, the last one that defines the entry point is the answer, whatever its label; a block that means
-   to define it but is not Python counts too, so that a right draft does not stand in for a wrong answer;
+   to define it but is not Python counts too, so that a right draft does not stand in for a wrong answer; one that only
+   imports it, or shows its head without a body, counts where there is no other;
 3. names that it uses and does not define (an import, a helper) come from the other blocks, where one defines them;
 4. where no block defines it: what stands before the first fence (a prompt may have opened it, or there is none at all),
    from the first line of code, if that defines the entry point;
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import html
 import re
 from collections.abc import Sequence
 
@@ -32,6 +34,9 @@ EMPTY = "The response holds no code: its block is empty."
 TAG = re.compile(r"<(/?)(?:think|thinking|thoughts?|reasoning|reflection|scratchpad)>", re.I)
 CODE_STARTS = re.compile(r"(?:from|import|def|async def|class)[ \t]+\w|@\w")
 FIRST_FENCE = re.compile(r"^[ \t>]*(?:`{3}|~{3})", re.M)
+HTML = re.compile(r"<pre[^>\n]{0,80}>\s{0,9}<code[^>\n]{0,80}>", re.I)
+MARKS = re.compile(r"\[/?(?:PYTHON|BEGIN|DONE|CODE)\]")  # of some sets of prompts
+SPAN = re.compile(r"(?<!`)(`{1,2})([^`]+)\1(?!`)")
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -81,10 +86,11 @@ def is_cut(text: str) -> bool:
 def _choose(found: Sequence[Block], name: str) -> Block | None:
     filled = [block for block in found if block.code.strip()]
     if name:
-        for imports in (False, True):  # "from add import add" is how to use it, unless nothing else defines it
-            for block in reversed(filled):
-                if _defines(block.code, name, imports):
-                    return block
+        defining = [block for block in filled if _defines(block.code, name)]
+        # "from add import add" is how to use it, "def add(a, b): ..." what it looks like, unless there is nothing else.
+        real = [block for block in defining if not _is_mention(block.code, name)]
+        if defining:
+            return (real or defining)[-1]
     python = [block for block in filled if block.language == "python"]
     plain = [block for block in filled if block.language == ""]
     programs = [block for block in python if parsed(block.code) is None or _acts(block.code)]
@@ -93,14 +99,27 @@ def _choose(found: Sequence[Block], name: str) -> Block | None:
     return last[-1] if last else None
 
 
-def _defines(code: str, name: str, imports: bool = True) -> bool:
+def _is_mention(code: str, name: str) -> bool:
+    """Whether code imports a name, or shows its head without a body."""
+    tree = parsed(code)
+    if tree is None:
+        return bool(re.fullmatch(rf"\s*(?:async[ \t]+)?def[ \t]+{re.escape(name)}\b[^\n]*:?\s*", code))
+    last = [statement for statement in tree.body if name in _bound(statement)][-1]
+    if isinstance(last, ast.FunctionDef | ast.AsyncFunctionDef):
+        return all(
+            isinstance(part, ast.Pass) or (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))
+            for part in last.body
+        )
+    return isinstance(last, ast.Import | ast.ImportFrom)
+
+
+def _defines(code: str, name: str) -> bool:
     """Whether code binds a name at its top level, or, where it is no Python, looks as if it meant to."""
     tree = parsed(code)
     if tree is None:
         word = re.escape(name)
         return bool(name) and bool(re.search(rf"^[ \t]*(?:(?:async[ \t]+)?def|class)[ \t]+{word}\b", code, re.M))
-    body = [s for s in tree.body if imports or not isinstance(s, ast.Import | ast.ImportFrom)]
-    return any(name in _bound(statement) for statement in body)
+    return any(name in _bound(statement) for statement in tree.body)
 
 
 def _acts(code: str) -> bool:
@@ -195,16 +214,20 @@ def _in_quotes(text: str, tag: re.Match[str]) -> bool:
     """Whether a tag stands in a string of a program, or is spoken of."""
     before = text[max(text.rfind("\n", 0, tag.start()) + 1, tag.start() - 200) : tag.start()]
     after = text[tag.end() : tag.end() + 200].partition("\n")[0]
-    return any(before.replace("```", "").count(mark) % 2 and mark in after.replace("```", "") for mark in "'\"`")
+    before, after = (re.sub(r"```|(?<=\w)'(?=\w)", "", part) for part in (before, after))  # not fences, not "don't"
+    return any(before.count(mark) % 2 and mark in after for mark in "'\"`")
 
 
 def _unfenced(text: str, name: str) -> str:
     """The code of a response without fences, from its first line of code; "" where it is no program."""
+    for opened in HTML.finditer(text):
+        text = html.unescape(text[opened.end() :].partition("</code>")[0])
+        break
     rows = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     starts = [0, *[n for n, row in enumerate(rows) if CODE_STARTS.match(row)][:1]]
     for start in starts:
-        code = as_code(trimmed("\n".join(rows[start:]) + "\n"))
+        code = as_code(MARKS.sub("\n", trimmed("\n".join(rows[start:]) + "\n")))
         if (_defines(code, name) and parsed(code)) if name else (start == starts[-1] and _acts(code)):
             return code
-    code = indented("\n".join(rows))
-    return code if (_defines(code, name) if name else _acts(code)) else ""
+    spans = [indented("\n".join(rows)), *(found[2] for found in SPAN.finditer(text))]
+    return next((f"{code.strip()}\n" for code in reversed(spans) if _is_whole(code.strip(), name)), "")

@@ -43,7 +43,7 @@ QUOTED = 160  # characters of an option that a note quotes: some options are who
 LABEL = re.compile(r"^[ \t]*(?:(\()([A-Z])\)|([A-Z])([:)]|\.(?=\s|$)))[ \t]*", re.MULTILINE)
 # Data sets end the prompt with an instruction that is not part of the last choice's text.
 AFTER_CHOICES = re.compile(r"\n\s*(?:\n|(?:please|answer|think|let's|reason)\b)", re.IGNORECASE)
-LETTER = re.compile(r"\s*(?:\(([A-Za-z])\)|([A-Za-z])(?:[.:)]|(?=\s*$)))\s*(.*?)\s*", re.DOTALL)
+LETTER = re.compile(r"(?:\(([A-Za-z])\)|([A-Za-z])(?:[.:)]|$))(.*)", re.DOTALL)
 
 # A response that gives its letter first: "B", "B: 56 pC", "The answer is (B)." An article ("A charge ...") is none.
 OPENING = re.compile(
@@ -77,7 +77,7 @@ def read_letter(block: str, choices: Mapping[str, str]) -> str | None:
 
     Words after the letter must be those of its choice: a block that names two choices gives none.
     """
-    match = LETTER.fullmatch(block)
+    match = LETTER.fullmatch(block.strip())
     if match is None:
         return None
     letter, words = (match[1] or match[2]).upper(), _folded(match[3])
