@@ -584,6 +584,12 @@ for name, code in cheats.items():
     start = time.monotonic()
     bad += [name] * (judge_function(code, "f", [((7,), 8)], hurry).passed or time.monotonic() - start > 4)
 assert judge_function("def f(x): return x + 1", "f", [((7,), 8)]).passed
+from vpdlab.sandbox import process
+real = process._Supervisor._read
+process._Supervisor._read = lambda self, key: (time.sleep(0.05), real(self, key))[1]  # a busy trainer reads late
+for name in ("drains the channel", "holds the channel", "drains at once"):
+    start = time.monotonic()
+    bad += [name] * (judge_function(cheats[name], "f", [((7,), 8)], hurry).passed or time.monotonic() - start > 4)
 assert len(os.listdir("/proc/self/fd")) <= 4, os.listdir("/proc/self/fd")
 print(json.dumps(bad))
 """
