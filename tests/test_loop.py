@@ -351,7 +351,7 @@ def test_an_interrupted_steps_gradient_is_forgotten():
 @pytest.mark.parametrize(
     ("outcome", "words"),
     [
-        (Outcome(float("nan"), "x"), "task parity, problem .*: the reward is nan, but must be a number between 0 and 1"),
+        (Outcome(float("nan"), "x"), "task parity, problem .*: the reward is nan, but must be a number"),
         (Outcome(1.0, "x", 7), "the answer is 7, but must be text or None"),
     ],
 )

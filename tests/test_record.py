@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from vpdlab import record
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.record import COLUMNS, METRICS, TOKEN_COLUMNS, Recorder, load_run
+from vpdlab.record import writer as record
 
 CONFIG = {"method": "vpd", "steps": 3}
 
@@ -24,7 +24,8 @@ def row(step: int, **values: Any) -> dict[str, Any]:
 
 
 def rollout(step: int, index: int = 0, **values: Any) -> dict[str, Any]:
-    return {"step": step, "index": index, "text": "7", "reward": 1.0, "prompt_ids": [1, 2]} | values
+    plain = {"group": 0, "prompt": "3 + 4?", "response_ids": [7], "logps": [-0.1]}
+    return {"step": step, "index": index, "text": "7", "reward": 1.0, "prompt_ids": [1, 2]} | plain | values
 
 
 @pytest.fixture
@@ -209,8 +210,8 @@ def test_a_damaged_line_is_named_by_its_number(recorder: Recorder, damage: bytes
 
 EXAMPLE = {
     "int64": 3, "float64": -0.5, "string": "süß\n", "bool": True, "list<int64>": [1, 2], "list<float64>": [-0.5, 0.0],
-    "list<string>": ["a", ""], "list<list<string>>": [["a"], [], ["b", "c"]], "list<list<int64>>": [[1], [2, 3]],
-    "list<list<float64>>": [[-1.0, -2.5], []],
+    "list<string>": ["a", ""], "list<list<string>>": [["a"], ["b", "c"]], "list<list<int64>>": [[1], [2, 3]],
+    "list<list<float64>>": [[-1.0], [-2.5, 0.0]],
 }  # fmt: skip
 
 

@@ -11,11 +11,12 @@ rename. Neither safetensors nor torch notices a flipped byte by itself: hence th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,23 @@ from vpdlab import manifest
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.manifest import fsync
 from vpdlab.policy import Policy
-from vpdlab.record import writing
+from vpdlab.record import LINES, checks, writing
 from vpdlab.sharding import local, part_of, whole
 
 FORMAT = 1
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW, by parameter
+SPENT, RANDOM, MARKS = ("calls", "tokens"), ("python", "numpy"), ("step", *LINES)
 NAME = re.compile(r"step-(\d{6,})")
 Groups = dict[str, dict[str, Tensor]]
+STATE: dict[str, checks.Check] = {
+    "step": checks.is_count, "beta": lambda value: isinstance(value, float), "shift": checks.is_number,
+    "spent": lambda value: not checks.fault(value, dict.fromkeys(SPENT, checks.is_count), SPENT),
+    "random": lambda value: not checks.fault(value, dict.fromkeys(RANDOM, checks.listed(lambda _: True)), RANDOM),
+    "record": lambda value: not checks.fault(value, dict.fromkeys(MARKS, checks.is_count), MARKS),
+    "config": lambda value: not checks.config_fault(value, checks.NEEDED["config.json"]), "inputs": checks.is_table,
+    "environment": lambda value: not checks.fault(value, checks.ENVIRONMENT, ("python", "device_name", "packages")),
+}  # fmt: skip
+"""What state.json holds."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,10 @@ class Saved:
         file = self.path / f"{group}.safetensors"
         if not file.is_file():
             raise UserError(f"{self.path} holds no {group}: it was saved with other settings")
-        return {name: value.clone() for name, value in load_file(file).items()}
+        try:
+            return {name: value.clone() for name, value in load_file(file).items()}
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file} cannot be read: {_words(error)}") from error
 
 
 class Checkpoints:
@@ -131,11 +146,15 @@ class Checkpoints:
         try:
             if reason := manifest.damage(place):
                 return reason
-            state = json.loads((place / "state.json").read_text(encoding="utf-8"))
+            state = checks.parse((place / "state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             return _words(error)
+        if reason := checks.fault(state, {}, ("format", "step")):
+            return f"state.json: {reason}"
         if state["format"] != FORMAT:
             return f"it has format {state['format']}, this version reads {FORMAT}"
+        if reason := checks.fault(state, STATE, tuple(STATE)):
+            return f"state.json: {reason}"
         if state["step"] != step:
             return f"it is that of step {state['step']}"
         return Saved(place, step, state, tuple(self.steps()))
@@ -156,6 +175,18 @@ class Checkpoints:
         hidden = self.folder / f".step-{step:06d}.old"  # never half a checkpoint under a checkpoint's name
         self.place(step).rename(hidden)
         shutil.rmtree(hidden)
+
+
+@contextlib.contextmanager
+def fitting(saved: Saved) -> Iterator[None]:
+    """Within the block, contents of a checkpoint that are not such as this version writes are told as a UserError: its
+    sums may be right, and somebody else have made it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{saved.path} does not fit this run: {type(error).__name__}: {_words(error)}") from error
 
 
 def _write(folder: Path, groups: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
@@ -224,16 +255,26 @@ def _moments(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> 
 
 
 def _load_moments(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], saved: Saved, group: str) -> None:
-    """The moments alone: rates and decay are the config's."""
+    """The moments alone: rates and decay are the config's.
+
+    Fused AdamW reads as many numbers as the parameter has, whatever is there: shapes and types are checked here.
+
+    Raises:
+        UserError: for moments that do not fit the parameters.
+    """
     places = {id(p): place for place, p in enumerate(p for part in optimizer.param_groups for p in part["params"])}
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in saved.tensors(group).items():
         index, _, key = name.partition(".")
-        if int(index) >= len(parameters):
-            raise UserError(f"the {group} in {saved.path} does not fit this model: it has more parameters")
-        mine = parameters[int(index)]
-        moment = part_of(value, mine) if value.shape == mine.shape else value  # AdamW counts its steps beside them
+        mine = parameters[int(index)] if index.isascii() and index.isdigit() and int(index) < len(parameters) else None
+        shape = () if key == "step" else None if mine is None else mine.shape
+        if mine is None or key not in MOMENTS or value.shape != shape or not value.is_floating_point():
+            raise UserError(f"the {group} in {saved.path} does not fit this model: {name} differs")
+        moment = value if key == "step" else part_of(value, mine)  # AdamW counts its steps beside them
         state.setdefault(places[id(mine)], {})[key] = moment
+    for place, found in state.items():
+        if set(found) != set(MOMENTS):
+            raise UserError(f"the {group} in {saved.path} does not fit this model: parameter {place} has half a state")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from vpdlab import processes
 from vpdlab.config import HINTS, RunConfig, presets, read_preset
 from vpdlab.errors import RunFailed, UserError
+from vpdlab.trust import TRUST, given, refuse_unasked
 
 
 def train(args: Sequence[str]) -> int:
@@ -55,7 +56,7 @@ def compare(args: Sequence[str]) -> int:
     parser.add_argument("--methods", nargs="+", default=["vpd", "sdpo", "grpo"], metavar="METHOD[:FIELD=VALUE,...]",
                         help="each may have settings of its own: vpd:e_every=1")  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of the runs and the table")
+    parser.add_argument("--out", type=_path, default=Path("runs/compare"), help="folder of the runs and the table")
     parser.add_argument("--jobs", type=int, default=0, help="runs at once; default: what the cores bear")
     parser.add_argument("--level", type=float, help="held-out accuracy (0 to 1) whose rollouts are counted")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be run")
@@ -104,8 +105,8 @@ def report(args: Sequence[str]) -> int:
         "What a run was, what came of it and why, on one page that needs no network; or an executed notebook as such a"
         " page. Needs neither the model nor torch.",
     )
-    parser.add_argument("source", type=Path, metavar="RUN|NOTEBOOK", help="a run's folder, or an executed .ipynb file")
-    parser.add_argument("page", type=Path, nargs="?", help="the file to write; default: RUN/report.html, NOTEBOOK.html")
+    parser.add_argument("source", type=_path, metavar="RUN|NOTEBOOK", help="a run's folder, or an executed .ipynb file")
+    parser.add_argument("page", type=_path, nargs="?", help="the file to write; default: in RUN, or NOTEBOOK.html")
     chosen, rest = _parsed(parser, args)
     if rest:
         raise UserError(f"unknown option {rest[0]!r}; see vpdlab report --help")
@@ -130,19 +131,23 @@ def evaluate(args: Sequence[str]) -> int:
         "eval",
         "avg@k, pass@k and maj@k, with 95 % intervals over problems, on the task's held-out problems. The task is that"
         " of the run; for any other model, what the options of `vpdlab train` (--preset, --task, --eval-problems, ...)"
-        " say; they also change a run's own settings.",
+        " say; they also change a run's own settings. Recorded settings that run code or send something are asked for"
+        f" again, or {TRUST} obeys them.",
     )
     parser.add_argument("student", help="a run's folder, its final/, one of its checkpoints, or any model")
     parser.add_argument("--checkpoint", type=int, metavar="N", help="the student of that step, for a run's folder")
     parser.add_argument("--json", action="store_true", help="print one line of JSON and nothing else")
     chosen, rest = _parsed(parser, args)
-    from vpdlab.export import evaluate, find_student
+    from vpdlab.export import alone, evaluate, find_student
     from vpdlab.views import eval_lines
 
     student = find_student(chosen.student, chosen.checkpoint)
-    config, preset = parse_preset("vpdlab eval", as_options(rest), base=student.config)
+    words, trusted = without_trust(as_options(rest))
+    config, preset = parse_preset("vpdlab eval", words, base=student.config)
     if preset and student.config is not None:
         raise UserError("a run has its own settings: leave --preset out")
+    if student.config is not None and not trusted:
+        refuse_unasked(alone(student, config), student.place, given(words, HINTS))
     row = evaluate(student, config) | {"step": student.step}
     if chosen.json:
         print(json.dumps({"student": student.place, "task": config.task, **row}))
@@ -155,7 +160,7 @@ def export(args: Sequence[str]) -> int:
     """write a student, or an adapter, as an ordinary folder: vpdlab export RUN OUT [--checkpoint N] [--adapter ROLE]"""
     parser = _parser("export", "A plain Hugging Face folder, adapters merged; or an ordinary PEFT adapter folder.")
     parser.add_argument("run", help="a run's folder, its final/, or one of its checkpoints")
-    parser.add_argument("out", type=Path, help="the folder to write; it must not exist, or be empty")
+    parser.add_argument("out", type=_path, help="the folder to write; it must not exist, or be empty")
     parser.add_argument("--checkpoint", type=int, metavar="N", help="the student of that step; default: the newest")
     parser.add_argument("--adapter", choices=["student", "teacher"], default="", help="that one's LoRA adapter")
     chosen, rest = _parsed(parser, args)
@@ -176,6 +181,11 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog=f"vpdlab {name}", description=description, allow_abbrev=False, exit_on_error=False
     )
+
+
+def _path(text: str) -> Path:
+    """A path as people write it: a shell expands ~ only at the beginning of a word."""
+    return Path(text).expanduser()
 
 
 def _parsed(parser: argparse.ArgumentParser, args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -274,7 +284,10 @@ def _main(args: list[str]) -> int:
         return status
     except (UserError, RunFailed) as error:
         if processes.speaks(error):
-            print(f"vpdlab: {processes.words()}{error}", file=sys.stderr)
+            from vpdlab.net import printable
+
+            # A message may quote a data set or a server: one line, and nothing that steers the terminal.
+            print(f"vpdlab: {processes.words()}{printable(str(error), 4000)}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
         print("vpdlab: interrupted", file=sys.stderr)
@@ -283,17 +296,31 @@ def _main(args: list[str]) -> int:
 
 def parse_run(program: str, args: Sequence[str]) -> tuple[RunConfig, str]:
     """`parse_preset`; where a run is resumed and no preset is named, on top of the run's own settings."""
+    args, trusted = without_trust(args)
     config, preset = parse_preset(program, args)
     if not config.resumes or preset:
         return config, preset
-    return parse_preset(program, args, base=recorded_config(config.folder) or RunConfig())
+    recorded = recorded_config(config.folder)
+    config, preset = parse_preset(program, args, base=recorded or RunConfig())
+    if recorded is not None and not trusted:
+        refuse_unasked(config, str(config.folder), given(args, HINTS))
+    return config, preset
+
+
+def without_trust(args: Sequence[str]) -> tuple[list[str], bool]:
+    """A command's words without `--trust`, and whether it stood among them."""
+    return [word for word in args if word != TRUST], TRUST in args
 
 
 def recorded_config(folder: Path) -> RunConfig | None:
-    """The settings of the run in a folder; None where there is none. Raises UserError for one that cannot be read."""
-    from vpdlab.record import load_run
+    """The settings of the run in a folder; None where there is none. Raises UserError where they cannot be read."""
+    from vpdlab.record import LINES, load_run
 
-    return RunConfig.make(**load_run(folder).config) if (folder / "config.json").is_file() else None
+    if (folder / "config.json").is_file():
+        return load_run(folder).settings()
+    if any((folder / name).exists() for name in (*LINES, "config.json")):
+        raise UserError(f"{folder / 'config.json'} is missing: name the preset that the run began with, or begin anew")
+    return None
 
 
 def parse_preset(program: str, args: Sequence[str], base: RunConfig | None = None) -> tuple[RunConfig, str]:
@@ -314,7 +341,10 @@ def parse_preset(program: str, args: Sequence[str], base: RunConfig | None = Non
     words = io.StringIO()
     try:
         with contextlib.redirect_stderr(words):
-            text = f"--preset NAME sets many at once: {', '.join(presets())}, or a YAML file."
+            text = (
+                f"--preset NAME sets many at once: {', '.join(presets())}, or a YAML file. With --resume a run's own"
+                f" settings hold; those that run code or send something are asked for again, or {TRUST} obeys them."
+            )
             return tyro.cli(RunConfig, prog=program, description=text, args=rest, default=base), known.preset
     except SystemExit as error:
         if error.code:

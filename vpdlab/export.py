@@ -7,21 +7,20 @@ model that `--model` takes.
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vpdlab import models
+from vpdlab import manifest, models
 from vpdlab.adapters import save_adapter
 from vpdlab.checkpoint import NAME, Checkpoints, Saved, load_weights, weights_by_name
 from vpdlab.config import RunConfig
-from vpdlab.errors import UserError
+from vpdlab.errors import UserError, notice
 from vpdlab.loop import Run
 from vpdlab.policy import Policy
-from vpdlab.record import load_run, state_of, writing
+from vpdlab.record import LINES, checks, load_run, state_of, writing
 from vpdlab.resume import settings
 
 SHAPE = ("model", "lora_rank", "adapter_rank", "teacher", "precision")  # what the saved weights belong to
@@ -59,7 +58,7 @@ def find_student(place: str, step: int | None = None) -> Student:
     Raises:
         UserError: where there is none, or its checkpoint is damaged.
     """
-    folder = Path(place)
+    folder = Path(place).expanduser()
     if NAME.fullmatch(folder.name) and folder.parent.name == "checkpoints":
         return _of_checkpoint(folder.parent, int(folder.name.removeprefix("step-")))
     if is_run(folder):
@@ -73,14 +72,16 @@ def find_student(place: str, step: int | None = None) -> Student:
 
 def newest_checkpoint(run: str) -> int | None:
     """The step of a run's newest whole checkpoint; None where it has none, or `run` is no run's folder."""
-    saved, _ = Checkpoints(Path(run) / "checkpoints").newest()
+    saved, _ = Checkpoints(Path(run).expanduser() / "checkpoints").newest()
     return saved.step if saved is not None else None
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder holds a run; a model's folder has a config.json too, but of another kind."""
+    """Whether a folder holds a run, damaged or not; a model's folder has a config.json too, but of another kind."""
+    if (folder / "status.json").exists() or any((folder / name).exists() for name in LINES):
+        return True
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = checks.parse((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(found, dict) and {"task", "method", "group"} <= found.keys()
@@ -90,7 +91,11 @@ def _final(run: Path) -> Student:
     record = load_run(run)
     if not models.is_model(run / "final"):
         raise UserError(f"{run} has no final/ ({state_of(run)})")
-    return Student(str(run / "final"), RunConfig.make(**record.config), record.status.get("final"))
+    if (run / "final" / manifest.NAME).exists():
+        models.check_whole(run / "final")
+    else:
+        notice(f"{run / 'final'} has no {manifest.NAME}, as earlier versions left it: its files are not checked")
+    return Student(str(run / "final"), record.settings(), record.status.get("final"))
 
 
 def _newest(run: Path) -> Student:
@@ -134,13 +139,13 @@ def evaluate(student: Student, config: RunConfig) -> dict[str, Any]:
     for name in SHAPE if own is not None else ():
         if getattr(config, name) != getattr(own, name):
             raise UserError(f"{name} is {getattr(config, name)}, but the run's is {getattr(own, name)}: leave it out")
-    run = Run.open(_alone(student, config), record=False)
+    run = Run.open(alone(student, config), record=False)
     if student.saved is not None:
         load_weights(weights_by_name(run.learner.policy), student.saved, "student")
     return run.evaluate(student.step or 0)
 
 
-def _alone(student: Student, config: RunConfig) -> RunConfig:
+def alone(student: Student, config: RunConfig) -> RunConfig:
     """Settings that load this student, and nothing that an evaluation of it does not need."""
     fields: dict[str, Any] = {
         "method": "rft", "feedback": ("verifier",), "critic": "live", "critic_learns": False, "anchor": "dynamic",

@@ -17,7 +17,7 @@ from vpdlab_widgets.base import visible
 
 from vpdlab.config import RunConfig
 from vpdlab.errors import RunFailed, UserError
-from vpdlab.record import load_run, mark_stopped, prepare
+from vpdlab.record import load_run, mark_stopped, prepare, refuse_links
 
 EXIT_STATUS = {"complete": 0, "stopped": 130}  # how a run ended -> status of the command; anything else is 1
 
@@ -103,7 +103,10 @@ def report(folder: Path, page: Path | None = None) -> Path:
 
     from vpdlab.page import notebook_to_page
 
-    if not load_run(folder).rows:
+    record = load_run(folder)
+    if page is None:
+        refuse_links(folder)
+    if not record.check().rows:
         raise UserError(f"{folder} holds a run without an iteration yet: there is nothing to report")
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     with tempfile.TemporaryDirectory() as place:

@@ -24,7 +24,16 @@ import torch
 from torch import Tensor
 
 from vpdlab import processes
-from vpdlab.checkpoint import Checkpoints, Groups, Saved, load_policy, load_random_states, policy_tensors, random_states
+from vpdlab.checkpoint import (
+    Checkpoints,
+    Groups,
+    Saved,
+    fitting,
+    load_policy,
+    load_random_states,
+    policy_tensors,
+    random_states,
+)
 from vpdlab.config import RunConfig
 from vpdlab.critics import Criticism
 from vpdlab.errors import UserError
@@ -32,7 +41,7 @@ from vpdlab.identity import digest, plain
 from vpdlab.learner import Learner
 from vpdlab.policy import Policy
 from vpdlab.prompts import Renderer
-from vpdlab.record import LINES, Recorder, RunRecord, prepare, state_of
+from vpdlab.record import LINES, Recorder, RunRecord, prepare, refuse_links, state_of
 from vpdlab.tasks import Task
 
 FREE = frozenset(
@@ -61,6 +70,7 @@ def locked(folder: Path) -> Iterator[None]:
         UserError: where someone else holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    refuse_links(folder)
     with (folder / "lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -215,7 +225,8 @@ class Keeper:
             )
         for line in _other_ground(saved.state["environment"], self.environment):
             print(line, flush=True)
-        load_policy(self.learner.policy, self._copies(), saved)
+        with fitting(saved):
+            load_policy(self.learner.policy, self._copies(), saved)
         self.learner.beta, self.learner.shift = saved.state["beta"], saved.state["shift"]
         if budget := self._budget():
             budget.calls -= saved.state["spent"]["calls"]
@@ -228,7 +239,8 @@ class Keeper:
             UserError: where another process has carried the run on since the checkpoint was read.
         """
         processes.by_main(lambda: self._clear_behind(saved))
-        load_random_states(self.learner.policy.device, saved)
+        with fitting(saved):
+            load_random_states(self.learner.policy.device, saved)
         self.saved_step = saved.step
 
     def _clear_behind(self, saved: Saved) -> None:

@@ -114,19 +114,21 @@ _LENS_FIELDS = (
 
 def lens_records(
     records: Sequence[Row],
-    beta: float | None = None,
+    beta: float | Mapping[int, float | None] | None = None,
     weights: Mapping[str, Sequence[Sequence[float] | None]] | None = None,
 ) -> list[dict[str, Any]]:
     """Rollouts as `vpdlab_widgets.TokenLens` wants them, in the order given: item i is record i.
 
     Args:
         records: rollouts of a run, of one iteration or of several (`load_run(folder).rollouts(5)`).
-        beta: of the run's config, for each token's part in the implicit reward; None leaves that out.
+        beta: for each token's part in the implicit reward: a number, or that of each step (`RunRecord.betas`), which
+            differs from the config's where `kl_target` moves it; None leaves that out.
         weights: further numbers a token, by name: for each record a list as long as its response, or None.
     """
     items = []
     for place, record in enumerate(records):
-        item = {name: record.get(name) for name in _LENS_FIELDS} | {"beta": beta}
+        own = beta.get(record["step"]) if isinstance(beta, Mapping) else beta
+        item = {name: record.get(name) for name in _LENS_FIELDS} | {"beta": own}
         for side in ("student", "teacher"):
             item[f"{side}_rank"] = token_ranks(record.get("response_ids"), record.get(f"{side}_top_ids"))
         item["weights"] = {name: lists[place] for name, lists in (weights or {}).items()}

@@ -63,8 +63,8 @@ def make_task(name: str, **options: Any) -> Task:
     """
     if name.startswith(HANDED_IN):
         raise UserError(
-            f"this run's task ({name.removeprefix(HANDED_IN)!r}) was handed in from Python, and its settings cannot make"
-            " it again: open the run in Python with Run.open(config, task=...)"
+            f"this run's task ({name.removeprefix(HANDED_IN)!r}) was handed in from Python, and its settings cannot"
+            " make it again: open the run in Python with Run.open(config, task=...)"
         )
     if name not in TASKS:
         raise UserError(f"unknown task {name!r}: choose one of {', '.join(sorted(TASKS))}")

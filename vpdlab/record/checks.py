@@ -1,0 +1,143 @@
+"""What is wrong with a value in a run folder's files. They may be damaged, older, or somebody else's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from vpdlab.record.schema import COLUMNS, METRICS, TOKEN_COLUMNS
+
+STATES = ("running", "complete", "stopped", "failed")
+Check = Callable[[Any], bool]
+
+
+def parse(text: str) -> Any:
+    """JSON, with NaN and infinities as None. Raises ValueError, with a reason, for anything else."""
+    try:
+        return json.loads(text, parse_constant=lambda name: None)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+def is_number(value: Any) -> bool:
+    """A number that fits the types of the record, or None."""
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63)
+
+
+def is_real(value: Any) -> bool:
+    """A number that is there."""
+    return value is not None and is_number(value)
+
+
+def is_count(value: Any) -> bool:
+    """A whole number from 0 on."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def is_text(value: Any) -> bool:
+    """Text or None."""
+    return value is None or isinstance(value, str)
+
+
+def listed(each: Check) -> Check:
+    """A list whose items pass `each`."""
+    return lambda value: isinstance(value, list) and all(each(item) for item in value)
+
+
+def is_table(value: Any) -> bool:
+    """A JSON object."""
+    return isinstance(value, dict)
+
+
+ROW: dict[str, Check] = dict.fromkeys(METRICS, is_number) | {
+    "step": is_count, "notes": is_text, "warnings": lambda value: value is None or isinstance(value, list),
+}  # fmt: skip
+MEASURES = [f"{name}{end}" for name in ("accuracy", "pass_at_k", "maj_at_k") for end in ("", "_low", "_high")]
+EVAL: dict[str, Check] = {
+    "step": is_count, "k": is_count, "problems": is_count, "by_problem": listed(is_real),
+    "problem_ids": listed(lambda value: isinstance(value, str)), "held_out": is_count, "length": is_real,
+    **dict.fromkeys(MEASURES, is_real),
+    **dict.fromkeys(["teacher_accuracy", "teacher_accuracy_low", "teacher_accuracy_high"], is_number),
+    **dict.fromkeys(["seconds", "teacher_problems"], is_number),
+}  # fmt: skip
+STATUS: dict[str, Check] = {
+    "state": lambda value: value in STATES, "reason": lambda value: isinstance(value, str), "step": is_count,
+    "final": lambda value: value is None or is_count(value), "started": is_number, "updated": is_number,
+    "pid": is_number,
+}  # fmt: skip
+ENVIRONMENT: dict[str, Check] = {
+    "python": is_text, "revision": is_text, "platform": is_text, "device": is_text, "device_name": is_text,
+    "task": is_text, "threads": is_number, "cores": is_number, "processes": is_number, "seed": is_number,
+    "command": listed(lambda value: isinstance(value, str)), "packages": is_table, "model": is_table,
+    "task_identity": is_table, "resumed": listed(is_table),
+}  # fmt: skip
+NEEDED = {
+    "config.json": ("task", "model", "method", "steps", "seed", "beta"),
+    "environment.json": (
+        "python", "revision", "device", "device_name", "task", "threads", "command", "packages", "model"),
+    "status.json": ("state", "reason", "step", "updated"),
+    "eval.jsonl": ("step", "k", "problems", "length", *MEASURES),
+}  # fmt: skip
+"""What those who show a run look up without asking, by file."""
+FULL = ("step", "group", "index", "text", "prompt", "prompt_ids", "response_ids", "logps")
+"""Columns of rollouts that are never null."""
+
+
+def fault(value: Any, checks: Mapping[str, Check], needed: Sequence[str] = ()) -> str:
+    """What is wrong with a JSON object; "" where nothing is."""
+    if not isinstance(value, dict):
+        return f"it is {_shown(value)}, not an object of fields"
+    for name in needed:
+        if name not in value:
+            return f"field {name!r} is missing"
+    for name, check in checks.items():
+        if name in value and not check(value[name]):
+            return f"field {name!r} is {_shown(value[name])}"
+    return ""
+
+
+def config_fault(value: Any, needed: Sequence[str] = ()) -> str:
+    """What is wrong with recorded settings: those that this version knows must be such as it could have written."""
+    from vpdlab.config import HINTS, RunConfig
+    from vpdlab.errors import UserError
+
+    if reason := fault(value, {}, needed):
+        return reason
+    try:
+        RunConfig.make(**{name: value[name] for name in HINTS if name in value})
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def rollout_fault(record: Mapping[str, Any]) -> str:
+    """What is wrong with one row of rollouts/*.parquet, whose types are those of the schema."""
+    for name in FULL:
+        if record[name] is None:
+            return f"column {name!r} has no value"
+    tokens = len(record["response_ids"])
+    for name in TOKEN_COLUMNS:
+        if record[name] is not None and not name.endswith("_context") and len(record[name]) != tokens:
+            return f"column {name!r} has {len(record[name])} values for {tokens} tokens"
+    if len(record["logps"]) != tokens:
+        return f"column 'logps' has {len(record['logps'])} values for {tokens} tokens"
+    for name in ("prompt_ids", "response_ids", "tokens", "student_context", "teacher_context"):
+        if any(item is None for item in record[name] or ()):
+            return f"column {name!r} has a value that is null"
+    for side in ("student", "teacher"):
+        lists = [record[f"{side}_{name}"] or () for name in ("top", "top_ids", "top_logp")]
+        for parts in zip(*lists, strict=False):
+            if None in parts or len({len(part) for part in parts}) != 1:
+                return f"columns {side}_top* have lists of different lengths"
+    return ""
+
+
+def columns() -> dict[str, str]:
+    """Every column of rollouts/*.parquet and its type."""
+    return COLUMNS | TOKEN_COLUMNS
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"

@@ -1,0 +1,93 @@
+"""A run folder as a place to write: begun once, never through a link, its errors named."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from vpdlab.errors import RunFailed, UserError
+from vpdlab.manifest import fsync
+from vpdlab.record.reader import load_run, state_of
+from vpdlab.record.schema import LINES
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within the block, an error of the disk (full, gone, read-only) is a RunFailed that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFailed(f"cannot write {path}: {error.strerror or error}") from error
+    except SafetensorError as error:  # the disk's errors come in this shape too
+        raise RunFailed(f"cannot write {path}: {error}") from error
+
+
+def refuse_links(folder: Path) -> None:
+    """Raises UserError for a link, a pipe or a device in a folder that is about to be written: whoever made it could
+    have our writes land elsewhere. The folder itself may be a link: that is its user's own choice."""
+    waiting = [folder] if folder.is_dir() else []
+    for place in waiting:
+        try:
+            with os.scandir(place) as found:
+                entries = list(found)
+        except OSError as error:
+            raise UserError(f"{place} cannot be read: {error.strerror or error}") from error
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(Path(entry.path))
+            elif not entry.is_file(follow_symlinks=False):
+                kind = "a link" if entry.is_symlink() else "no ordinary file"
+                raise UserError(f"{entry.path} is {kind}, and a run is written into files of its own: remove it")
+
+
+def prepare(folder: Path) -> None:
+    """Make the folder of a run that is to begin. Raises UserError where that cannot be, or it holds a run."""
+    refuse_taken(folder)
+    refuse_links(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".probe").touch()
+        (folder / ".probe").unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
+
+
+def refuse_taken(folder: Path) -> None:
+    """Raises UserError where a folder already holds a run."""
+    if (folder / "config.json").exists():
+        raise UserError(
+            f"{folder} already holds a run ({state_of(folder)}): choose another folder with out, remove this one, or go"
+            " on from its last checkpoint with resume"
+        )
+    left = [folder / name for name in LINES if (folder / name).exists()]
+    left += sorted((folder / "rollouts").glob("step-*"))
+    left += [path for path in (folder / "checkpoints").glob("step-*") if path.name != "step-000000"]
+    if left:
+        raise UserError(
+            f"{folder} holds {left[0].relative_to(folder)} of an earlier run, but no config.json: choose another folder"
+            " with out, or remove this one"
+        )
+
+
+def mark_stopped(folder: Path) -> None:
+    """Correct the status of a run whose process is gone without a word: it is not running any more."""
+    refuse_links(folder)
+    status = load_run(folder).status
+    if status["state"] == "running":
+        write_json(folder / "status.json", status | {"state": "stopped", "reason": "its process was ended"})
+
+
+def write_json(path: Path, value: Any, durable: bool = False) -> None:
+    """Replace a small file in one move, so that a reader never sees half of it. Raises RunFailed where it cannot be."""
+    staged = path.with_name(f".{path.name}.new")
+    with writing(path):
+        staged.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if durable:
+            fsync(staged)
+        staged.replace(path)

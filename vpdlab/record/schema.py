@@ -1,0 +1,67 @@
+"""What stands in a run folder's files: names, types, units; and what is wrong with a value that does not fit."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+METRICS = (
+    "step", "reward", "success_rate", "length", "unfinished", "entropy", "kl", "kl_teacher", "margin", "delta", "beta",
+    "e_loss", "m_loss", "signal_share", "n_success", "n_failure", "teacher_drift", "truncated", "skipped", "lr",
+    "grad_norm", "e_updates", "mismatch_max", "mismatch_mean", "mismatch_kl", "seconds_rollout", "seconds_feedback",
+    "seconds_e", "seconds_m", "tokens_rollout", "tokens_e", "tokens_m", "peak_memory_mib", "critiques", "leaked",
+    "critic_loss", "notes", "warnings",
+)  # fmt: skip
+"""Keys of a line of metrics.jsonl. A number that does not exist at a step is null, never 0.
+
+Units: kl (student || teacher), kl_teacher (the other way), entropy, teacher_drift in nats a token; margin, delta in
+units of reward; length in tokens. margin, both KLs and entropy are those of the M-step's pass, so after an E-step of
+the same iteration and before the M-step's update; beta is the one that this iteration used. tokens_e counts the padded
+tokens of passes with gradient, tokens_m those of the views that the method reads, tokens_rollout those sampled.
+mismatch_*, in nats: between the sampler's log-probabilities of the sampled tokens and the scorer's at the same weights
+(`learner.Mismatch`); where an E-step moves the student first, that of a few rows before it did.
+"""
+
+# Columns of rollouts/*.parquet. Those of TOKEN_COLUMNS are null for rollouts outside the recorded subset.
+COLUMNS = {
+    "step": "int64", "problem_id": "string", "group": "int64", "index": "int64", "system": "string",
+    "prompt": "string", "answer": "string", "text": "string", "parsed": "string", "reward": "float64",
+    "success": "bool", "finished": "bool", "environment": "string", "critique": "string", "demonstration": "string",
+    "leaked": "bool", "noise": "string",
+    "source": "string", "reason": "string", "signal": "bool", "teacher_prompt": "string", "truncated": "int64",
+    "student_sum": "float64", "teacher_sum": "float64", "implicit_reward": "float64",
+    "prompt_ids": "list<int64>", "teacher_ids": "list<int64>", "response_ids": "list<int64>", "logps": "list<float64>",
+}  # fmt: skip
+TOKEN_COLUMNS = {
+    "tokens": "list<string>", "student_logp": "list<float64>", "teacher_logp": "list<float64>",
+    "kl": "list<float64>", "divergence": "list<float64>", "student_entropy": "list<float64>",
+    "teacher_entropy": "list<float64>", "student_top": "list<list<string>>", "student_top_ids": "list<list<int64>>",
+    "student_top_logp": "list<list<float64>>", "teacher_top": "list<list<string>>",
+    "teacher_top_ids": "list<list<int64>>", "teacher_top_logp": "list<list<float64>>",
+    "student_context": "list<string>", "teacher_context": "list<string>",
+}  # fmt: skip
+
+
+LINES = ("metrics.jsonl", "eval.jsonl")
+
+
+def plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: such a number becomes null, at any depth."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def arrow_type(kind: str) -> Any:
+    """The type of a column as Arrow has it."""
+    import pyarrow as pa
+
+    if inner := re.fullmatch(r"list<(.+)>", kind):
+        return pa.list_(arrow_type(inner[1]))
+    return {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_()}[kind]
