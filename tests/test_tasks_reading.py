@@ -58,23 +58,23 @@ def test_text_of_every_kind_is_kept_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (LINES.encode("utf-16"), "p.jsonl line 1: not UTF-8 text (the file begins as UTF-16 does)"),
-        (LINES.encode("utf-32"), "p.jsonl line 1: not UTF-8 text (the file begins as UTF-32 does)"),
+        (LINES.encode("utf-16"), "p.jsonl line 1: not UTF-8 text (the file starts with the byte order mark of UTF-16)"),
+        (LINES.encode("utf-32"), "p.jsonl line 1: not UTF-8 text (the file starts with the byte order mark of UTF-32)"),
         (LINES.encode("utf-16-le"), "p.jsonl line 1: not one JSON object"),
         (b'{"prompt": "\xe9"}\n', "p.jsonl line 1: not UTF-8 text"),
         (b'[{"a": 1},\n {"prompt": "\xe9"}]', "p.jsonl line 2: not UTF-8 text"),
-        ('{"prompt": "bad \\ud83d half"}', "p.jsonl line 1: field 'prompt' holds half of a character"),
-        ('{"prompt": "a", "x": {"y": ["\\udc00"]}}', "p.jsonl line 1: field 'x' holds half of a character"),
-        ('{"\\udc00": 1}', "p.jsonl line 1: field '\\udc00' holds half"),
-        ('[{"a": 1},\n{"a": "\\ud800"}]', "p.jsonl line 2, item 2: field 'a' holds half"),
-        ('{"a": NaN}', "p.jsonl line 1: field 'a' holds nan, which is no number"),
-        ('{"a": [1, -Infinity]}', "p.jsonl line 1: field 'a' holds -inf"),
-        ('{"a": 1e999}', "p.jsonl line 1: field 'a' holds inf"),
+        ('{"prompt": "bad \\ud83d half"}', "p.jsonl line 1: field 'prompt' contains the lone surrogate"),
+        ('{"prompt": "a", "x": {"y": ["\\udc00"]}}', "p.jsonl line 1: field 'x' contains the lone surrogate"),
+        ('{"\\udc00": 1}', "p.jsonl line 1: field '\\udc00' contains the lone"),
+        ('[{"a": 1},\n{"a": "\\ud800"}]', "p.jsonl line 2, item 2: field 'a' contains the lone"),
+        ('{"a": NaN}', "p.jsonl line 1: field 'a' contains nan, which is not"),
+        ('{"a": [1, -Infinity]}', "p.jsonl line 1: field 'a' contains -inf"),
+        ('{"a": 1e999}', "p.jsonl line 1: field 'a' contains inf"),
         ('{"a": ' + "9" * 5000 + "}", "p.jsonl line 1: Exceeds the limit (4300 digits)"),
         ("[" * 100_000, "p.jsonl line 1: nested too deeply"),
         ('{"a": ' * 100_000, "p.jsonl line 1: nested too deeply"),
-        ('{"a": 1}\n{"prompt": 1, "b": 2, "prompt": 3}', "p.jsonl line 2: the field 'prompt' stands twice"),
-        ('{"x": {"a": 1, "a": 2}}', "p.jsonl line 1: the field 'a' stands twice"),
+        ('{"a": 1}\n{"prompt": 1, "b": 2, "prompt": 3}', "p.jsonl line 2: field 'prompt' appears twice"),
+        ('{"x": {"a": 1, "a": 2}}', "p.jsonl line 1: field 'a' appears twice"),
         ('[{"a": 1},\n {"a": 2},]', "p.jsonl line 2: not a JSON array"),
         ('[{"a": 1}\n', "p.jsonl line 2: not a JSON array"),
         ("{'a': 1}", "p.jsonl line 1: not one JSON object"),
@@ -143,7 +143,7 @@ def test_odd_columns_of_tables(tmp_path: Path) -> None:
     }  # fmt: skip
     json.dumps([first, second])
     parquet.write_table(pa.table({"prompt": pa.array(["a", "b"]), "score": pa.array([1.0, float("nan")])}), file)
-    with pytest.raises(UserError, match="row 2: field 'score' holds nan"):
+    with pytest.raises(UserError, match="row 2: field 'score' contains nan"):
         list(read_splits("task t", str(file), None)["train"][1])
     parquet.write_table(pa.table([pa.array(["a"]), pa.array(["b"])], names=["prompt", "prompt"]), file)
     with pytest.raises(UserError, match=r"cannot read .*p\.parquet: .*prompt"):

@@ -1,8 +1,8 @@
-"""Running a user's code inside a run: what it does to its surroundings leaves the run alone.
+"""Calling user code from a run without letting it change the run's process state.
 
-A judge is anybody's function. It may change the working folder, torch's default dtype or a signal's handler, replace
-a stream, or call `sys.exit`. `surroundings_kept` puts all of that back; `in_a_line` says what was raised. Random states
-are left alone: the run draws from generators of its own, and its checkpoints keep the global states for the judge.
+A judge may change the working directory, torch's default dtype or signal handlers, replace a stream, or call
+`sys.exit`. `surroundings_kept` restores all of that; `in_a_line` formats what was raised. Global random states are left
+to the judge: the run samples from its own generators, and checkpoints save the global states for the judge's sake.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-JUDGE = "vpdlab_own_"  # before the name of a judge's module that was loaded from a file
+JUDGE = "vpdlab_own_"  # module-name prefix of judges loaded from a file
 
 
 @contextlib.contextmanager
 def surroundings_kept() -> Iterator[None]:
-    """Within the block anything may be changed; behind it, the process is as it was: working folder, environment,
-    streams, module path, signal handlers and alarms, warnings, logging, decimals, locale, numpy's error state, and
-    torch's default dtype, device, modes and threads."""
+    """Restore process-wide state on exit: working directory, environment, streams, umask, `sys.path`, signal handlers
+    and alarms, warnings, logging, decimal context, locale, garbage collection, numpy's error state, and torch's default
+    dtype, device, modes and thread count."""
     keepers = [_process, _python, _signals, *([_torch] if "torch" in sys.modules else [])]
     keepers += [_numpy] if "numpy" in sys.modules else []
     with contextlib.ExitStack() as stack:
@@ -45,7 +45,7 @@ def surroundings_kept() -> Iterator[None]:
 @contextlib.contextmanager
 def _process() -> Iterator[None]:
     try:
-        folder = os.open(".", os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))  # it comes back even where it was renamed
+        folder = os.open(".", os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))  # a descriptor survives a rename
     except OSError:
         folder = -1
     environment, streams, path = dict(os.environ), (sys.stdin, sys.stdout, sys.stderr), list(sys.path)
@@ -67,7 +67,7 @@ def _process() -> Iterator[None]:
 
 
 def _umask() -> int | None:
-    """The mask of new files, where it can be read without changing it."""
+    """The umask, if it can be read without changing it."""
     with contextlib.suppress(OSError), open("/proc/self/status") as lines:
         for line in lines:
             if line.startswith("Umask:"):
@@ -98,7 +98,7 @@ def _python() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """Handlers and the alarm; both belong to the main thread."""
+    """Signal handlers and the alarm timer; both belong to the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -108,7 +108,7 @@ def _signals() -> Iterator[None]:
         yield
     finally:
         if alarm is not None and not alarm[0] and signal.getitimer(signal.ITIMER_REAL)[0]:
-            signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm that was set and forgotten would end the run
+            signal.setitimer(signal.ITIMER_REAL, 0)  # a forgotten alarm would kill the run
         for number, handler in before.items():
             if handler is not None and signal.getsignal(number) is not handler:
                 signal.signal(number, handler)
@@ -122,7 +122,7 @@ def _numpy() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _torch() -> Iterator[None]:
-    """torch is looked up, never imported: tasks work without it."""
+    """torch is looked up in `sys.modules`, never imported: tasks work without it."""
     torch: Any = sys.modules["torch"]
     kept = [
         (torch.get_default_dtype, torch.set_default_dtype),
@@ -143,8 +143,8 @@ def _torch() -> Iterator[None]:
 
 
 def in_a_line(error: BaseException, file: str = "") -> str:
-    """An exception in one line: its type, its words, and the line of `file` that it came through last."""
-    said = traceback.TracebackException.from_exception(error)  # its words survive a __str__ that fails
+    """Format an exception on one line: type, message, and the last line of `file` in its traceback."""
+    said = traceback.TracebackException.from_exception(error)  # survives a __str__ that raises
     words = " ".join(str(said).split())[:300]
     lines = [frame.lineno for frame in said.stack if file and frame.filename == file]
     where = f" ({Path(file).name} line {lines[-1]})" if lines else ""
@@ -153,10 +153,10 @@ def in_a_line(error: BaseException, file: str = "") -> str:
 
 
 class Guest:
-    """Code from a folder that imports its neighbours, as a script does, without the run's imports seeing that folder.
+    """User code that imports modules from its own folder, as a script would, without exposing that folder to the run.
 
-    While it runs, its folder stands on the module path behind the standard library and before installed packages; its
-    modules are in `sys.modules` only then, so that two folders may each have a `helper.py`.
+    While the code runs, its folder is on `sys.path`, after the standard library and before installed packages, and its
+    modules are in `sys.modules`. Two judges in different folders can therefore both have a `helper.py`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -165,11 +165,11 @@ class Guest:
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
-        """Within the block the folder's modules can be imported."""
+        """Make the folder's modules importable within the block."""
         path = list(sys.path)
         place = next((n for n, entry in enumerate(path) if "site-packages" in entry), len(path))
         sys.path.insert(place, self.folder)
-        importlib.invalidate_caches()  # a file that was written a moment ago is seen
+        importlib.invalidate_caches()  # so that files written a moment ago are found
         before = set(sys.modules)
         hidden = {name: sys.modules[name] for name in self.modules if name in before}
         sys.modules.update(self.modules)
@@ -183,9 +183,9 @@ class Guest:
             sys.modules.update(hidden)
 
     def _ours(self, name: str) -> bool:
-        """Whether a module was imported from the folder itself (not from an environment that lies in it)."""
+        """Whether a module was imported from the folder itself (not from a virtual environment inside it)."""
         module = self.modules.get(name) or sys.modules.get(name)
-        if name.startswith(JUDGE):  # the judge's own module: pickle looks its classes up
+        if name.startswith(JUDGE):  # pickle looks up the classes of the judge's own module
             return False
         file = getattr(module, "__file__", None)
         places = [Path(file)] if file else [Path(path) for path in getattr(module, "__path__", [])]
@@ -195,12 +195,12 @@ class Guest:
 
 
 def waited_for(value: Awaitable[Any]) -> Any:
-    """The result of a coroutine, in an event loop that lives as long as the process, so that clients can be kept."""
+    """Run a coroutine on an event loop that lives as long as the process, so that clients can be reused."""
 
     async def waiting() -> Any:
         try:
             return await value
-        except (SystemExit, KeyboardInterrupt) as error:  # either would end the loop, and nobody would get an answer
+        except (SystemExit, KeyboardInterrupt) as error:  # either would stop the loop and leave us waiting
             raise RuntimeError(f"{type(error).__name__} in a coroutine") from error
 
     return asyncio.run_coroutine_threadsafe(waiting(), _loop()).result()

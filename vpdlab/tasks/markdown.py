@@ -1,9 +1,8 @@
-"""Fenced blocks in Markdown as models write it.
+"""Fenced code blocks in Markdown as models write it.
 
-Blocks are those of CommonMark, read by markdown-it-py. Before it reads them, fences that CommonMark does not take for
-what their writer meant are mended: words before an opening fence, a closing fence behind the last line of code, a block
-that was opened and never closed, fences within a program's own strings, code to the left of its list item. Lines end
-where they end for Python.
+markdown-it-py parses the blocks (CommonMark). Before that, fences that CommonMark would misread are repaired: text
+before an opening fence, a closing fence at the end of a code line, an unclosed block, fences inside the program's own
+strings, code indented less than its list item. Lines are split only where Python splits them.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ CODE_LINE = re.compile(
     r"[ \t#@)\]}'\"]|(?:from|import|def|async|class|if|for|while|with|try|except|return|assert)\b|\w+[ \t]*[=(.\[+-]"
 )
 BEGUN = re.compile(r"[ \t]*(?:python3?[ \t]+|py[ \t]+)?((?:def|class|import|from|async def|@)[ \t]*\w.*)", re.I)
-OPEN = " (never closed)"  # behind the label of such a block
+OPEN = " (never closed)"  # appended to the label of an unclosed block
 PYTHON = re.compile(r"i?py(thon)?[0-9.]*|pycon|python-repl", re.I)
 LABEL = re.compile(r"[{\s]*[.]?([\w+#.-]*)")
 TRIES = 12  # closing fences that are tried for one block
-warnings.filterwarnings("ignore", module="<answer>")  # what the parser thinks of a model's escapes is nobody's warning
+warnings.filterwarnings("ignore", module="<answer>")  # do not warn about escapes in model-written code
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language ("python", "" where none is named, or another), its text, whether it was closed."""
+    """A fenced block: its language ("python", "" if unlabelled, or the label), its text, and whether it was closed."""
 
     language: str
     code: str
@@ -45,7 +44,7 @@ class Block:
 
 @lru_cache(maxsize=64)
 def parsed(code: str) -> ast.Module | None:
-    """Code as a tree; None where it is no Python."""
+    """The syntax tree of code; None if it does not parse."""
     try:
         return ast.parse(code, "<answer>")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -55,7 +54,7 @@ def parsed(code: str) -> ast.Module | None:
 def blocks(text: str) -> list[Block]:
     """The fenced blocks of a text, in order."""
     mended, length = _mended(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"))
-    # Block structure alone is wanted; tags and indentation hide no fence.
+    # Only block structure is needed; HTML tags and indentation must not hide a fence.
     reader = MarkdownIt("commonmark").disable(["inline", "text_join", "html_block", "code", "reference", "lheading"])
     found = []
     for token in reader.parse(mended):
@@ -68,7 +67,7 @@ def blocks(text: str) -> list[Block]:
 
 @dataclass(frozen=True)
 class Opening:
-    """An opening fence: the words before it, its container's marks, its characters, its label, code on its own line."""
+    """An opening fence: text before it, container prefix, fence characters, label, and code on the same line."""
 
     words: str
     prefix: str
@@ -78,7 +77,7 @@ class Opening:
 
 
 def _mended(lines: Sequence[str]) -> tuple[str, int]:
-    """(the text with each block between fences that nothing within it can be taken for, the length of these fences)."""
+    """(the text with every block between fences longer than any other run of fence characters, that length)."""
     length = max((len(run) for line in lines for run in re.findall(r"`+|~+", line)), default=0) + 3
     out: list[str] = []
     place = 0
@@ -97,7 +96,7 @@ def _mended(lines: Sequence[str]) -> tuple[str, int]:
         inside = all(
             len(row.expandtabs(4)) - len(row.expandtabs(4).lstrip(" >")) >= width for row in body if row.strip()
         )
-        prefix = opening.prefix if inside else ""  # lines that stand left of their list item would end it
+        prefix = opening.prefix if inside else ""  # a line left of its list item would end the item
         fence = opening.run[0] * length
         out += [opening.words, ""] if opening.words else []
         behind = re.sub(r"[^>\s]", " ", prefix)
@@ -117,10 +116,10 @@ def _opening(line: str) -> Opening | None:
 
 
 def _body(lines: Sequence[str], start: int, opening: Opening) -> tuple[list[str], int, bool]:
-    """(the lines of a block, the line to go on from, whether it was closed).
+    """(the lines of a block, the next line after it, whether it was closed).
 
-    A program may hold fences, in its strings: the first fence up to which the block is Python closes it. Where it never
-    is, the first closing fence does, or the line on which a new block of Python opens.
+    A program may contain fences in its strings, so the first fence at which the block parses as Python closes it. If it
+    never parses, the first closing fence does, or the line that opens another Python block.
     """
     run = rf"{re.escape(opening.run[0])}{{{len(opening.run)},}}"
     closing, before_words = re.compile(rf"(.*?)({run})[ \t]*"), re.compile(rf"(.*?)({run})[ \t]+\w+[ ,.].*")
@@ -159,14 +158,14 @@ def _unquoted(body: Sequence[str], prefix: str) -> str:
 
 
 def _language(info: str) -> str:
-    """ "python" for every way to write it, "" where no language is named, else the name as it is written."""
+    """ "python" for all its spellings, "" if there is no label, else the label."""
     found = LABEL.match(info)
     label = found[1].casefold() if found else ""
     return "python" if PYTHON.fullmatch(label) else label
 
 
 def as_code(content: str) -> str:
-    """A block's text without what its place has added: indentation, the prompts of an interactive session."""
+    """A block's text without common indentation and without the prompts of an interactive session."""
     content = content.removeprefix("\ufeff")
     rows = content.split("\n")
     first = next((row for row in rows if row.strip()), "").lstrip()
@@ -179,7 +178,7 @@ def as_code(content: str) -> str:
 
 
 def trimmed(code: str) -> str:
-    """The code of a block that was never closed: without the words behind it, where an empty line parts them."""
+    """The code of an unclosed block without the prose that follows it after a blank line."""
     rows = code.split("\n")
     for place in [n for n, row in enumerate(rows) if not row.strip()][:TRIES]:
         if parsed(code) is not None:
@@ -191,6 +190,6 @@ def trimmed(code: str) -> str:
 
 
 def indented(text: str) -> str:
-    """The code that stands in a text without fences, four spaces to the right of its words."""
+    """The indented code blocks of a text without fences."""
     tokens = MarkdownIt("commonmark").disable(["inline", "text_join", "html_block"]).parse(text)
     return "\n".join(as_code(token.content) for token in tokens if token.type == "code_block")

@@ -1,20 +1,20 @@
-"""How final answers are written, and what is compared as what.
+"""Notations for final answers, and which of them math-verify may compare.
 
-The comparison of mathematics is math-verify's. Around it stand two things of ours. Ways of writing that it does not
-know are written in its own (`tidy`, `numbers_in_latex`): `1 000`, `3 1/2`, `1.5e3`, other digits and signs. And what it
-would read as something else is compared as what it is (`same`):
+math-verify does the mathematics. This module does two things around it. It rewrites notations that math-verify does not
+know (`tidy`, `numbers_in_latex`): `1 000`, `3 1/2`, `1.5e3`, non-ASCII digits and signs. And it compares what
+math-verify would misread (`same`):
 
-* a time of day (it reads 12:30 as 2/5), a date (a subtraction or a fraction), a ratio (a quotient, whatever its parts);
-* a quantity: where both sides name a unit, a currency or a base, these must be the same; one side may leave it out.
-  Units are not converted;
-* a list: as many items, each equal to another of the other side; in parentheses or brackets also in the same order;
+* times of day (12:30 would be 2/5), dates (a subtraction or a fraction), ratios (a quotient);
+* quantities: if both sides have a unit, currency or number base, these must match; one side may omit it. Units are not
+  converted;
+* lists: same number of items, matched one to one; in parentheses or brackets also in the same order;
 * numbers among words (2 hours 30 minutes, 7 remainder 3): the same ones in the same order;
-* words: letter by letter, without case (it reads them as products: Paris = Pairs);
-* the letter of a choice, with or without the choice's text;
-* small numbers: it rounds to six decimals, so they must agree in their first four digits as well (`math_worker`).
+* words: compared letter by letter, ignoring case (math-verify reads a product of letters: Paris = Pairs);
+* the letter of a choice, with or without the text of the choice;
+* small numbers: math-verify rounds to six decimals, so they must also agree to four digits (`math_worker`).
 
-What is upstream's: 50% equals 50 as well as 0.5; 1/3 equals 0.333333 but not 0.3333; an open interval equals a pair;
-x = 5 equals 5; a list without brackets has no order; a product of one-letter names has none either (ab = ba).
+Left to math-verify: 50% equals both 50 and 0.5; 1/3 equals 0.333333 but not 0.3333; an open interval equals a pair;
+x = 5 equals 5; a list without brackets is unordered; so is a product of one-letter names (ab = ba).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ CURRENCIES = {"$": "dollar", "US$": "dollar", "€": "euro", "£": "pound-sterli
 
 
 def tidy(text: str) -> str:
-    """The same answer with plain digits, signs and spaces."""
+    """Normalise digits, signs, spaces and degree marks."""
     text = re.sub("(?<=[0-9])\\s?–\\s?(?=[0-9])", " to ", text)  # a range is no difference
     text = "".join(_plain(char) for char in text.translate(SIGNS))
     text = SPACES.sub(" ", re.sub(r"(?<!\\)\\!", "", text))
@@ -101,7 +101,7 @@ def _plain(char: str) -> str:
 
 
 def numbers_in_latex(text: str) -> str:
-    """Numbers as math-verify reads them: without separators of thousands, mixed ones as sums, exponents as powers."""
+    """Rewrite thousands separators, mixed numbers and exponents as LaTeX that math-verify understands."""
     text = re.sub(r"(?<![\w.,/])([0-9]{1,3})((?:[ '_][0-9]{3})+)(?![\w/]| ?[0-9])", _joined, text)
     text = re.sub(r"(?<![\w.,/])([0-9]{1,3})((?:,[0-9]{3})+)(?![\w/]|,[0-9])", _joined_outside, text)
     text = EXPONENT.sub(lambda found: rf"{found[1]}\times 10^{{{int(found[2])}}}", text)
@@ -114,13 +114,13 @@ def _joined(found: re.Match[str]) -> str:
 
 
 def _joined_outside(found: re.Match[str]) -> str:
-    """Commas between thousands; within brackets they part items."""
+    """Remove commas between thousands; inside brackets a comma separates items."""
     before = found.string[: found.start()]
     return found[0] if sum(map(before.count, "([{")) > sum(map(before.count, ")]}")) else _joined(found)
 
 
 def words_of(text: str) -> str:
-    """The answer without LaTeX's wrappers of plain words."""
+    """The answer without LaTeX text commands."""
     while text != (found := WRAPPED.sub(r" \1 ", text)):
         text = found
     text = re.sub(r"\{\s*([:;.-])\s*\}", r"\1", text)
@@ -128,7 +128,7 @@ def words_of(text: str) -> str:
 
 
 def unreadable(text: str) -> str:
-    """Why an expected answer cannot be compared; "" where it can be."""
+    """Why an expected answer cannot be compared; "" if it can."""
     said = words_of(numbers_in_latex(tidy(text)))
     if re.fullmatch(r"-?[0-9.]+(?: +-?[0-9.]+)+", said):
         return "holds several numbers with nothing between them: write 1, 2 for a list, 1234 for one number"
@@ -136,7 +136,7 @@ def unreadable(text: str) -> str:
 
 
 def same(gold: str, answer: str, equal: Equal) -> bool:
-    """Whether an answer is the expected one, both as they were written."""
+    """Whether an answer equals the expected one."""
     gold, answer = numbers_in_latex(tidy(gold)), numbers_in_latex(tidy(answer))
     wanted, given = words_of(gold), words_of(answer)
     if wanted == given and wanted:
@@ -152,17 +152,17 @@ def same(gold: str, answer: str, equal: Equal) -> bool:
     return equal(gold, answer)
 
 
-# -- kinds: each says True or False where one side is of its kind, and None where it has nothing to say ---------------
+# -- kinds: each returns True or False for answers of its kind, None for others ---------------
 
 
 def _same_time(gold: str, answer: str, equal: Equal) -> bool | None:
     first, second = _time(gold), _time(answer)
     if first and second:
-        (wanted, marked), (given, also) = first, second  # of which one may lack its "pm"
+        (wanted, marked), (given, also) = first, second  # one of them may omit its "pm"
         return wanted == given or (marked != also and (wanted[0] % 12, *wanted[1:]) == (given[0] % 12, *given[1:]))
     if first:
         return False
-    fraction = "/" in gold or "\\frac" in gold  # of which 1:30 may be a way to write it
+    fraction = "/" in gold or "\\frac" in gold  # 1:30 may denote the fraction
     return False if second and ":" in answer and not fraction else None
 
 
@@ -233,7 +233,7 @@ def _same_list(gold: str, answer: str, equal: Equal) -> bool | None:
 
 
 def _items(text: str) -> tuple[str, str, list[str]]:
-    """(opening bracket, closing bracket, items) of a list; brackets are empty where it has none."""
+    """(opening bracket, closing bracket, items); the brackets are empty if there are none."""
     left, right = "", ""
     bare = text.replace("\\{", "{").replace("\\}", "}")
     if bare[:1] in ("(", "[", "{") and bare[-1:] in (")", "]", "}") and _closes(bare) == len(bare) - 1:
@@ -249,7 +249,7 @@ def _items(text: str) -> tuple[str, str, list[str]]:
 
 
 def _closes(text: str) -> int:
-    """Where the bracket that a text begins with is closed."""
+    """Index at which the bracket that opens the text is closed."""
     depth = 0
     for place, char in enumerate(text):
         depth += (char in "([{") - (char in ")]}")
@@ -287,7 +287,7 @@ def _proportional(first: Sequence[Fraction], second: Sequence[Fraction]) -> bool
 def _same_mixture(gold: str, answer: str, equal: Equal) -> bool | None:
     """Numbers among words (2 hours 30 minutes, 7 remainder 3): the same ones in the same order."""
     mixtures = [text for text in (gold, answer) if MIXTURE.fullmatch(text)]
-    if len(mixtures) < 2:  # upstream takes quotation marks away: five feet three would be 53
+    if len(mixtures) < 2:  # math-verify drops quotation marks: 5'3" would equal 53
         return False if any(mark in text for text in mixtures for mark in "'\"") else None
     parts = [[_alias(word.casefold()) or word.casefold() for word in TOKENS.findall(text)] for text in (gold, answer)]
     numbers = [[_fraction(part) or part for part in side] for side in parts]
@@ -302,7 +302,7 @@ def _same_words(gold: str, answer: str, equal: Equal) -> bool | None:
 
 
 def _word(text: str) -> str | None:
-    """Text that is words, without case; None for formulas, and for letters that may be a product (abc, PQ)."""
+    """Case-folded words; None for formulas and for letters that may be a product (abc, PQ)."""
     if not WORD.fullmatch(text):
         return None
     letters = text.casefold()
@@ -328,7 +328,7 @@ def _same_quantity(gold: str, answer: str, equal: Equal) -> bool | None:
 
 
 def _quantity(text: str) -> tuple[str, str]:
-    """(number, unit in its usual name); a text without a unit is all number."""
+    """(number, canonical unit); text without a unit is returned as the number."""
     if based := BASE.fullmatch(text):
         return based[1], f"base {based[2]}"
     found = QUANTITY.fullmatch(text)
@@ -340,7 +340,7 @@ def _quantity(text: str) -> tuple[str, str]:
     if first.casefold() in SCALES:
         number, rest = rf"{number}\times 10^{{{SCALES[first.casefold()]}}}", more.strip()
     elif rest and len(rest) == 1 and rest != "°" and text[found.start(3) - 1] != " ":
-        return text, ""  # 5m: a product, or metres; upstream decides
+        return text, ""  # 5m is a product or metres: left to math-verify
     named = _unit(rest)
     if rest and not named:
         return (text, "") if number == found[2] else (number, "")
@@ -348,7 +348,7 @@ def _quantity(text: str) -> tuple[str, str]:
 
 
 def _unit(text: str) -> str:
-    """The usual name of a unit; "" for what is none."""
+    """The canonical name of a unit; "" if it is not one."""
     name = re.sub(r"\s*\^\s*\{?\s*([23])\s*\}?", r"^\1", text.casefold().strip(" ."))
     name = re.sub(r"^(?:square|sq\.?)\s+(.*)", r"\1^2", re.sub(r"^(?:cubic|cu\.?)\s+(.*)", r"\1^3", name))
     name = re.sub(r"\s*(?:/|\bper\b)\s*", "/", re.sub(r"°\s+", "°", re.sub(r"^degrees?\s+", "°", name)))

@@ -1,7 +1,8 @@
-"""Options of tasks, typed: NAME=VALUE comes as text, and what it means is decided by the annotation of the option.
+"""Typed task options: NAME=VALUE arrives as text, and the option's annotation decides how it is read.
 
-`size=true` is no number and `name=007` stays text: a value is never guessed from its looks. Values that come from
-Python are held to the same types, so that a notebook and the command line refuse the same things in the same words.
+`size=true` is rejected and `name=007` stays text: a type is never guessed from how a value looks. Values passed from
+Python are checked against the same types, so that notebooks and the command line reject the same input with the same
+message.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ SIMPLE = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 
 class Misfit(Exception):
-    """A value that is not of the wanted type; its words say what would be."""
+    """A value of the wrong type; the message names the type that is expected."""
 
 
 def typed_options(build: Callable[..., None]) -> Callable[..., None]:
-    """A decorator for a task's `__init__`: its arguments arrive as the types that it declares.
+    """Decorator for a task's `__init__`: converts the arguments to their annotated types.
 
-    The keyword arguments of a `**name` parameter pass through as they are: the task knows their types.
+    Arguments collected by a `**name` parameter pass through unchanged; the task converts them itself.
     """
     signature = inspect.signature(build)
     rest = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), "")
@@ -50,13 +51,13 @@ def typed_options(build: Callable[..., None]) -> Callable[..., None]:
 
 
 def typed(where: str, options: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
-    """The options as the types that `hints` names; an option without a hint is read like a JSON value.
+    """Convert options to the types in `hints`; an option without a hint is read as JSON where possible.
 
     Args:
-        where: what takes the options, for messages.
+        where: owner of the options, for messages.
 
     Raises:
-        UserError: for a value that does not fit; the line names the option, the value and what is wanted.
+        UserError: for a value of the wrong type; the message names the option, the value and the expected type.
     """
     found = {}
     for name, value in options.items():
@@ -69,7 +70,7 @@ def typed(where: str, options: Mapping[str, Any], hints: Mapping[str, Any]) -> d
 
 
 def converted(value: Any, hint: Any) -> Any:
-    """`value` as `hint`: text is read, anything else must be of that type already. Raises Misfit."""
+    """Convert `value` to `hint`: text is parsed, anything else must already have that type. Raises Misfit."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return _any_of(value, inner)
@@ -139,7 +140,7 @@ def _moment(value: Any, kind: type[datetime.date] | type[datetime.time]) -> Any:
 
 
 def _any_of(value: Any, hints: Sequence[Any]) -> Any:
-    """The first of the types that fits; text last, because everything that is written is text."""
+    """Try each type in turn; `str` last, because any text is a valid `str`."""
     wanted = []
     for hint in sorted(hints, key=lambda hint: (hint is str) - (hint is type(None))):
         try:
@@ -159,7 +160,7 @@ def _choice(value: Any, choices: Sequence[Any]) -> Any:
 
 
 def _items(value: Any, kind: Any, inner: Sequence[Any]) -> Any:
-    """A list: JSON, or words with commas between them; each item is of its own type."""
+    """A JSON list or comma-separated items; each item is converted to the item type."""
     if isinstance(value, str):
         value = _plain(value) if value.lstrip().startswith("[") else value.split(",") if value.strip() else []
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence | set | frozenset):
@@ -186,7 +187,7 @@ def _mapping(value: Any) -> Any:
 
 
 def _plain(text: str) -> Any:
-    """Text without a declared type: JSON where it is JSON, else text."""
+    """Parse text that has no declared type as JSON; fall back to the text itself."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

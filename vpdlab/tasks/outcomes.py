@@ -1,4 +1,4 @@
-"""What judges give back, as an Outcome: numbers of any make, and one line for what is no verdict."""
+"""Convert and validate what a judge returns: any numeric type is accepted, anything else is a one-line error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vpdlab.errors import UserError
 from vpdlab.tasks.reading import shown
 from vpdlab.types import Outcome
 
-HALVES = range(0xD800, 0xE000)  # halves of a character, which no text file, tokenizer or table can hold
+SURROGATES = range(0xD800, 0xE000)  # alone, they cannot be encoded, tokenized or stored
 
 
 def as_outcome(value: Any) -> Outcome:
@@ -33,7 +33,7 @@ def as_outcome(value: Any) -> Outcome:
 
 
 def as_number(value: Any) -> float | None:
-    """A number as a float, whoever made it (Python, numpy, torch, a fraction); None for what is no single number."""
+    """A real number (Python, numpy, torch, Fraction, Decimal) as a float; None for anything else."""
     if not isinstance(value, numbers.Real | Decimal) and callable(getattr(value, "item", None)):
         try:
             value = value.item()  # numpy's scalars, and arrays and tensors of one element
@@ -48,10 +48,10 @@ def as_number(value: Any) -> float | None:
 
 
 def checked(where: str, value: Any) -> Outcome:
-    """A judge's answer as an Outcome of a plain float, plain text and nothing that a record cannot hold.
+    """Validate a judge's result and return it as an Outcome of plain float and plain text.
 
     Raises:
-        UserError: for a reward that is no number in [0, 1] (NaN included), notes or an answer that are no text.
+        UserError: if the reward is not a number in [0, 1] (NaN included), or notes or answer are not text.
     """
     try:
         outcome = as_outcome(value)
@@ -67,5 +67,7 @@ def checked(where: str, value: Any) -> Outcome:
 
 
 def _whole(text: str | None) -> str | None:
-    """Plain text, with a replacement character for each half of a character."""
-    return None if text is None else "".join("\ufffd" if ord(char) in HALVES else char for char in str.__str__(text))
+    """Plain `str`, with lone surrogates replaced by U+FFFD."""
+    return (
+        None if text is None else "".join("\ufffd" if ord(char) in SURROGATES else char for char in str.__str__(text))
+    )

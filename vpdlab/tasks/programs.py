@@ -1,21 +1,21 @@
-"""The program that a response gives as its answer.
+"""Extract the program that a response gives as its answer.
 
-The rule of choice, for a problem that asks for a function or a class (its entry point):
+Selection rule for a problem with an entry point (a function or a class):
 
-1. thoughts (`<think>…</think>` and the like) are no answer and are left out;
-2. of the fenced blocks, the last one that defines the entry point is the answer, whatever its label; a block that means
-   to define it but is not Python counts too, so that a right draft does not stand in for a wrong answer; one that only
-   imports it, or shows its head without a body, counts where there is no other;
-3. names that it uses and does not define (an import, a helper) come from the other blocks, where one defines them;
-4. where no block defines it: what stands before the first fence (a prompt may have opened it, or there is none at all),
-   from the first line of code, if that defines the entry point;
-5. else the last block labelled as Python, else the last without a label that is a program: the verdict says what it
-   lacks.
+1. Reasoning (`<think>…</think>` and similar tags) is ignored.
+2. The answer is the last fenced block that defines the entry point, whatever its label. A block that defines it but
+   does not parse counts too, so that a correct draft never replaces a broken final answer. A block that only imports the
+   entry point, or shows its signature without a body, counts only if there is no other.
+3. Names that the block uses but does not define (imports, helpers) are taken from the other blocks.
+4. If no block defines the entry point: the text before the first fence, from its first line of code, if that defines it
+   (there may be no fence, or the prompt opened it).
+5. Otherwise the last block labelled as Python, else the last unlabelled block that is a program; the verdict then says
+   what is missing.
 
-For a program that reads its input (no entry point): the last block labelled as Python that is a program, else the last
-without a label that is one; without any fence, a response that is a program from its first to its last character.
+For a program that reads standard input (no entry point): the last block labelled as Python that is a program, else the
+last unlabelled one; without fences, the response itself if all of it is a program.
 
-Blocks are read by `tasks.markdown`.
+Blocks are parsed by `tasks.markdown`.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ TAG = re.compile(r"<(/?)(?:think|thinking|thoughts?|reasoning|reflection|scratch
 CODE_STARTS = re.compile(r"(?:from|import|def|async def|class)[ \t]+\w|@\w")
 FIRST_FENCE = re.compile(r"^[ \t>]*(?:`{3}|~{3})", re.M)
 HTML = re.compile(r"<pre[^>\n]{0,80}>\s{0,9}<code[^>\n]{0,80}>", re.I)
-MARKS = re.compile(r"\[/?(?:PYTHON|BEGIN|DONE|CODE)\]")  # of some sets of prompts
+MARKS = re.compile(r"\[/?(?:PYTHON|BEGIN|DONE|CODE)\]")  # delimiters of some prompt formats
 SPAN = re.compile(r"(?<!`)(`{1,2})([^`]+)\1(?!`)")
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def read_program(text: str, entry: str, finished: bool) -> tuple[str, str]:
-    """The program of a response, and why there is none: one of the two is empty.
+    """The program in a response and the reason why there is none; exactly one of the two is empty.
 
     Args:
         text: the response.
-        entry: the function or `Class.method` that is asked for; empty: a program that reads its input.
-        finished: whether the response ended by itself; a block that the length limit cut counts only where it is a
-            whole program.
+        entry: name of the requested function or `Class.method`; empty for a program that reads standard input.
+        finished: whether the response ended by itself. If the length limit cut it, an unclosed block counts only if it
+            is a complete program.
     """
     text = _without_thoughts(text)
     found = [inner for block in blocks(text) for inner in _unwrapped(block)]
     name = entry.partition(".")[0]
     whole = [block for block in found if block.closed or finished or _is_whole(block.code, name)]
     chosen = _choose(whole, name)
-    if chosen is None or (name and not _defines(chosen.code, name)):  # code may stand before the first fence, or alone
+    if chosen is None or (name and not _defines(chosen.code, name)):  # unfenced code, or a fence opened by the prompt
         code = _unfenced(FIRST_FENCE.split(text, maxsplit=1)[0], name)
         if code:
             return code, ""
@@ -70,12 +70,12 @@ def _is_whole(code: str, name: str) -> bool:
 
 
 def _unwrapped(block: Block) -> list[Block]:
-    """A block of Markdown is a wrapping of blocks."""
+    """The blocks inside a block of Markdown; any other block as it is."""
     return (blocks(block.code) or [block]) if block.language in ("markdown", "md") else [block]
 
 
 def is_cut(text: str) -> bool:
-    """Whether a response that the length limit has cut ends within its code, not behind it."""
+    """Whether a response that hit the length limit was cut inside its code rather than after it."""
     found = blocks(_without_thoughts(text))
     return not found or not found[-1].closed
 
@@ -87,7 +87,7 @@ def _choose(found: Sequence[Block], name: str) -> Block | None:
     filled = [block for block in found if block.code.strip()]
     if name:
         defining = [block for block in filled if _defines(block.code, name)]
-        # "from add import add" is how to use it, "def add(a, b): ..." what it looks like, unless there is nothing else.
+        # `from add import add` shows how to call it and `def add(a, b): ...` its signature: neither is the answer.
         real = [block for block in defining if not _is_mention(block.code, name)]
         if defining:
             return (real or defining)[-1]
@@ -100,7 +100,7 @@ def _choose(found: Sequence[Block], name: str) -> Block | None:
 
 
 def _is_mention(code: str, name: str) -> bool:
-    """Whether code imports a name, or shows its head without a body."""
+    """Whether code only imports the name, or defines it without a body."""
     tree = parsed(code)
     if tree is None:
         return bool(re.fullmatch(rf"\s*(?:async[ \t]+)?def[ \t]+{re.escape(name)}\b[^\n]*:?\s*", code))
@@ -114,7 +114,7 @@ def _is_mention(code: str, name: str) -> bool:
 
 
 def _defines(code: str, name: str) -> bool:
-    """Whether code binds a name at its top level, or, where it is no Python, looks as if it meant to."""
+    """Whether code binds the name at top level; code that does not parse is searched for its `def` or `class`."""
     tree = parsed(code)
     if tree is None:
         word = re.escape(name)
@@ -123,7 +123,7 @@ def _defines(code: str, name: str) -> bool:
 
 
 def _acts(code: str) -> bool:
-    """Whether code is a program: more than values and names, which is what an output looks like."""
+    """Whether code is a program rather than printed output, which parses as literals and names."""
     tree = parsed(code)
     return tree is not None and any(
         not isinstance(statement, ast.Expr)
@@ -152,7 +152,7 @@ def _bound(statement: ast.stmt) -> set[str]:
 
 
 def _with_needed(chosen: Block, others: Sequence[Block]) -> str:
-    """The block's code, behind the statements of other blocks that define names which it uses and does not bind."""
+    """The block's code, preceded by the statements of other blocks that define names it uses but does not bind."""
     tree = parsed(chosen.code)
     if tree is None or not others:
         return chosen.code
@@ -176,7 +176,7 @@ def _with_needed(chosen: Block, others: Sequence[Block]) -> str:
 
 
 def _used(tree: ast.AST) -> set[str]:
-    """Names that are read anywhere and bound nowhere in it: those that have to come from outside."""
+    """Names that are read but bound nowhere in the tree."""
     read, bound = set(), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
@@ -196,12 +196,12 @@ def _used(tree: ast.AST) -> set[str]:
 
 
 def _without_thoughts(text: str) -> str:
-    """The text without what stands between tags of thinking; a tag that was never closed goes alone."""
+    """Remove tagged reasoning; of an unclosed tag, only the tag itself is removed."""
     kept, place, opened = [], 0, None
     for tag in TAG.finditer(text):
         if _in_quotes(text, tag):
             continue
-        if tag[1]:  # a closing tag; templates may open the first thought themselves
+        if tag[1]:  # a closing tag; the chat template may have emitted the opening one
             kept = kept if opened else []
             place, opened = tag.end(), None
         elif opened is None:
@@ -211,7 +211,7 @@ def _without_thoughts(text: str) -> str:
 
 
 def _in_quotes(text: str, tag: re.Match[str]) -> bool:
-    """Whether a tag stands in a string of a program, or is spoken of."""
+    """Whether a tag is inside a string literal or quoted in prose."""
     before = text[max(text.rfind("\n", 0, tag.start()) + 1, tag.start() - 200) : tag.start()]
     after = text[tag.end() : tag.end() + 200].partition("\n")[0]
     before, after = (re.sub(r"```|(?<=\w)'(?=\w)", "", part) for part in (before, after))  # not fences, not "don't"
@@ -219,7 +219,7 @@ def _in_quotes(text: str, tag: re.Match[str]) -> bool:
 
 
 def _unfenced(text: str, name: str) -> str:
-    """The code of a response without fences, from its first line of code; "" where it is no program."""
+    """The code in text without fences, from its first line of code; "" if that is not a program."""
     for opened in HTML.finditer(text):
         text = html.unescape(text[opened.end() :].partition("</code>")[0])
         break

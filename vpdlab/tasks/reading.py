@@ -1,8 +1,8 @@
 """Reading files of items for tasks: JSON lines or one JSON array, parquet, folders with train and test files, data sets
 of `datasets`.
 
-A row comes with the place it stands at, so that a task can name the line of an item that does not fit. What no record
-could hold (half of a character, a number that is not finite) is refused here, by file, line and field.
+Each row comes with its location, so that a task can name the line of an invalid item. Values that cannot be recorded
+(lone surrogates, non-finite numbers) are rejected here, with file, line and field.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ def shown(value: Any) -> str:
 
 
 def user_path(what: str, text: str) -> Path:
-    """A path as a person writes it, with ~ for a home.
+    """Expand ~ in a path given by the user.
 
     Raises:
-        UserError: for a name with bytes that are no text (the record could not hold it), or one that no file can have.
+        UserError: for a name that is not valid UTF-8 (it could not be recorded), or that is not a valid path.
     """
     if not text.isascii() and any(0xD800 <= ord(char) < 0xE000 for char in text):
         raise UserError(f"{what} is {text!r}, a name that is not UTF-8: rename the file")
@@ -113,14 +113,16 @@ def _json(task: str, path: Path) -> Iterator[tuple[str, Any]]:
 def _check_mark(path: Path, head: bytes) -> None:
     for mark, name in OTHER_MARKS.items():
         if head.startswith(mark):
-            raise UserError(f"{path} line 1: not UTF-8 text (the file begins as {name} does): save it as UTF-8")
+            raise UserError(
+                f"{path} line 1: not UTF-8 text (the file starts with the byte order mark of {name}): save it as UTF-8"
+            )
 
 
 def _lines(file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """(number, line), lines ending as on any system; empty ones are left out."""
+    """(number, line) for any line ending; blank lines are skipped."""
     number = 0
     for piece in file:
-        for line in piece.removesuffix(b"\n").removesuffix(b"\r").split(b"\r"):  # JSON holds no bare end of line
+        for line in piece.removesuffix(b"\n").removesuffix(b"\r").split(b"\r"):  # JSON strings contain no raw line ends
             number += 1
             if line.strip():
                 yield number, line
@@ -140,7 +142,7 @@ def _parsed(line: bytes, where: str) -> Any:
 
 
 def _json_array(path: Path, data: bytes) -> list[tuple[str, Any]] | None:
-    """The items of a file that is one JSON array; None where its lines are arrays of their own."""
+    """The items of a file that is a single JSON array; None if each line is an array of its own."""
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -157,7 +159,7 @@ def _json_array(path: Path, data: bytes) -> list[tuple[str, Any]] | None:
 
 
 def _places(text: str, count: int) -> Iterator[str]:
-    """Where each item of an array stands."""
+    """The location of each item of an array."""
     end, line, reader = text.index("[") + 1, 1 + text.count("\n", 0, text.index("[")), json.JSONDecoder()
     for n in range(1, count + 1):
         start = BETWEEN.match(text, end).end()  # type: ignore[union-attr]
@@ -168,14 +170,14 @@ def _places(text: str, count: int) -> Iterator[str]:
 
 
 def _loads(text: str, where: str) -> Any:
-    """A JSON value. Raises JSONDecodeError, or UserError for what `json` alone does not call by its name."""
+    """Parse JSON strictly. Raises JSONDecodeError, or UserError for duplicate keys, deep nesting and huge integers."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            raise UserError(f"{where}: the field {shown(twice)} stands twice in one object")
+            raise UserError(f"{where}: field {shown(twice)} appears twice in one object")
         return found
 
     try:
@@ -205,7 +207,12 @@ def _parquet(task: str, path: Path, fields: Sequence[str] | None) -> Iterator[tu
         for name, column in columns.items():
             try:
                 row[name] = column[n].as_py()
-            except (ArithmeticError, TypeError, ValueError, ArrowException) as error:  # bytes that are no text, dates
+            except (
+                ArithmeticError,
+                TypeError,
+                ValueError,
+                ArrowException,
+            ) as error:  # invalid UTF-8, dates out of range
                 raise UserError(f"{path} row {n + 1}: field {name!r} cannot be read: {first_line(error)}") from error
         yield f"row {n + 1}", row
 
@@ -246,7 +253,7 @@ def _numbered(place: str, rows: Iterable[Any], fields: Sequence[str] | None) -> 
 
 
 def _recordable(row: Any, where: str, fields: Sequence[str] | None) -> Any:
-    """The row with plain values in the fields that are read; UserError, with the field, for what no record can hold."""
+    """Convert the fields that are read to plain values; UserError, naming the field, if that is not possible."""
     if not isinstance(row, Mapping):
         return row
     found = {}
@@ -254,7 +261,7 @@ def _recordable(row: Any, where: str, fields: Sequence[str] | None) -> Any:
         try:
             found[_plain(name)] = _plain(value) if fields is None or name in fields else value
         except ValueError as why:
-            raise UserError(f"{where}: field {name!r} holds {why}") from None
+            raise UserError(f"{where}: field {name!r} contains {why}") from None
     return found
 
 
@@ -263,10 +270,12 @@ def _plain(value: Any) -> Any:
         if not value.isascii():
             for char in value:
                 if 0xD800 <= ord(char) < 0xE000:
-                    raise ValueError(f"half of a character ({char!r}), which no text can hold: mend the file's escapes")
+                    raise ValueError(
+                        f"the lone surrogate {char!r}, which is not valid text: fix the escapes in the file"
+                    )
         return value
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value}, which is no number: leave the field out, or write it as text")
+        raise ValueError(f"{value}, which is not a finite number: leave the field out, or write it as text")
     if isinstance(value, Mapping):
         return {_plain(key): _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

@@ -1,7 +1,7 @@
-"""Which problems a task keeps, what they are called, and which are held out: one rule for all tasks.
+"""Duplicates, unique ids and the hold-out split: one implementation for all tasks.
 
-The identity of a problem is its exact text, system turn and prompt: `C1CCCCC1` is another molecule than `c1ccccc1`, and
-indentation is meaning. What is equal to the last character is kept once.
+A problem is identified by its exact text (system turn and prompt): `C1CCCCC1` and `c1ccccc1` are different molecules,
+and indentation matters. Only problems that match character for character count as duplicates.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vpdlab.errors import UserError
 
 
 class Worded(Protocol):
-    """What is split: a record with an id and the words that a student reads (some have a system turn, too)."""
+    """A record with an id and a prompt, and optionally a system turn."""
 
     @property
     def id(self) -> str: ...
@@ -31,13 +31,13 @@ One = TypeVar("One", bound=Worded)
 def drop_duplicates(
     train: Iterable[One], test: Iterable[One], told: Callable[[One], Any] = lambda one: getattr(one, "answer", None)
 ) -> tuple[list[One], list[One], str]:
-    """Keep each problem once: within a split the first, across the splits the held-out one. Ids become unique.
+    """Keep each problem once: the first within a split, the held-out one across splits. Also makes ids unique.
 
     Args:
-        told: what two problems of equal text should agree in; where they do not, the data contradicts itself.
+        told: the fields on which duplicates should agree (the reference answer); disagreements are reported.
 
     Returns:
-        (train, test, what was dropped in words; "" where nothing was).
+        (train, test, a summary of what was dropped; "" if nothing was).
     """
     kept: dict[str, dict[str, One]] = {"test": {}, "train": {}}
     repeated, overlapping, contradicting = 0, 0, []
@@ -62,9 +62,9 @@ def drop_duplicates(
 
 
 def with_unique_ids(*splits: Sequence[One]) -> list[list[One]]:
-    """The same problems; where an id stands more than once, each of its problems gets a digest of its text behind it.
+    """Append a digest of the text to every id that occurs more than once.
 
-    So an id does not depend on the order of the data, and no two problems are ever counted as one.
+    Ids therefore do not depend on the order of the data, and two problems are never counted as one.
     """
     counts = Counter(problem.id for problems in splits for problem in problems)
     named = [
@@ -81,7 +81,7 @@ def with_unique_ids(*splits: Sequence[One]) -> list[list[One]]:
 
 
 def hold_out(task: str, problems: Sequence[One], share: float, seed: int) -> tuple[list[One], list[One]]:
-    """(train, test): a digest of seed and text decides, never the order of the data; both keep at least one.
+    """Split into (train, test) by a digest of seed and text, independent of file order; neither side is empty.
 
     Raises:
         UserError: for fewer than two problems.
@@ -106,7 +106,7 @@ def split_of(task: str, problems: Mapping[str, Sequence[One]], split: str, summa
 
 
 def text_of(problem: Worded) -> str:
-    """The identity of a problem: its system turn and its prompt, as they are."""
+    """The text that identifies a problem: system turn and prompt, unchanged."""
     return f"{getattr(problem, 'system', '')}\0{problem.prompt}"
 
 
