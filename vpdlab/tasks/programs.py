@@ -4,8 +4,8 @@ Selection rule for a problem with an entry point (a function or a class):
 
 1. Reasoning (`<think>…</think>` and similar tags) is ignored.
 2. The answer is the last fenced block that defines the entry point, whatever its label. A block that defines it but
-   does not parse counts too, so that a correct draft never replaces a broken final answer. A block that only imports the
-   entry point, or shows its signature without a body, counts only if there is no other.
+   does not parse counts too, so that a correct draft never replaces a broken final answer. A block that only imports
+   the entry point, or shows its signature without a body, counts only if there is no other.
 3. Names that the block uses but does not define (imports, helpers) are taken from the other blocks.
 4. If no block defines the entry point: the text before the first fence, from its first line of code, if that defines it
    (there may be no fence, or the prompt opened it).
