@@ -591,3 +591,39 @@ def test_thirty_kills_lose_nothing(tmp_path):
     finals = [load_file(folder / "final" / "model.safetensors") for folder in (tmp_path / "whole", out)]
     assert equal(*finals)
     assert [row["step"] for row in load_run(out).rows] == list(range(1, 46))
+
+
+# -- a failure on the way ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [RunFailed("the sandbox is gone"), UserError("verify failed on problem train-3")])
+@pytest.mark.parametrize("fields", [{}, {"teacher": "adapter", "e_every": 1}])
+def test_what_was_learned_is_saved_where_a_judge_fails_and_the_run_ends_as_if_it_had_not(
+    error, fields, tmp_path, capsys
+):
+    class Failing(Parity):
+        broken = True
+        count = 0
+
+        def verify(self, rollout):
+            Failing.count += 1
+            if self.broken and Failing.count > 15:  # in the third iteration
+                raise error
+            return super().verify(rollout)
+
+    fields = {**SMALL, "model": toy_model(), "steps": 4, "checkpoint_every": 0, "eval_every": -1, **fields}
+    whole = Run.open(RunConfig.make(**fields, out=str(tmp_path / "whole")), task=Failing())
+    Failing.broken, Failing.count = False, 0
+    list(whole.steps())
+    Failing.broken, Failing.count = True, 0
+    run = Run.open(RunConfig.make(**fields, out=str(tmp_path / "run")), task=Failing())
+    with pytest.raises(type(error), match=str(error)):
+        list(run.steps())
+    assert len(run.rows) == 2
+    assert f"is saved as of step {len(run.rows)}" in capsys.readouterr().err
+    status = load_run(tmp_path / "run").status
+    assert (status["state"], status["step"]) == ("failed", len(run.rows))
+    Failing.broken = False
+    again = Run.open(RunConfig.make(**fields, out=str(tmp_path / "run"), resume=True), task=Failing())
+    list(again.steps())
+    assert equal(weights(again), weights(whole))

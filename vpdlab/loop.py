@@ -327,7 +327,7 @@ class Run:
         for step in range(len(self.rows) + 1, config.steps + 1):
             if interrupt:
                 break
-            row = plain(iterate(self, step))
+            row = plain(self._iterated(step, keeper))
             processes.agree("the weights", self.learner.policy.probe)
             self.rows.append(row)
             row["warnings"] = diagnose(self.rows)
@@ -348,6 +348,23 @@ class Run:
                 keeper.save(len(self.rows), self.recorder)
             with self.recorder.final() if self.recorder is not None else contextlib.nullcontext():
                 self.learner.policy.save(config.folder / "final")
+
+    def _iterated(self, step: int, keeper: Keeper | None) -> dict[str, Any]:
+        """`iterate`; where it fails before it has changed any weight (a judge or the sandbox, say), what was learned
+        until then is saved, so that the run can be resumed once the cause is mended."""
+        policy = self.learner.policy
+        before = policy.updates
+        try:
+            return iterate(self, step)
+        except (UserError, RunFailed):
+            # With several processes the others may be anywhere: they cannot be asked for their shares.
+            if keeper is not None and self.rows and policy.updates == before and processes.count() == 1:
+                try:
+                    keeper.save(len(self.rows), self.recorder)
+                    notice(f"{self.config.folder} is saved as of step {len(self.rows)}: mend the cause, then resume it")
+                except RunFailed as error:  # the disk, most likely: the first error is the one to raise
+                    notice(str(error))
+            raise
 
     def evaluate(self, step: int) -> dict[str, Any]:
         """Sample held-out problems, and the teacher on those that failed; the line of eval.jsonl."""

@@ -42,6 +42,7 @@ class Policy:
         model, tokenizer: as transformers loads them.
         device: where the model lives.
         version: number of student updates.
+        updates: number of all optimiser steps, the teacher adapter's included.
         longest: tokens that one row may have, context and response together.
         parameters: the student's trainable parameters.
         teacher_parameters: what the E-step trains: the same, or the teacher adapter's parameters.
@@ -50,7 +51,7 @@ class Policy:
     def __init__(self, config: RunConfig, model: Any, tokenizer: Any) -> None:
         self.config, self.tokenizer = config, tokenizer
         torch.manual_seed(config.seed)  # initial adapter weights
-        self.device, self.version = pick_device(config.device), 0
+        self.device, self.version, self.updates = pick_device(config.device), 0, 0
         self.longest = self._check_lengths(model.eval())
         if config.shard:  # first of all: the whole model need not fit on the device
             sharding.check_shard(config.shard)
@@ -188,6 +189,7 @@ class Policy:
         norm = sharding.clip(parameters, self.config.grad_clip or math.inf)
         if math.isfinite(norm) and norm > 0.0:
             optimizer.step()
+            self.updates += 1
             self.version += optimizer is self.optimizer or not self.decoupled
         optimizer.zero_grad(set_to_none=True)
         return norm if math.isfinite(norm) else None
