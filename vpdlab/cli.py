@@ -29,13 +29,13 @@ def train(args: Sequence[str]) -> int:
     from vpdlab.headless import EXIT_STATUS
     from vpdlab.loop import Run
     from vpdlab.record import load_run
-    from vpdlab.views import conclusion, fresh_warnings, progress_line
+    from vpdlab.views import conclusion, drawn, fresh_warnings, progress_line
 
     run = Run.open(config)
     print(f"{run.task.summary}\nthe run is written to {config.folder}", flush=True)
     if config.eval_every >= 0 and not run.rows:
-        count = min(config.eval_problems, len(run.task.load("test")))
-        print(f"first, {config.eval_samples} responses to each of {count} held-out problems", flush=True)
+        count = drawn({"problems": len(run.held_out), "held_out": len(run.task.load("test"))})
+        print(f"first, {config.eval_samples} responses to each of {count}", flush=True)
     seen = {warning.partition(":")[0] for row in run.rows for warning in row["warnings"]}
     for row in run.steps():
         print(progress_line(row, config.steps), flush=True)

@@ -45,7 +45,23 @@ def eval_lines(row: Row) -> list[str]:
     lines = [
         f"{words:8} {measured(row[name], row[f'{name}_low'], row[f'{name}_high'])}" for name, words in names.items()
     ]
-    return [*lines, f"over {row['problems']} problems; {row['length']:.1f} tokens a response"]
+    return [*lines, f"over {drawn(row)}; {row['length']:.1f} tokens a response"]
+
+
+def drawn(row: Row) -> str:
+    """Which problems an evaluation, and its intervals, speak of.
+
+    >>> drawn({"problems": 128, "held_out": 872}), drawn({"problems": 20, "held_out": 20}), drawn({"problems": 20})
+    ('128 of 872 held-out problems, drawn by eval_seed', 'all 20 held-out problems', '20 problems')
+    """
+    count, there = row["problems"], row.get("held_out")
+    if there is None:  # recorded before evaluations drew their problems
+        return f"{count} problems"
+    return (
+        f"all {count} held-out problems"
+        if count == there
+        else f"{count} of {there} held-out problems, drawn by eval_seed"
+    )
 
 
 def conclusion(evals: Sequence[Row]) -> str:
