@@ -319,3 +319,20 @@ def test_views_tell_what_was_cut() -> None:
 def test_every_rollout_needs_its_feedback(render: Renderer) -> None:
     with pytest.raises(ValueError, match="zip"):
         views([rollout()], [], render)
+
+
+def test_control_tokens_within_control_tokens_are_taken_out_in_linear_time(render: Renderer) -> None:
+    import time
+
+    layers = 20_000
+    text = "x" + "<|cl" * layers + "ose|>" * layers + "y <|open|>z"
+    started = time.perf_counter()
+    assert render.clean(text) == "xy z"
+    assert time.perf_counter() - started < 3.0
+
+
+def test_a_tokenizer_without_control_tokens_changes_no_text() -> None:
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bare = PreTrainedTokenizerFast(tokenizer_object=core)
+    assert Renderer(bare).clean("a <|close|> b") == "a <|close|> b"

@@ -106,8 +106,9 @@ def report(folder: Path, page: Path | None = None) -> Path:
     record = load_run(folder)
     if page is None:
         refuse_links(folder)
-    if not record.check().rows:
+    if not record.rows:
         raise UserError(f"{folder} holds a run without an iteration yet: there is nothing to report")
+    record.check()
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     with tempfile.TemporaryDirectory() as place:
         executed = Path(place) / "report.ipynb"

@@ -263,18 +263,30 @@ class Renderer:
         return text[: offsets[tokens][0]].rstrip()
 
     @cached_property
-    def _control(self) -> re.Pattern[str]:
+    def _tokens(self) -> frozenset[str]:
         """The tokenizer's control tokens: the named ones (eos and the like), and those it only marks as special."""
         added = (str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special)
-        tokens = {*self.tokenizer.all_special_tokens, *added}
-        return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
+        return frozenset({*self.tokenizer.all_special_tokens, *added} - {""})
+
+    @cached_property
+    def _control(self) -> re.Pattern[str]:
+        """Any control token; nothing at all where the tokenizer has none."""
+        return re.compile("|".join(map(re.escape, sorted(self._tokens, key=len, reverse=True))) or r"(?!)")
 
     def _plain(self, text: str | None) -> str:
         """Text as data: the tokenizer's control tokens are taken out, so that words cannot open a new turn."""
         text = text or ""
-        while (stripped := self._control.sub("", text)) != text:  # what is left may have come together as another one
-            text = stripped
-        return text
+        if self._control.search(text) is None:
+            return text
+        # Character by character: where a token is taken out, what stands around it may come together as another one.
+        kept, lengths = [], sorted({len(token) for token in self._tokens})
+        for character in text:
+            kept.append(character)
+            for length in lengths:
+                if "".join(kept[-length:]) in self._tokens:
+                    del kept[-length:]
+                    break
+        return "".join(kept)
 
     def _encode(self, problem: Problem, user: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(self._chat_text(problem, user), add_special_tokens=False).input_ids)
