@@ -69,7 +69,7 @@ def test_a_number_is_a_number_whoever_made_it(value: Any, reward: float) -> None
         assert outcome.notes == ("Well." if isinstance(given, tuple) else None)
 
 
-@pytest.mark.parametrize("value", NONE, ids=lambda value: repr(value)[:30])
+@pytest.mark.parametrize("value", NONE, ids=lambda value: repr(value)[:15])
 def test_what_is_no_reward_is_told_with_its_place(value: Any) -> None:
     for given in (value, Outcome(value), (value, "Well.")):
         with pytest.raises(UserError, match="^here: ") as found:
