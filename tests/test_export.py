@@ -164,7 +164,7 @@ def test_eval_of_any_model(capsys):
     assert cli.main(["eval", toy_model(), "--eval-problems=3", "--max-new-tokens=4", "--preset", "tour-common"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:4]] == ["avg@4", "pass@4", "maj@4"]
-    assert "%" in lines[1] and lines[4].startswith("over 3 problems")
+    assert "%" in lines[1] and lines[4].startswith("over 3 of 512 held-out problems")
 
 
 def test_eval_with_more_problems_than_the_run_had(runs, capsys):

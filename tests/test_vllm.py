@@ -133,7 +133,7 @@ def test_several_processes_need_a_server_and_whole_weights(monkeypatch: pytest.M
 
 
 def test_a_gpu_that_is_not_the_first_is_told_how_to_be() -> None:
-    policy = SimpleNamespace(device=torch.device("cuda:2"), model=toy_run().learner.policy.model)
+    policy = SimpleNamespace(device=torch.device("cuda:2"), model=toy_run().learner.policy.model, longest=512)
     with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES=2 and device cuda"):
         make_sampler(RunConfig.make(sampler="vllm"), policy, 100)  # type: ignore[arg-type]
 
