@@ -219,3 +219,10 @@ def test_a_run_knows_the_betas_of_its_steps(tmp_path: Path) -> None:
     assert item["beta"] == betas[3]
     row = next(row for row in record.rollouts(3) if row["implicit_reward"] is not None)
     assert row["implicit_reward"] == pytest.approx(betas[3] * (row["teacher_sum"] - row["student_sum"]))
+
+
+def test_the_conclusion_says_of_which_part_of_the_problems_it_speaks() -> None:
+    part = {"k": 1, "problems": 128, "held_out": 512, "accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6}
+    evals = [part | {"step": 0}, part | {"step": 2}]
+    assert conclusion(evals).endswith("; on 128 of 512 held-out problems, drawn by eval_seed")
+    assert "held-out problems" not in conclusion([row | {"problems": 512} for row in evals])

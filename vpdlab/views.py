@@ -70,9 +70,10 @@ def conclusion(evals: Sequence[Row]) -> str:
     if found is None:
         return "no held-out evaluation before and after"
     words = {name: measured(e["accuracy"], e["low"], e["high"]) for name, e in found.items() if name != "points"}
+    part = f"; on {drawn(evals[-1])}" if evals[-1].get("held_out", 0) > evals[-1].get("problems", 0) else ""
     return (
         f"held-out accuracy {words['start']} before, {words['final']} after ({found['points']:+.1f} points);"
-        f" best {words['best']} at step {found['best']['step']}"
+        f" best {words['best']} at step {found['best']['step']}{part}"
     )
 
 
