@@ -216,3 +216,62 @@ def test_a_template_file_may_begin_with_a_byte_order_mark_and_lie_in_the_home_fo
     (tmp_path / "t.yaml").write_bytes(b"\xef\xbb\xbfstudent: '{problem} ?'\n")
     assert Templates.read("~/t.yaml").student == "{problem} ?"
     assert Renderer(TOKENIZER, Templates.read("~/t.yaml")).teacher_text(PROBLEM, Feedback())
+
+
+# -- turn by turn ------------------------------------------------------------------------------------------------------
+
+SOME = "{% for m in messages %}{% if m.role != 'system' or SHOWN %}<|open|>{{ m.role }}\n{{ m.content }}<|close|>\n"
+SOME += "{% endif %}{% endfor %}" + OPEN
+
+
+@pytest.mark.parametrize("shown", ["(m.content | length) < 12", "(m.content | length) > 12", "'7' in m.content"])
+def test_a_system_turn_that_is_dropped_at_times_is_told_and_recorded_each_by_itself(shown):
+    render = renderer(SOME.replace("SHOWN", shown))
+    for system in ("Be brief.", "Be brief, and always give 7 reasons."):
+        problem = dataclasses.replace(PROBLEM, system=system)
+        read = TOKENIZER.decode(render.student(problem))
+        there = system in read
+        assert render.read(problem)[0] == (system if there else "")
+        assert any("system turn" in line for line in render.check([problem]).lines) is not there
+
+
+def test_a_system_turn_equal_to_the_users_is_not_taken_for_it():
+    problem = dataclasses.replace(PROBLEM, system=PROBLEM.prompt)
+    render = renderer(USER_ONLY)
+    assert render.read(problem) == ("", PROBLEM.prompt)
+    assert "system turn" in render.check([problem]).lines[0]
+
+
+def test_a_turn_that_is_trimmed_is_recorded_trimmed():
+    render = renderer(TALK.replace("m.content", "m.content | trim") + OPEN)
+    problem = dataclasses.replace(PROBLEM, prompt="    def f():\n        return 0\n", system=" Be good. ")
+    system, prompt = render.read(problem)
+    assert (system, prompt) == ("Be good.", "def f():\n        return 0")
+    assert prompt in TOKENIZER.decode(render.student(problem))
+
+
+def test_a_template_that_cuts_only_what_is_long_is_told_of_the_teachers_turn():
+    lines = renderer(TALK.replace("m.content", "m.content[:90]") + OPEN).check([PROBLEM]).lines
+    assert len(lines) == 1
+    assert "teacher's turn" in lines[0]
+
+
+def test_a_template_that_draws_lots_over_some_problems_is_refused_by_the_problem():
+    drawn = "{% if m.content | length > 40 %}{{ range(90000) | random }}{% endif %}{{ m.content }}"
+    render = renderer(TALK.replace("{{ m.content }}", drawn) + OPEN)
+    with pytest.raises(UserError, match="gives problem long another text each time"):
+        render.check([Problem("long", "Why? " * 20, "")])
+
+
+def test_the_record_has_the_feedback_and_the_teachers_prompt_as_they_were_read():
+    from vpdlab.observe import _teacher_prompt
+    from vpdlab.types import Rollout, View
+
+    render = renderer(TALK.replace("m.content", "m.content[:60]") + OPEN)
+    note = Feedback(critique="Think <|close|>again, and count the digits.")
+    ids, cut = render.teacher(PROBLEM, note)
+    rollout = Rollout(PROBLEM, 0, 0, (1,), (2,), (0.0,), "x", True)
+    said = _teacher_prompt(render, rollout, note, View(ids, (2,), cut))
+    assert said == TOKENIZER.decode(ids)
+    assert render.as_data(note.critique) == "Think again, and count the digits."
+    assert render.as_data(None) is None

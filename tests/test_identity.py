@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import MappingProxyType
 
@@ -136,3 +137,60 @@ def test_a_run_from_before_these_sums_can_still_be_resumed(tmp_path):
         (place / "state.json").write_text(json.dumps(state))
         manifest.write(place)
     assert len(trained(tmp_path / "run", resume=True, steps=3).rows) == 3
+
+
+def test_a_module_beside_the_judge_counts(own, capsys):
+    Path("helper.py").write_text("def score(response):\n    return len(response) % 2\n")
+    Path("judge.py").write_text(
+        "from helper import score\n\n\ndef verify(response, problem):\n    return score(response)\n"
+    )
+    assert main(["train", *own]) == 0
+    Path("helper.py").write_text("def score(response):\n    return 1 - len(response) % 2\n")
+    assert main(["train", *own, "--resume", "--steps=3"]) == 2
+    assert "other verify function" in capsys.readouterr().err
+
+
+def test_the_settings_of_a_task_that_was_handed_in_count(tmp_path):
+    class Modulo(Parity):
+        def __init__(self, by: int) -> None:
+            self.by = by
+
+        def verify(self, rollout):
+            return Outcome(float(sum(rollout.response_ids) % self.by == 0), "The number is odd.")
+
+    trained(tmp_path / "run", Modulo(2))
+    with pytest.raises(UserError, match="began with other verify function"):
+        trained(tmp_path / "run", Modulo(3), resume=True, steps=3)
+    assert len(trained(tmp_path / "run", Modulo(2), resume=True, steps=3).rows) == 3
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        ("tokenizer.json", lambda found: found["model"]["merges"].pop(), "other .*tokenizer"),
+        ("config.json", lambda found: found.update(rms_norm_eps=0.5), "other model config"),
+        ("generation_config.json", lambda found: found.update(eos_token_id=[1, 7]), "other model config"),
+    ],
+)
+def test_a_model_that_reads_or_ends_otherwise_is_not_gone_on_with(file, change, words, tmp_path):
+    model = Path(shutil.copytree(toy_model(), tmp_path / "model"))
+    trained(tmp_path / "run", model=str(model))
+    found = json.loads((model / file).read_text())
+    change(found)
+    (model / file).write_text(json.dumps(found))
+    with pytest.raises(UserError, match=f"began with {words}"):
+        trained(tmp_path / "run", model=str(model), resume=True, steps=3)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["eval", "run", "--task=arithmetic"],
+        ["train", "--resume_anyway", "--out=run", "--task=arithmetic", "--steps=3"],
+    ],
+)
+def test_another_task_that_is_named_is_no_way_around(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    trained(Path("run"), Parity())
+    assert main(words) == 2
+    assert "handed in from Python" in capsys.readouterr().err

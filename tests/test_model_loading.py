@@ -78,6 +78,19 @@ BROKEN = {
         weights(lambda w: {k: v for k, v in w.items() if ".layers.1." not in k}), r"model\.layers\.1"),
     "another prefix": (weights(lambda w: {f"wrapped.{k}": v for k, v in w.items()}), r"missing .* first wrapped\."),
     "fewer rows": (weights(lambda w: w.update({EMBED: w[EMBED][:-3]})), "shape"),
+    "layers that the config does not have": (
+        fields("config.json", lambda c: c.update(num_hidden_layers=1)), r"no place for, first model\.layers\.1"),
+    "an adapter's weights": (
+        weights(lambda w: w.update({"model.layers.0.self_attn.q_proj.lora_A.weight": w[NORM].clone()})), "lora_A"),
+    "an adapter beside": (text("adapter_config.json", "{}"), "LoRA adapter"),
+    "whole numbers": (weights(lambda w: w.update({DOWN: w[DOWN].to(torch.int8)})), "quantised .*as I8"),
+    "truth values": (weights(lambda w: w.update({NORM: w[NORM].bool()})), "quantised .*as BOOL"),
+    "an end that is no token": (
+        fields("generation_config.json", lambda g: g.update(eos_token_id=10**6)), "eos_token_id"),
+    "an end in words": (fields("generation_config.json", lambda g: g.update(eos_token_id="2")), "eos_token_id"),
+    "a chat template that is a number": (
+        lambda f: ((f / "chat_template.jinja").unlink(missing_ok=True),
+                   fields("tokenizer_config.json", lambda t: t.update(chat_template=5))(f)), "chat template"),
     "NaN": (weights(lambda w: w[DOWN][0].fill_(float("nan"))), DOWN),
     "infinity": (weights(lambda w: w[NORM][0].fill_(float("inf"))), NORM),
     "a tokenizer of another model": (more_tokens, "more63.*rows"),
@@ -115,3 +128,26 @@ def test_generation_settings_that_cannot_be_saved_are_told_and_reduced_to_their_
     saved = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
     assert saved["eos_token_id"] == ids["eos_token_id"]
     assert "temperature" not in saved
+
+
+@pytest.mark.parametrize("content", ["null", "[]", '{"num_return_sequences": 4}', '{"pad_token_id": -1}', "{"])
+def test_other_generation_settings_that_are_odd_stop_nothing(content, folder, tmp_path):
+    (folder / "generation_config.json").write_text(content)
+    policy = load(folder)
+    policy.rehearse(tmp_path)
+    policy.save(tmp_path / "saved")
+    assert (tmp_path / "saved" / "model.safetensors").is_file()
+
+
+def test_a_model_without_an_end_is_told(folder, capsys):
+    for name in ("generation_config.json", "config.json", "tokenizer_config.json"):
+        found = json.loads((folder / name).read_text())
+        found.update(eos_token_id=None) if name != "tokenizer_config.json" else found.update(eos_token=None)
+        (folder / name).write_text(json.dumps(found))
+    load(folder)
+    assert "names no token that ends a response" in capsys.readouterr().err
+
+
+def test_settings_that_would_change_what_a_pass_returns_change_nothing(folder):
+    fields("config.json", lambda c: c.update(return_dict=False))(folder)
+    assert load(folder).model.config.return_dict is True

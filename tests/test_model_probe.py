@@ -37,10 +37,13 @@ RIGHT = {
         "linear_value_head_dim": 8, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16}, False),
     "attention beside a recurrence": ("FalconH1Config", {**SIZE, **MAMBA}, False),
     "experts": ("OlmoeConfig", {**SIZE, **EXPERTS}, True),
+    "a whole model called its decoder": ("Llama4TextConfig", {
+        **HEADS, "intermediate_size_mlp": 48, "num_local_experts": 2, "attention_chunk_size": 16}, False),
 }  # fmt: skip
 
 REFUSED = {
     "a recurrence": ("MambaConfig", {"hidden_size": 32, "state_size": 8, "num_hidden_layers": 3}),
+    "rows that are mixed": ("DogeConfig", {**SIZE, **EXPERTS, "is_moe": True, "keep_window_size": 256}),
     "a cache of its own": ("MiniMaxConfig", {**HEADS, **LINEAR, "num_local_experts": 2, "block_size": 16}),
     "the decoder of an encoder-decoder": ("BartConfig", {
         "d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 48, "encoder_layers": 1,
@@ -117,6 +120,14 @@ def test_rows_beyond_a_law_that_depends_on_length_are_refused_and_the_law_is_bac
     assert max(distances_within(policy, folder, 40)) < 1e-5
 
 
+@pytest.mark.parametrize("factors", [[1.0, 1.0, 1.0, 64.0], [1.0, 1.0, 1.5, 2.0], [1.0, 1.0, 1.0, 1.01]])
+def test_a_law_that_hardly_shows_at_the_first_tokens_bounds_the_rows_all_the_same(factors, tmp_path):
+    law = ROPE | {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": factors}
+    law["original_max_position_embeddings"] = 64
+    folder = save(tmp_path / "model", "Phi3Config", **HEADS, rope_parameters=law, original_max_position_embeddings=64)
+    assert open_policy(folder, max_context=0).longest == 64
+
+
 def distances_within(policy: Policy, folder: str, size: int) -> list[float]:
     context, response, model = tuple(policy._some_ids()[:size]), (5, 6, 7), plain(folder, torch.float64)
     logp = plain_logp(model, context, response)
@@ -153,8 +164,17 @@ def test_a_mismatch_of_a_sampler_that_rounds_in_its_own_way_is_only_recorded():
     assert learner.mismatch.worst == 0.5
 
 
-def test_a_head_that_scoring_does_not_follow_is_told(tmp_path):
-    folder = save(tmp_path / "model", "CohereConfig", **SIZE, logit_scale=0.25)
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("CohereConfig", SIZE | {"logit_scale": 0.25}),
+        ("CohereConfig", SIZE | {"logit_scale": 0.995}),
+        ("Gemma2Config", HEADS | {"final_logit_softcapping": 30.0, "query_pre_attn_scalar": 8}),
+        ("Gemma2Config", HEADS | {"final_logit_softcapping": 300.0, "query_pre_attn_scalar": 8}),
+    ],
+)
+def test_a_head_that_scoring_does_not_follow_is_told(kind, settings, tmp_path):
+    folder = save(tmp_path / "model", kind, **settings)
     with pytest.raises(UserError, match="after the head"):
         open_policy(folder)
 

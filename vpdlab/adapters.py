@@ -73,14 +73,14 @@ def check_merge(model: Any, ids: Sequence[int]) -> None:
     stream = torch.Generator().manual_seed(0)
     factors = [layer.lora_B[adapter].weight for layer in layers.values()]
     refusal = f"{type(model).__name__}: a LoRA adapter cannot be merged into its weights"
-    before = model(input_ids=tokens, use_cache=False).logits.float()
     try:
+        before = model(input_ids=tokens, use_cache=False).logits.float()
         for factor, layer in zip(factors, layers.values(), strict=True):
             size = layer.lora_A[adapter].weight.float().norm().item() + 1e-6
             factor.copy_(torch.randn(factor.shape, generator=stream) * 0.1 / size)
         live = model(input_ids=tokens, use_cache=False).logits.float()
         merged = _with_weights(model, plain_weights(model), tokens)
-    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+    except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{refusal} ({type(error).__name__}: {first_line(error)}): set lora_rank to 0") from error
     finally:
         for factor in factors:

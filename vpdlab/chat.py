@@ -24,7 +24,7 @@ OURS = frozenset({
 """Names that are set by vpdlab or by transformers itself."""
 CLOCK = datetime.datetime(2025, 1, 1)
 """What a template that reads the clock is told, so that one seed gives one prompt."""
-_SYSTEM, _USER, _ANSWER = "systemmark 1", "usermark 2", "answermark 3"
+_USER, _ANSWER = "usermark 2", "answermark 3"
 _GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
 
 
@@ -63,7 +63,10 @@ class Chat:
     @cached_property
     def source(self) -> str:
         """The template that is used where a tokenizer has several."""
-        return self.tokenizer.get_chat_template()
+        try:
+            return self.tokenizer.get_chat_template()
+        except ValueError as error:  # several templates, and none by the name of default
+            raise UserError(f"the model's chat template cannot be chosen: {first_line(error)}") from error
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -83,12 +86,6 @@ class Chat:
     @property
     def reads_clock(self) -> bool:
         return "strftime_now" in self.names
-
-    @cached_property
-    def keeps_system(self) -> bool:
-        """Whether a system turn stands in the rendered text; true where the template refuses one, which is told."""
-        text = self._tried([_turn("system", _SYSTEM), _turn("user", _USER)])
-        return text is None or _SYSTEM in text
 
     @cached_property
     def unopened(self) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from vpdlab import processes
 from vpdlab.config import HINTS, RunConfig, presets, read_preset
 from vpdlab.errors import RunFailed, UserError
+from vpdlab.tasks import HANDED_IN, make_task
 from vpdlab.trust import TRUST, given, refuse_unasked
 
 
@@ -146,6 +147,8 @@ def evaluate(args: Sequence[str]) -> int:
     config, preset = parse_preset("vpdlab eval", words, base=student.config)
     if preset and student.config is not None:
         raise UserError("a run has its own settings: leave --preset out")
+    if student.config is not None and student.config.task.startswith(HANDED_IN):
+        make_task(student.config.task)  # refuses: no other task's problems are this run's
     if student.config is not None and not trusted:
         refuse_unasked(alone(student, config), student.place, given(words, HINTS))
     row = evaluate(student, config) | {"step": student.step}

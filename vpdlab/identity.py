@@ -41,9 +41,26 @@ def problems_sum(task: Task) -> str:
 
 
 def judge_sum(task: Task, handed_in: bool) -> str:
-    """sha256 of the source of what judges responses; "" for a task of vpdlab's own, which the version tells."""
+    """sha256 of what judges responses: its source, that of the modules beside it which it has imported, and the plain
+    settings of a task that was handed in. "" for a task of vpdlab's own, which the version tells.
+
+    Files that a judge reads as data are not seen.
+    """
     judge = getattr(task, "judge", None) or (task.verify if handed_in else None)
-    return digest(source_of(judge)) if judge is not None else ""
+    if judge is None:
+        return ""
+    modules = sorted(getattr(task, "judge_modules", {}).items())
+    files = [(name, getattr(module, "__file__", None)) for name, module in modules]
+    beside = [[name, Path(file).read_bytes().hex()] for name, file in files if file and Path(file).is_file()]
+    settings = getattr(task, "__dict__", {}) if handed_in else {}
+    return digest([source_of(judge), beside, {key: value for key, value in settings.items() if _is_setting(value)}])
+
+
+def _is_setting(value: Any) -> bool:
+    """A number, a word or a short list of them; larger things are a task's problems or its own state."""
+    if isinstance(value, list | tuple):
+        return len(value) < 100 and all(_is_setting(item) for item in value)
+    return value is None or isinstance(value, str | int | float)
 
 
 def source_of(function: Callable[..., Any]) -> str:

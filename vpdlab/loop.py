@@ -370,6 +370,8 @@ class Run:
         """Sample held-out problems, and the teacher on those that failed; the line of eval.jsonl."""
         config, started = self.config, time.perf_counter()
         problems = self.held_out
+        if not problems:
+            raise UserError(f"task {config.task} has no held-out problems to evaluate on")
         sampling = Sampling(config.eval_temperature, config.eval_top_p, config.max_new_tokens)
         rollouts = self.verify(self._sample(problems, config.eval_samples, sampling, purpose="eval"))
         groups: dict[int, list[Outcome]] = {}  # by place, not by id: two problems are two, whatever they are called

@@ -126,10 +126,9 @@ def _sums(m: MStep, row: int, signal: bool, beta: float) -> dict[str, float]:
 
 
 def _teacher_prompt(render: Renderer, rollout: Rollout, note: Feedback, view: View) -> str:
-    """What the teacher read: its user turn; where that was cut, the whole context as it was after the cut."""
-    if view.truncated:
-        return render.tokenizer.decode(view.context_ids)
-    return render.teacher_text(rollout.problem, note)
+    """What the teacher read: its user turn; where that was cut or changed on the way, the whole context as it was."""
+    text, read = render.teacher_text(rollout.problem, note), render.tokenizer.decode(view.context_ids)
+    return text if text.strip() in read and not view.truncated else read
 
 
 def sampled_records(step: int, rollouts: Sequence[Rollout], render: Renderer) -> list[dict[str, Any]]:
@@ -155,8 +154,8 @@ def _said(step: int, rollout: Rollout, note: Feedback, render: Renderer) -> dict
         "success": outcome.success,
         "finished": rollout.finished,
         "environment": outcome.notes,
-        "critique": note.critique,
-        "demonstration": note.demonstration,
+        "critique": render.as_data(note.critique),
+        "demonstration": render.as_data(note.demonstration),
         "source": note.source,
         "reason": note.reason,
         "signal": note.signal,

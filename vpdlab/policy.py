@@ -236,7 +236,6 @@ class Policy:
     def _examine(self, model: Any) -> bool:
         """Whether shared prefixes may be read once. Raises UserError for a model whose passes disagree."""
         config, ids = self.config, self._some_ids()
-        _check_head(model, ids[:SAMPLE])
         length = min(self.longest, (config.max_context or self.longest) + config.max_new_tokens)
         ends = sorted(end_ids(model, self.tokenizer))
         own = config.sampler == "transformers"
@@ -331,18 +330,3 @@ def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     named = model.generation_config.eos_token_id
     named = named if isinstance(named, list) else [named]
     return frozenset(id for id in [*named, tokenizer.eos_token_id] if id is not None)
-
-
-def _check_head(model: Any, ids: Sequence[int]) -> None:
-    """Scoring takes hidden states times head; refuse a model whose logits are anything else (soft-capped, scaled)."""
-    head = model.get_output_embeddings()
-    tokens = torch.tensor([list(ids)], device=model.device)
-    with torch.no_grad():
-        logits = model(input_ids=tokens, use_cache=False).logits.float()
-        hidden = model.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
-        ours = torch.nn.functional.linear(hidden, head.weight).float()
-    if getattr(head, "bias", None) is not None or not torch.allclose(ours, logits, rtol=1e-2, atol=1e-2):
-        raise UserError(
-            f"{type(model).__name__} changes its logits after the head (a bias, a scale or a soft cap), which scoring"
-            " does not follow: choose another model"
-        )

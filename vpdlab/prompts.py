@@ -95,6 +95,20 @@ def _braces(names: set[str]) -> str:
     return " ".join(f"{{{name}}}" for name in sorted(names)) or "nothing"
 
 
+MARK = "feedbackmark " * 40
+"""Stands for feedback where a chat template is looked at."""
+
+
+def _stands(part: str, text: str) -> bool:
+    """Whether a part stands in a text, white space around it aside: many templates trim a turn."""
+    return part.strip() in text
+
+
+def _as_in(part: str, text: str) -> str:
+    """A part as it stands in a text: trimmed where the text has it trimmed."""
+    return part if part in text else part.strip()
+
+
 class Checked(NamedTuple):
     """What a pass over the student's prompts has shown.
 
@@ -139,7 +153,7 @@ class Renderer:
         """
         lines, lost, lengths, digest = self.chat.check(), {}, [], hashlib.sha256()
         for problem in problems:
-            text = self._chat_text(problem, self._user(problem))
+            text = self._steady(problem, self._user(problem))
             ids = self._ids(problem, text)
             lengths.append(len(ids))
             digest.update(json.dumps(ids).encode())
@@ -150,21 +164,44 @@ class Renderer:
             lines.append(f"{where}: {kind}")
         return Checked(tuple(lengths), tuple(lines), digest.hexdigest())
 
+    def _steady(self, problem: Problem, user: str) -> str:
+        """`_chat_text`, rendered twice. Raises UserError where the template gives another text each time."""
+        text = self._chat_text(problem, user)
+        if self._chat_text(problem, user) != text:
+            raise UserError(f"the model's chat template gives problem {problem.id} another text each time")
+        return text
+
     def _losses(self, problem: Problem, text: str, ids: Sequence[int]) -> Iterator[str]:
         if found := self._control.findall(f"{problem.system}\n{problem.prompt}"):
             yield f"the tokenizer's control tokens ({', '.join(sorted(set(found)))}) are left out of what is read"
-        if problem.system and not self.chat.keeps_system:
-            yield "the chat template leaves the system turn out"
-        elif self._plain(problem.system).strip() not in text:
-            yield "the chat template changes the system turn"
-        if self._user(problem).strip() not in text:
+        system, user = self._plain(problem.system), self._user(problem)
+        if not _stands(system, text.replace(user.strip(), "", 1)):
+            yield "the chat template leaves the system turn out, or changes it"
+        filled = self._teacher_text(problem, "", MARK)
+        if not _stands(user, text):
             yield "the chat template changes the user's turn"
+        elif not _stands(filled, self._steady(problem, filled)):
+            yield "the chat template changes the teacher's turn, which is longer than the student's"
         if "".join(self.tokenizer.decode(ids).split()) != "".join(text.split()):
             yield "the tokenizer cannot write back what it reads (unknown or changed characters)"
 
     def read(self, problem: Problem) -> tuple[str, str]:
         """(system turn, problem) as they stand in what the model reads: for the record."""
-        return self._plain(problem.system) if self.chat.keeps_system else "", self._plain(problem.prompt)
+        key = (problem.system, problem.prompt)
+        if key not in self._seen:
+            text, user = self._chat_text(problem, self._user(problem)), self._user(problem)
+            system, prompt = self._plain(problem.system), self._plain(problem.prompt)
+            around = text.replace(user.strip(), "", 1)
+            self._seen[key] = _as_in(system, around) if _stands(system, around) else "", _as_in(prompt, text)
+        return self._seen[key]
+
+    def as_data(self, text: str | None) -> str | None:
+        """Feedback as it stands in a prompt, without the tokenizer's control tokens; None stays None."""
+        return text if text is None else self._plain(text)
+
+    @cached_property
+    def _seen(self) -> dict[tuple[str, str], tuple[str, str]]:
+        return {}
 
     def student(self, problem: Problem) -> tuple[int, ...]:
         """Token ids of the plain prompt. Raises UserError where it is longer than `max_context`."""

@@ -39,10 +39,10 @@ from vpdlab.critics import Criticism
 from vpdlab.errors import UserError
 from vpdlab.identity import digest, plain
 from vpdlab.learner import Learner
-from vpdlab.policy import Policy
+from vpdlab.policy import Policy, end_ids
 from vpdlab.prompts import Renderer
 from vpdlab.record import LINES, Recorder, RunRecord, prepare, refuse_links, state_of
-from vpdlab.tasks import Task
+from vpdlab.tasks import HANDED_IN, Task
 
 FREE = frozenset(
     {
@@ -144,6 +144,11 @@ def refuse_changes(config: RunConfig, saved: Saved) -> None:
     if changed and not config.resume_anyway:
         raise UserError(
             f"{config.folder} began with {', '.join(changed)}: give it the same settings, or add --resume-anyway"
+        )
+    if str(then["task"]).startswith(HANDED_IN) and now["task"] != then["task"]:
+        raise UserError(
+            f"{config.folder} began with a task that was handed in from Python"
+            f" ({then['task'].removeprefix(HANDED_IN)}): resume it in Python with Run.open(config, task=...)"
         )
     if config.steps < saved.step:
         raise UserError(f"steps is {config.steps}, but {config.folder} is at step {saved.step} already")
@@ -260,6 +265,8 @@ class Keeper:
             "verify function": task["judge"],
             "prompt templates": digest(dataclasses.asdict(self.render.templates)),
             "chat template": digest([chat.source, plain(chat.variables)]),
+            "tokenizer": digest(_tokenizer(self.render.tokenizer)),
+            "model config": digest(_model_config(self.learner.policy)),
             "rendered prompts": self.prompts,
             "base weights": _frozen_weights(self.learner.policy),
         }
@@ -292,6 +299,21 @@ def _other_ground(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     pairs |= {name: (then["packages"].get(name), version) for name, version in now["packages"].items()}
     changed = [f"{name} {old} (now {new})" for name, (old, new) in pairs.items() if old != new]
     return [f"it ran with {', '.join(changed)}: what follows need not be equal bit for bit"] if changed else []
+
+
+def _tokenizer(tokenizer: Any) -> list[Any]:
+    """All that decides how text becomes tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # slow ones have none
+    words = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
+    return [type(tokenizer).__name__, words, plain(tokenizer.special_tokens_map)]
+
+
+def _model_config(policy: Policy) -> list[Any]:
+    """What the weights are computed with, and the tokens that end a response; not what a save changes."""
+    written = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "return_dict"}
+    config = policy.model.config.to_dict()
+    kept = {key: value for key, value in config.items() if key not in written}
+    return [plain(kept), sorted(end_ids(policy.model, policy.tokenizer))]
 
 
 def _frozen_weights(policy: Policy) -> str:

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vpdlab import processes
 from vpdlab.errors import UserError
+from vpdlab.model.passes import decoder_of
 
 
 def check_shard(wanted: bool) -> None:
@@ -38,7 +39,7 @@ def shard(model: Any, device: torch.device) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    decoder = model.get_decoder()
+    decoder = decoder_of(model)
     depth = model.config.get_text_config().num_hidden_layers
     lists = [m for m in decoder.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == depth]
     if not lists:

@@ -22,11 +22,18 @@ def response_states(model: Any, batch: TokenBatch) -> Float[Tensor, "n h"]:
     return hidden.gather(1, at)[batch.mask] if len(batch.rows) else hidden[0, :0]
 
 
+def decoder_of(model: Any) -> Any:
+    """The part of a model below its head. A few architectures call the whole model its decoder."""
+    decoder = model.get_decoder()
+    names = [name for name in (model.base_model_prefix, "model", "transformer") if hasattr(model, name)]
+    return getattr(model, names[0]) if decoder is model and names else decoder
+
+
 def _hidden(model: Any, batch: TokenBatch) -> Float[Tensor, "b s h"]:
     """Last hidden states of the rows, or of their suffixes where a group's shared prefix is read once."""
     from transformers import DynamicCache
 
-    decoder, shared = model.get_decoder(), batch.shared
+    decoder, shared = decoder_of(model), batch.shared
     if shared is None:
         # A pass over nothing is one that other processes wait for: it takes a token to make it.
         ids = batch.ids if len(batch.rows) else batch.ids.new_zeros(1, 1)

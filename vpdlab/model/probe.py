@@ -20,14 +20,14 @@ from vpdlab.model import passes, traits
 from vpdlab.types import View
 
 CLOSE = 1e-4  # nats a token that a row may differ; more in a model whose own rounding is more
+LIMIT = 1e-3  # and no more than this, however much a model rounds
 FLOOR, NOISE = 2e-5, 20  # of shared prefixes, which are only a matter of speed; in units of the model's own rounding
 SLOPE = 1e-4  # relative distance of two gradients
 SHORT, LONG, ROWS = 12, 40, 3  # tokens of the two contexts, and responses to each
 RESPONSE = 6
 MOST = {"cpu": 1024, "cuda": 8192}  # tokens of a context that is read to look beyond a window
 SLOPES = 1 << 21  # numbers of the gradient that is compared
-# What an architecture's own code raises where a pass does not suit it.
-UNFIT = (AttributeError, AssertionError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+AMPLIFIED = 100.0  # times its hidden states, a head that is a product gives as many times its logits
 
 
 def examine(
@@ -53,8 +53,11 @@ def examine(
     with _float32(model):
         alone = _attempt(model, "a plain pass over one row", lambda: [_alone(model, view) for view in views])
         truth = torch.cat(alone)
+        _check_head(model, views[0])
         twice = _attempt(model, "a plain pass over two equal rows", lambda: _alone(model, views[-1], rows=2))
         noise = (twice - alone[-1]).abs().max().item()
+        if not noise < LIMIT:  # no rounding: such a model would excuse whatever is compared below
+            raise _apart(model, "beside an equal row", noise)
         checks = {
             "a batch padded on the right": lambda: _scored(model, collate(views, range(len(views)), model.device))
         }
@@ -63,13 +66,49 @@ def examine(
         for name, check in checks.items():
             with torch.no_grad():
                 gap = (_attempt(model, name, check) - truth).abs().max().item()
-            if not gap < max(CLOSE, NOISE * noise):
-                raise UserError(
-                    f"{_name(model)} gives log-probabilities up to {gap:.2g} nats apart when a row is read alone and"
-                    f" in {name}: attention of {traits.layer_words(model)} depends on what else is in the batch, on"
-                    " padding or on the cache, so training on it would be wrong; choose another model"
-                )
-        return shared and within and _shares(model, views, truth, max(FLOOR, NOISE * noise))
+            if not gap < min(max(CLOSE, NOISE * noise), LIMIT):
+                raise _apart(model, f"in {name}", gap)
+        return shared and within and _shares(model, views, truth, min(max(FLOOR, NOISE * noise), LIMIT))
+
+
+def _apart(model: Any, where: str, gap: float) -> UserError:
+    return UserError(
+        f"{_name(model)} gives log-probabilities {gap:.2g} nats apart when a row is read alone and {where}:"
+        f" {traits.layer_words(model)} are no plain attention over all earlier tokens and nothing else (padding, the"
+        " cache or other rows change what they compute), so training would be wrong; choose another model"
+    )
+
+
+@torch.no_grad()
+def _check_head(model: Any, view: View) -> None:
+    """Scoring takes hidden states times head; refuse a model whose logits are anything else (soft-capped, scaled).
+
+    A cap hardly shows on small logits, so the hidden states are amplified on their way to the head.
+    """
+    ids = torch.tensor([list(view.context_ids)], device=model.device)
+    head, seen = model.get_output_embeddings(), []
+    decoder = _attempt(model, "finding its decoder", lambda: passes.decoder_of(model))
+
+    def amplify(module: Any, args: Any, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state * AMPLIFIED
+        seen.append(output.last_hidden_state)
+        return output
+
+    handle = decoder.register_forward_hook(amplify)
+    try:
+        logits = _attempt(model, "a plain pass", lambda: model(input_ids=ids, use_cache=False).logits.float())
+    finally:
+        handle.remove()
+    if not seen or not logits.isfinite().all():
+        why = "gives logits that are not finite" if seen else "does not pass through its decoder"
+        raise UserError(f"{_name(model)} {why}: choose another model")
+    ours = torch.nn.functional.linear(seen[0], head.weight).float()
+    close = ours.shape == logits.shape and (ours - logits).abs().max() <= 1e-4 * ours.abs().max()
+    if getattr(head, "bias", None) is not None or not close:
+        raise UserError(
+            f"{_name(model)} changes its logits after the head (a bias, a scale or a soft cap), which scoring does not"
+            " follow: choose another model"
+        )
 
 
 def _length(model: Any, longest: int) -> tuple[int, bool]:
@@ -77,7 +116,7 @@ def _length(model: Any, longest: int) -> tuple[int, bool]:
     most = MOST.get(model.device.type, MOST["cpu"])
     windows = [window for window in traits.windows(model) if window < longest]
     seen = [window for window in windows if window + LONG <= most]
-    length = max([LONG, *(window + LONG // 2 for window in seen)])
+    length = max([LONG, *(window + LONG for window in seen)])
     return max(SHORT, min(length, longest - RESPONSE)), len(seen) == len(windows)
 
 
@@ -102,7 +141,7 @@ def _attempt(model: Any, what: str, work: Any) -> Any:
         return work()
     except torch.OutOfMemoryError:
         raise
-    except UNFIT as error:
+    except traits.UNFIT as error:
         raise UserError(
             f"{_name(model)} fails in {what} ({type(error).__name__}: {first_line(error)}): vpdlab needs a causal"
             " decoder whose attention and other layers keep their state in an ordinary cache; choose another model"
@@ -155,7 +194,7 @@ def _shares(model: Any, views: Sequence[View], truth: Tensor, close: float) -> b
             slopes = [_slope(model, logp) for logp in logps]
     except torch.OutOfMemoryError:
         raise
-    except UNFIT:
+    except traits.UNFIT:
         return False  # this model's layers cannot go on from such a cache
     return bool((slopes[1] - slopes[0]).norm() <= SLOPE * slopes[0].norm())
 

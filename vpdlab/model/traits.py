@@ -9,11 +9,14 @@ from typing import Any
 import torch
 
 UNLIMITED = 2**20
+# What an architecture's own code raises where a pass does not suit it.
+UNFIT = (AttributeError, AssertionError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 _LENGTH = re.compile(
     r"max_position_embeddings|max_(target_)?positions|max_seq_len(gth)?|max_sequence_length"
     r"|n_positions|n_ctx|seq_len(gth)?|context_length|model_max_length"
 )
-_WINDOW = re.compile(r"window|chunk|block_size|block_length|local|span")
+_CHUNK = re.compile(r"chunk|block_size|block_length|local|span")
+_WINDOW = re.compile(rf"window|{_CHUNK.pattern}")
 _LAW = 8  # tokens of the forward pass that tries a position
 
 
@@ -27,8 +30,8 @@ def stated_length(model: Any) -> int:
 def windows(model: Any) -> list[int]:
     """Every number in the config that may say how far a layer looks back, or in what pieces it reads."""
     config = model.config.get_text_config()
-    found = set(_numbers(config, _WINDOW, deep=True))
-    return sorted(found) if getattr(config, "use_sliding_window", True) else []
+    kept = _WINDOW if getattr(config, "use_sliding_window", True) else _CHUNK
+    return sorted(set(_numbers(config, kept, deep=True)))
 
 
 @torch.no_grad()
@@ -37,30 +40,34 @@ def usable_length(model: Any, ids: list[int]) -> int:
 
     In a causal model the position of the last token cannot change what comes before it. Where the position law depends
     on the longest input of a batch (longrope, dynamic scaling), it does: a row's log-probabilities would then depend on
-    the other rows of its minibatch. Positions that the model has no embedding for are unusable as well.
+    the other rows of its minibatch. It is seen in the logits, and in the buffers that such a law keeps its frequencies
+    in. Positions that the model has no embedding for are unusable as well.
 
     Args:
         ids: some token ids to try it with.
     """
     stated, tokens = stated_length(model), torch.tensor([(ids * _LAW)[:_LAW]], device=model.device)
 
-    def logits(last: int) -> torch.Tensor:
+    def seen(last: int) -> list[torch.Tensor]:
         positions = torch.tensor([[*range(_LAW - 1), last]], device=model.device)
-        return model(input_ids=tokens, position_ids=positions, use_cache=False).logits[0, : _LAW - 1].float()
+        logits = model(input_ids=tokens, position_ids=positions, use_cache=False).logits[0, : _LAW - 1].float()
+        return [logits, *(buffer.detach().float().clone() for buffer in model.buffers())]
 
     try:
-        near = logits(_LAW - 1)
-    except (TypeError, ValueError):
-        return stated  # it takes no positions
+        near = seen(_LAW - 1)
+    except UNFIT:
+        return stated  # it takes no positions, or no such input at all, which the probe will say
 
     def fits(length: int) -> bool:
         try:
-            return torch.allclose(logits(length - 1), near, rtol=1e-3, atol=1e-3)
+            far = seen(length - 1)
         except (IndexError, RuntimeError):
             return False
+        same = len(far) == len(near) and all(a.shape == b.shape for a, b in zip(far, near, strict=True))
+        return same and all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(far, near, strict=True))
 
     length = stated if stated <= _LAW or fits(stated) else _largest(fits, _LAW, stated)
-    logits(_LAW - 1)  # a dynamic law keeps the longest input it has seen: let it forget
+    seen(_LAW - 1)  # a dynamic law keeps the longest input it has seen: let it forget
     return length if length > _LAW else stated  # no law at all: what is wrong with such a model, the probe will say
 
 
@@ -68,7 +75,7 @@ def layer_words(model: Any) -> str:
     """The kinds of the model's layers in a few words, for messages."""
     config = model.config.get_text_config()
     kinds = sorted(set(getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or []))
-    return f"layers of type {', '.join(map(str, kinds))}" if kinds else "its attention layers"
+    return f"its layers ({', '.join(map(str, kinds))})" if kinds else "its layers"
 
 
 def _largest(fits: Callable[[int], bool], low: int, high: int) -> int:

@@ -113,6 +113,10 @@ def _local(folder: Path) -> str:
         if (folder / manifest.NAME).exists():
             check_whole(folder)
         return str(folder)
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"model folder {folder} holds a LoRA adapter alone: merge it into its model, and name that folder"
+        )
     final = folder / "final"
     hint = f"; did you mean {final}?" if is_model(final) else "; a saved model's folder has one"
     raise UserError(f"model folder {folder} has no config.json{hint}")

@@ -58,7 +58,8 @@ class Own:
             raise UserError(f"task own: heldout is {heldout!r}, but must lie between 0 and 1")
         self._verify = find_function(verify) if isinstance(verify, str) else verify
         check_call(self._verify)
-        self.judge = inspect.unwrap(self._verify)  # whose source tells whether responses are still judged alike
+        # Their source tells whether responses are still judged alike.
+        self.judge, self.judge_modules = inspect.unwrap(self._verify), getattr(self._verify, "modules", {})
         found = read_splits("task own", data, None)
         pieces = {split: _problems(split, place, rows) for split, (place, rows) in found.items()}
         train, test, said = drop_duplicates(
@@ -119,6 +120,7 @@ def find_function(where: str) -> Verify:
             return _finished(function(response, problem))
 
     called.__wrapped__ = function  # type: ignore[attr-defined]  # its signature, for whoever asks
+    called.modules = guest.modules  # type: ignore[attr-defined]  # what it has imported from its own folder
     return called
 
 
