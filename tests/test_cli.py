@@ -170,3 +170,37 @@ def test_as_a_process(tmp_path):
     )
     read = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert read.stdout.split() == ["2", "4", "complete"], read.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "--out=a\0b"], ["report", "a\0b"], ["train", "--out=" + "a" * 5000], ["eval", "x/" + "a" * 300],
+        ["train", "--preset=" + "a" * 5000 + ".yaml"], ["export", "a" * 5000, "out"], ["train", "--out=~nobody-here/x"],
+        ["eval", "~nobody-here/x"], ["report", "~nobody-here/x"], ["train", "--model=~nobody-here/x"],
+        ["compare", "--seeds", "0", "0", "--dry-run"], ["compare", "--methods", "vpd", "vpd", "--dry-run"],
+    ],
+)  # fmt: skip
+def test_names_that_cannot_be_are_one_line(words, capsys):
+    assert cli.main(words) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("vpdlab: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["steps: 2001-99-99", 'steps: !!int ""', 'lr: !!float ""', 'resume: !!bool "x"',
+                                  "out: !!timestamp x", "steps: 1" + "0" * 5000,
+                                  "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+                                      f"{b}: &{b} [*{a},*{a},*{a},*{a},*{a},*{a},*{a},*{a},*{a}]\n"
+                                      for a, b in zip("abcdefgh", "bcdefghi", strict=True)) + "steps: *i"])  # fmt: skip
+def test_presets_that_yaml_itself_stumbles_over_are_one_line(text, tmp_path, capsys):
+    (tmp_path / "p.yaml").write_text(text)
+    assert cli.main(["train", f"--preset={tmp_path / 'p.yaml'}"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and len(err) < 1000
+
+
+def test_a_reader_that_goes_away_leaves_no_traceback():
+    done = subprocess.run(
+        f"{sys.executable} -m vpdlab --help | head -1", shell=True, capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in done.stderr

@@ -220,3 +220,69 @@ def test_tensors_with_right_sums_that_do_not_fit_are_told(whole, tmp_path, capsy
             assert status in (0, 2), (name, change, err)
             assert status == 0 or "step-000002" in err, (name, change, err)
             shutil.rmtree(run)
+
+
+NAN = float("nan")
+NEVER = {
+    "a weight": ("student", lambda t: next(iter(t.values())).view(-1).__setitem__(0, NAN)),
+    "a mean": ("optimizer", lambda t: t["0.exp_avg"].view(-1).__setitem__(0, NAN)),
+    "a square below 0": ("optimizer", lambda t: t["0.exp_avg_sq"].view(-1).__setitem__(0, -1.0)),
+    "a step below 0": ("optimizer", lambda t: t["0.step"].fill_(-2.0)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NEVER)
+def test_numbers_that_training_never_makes_are_told_before_they_are_used(kind, whole, tmp_path, capsys):
+    from safetensors.torch import load_file, save_file
+
+    group, change = NEVER[kind]
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    shutil.rmtree(run / "checkpoints" / "step-000001")
+    place = run / "checkpoints" / "step-000002"
+    tensors = load_file(place / f"{group}.safetensors")
+    change(tensors)
+    save_file(tensors, place / f"{group}.safetensors")
+    manifest.write(place)
+    assert main(["train", "--resume", f"--out={run}", "--steps=3"]) == 2
+    assert "step-000002 cannot be used" in capsys.readouterr().err
+    if group == "student":
+        assert main(["eval", str(run), "--checkpoint=2"]) == 2
+        assert main(["export", str(run), str(tmp_path / "out"), "--checkpoint=2"]) == 2
+
+
+@pytest.mark.parametrize("place", [2**30, -(2**30), 625, 1.5, None])
+def test_a_random_state_that_points_outside_itself_is_told(place, whole, tmp_path, capsys):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    shutil.rmtree(run / "checkpoints" / "step-000001")
+    at = run / "checkpoints" / "step-000002"
+    state = json.loads((at / "state.json").read_text())
+    state["random"]["numpy"][2] = place
+    (at / "state.json").write_text(json.dumps(state))
+    manifest.write(at)
+    assert main(["train", "--resume", f"--out={run}", "--steps=3"]) == 2
+    assert "random state" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", [".step-000003.new", ".step-junk", "step-0000009", "step-٣٣٣٣٣٣", "rejected-step-000002"]
+)
+def test_odd_names_among_checkpoints_stop_nothing(name, run):
+    (run / "checkpoints" / name).write_text("")
+    assert main(["train", "--resume", f"--out={run}", "--steps=3"]) == 0
+
+
+def test_half_a_character_in_a_record_is_written_again_as_it_was(run):
+    found = json.loads((run / "environment.json").read_text()) | {"revision": "\ud83d"}
+    (run / "environment.json").write_text(json.dumps(found))
+    assert main(["train", "--resume", f"--out={run}", "--steps=3"]) == 0
+    assert load_run(run).environment["revision"] == "\ud83d"
+
+
+def test_a_parquet_file_that_unpacks_without_end_is_told(run):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = run / "rollouts" / "step-000002.parquet"
+    pq.write_table(pa.table({"step": pa.array([2] * 300_000)}), path)
+    with pytest.raises(UserError, match=r"step-000002\.parquet cannot be read: it holds 300000 rows"):
+        load_run(run).rollouts(2)

@@ -206,3 +206,10 @@ def test_a_notebook_nested_without_a_bottom_is_one_line(tmp_path: Path, depth: i
     with pytest.raises(UserError, match="notebook") as error:
         notebook_to_page(nested(tmp_path / "a.ipynb", depth), tmp_path / "a.html")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("formula", ["{" * 20_000, "\\frac{" * 5_000, "x" * 30_000, "\\left(" * 3_000])
+def test_a_formula_without_a_bottom_is_shown_as_it_stands(formula):
+    from vpdlab.page import _mathml
+
+    assert _mathml(formula, f"${formula}$", display=False).startswith("<code>$")

@@ -25,8 +25,8 @@ from vpdlab.resume import FREE
 
 TESTS = Path(__file__).parent
 ENV = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS.parent / "widgets"), str(TESTS)])}
-# Evaluated without drawing: AdamW turns the rounding of another order of sums into 2e-4 of a weight, and a number near a
-# token's edge then draws another token.
+# Evaluated without drawing: AdamW turns the rounding of another order of sums into 2e-4 of a weight, and a number near
+# a token's edge then draws another token.
 RUN = {
     "prompts": 2, "group": 3, "max_new_tokens": 6, "max_context": 120, "lr": 1e-3, "e_every": 1, "steps": 3,
     "eval_problems": 3, "eval_samples": 2, "eval_temperature": 0.0, "record_tokens": 5, "alpha": 1.0, "eval_every": 2,

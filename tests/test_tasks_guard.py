@@ -408,3 +408,31 @@ def test_an_exception_is_told_in_one_line() -> None:
     assert in_a_line(ValueError("a\n\tb")) == "ValueError: a b"
     assert in_a_line(KeyError("x")) == "KeyError: 'x'"
     assert in_a_line(SystemExit()) == "SystemExit"
+
+
+class Item:
+    def item(self) -> float:
+        raise SystemExit(0)
+
+
+class Words:
+    def __repr__(self) -> str:
+        raise SystemExit(0)
+
+
+class Ratio(Fraction):
+    def __float__(self) -> float:
+        raise SystemExit(0)
+
+
+@pytest.mark.parametrize("value", [Item(), Words(), Ratio(1, 2)], ids=["item", "repr", "float"])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_is_returned_cannot_end_the_program_while_it_is_read(value: Any, wrapped: bool) -> None:
+    class Task:
+        name, summary = "odd", "odd"
+
+        def verify(self, rollout: Any) -> Any:
+            return Outcome(value) if wrapped else value
+
+    with pytest.raises(UserError, match=r"task odd, problem .* SystemExit"):
+        verify_all(Task(), [rollout()])  # type: ignore[arg-type]

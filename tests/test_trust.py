@@ -170,3 +170,77 @@ def test_the_folder_itself_may_be_a_link(tmp_path):
     (tmp_path / "run").symlink_to(tmp_path / "large")
     list(Run.open(RunConfig.make(model=toy_model(), out=str(tmp_path / "run"), **SMALL)).steps())
     assert (tmp_path / "large" / "final").is_dir()
+
+
+@pytest.mark.parametrize(
+    "name", ["lock", "metrics.jsonl", ".status.json.new", ".environment.json.new", "final/config.json"]
+)
+def test_a_file_that_has_another_name_elsewhere_is_not_written(name, run, capsys):
+    Path("victim").write_text("mine")
+    (run / name).unlink(missing_ok=True)
+    os.link("victim", run / name)
+    assert main(COMMANDS["resume"]) == 2
+    assert f"{run / name} is a link" in capsys.readouterr().err
+    assert Path("victim").read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", ["eval", "resume", "report"])
+@pytest.mark.parametrize("name", ["status.json", "eval.jsonl", "environment.json", "final/config.json"])
+def test_a_pipe_holds_no_reader(name, command, run, capsys):
+    (run / name).unlink()
+    os.mkfifo(run / name)
+    status = main({**COMMANDS, "report": ["report", "run", "page.html"]}[command])
+    err = capsys.readouterr().err
+    assert status == 0 or Path(name).name in err or "final" in err
+
+
+def test_a_notebook_without_a_run_is_not_written_through_a_link(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    Path("victim").write_text("mine")
+    Path("run/train.ipynb").symlink_to(Path("victim").absolute())
+    assert main(COMMANDS["notebook"]) == 2
+    assert "train.ipynb is a link" in capsys.readouterr().err
+    assert Path("victim").read_text() == "mine"
+
+
+def test_a_comparison_is_not_written_through_a_link(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("out").mkdir()
+    Path("out/compare.html").symlink_to("/dev/null")
+    assert main(["compare", "--out=out", "--methods", "vpd", "--seeds", "0", "--dry-run"]) == 2
+    assert "compare.html is a link" in capsys.readouterr().err
+
+
+def test_a_run_is_resumed_where_it_was_found(run):
+    """Whatever its record says of its own place."""
+    recorded(run, out="elsewhere")
+    assert main(COMMANDS["resume"]) == 0
+    assert not Path("elsewhere").exists()
+    assert json.loads((run / "status.json").read_text())["step"] == 3
+
+
+def test_a_link_beside_weights_is_not_exported(run, capsys):
+    Path("secret").write_text("mine")
+    (run / "final" / "manifest.json").unlink()
+    (run / "final" / "notes.txt").symlink_to(Path("secret").absolute())
+    assert main(["export", "run", "out"]) == 2
+    assert "notes.txt is a link" in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("fields", [{"model": "some/model"}, {"task": "science", "data": "some/data"}])
+@pytest.mark.parametrize("command", ["eval a checkpoint", "resume"])
+def test_what_would_be_fetched_is_asked_for_again(fields, command, run, capsys):
+    recorded(run, **fields)
+    assert main(COMMANDS[command]) == 2
+    assert "from a hub" in capsys.readouterr().err
+
+
+def test_names_of_files_do_not_steer_the_terminal(run, capsys):
+    (run / "checkpoints" / "step-000002" / "x\x1b]0;pwned\x07\nvpdlab: all is well").write_text("")
+    main(["eval", "run", "--eval_samples=1"])
+    main(COMMANDS["resume"])
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err
+    assert not any(line.startswith("vpdlab: all") for line in (said.out + said.err).splitlines())

@@ -36,10 +36,10 @@ from vpdlab.sharding import local, part_of, whole
 FORMAT = 1
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW, by parameter
 SPENT, RANDOM, MARKS = ("calls", "tokens"), ("python", "numpy"), ("step", *LINES)
-NAME = re.compile(r"step-(\d{6,})")
+NAME = re.compile(r"step-(0\d{5}|[1-9]\d{5,8})", re.ASCII)
 Groups = dict[str, dict[str, Tensor]]
 STATE: dict[str, checks.Check] = {
-    "step": checks.is_count, "beta": lambda value: isinstance(value, float), "shift": checks.is_number,
+    "step": checks.is_count, "beta": lambda value: isinstance(value, float) and value > 0, "shift": checks.is_number,
     "spent": lambda value: not checks.fault(value, dict.fromkeys(SPENT, checks.is_count), SPENT),
     "random": lambda value: not checks.fault(value, dict.fromkeys(RANDOM, checks.listed(lambda _: True)), RANDOM),
     "record": lambda value: not checks.fault(value, dict.fromkeys(MARKS, checks.is_count), MARKS),
@@ -146,7 +146,7 @@ class Checkpoints:
         try:
             if reason := manifest.damage(place):
                 return reason
-            state = checks.parse((place / "state.json").read_text(encoding="utf-8"))
+            state = checks.parse(manifest.read_small(place / "state.json").decode("utf-8"))
         except (OSError, ValueError) as error:
             return _words(error)
         if reason := checks.fault(state, {}, ("format", "step")):
@@ -163,12 +163,13 @@ class Checkpoints:
         """Take a checkpoint that cannot be used out of the way, without deleting it."""
         aside = self.place(step).with_name(f"rejected-step-{step:06d}")
         shutil.rmtree(aside, ignore_errors=True)
+        aside.unlink(missing_ok=True)
         self.place(step).rename(aside)
 
     def sweep(self) -> None:
         """Remove what a killed process left half written or half removed."""
         for path in self.folder.glob(".step-*"):
-            shutil.rmtree(path)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def remove(self, step: int) -> None:
         """Delete a checkpoint."""
@@ -245,6 +246,8 @@ def load_weights(mine: Mapping[str, Tensor], saved: Saved, group: str) -> None:
         odd = sorted(name for name in mine.keys() | found.keys() if shapes[0].get(name) != shapes[1].get(name))
         raise UserError(f"the {group} in {saved.path} does not fit this model: {odd[0]} differs")
     for name, value in found.items():
+        if not value.is_floating_point() or not value.isfinite().all():
+            raise UserError(f"the {group} in {saved.path} cannot be used: {name} holds numbers that are not finite")
         local(mine[name]).copy_(local(part_of(value, mine[name])))
 
 
@@ -270,6 +273,8 @@ def _load_moments(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]
         shape = () if key == "step" else None if mine is None else mine.shape
         if mine is None or key not in MOMENTS or value.shape != shape or not value.is_floating_point():
             raise UserError(f"the {group} in {saved.path} does not fit this model: {name} differs")
+        if not value.isfinite().all() or (key != "exp_avg" and bool((value < 0).any())):
+            raise UserError(f"the {group} in {saved.path} cannot be used: {name} holds numbers that AdamW never has")
         moment = value if key == "step" else part_of(value, mine)  # AdamW counts its steps beside them
         state.setdefault(places[id(mine)], {})[key] = moment
     for place, found in state.items():
@@ -299,5 +304,7 @@ def load_random_states(device: torch.device, saved: Saved) -> None:
         torch.mps.set_rng_state(tensors["mps"])
     version, keys, gauss = saved.state["random"]["python"]
     random.setstate((version, tuple(keys), gauss))
-    kind, keys, *rest = saved.state["random"]["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    kind, keys, place, *rest = saved.state["random"]["numpy"]
+    if not checks.is_count(place) or place > len(keys):  # numpy believes it, and reads beyond its state
+        raise ValueError(f"numpy's random state stands at {place!r}")
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), place, *rest))

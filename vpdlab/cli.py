@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
 import json
 import os
@@ -15,11 +16,13 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from vpdlab import processes
+from vpdlab import net, processes
 from vpdlab.config import HINTS, RunConfig, presets, read_preset
 from vpdlab.errors import RunFailed, UserError
+from vpdlab.paths import user_path
 from vpdlab.tasks import HANDED_IN, make_task
 from vpdlab.trust import TRUST, given, refuse_unasked
 
@@ -67,10 +70,16 @@ def compare(args: Sequence[str]) -> int:
 
 def _compare(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> int:
     from vpdlab import compare, standings
+    from vpdlab.record import refuse_links
 
     for name in ("--preset", "--method", "--seed"):
         if any(word == name or word.startswith(f"{name}=") for word in rest):
             raise UserError(f"compare takes {name}s, with one or several values, not {name}")
+    stems = [Path(preset).stem for preset in chosen.presets]
+    for what, named in (("presets", stems), ("methods", chosen.methods), ("seeds", chosen.seeds)):
+        if len(set(named)) < len(named):
+            raise UserError(f"compare: {what} has one of the same name twice: {' '.join(map(str, named))}")
+    refuse_links(chosen.out)
     bases = {
         Path(preset).stem: parse_preset("vpdlab compare", ["--preset", preset, *rest])[0] for preset in chosen.presets
     }
@@ -188,7 +197,7 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
 
 def _path(text: str) -> Path:
     """A path as people write it: a shell expands ~ only at the beginning of a word."""
-    return Path(text).expanduser()
+    return user_path("the path", text)
 
 
 def _parsed(parser: argparse.ArgumentParser, args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -261,8 +270,17 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    with processes.quiet():
-        return _main(list(sys.argv[1:] if argv is None else argv))
+    for stream in (sys.stdout, sys.stderr):  # a name or a text that the terminal cannot show ends no command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        with processes.quiet():
+            status = _main(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter's own last flush has a place
+        return 1
+    return status
 
 
 def _main(args: list[str]) -> int:
@@ -278,6 +296,9 @@ def _main(args: list[str]) -> int:
         print(f"vpdlab {__version__}")
         return 0
     try:
+        for word in args:
+            if "\0" in word:
+                raise UserError(f"the argument {word!r} holds a NUL character")
         if args[0] not in COMMANDS:
             raise UserError(f"unknown command {args[0]!r}: choose one of {', '.join(COMMANDS)}")
         if args[0] != "train" and processes.launched() > 1:
@@ -285,12 +306,18 @@ def _main(args: list[str]) -> int:
         status = COMMANDS[args[0]](args[1:])
         processes.leave()
         return status
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a name that is too long, a folder that may not be read: it says which
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        what = error.filename or "the output cannot be written"
+        print(f"vpdlab: {net.printable(f'{what}: {error.strerror}')}", file=sys.stderr)
+        return 1
     except (UserError, RunFailed) as error:
         if processes.speaks(error):
-            from vpdlab.net import printable
-
             # A message may quote a data set or a server: one line, and nothing that steers the terminal.
-            print(f"vpdlab: {processes.words()}{printable(str(error), 4000)}", file=sys.stderr)
+            print(f"vpdlab: {processes.words()}{net.printable(str(error), 4000)}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
         print("vpdlab: interrupted", file=sys.stderr)
@@ -303,8 +330,10 @@ def parse_run(program: str, args: Sequence[str]) -> tuple[RunConfig, str]:
     config, preset = parse_preset(program, args)
     if not config.resumes or preset:
         return config, preset
-    recorded = recorded_config(config.folder)
+    folder = config.folder
+    recorded = recorded_config(folder)
     config, preset = parse_preset(program, args, base=recorded or RunConfig())
+    config = replace(config, out=str(folder))  # the run is where it was found, whatever its record says
     if recorded is not None and not trusted:
         refuse_unasked(config, str(config.folder), given(args, HINTS))
     return config, preset

@@ -117,15 +117,16 @@ def state(cell: Cell) -> str:
             " folder with --out, or remove this one"
         )
     status = record.status
-    if status["state"] == "running" and status["pid"] != os.getpid() and _alive(status["pid"]):
-        raise UserError(f"{cell.folder} is being written by process {status['pid']}: wait for it, or end it")
+    pid = status.get("pid")
+    if status["state"] == "running" and pid != os.getpid() and _alive(pid):
+        raise UserError(f"{cell.folder} is being written by process {pid}: wait for it, or end it")
     return "done" if status["state"] == "complete" else "open"
 
 
-def _alive(pid: int) -> bool:
+def _alive(pid: Any) -> bool:
     import psutil
 
-    return psutil.pid_exists(pid)
+    return isinstance(pid, int) and 0 < pid < 2**31 and psutil.pid_exists(pid)
 
 
 # -- the runs ------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import json
 import re
+import reprlib
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vpdlab.errors import UserError, is_text
+from vpdlab.paths import user_path
 
 PRESETS = Path(__file__).parent / "presets"
 SOURCES = ("verifier", "sibling", "reference", "critique")
@@ -292,6 +294,8 @@ class RunConfig:
                 raise UserError(f"{name} is {value}, but must be between {low:g} and {high:g}")
         for name, value in vars(self).items():
             for text in [value] if isinstance(value, str) else value if isinstance(value, tuple) else []:
+                if "\0" in text:
+                    raise UserError(f"{name} is {text!r}, which holds a NUL character")
                 if not is_text(text):
                     shown = text.encode("utf-8", "backslashreplace").decode()
                     raise UserError(f"{name} is {shown!r}, which is not UTF-8: rename the file, or write it again")
@@ -339,9 +343,7 @@ class RunConfig:
         """The run's folder. Raises UserError where its name could not be a run's name."""
         model = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.model).name) or "model"
         folder = (
-            Path(self.out).expanduser()
-            if self.out
-            else Path("runs") / f"{self.method}-{self.task}-{model}-s{self.seed}"
+            user_path("out", self.out) if self.out else Path("runs") / f"{self.method}-{self.task}-{model}-s{self.seed}"
         )
         if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", folder.resolve().name):
             raise UserError(
@@ -396,25 +398,34 @@ RANGES: list[tuple[str, float, float]] = [
 ]
 
 
+FAULTS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError)
+"""What YAML's own constructors raise for dates, numbers and tags that are none."""
+
+
 def _typed(name: str, value: Any, hint: Any) -> Any:
     """`value` as the field's type, without guessing: 1 may stand for 1.0, nothing else is converted."""
     origin = typing.get_origin(hint)
     if origin is Literal:
         if value in typing.get_args(hint):
             return value
-        raise UserError(f"{name} is {value!r}: choose one of {', '.join(typing.get_args(hint))}")
+        raise UserError(f"{name} is {_short(value)}: choose one of {', '.join(typing.get_args(hint))}")
     if origin is tuple:
         items = [value] if isinstance(value, str) else value
         if isinstance(items, Sequence) and all(isinstance(item, str) for item in items):
             return tuple(items)
-        raise UserError(f"{name} is {value!r}, but must be a list of words")
+        raise UserError(f"{name} is {_short(value)}, but must be a list of words")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     # YAML reads 1e-4 as a word: it wants a point in it.
     hint_yaml = " (in YAML write 1.0e-4, with a point)" if hint is float and isinstance(value, str) else ""
-    raise UserError(f"{name} is {value!r}, but must be of type {hint.__name__}{hint_yaml}")
+    raise UserError(f"{name} is {_short(value)}, but must be of type {hint.__name__}{hint_yaml}")
+
+
+def _short(value: Any) -> str:
+    """A value for a message: its repr, but of a few items and characters only, whatever it holds."""
+    return reprlib.repr(value)
 
 
 def read_options(args: Sequence[str]) -> dict[str, str]:
@@ -478,13 +489,13 @@ def read_preset(name: str) -> dict[str, Any]:
     """
     import yaml
 
-    path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
+    path = user_path("preset", name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
     if not path.is_file():
         raise UserError(f"unknown preset {name!r}: choose one of {', '.join(presets())}, or name a .yaml file")
     try:
         fields = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, *FAULTS) as error:
+        raise UserError(f"{path}: not a YAML file: {' '.join(str(error).split())[:300]}") from error
     if not isinstance(fields, dict):
         raise UserError(f"{path}: expected lines of FIELD: VALUE")
     try:

@@ -19,8 +19,10 @@ from vpdlab.checkpoint import NAME, Checkpoints, Saved, load_weights, weights_by
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError, notice
 from vpdlab.loop import Run
+from vpdlab.net import printable
+from vpdlab.paths import user_path
 from vpdlab.policy import Policy
-from vpdlab.record import LINES, checks, load_run, state_of, writing
+from vpdlab.record import LINES, checks, load_run, refuse_links, state_of, writing
 from vpdlab.resume import settings
 
 SHAPE = ("model", "lora_rank", "adapter_rank", "teacher", "precision")  # what the saved weights belong to
@@ -58,7 +60,7 @@ def find_student(place: str, step: int | None = None) -> Student:
     Raises:
         UserError: where there is none, or its checkpoint is damaged.
     """
-    folder = Path(place).expanduser()
+    folder = user_path("the student", place)
     if NAME.fullmatch(folder.name) and folder.parent.name == "checkpoints":
         return _of_checkpoint(folder.parent, int(folder.name.removeprefix("step-")))
     if is_run(folder):
@@ -72,7 +74,7 @@ def find_student(place: str, step: int | None = None) -> Student:
 
 def newest_checkpoint(run: str) -> int | None:
     """The step of a run's newest whole checkpoint; None where it has none, or `run` is no run's folder."""
-    saved, _ = Checkpoints(Path(run).expanduser() / "checkpoints").newest()
+    saved, _ = Checkpoints(user_path("the run", run) / "checkpoints").newest()
     return saved.step if saved is not None else None
 
 
@@ -103,7 +105,7 @@ def _newest(run: Path) -> Student:
     status = load_run(run).status
     saved, rejected = Checkpoints(run / "checkpoints").newest()
     for line in rejected:
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
     if models.is_model(run / "final") and (status.get("final", status["step"]) == status["step"] or saved is None):
         return _final(run)
     if saved is None:
@@ -188,6 +190,7 @@ def export(student: Student, out: Path, adapter: str = "") -> None:
 def _copy(folder: Path, out: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder on this machine: there is nothing to export")
+    refuse_links(folder)  # what a link points to is no part of the student
     staged = out.with_name(f".{out.name}.new")
     shutil.rmtree(staged, ignore_errors=True)
     shutil.copytree(folder, staged)

@@ -51,7 +51,9 @@ def run_notebook(name: str, preset: str, config: RunConfig) -> int:
     folder = config.folder
     if not config.resumes:
         prepare(folder)
-    elif (folder / "config.json").exists():
+    else:
+        refuse_links(folder)
+    if config.resumes and (folder / "config.json").exists():
         with locked(folder):  # nobody writes it, so what its status says of a process is past
             mark_stopped(folder)
     executed = folder / f"{name}.ipynb"

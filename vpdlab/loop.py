@@ -313,7 +313,7 @@ class Run:
         except (GeneratorExit, KeyboardInterrupt):
             state, reason = "stopped", "interrupted"
             raise
-        except Exception as error:
+        except BaseException as error:
             reason = f"{type(error).__name__}: {error}"
             raise
         finally:

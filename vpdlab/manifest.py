@@ -5,9 +5,11 @@ Checkpoints and final/ have one. Neither safetensors nor torch notices a flipped
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -60,6 +62,22 @@ def damage(folder: Path) -> str:
     return f"{min(there)} is not in its {NAME}" if there else ""
 
 
+def ordinary(path: Path) -> None:
+    """Raises OSError for what is no ordinary file: a pipe would hold whoever reads it, a device never ends."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
+
+
+def read_small(path: Path, most: int = 1 << 26) -> bytes:
+    """The bytes of an ordinary file. Raises OSError for another one, or one of more than `most` bytes."""
+    ordinary(path)
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most} bytes", str(path))
+    return data
+
+
 def checksum(path: Path) -> str:
     """sha256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
@@ -80,7 +98,7 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 def _read(path: Path) -> dict[str, tuple[int, str]] | None:
     """name -> (size, sha256); None for a manifest that is none, or names a file that is not inside the folder."""
     try:
-        files: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["files"]
+        files: dict[str, Any] = json.loads(read_small(path).decode("utf-8"))["files"]
         found = {name: (file["size"], file["sha256"]) for name, file in files.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

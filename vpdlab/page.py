@@ -29,13 +29,15 @@ from plotly.offline import get_plotlyjs
 from vpdlab_widgets import embed
 from vpdlab_widgets.base import plain
 
-from vpdlab.errors import UserError
+from vpdlab import manifest
+from vpdlab.errors import UserError, first_line
 from vpdlab.markup import clean, without_links
 
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 _WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 _PLOTLY = "application/vnd.plotly.v1+json"
 _REFERENCE = "IPY_MODEL_"
+LONGEST_FORMULA, BRACES = 20_000, 1000  # characters; groups, however deep
 _TAGS = ("parameters", "injected-parameters")  # the only metadata of a cell that the page looks at
 
 _TEMPLATE = """
@@ -119,7 +121,7 @@ def _page(notebook: Any, source: Path, title: str | None) -> str:
 
 def _read(path: Path) -> Any:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = manifest.read_small(path, 1 << 29).decode("utf-8")
         document = json.loads(text)
     except OSError as error:
         raise UserError(f"{path}: cannot read the notebook ({error.strerror})") from error
@@ -129,10 +131,12 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path}: this is not a Jupyter notebook of format 4")
     try:
         nbformat.validate(document)
+        notebook = nbformat.reads(text, as_version=4)
     except nbformat.ValidationError as error:
         reason = error.message.splitlines()[0][:200]
         raise UserError(f"{path}: this is not a Jupyter notebook ({reason})") from error
-    notebook = nbformat.reads(text, as_version=4)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: this is not a Jupyter notebook ({first_line(error)})") from error
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     if code and not any(cell.execution_count or cell.outputs for cell in code):
         raise UserError(f"{path}: the notebook was never executed; run it first, then export it")
@@ -241,6 +245,16 @@ class _Renderer(IPythonRenderer):
         # lines in it, would then stand outside.
         return super()._html_embed_images(html) if "<img" in html else html
 
+    def _src_to_base64(self, src: str) -> str | None:
+        """An image beside the notebook; a link, a pipe or a device there is none."""
+        path = Path(str(self.path or "")) / src
+        try:
+            linked = path.resolve() != Path(str(self.path or "")).resolve() / src
+            manifest.read_small(path) if not linked else None
+        except (OSError, ValueError):
+            return None
+        return None if linked else super()._src_to_base64(src)
+
     def inline_math(self, body: str) -> str:
         return _mathml(body, f"${body}$", display=False)
 
@@ -253,6 +267,12 @@ class _Renderer(IPythonRenderer):
 
 
 def _mathml(formula: str, source: str, *, display: bool) -> str:
+    # The converter calls itself for each brace, in machine code: a formula without a bottom would end the process.
+    if (
+        len(formula) > LONGEST_FORMULA
+        or formula.count("{") + formula.count("\\left") + formula.count("\\begin") > BRACES
+    ):
+        return f"<code>{html.escape(source)}</code>"
     try:
         return LatexToMathML().convert_with_local_state(formula, displaystyle=display)
     except LatexError:

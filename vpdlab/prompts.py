@@ -15,11 +15,11 @@ import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from vpdlab.chat import Chat, ChatRefused
+from vpdlab.chat import FAULTS, Chat, ChatRefused
 from vpdlab.errors import UserError, is_text
+from vpdlab.paths import user_path
 from vpdlab.types import Feedback, Problem, Rollout, View
 
 
@@ -71,9 +71,9 @@ class Templates:
         import yaml
 
         try:
-            texts = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8-sig")) or {}
-        except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            raise UserError(f"templates {path}: {' '.join(str(error).split())}") from error
+            texts = yaml.safe_load(user_path("templates", path).read_text(encoding="utf-8-sig")) or {}
+        except (OSError, yaml.YAMLError, *FAULTS) as error:
+            raise UserError(f"templates {path}: {' '.join(str(error).split())[:300]}") from error
         if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
             raise UserError(f"templates {path}: expected lines of NAME: TEXT")
         for name in texts:

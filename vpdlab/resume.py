@@ -39,9 +39,10 @@ from vpdlab.critics import Criticism
 from vpdlab.errors import UserError
 from vpdlab.identity import digest, plain
 from vpdlab.learner import Learner
+from vpdlab.net import printable
 from vpdlab.policy import Policy, end_ids
 from vpdlab.prompts import Renderer
-from vpdlab.record import LINES, Recorder, RunRecord, prepare, refuse_links, state_of
+from vpdlab.record import LINES, Recorder, RunRecord, checks, prepare, refuse_links, state_of
 from vpdlab.tasks import HANDED_IN, Task
 
 FREE = frozenset(
@@ -108,7 +109,7 @@ def find(config: RunConfig) -> Saved | None:
             " remove the folder to begin anew, or choose another with out"
         )
     for line in rejected:
-        print(line, flush=True)
+        print(printable(line), flush=True)
     refuse_changes(config, saved)
     print(f"{folder} goes on from step {saved.step} of {config.steps}", flush=True)
     return saved
@@ -130,6 +131,9 @@ def _record_fault(folder: Path, saved: Saved) -> str:
 def recorded(folder: Path, saved: Saved) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The lines of metrics and of evaluations up to a checkpoint. Raises UserError for damaged ones."""
     rows, evals = (RunRecord(folder).lines(name, saved.state["record"][name]) for name in LINES)
+    for number, row in enumerate(evals, 1):
+        if reason := checks.fault(row, {}, checks.NEEDED["eval.jsonl"]):
+            raise UserError(f"{folder / 'eval.jsonl'} line {number} cannot be read: {reason}")
     return rows, evals
 
 
@@ -229,7 +233,7 @@ class Keeper:
                 " them back, or add --resume-anyway"
             )
         for line in _other_ground(saved.state["environment"], self.environment):
-            print(line, flush=True)
+            print(printable(line), flush=True)
         with fitting(saved):
             load_policy(self.learner.policy, self._copies(), saved)
         self.learner.beta, self.learner.shift = saved.state["beta"], saved.state["shift"]

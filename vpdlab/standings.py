@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vpdlab.errors import UserError
 from vpdlab.markup import in_markdown
 from vpdlab.record import RunRecord, load_run
 from vpdlab.views import training_seconds
@@ -36,7 +37,7 @@ def summarise(cells: Sequence[Cell], level: float | None = None) -> list[dict[st
         for cell in cells:
             if cell.preset == preset:
                 groups.setdefault(cell.label, []).append(cell)
-        records = {label: [load_run(cell.folder) for cell in group] for label, group in groups.items()}
+        records = {label: [_finished(cell) for cell in group] for label, group in groups.items()}
         finals = {label: np.array([r.eval_rows[-1]["by_problem"] for r in group]) for label, group in records.items()}
         start = float(np.mean([r.eval_rows[0]["accuracy"] for group in records.values() for r in group]))
         goal = (start + max(final.mean() for final in finals.values())) / 2 if level is None else level
@@ -48,6 +49,20 @@ def summarise(cells: Sequence[Cell], level: float | None = None) -> list[dict[st
             row |= _spread("difference", finals[label] - finals[first]) if label != first else {"difference": None}
             rows.append(row)
     return rows
+
+
+def _finished(cell: Cell) -> RunRecord:
+    """The record of a run that is to be compared. Raises UserError where it is not whole."""
+    record = load_run(cell.folder)
+    if not record.rows or not record.eval_rows:
+        raise UserError(f"{cell.folder} holds no iteration or no evaluation: remove it, and run the comparison again")
+    for row in record.eval_rows:
+        shares = [row.get("accuracy", -1.0), *row.get("by_problem", [])]
+        if len(shares) < 2 or not all(0.0 <= share <= 1.0 for share in shares):
+            raise UserError(
+                f"{cell.folder / 'eval.jsonl'} has no shares in accuracy or by_problem at step {row['step']}"
+            )
+    return record
 
 
 def _spread(name: str, values: np.ndarray) -> dict[str, Any]:

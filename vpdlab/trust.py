@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
+from vpdlab import models
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError
 
@@ -44,6 +46,10 @@ def risks(config: RunConfig) -> Iterator[tuple[str, str, str]]:
             yield "task_args", arg, "runs that code"
         if name == "sandbox" and value != WALL:
             yield "task_args", arg, "runs model-written code behind no wall of this machine's"
+    if models.HUB_NAME.fullmatch(config.model) and not Path(config.model).expanduser().is_dir():
+        yield "model", config.model, "fetches that model from a hub"
+    if config.data and not Path(config.data).expanduser().exists():
+        yield "data", config.data, "fetches that data set from a hub"
     if config.critic_url and config.critic == "endpoint" and "critique" in config.feedback:
         yield "critic_url", config.critic_url, "sends problems, answers and the key in VPDLAB_CRITIC_KEY there"
     if config.sampler == "vllm" and config.vllm_url:

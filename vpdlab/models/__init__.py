@@ -14,6 +14,7 @@ from typing import Any
 
 from vpdlab import manifest
 from vpdlab.errors import UserError
+from vpdlab.paths import user_path
 
 APPRENTICE = Path(__file__).parent / "apprentice"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -98,7 +99,7 @@ def resolve(name: str) -> str:
         if name == "apprentice":
             raise UserError(f"model 'apprentice': no model in {entry['where']}; install vpdlab again")
         raise UserError(f"model {name!r} is not on this machine yet: run `vpdlab models get {name}`")
-    folder = Path(name).expanduser()
+    folder = user_path("model", name)
     if name and folder.is_dir():
         return _local(folder)
     if HUB_NAME.fullmatch(name):

@@ -41,15 +41,15 @@ def refuse_links(folder: Path) -> None:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 waiting.append(Path(entry.path))
-            elif not entry.is_file(follow_symlinks=False):
-                kind = "a link" if entry.is_symlink() else "no ordinary file"
+            elif not entry.is_file(follow_symlinks=False) or entry.stat(follow_symlinks=False).st_nlink > 1:
+                kind = "a link" if entry.is_symlink() or entry.is_file() else "no ordinary file"
                 raise UserError(f"{entry.path} is {kind}, and a run is written into files of its own: remove it")
 
 
 def prepare(folder: Path) -> None:
     """Make the folder of a run that is to begin. Raises UserError where that cannot be, or it holds a run."""
-    refuse_taken(folder)
     refuse_links(folder)
+    refuse_taken(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".probe").touch()
@@ -87,7 +87,9 @@ def write_json(path: Path, value: Any, durable: bool = False) -> None:
     """Replace a small file in one move, so that a reader never sees half of it. Raises RunFailed where it cannot be."""
     staged = path.with_name(f".{path.name}.new")
     with writing(path):
-        staged.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        staged.unlink(missing_ok=True)  # never written through
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        staged.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a character as JSON escapes it
         if durable:
             fsync(staged)
         staged.replace(path)

@@ -12,8 +12,11 @@ from typing import Any
 
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError, first_line
+from vpdlab.manifest import ordinary, read_small
 from vpdlab.record import checks
 from vpdlab.record.schema import METRICS, arrow_type
+
+LONGEST, MOST_ROWS = 1 << 30, 200_000  # bytes of a file of lines, or of an iteration's rollouts; rollouts
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class RunRecord:
 
     def _json(self, name: str, fault: Callable[[Any], str]) -> dict[str, Any]:
         try:
-            found = checks.parse((self.folder / name).read_text(encoding="utf-8"))
+            found = checks.parse(read_small(self.folder / name).decode("utf-8"))
             reason = fault(found)
         except (OSError, ValueError) as error:
             reason = " ".join(str(getattr(error, "strerror", None) or error).split())
@@ -131,7 +134,7 @@ class RunRecord:
         # A last line without its newline was being written when the run was killed: it never happened.
         # As bytes: it may end within a character.
         try:
-            whole = path.read_bytes()[:size].split(b"\n")[:-1]
+            whole = read_small(path, LONGEST)[:size].split(b"\n")[:-1]
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
         kinds, rows = checks.ROW if name == "metrics.jsonl" else checks.EVAL, []
@@ -159,7 +162,12 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
 
     kinds = checks.columns()
     try:
-        table = pq.ParquetFile(path).read(columns=list(kinds))
+        ordinary(path)
+        file = pq.ParquetFile(path)
+        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+        if file.metadata.num_rows > MOST_ROWS or sum(group.total_byte_size for group in groups) > LONGEST:
+            raise ValueError(f"it holds {file.metadata.num_rows} rows, more than an iteration's rollouts")
+        table = file.read(columns=list(kinds))
         for name in table.column_names:
             if table.schema.field(name).type != arrow_type(kinds[name]):
                 raise ValueError(f"column {name!r} is of type {table.schema.field(name).type}, not {kinds[name]}")

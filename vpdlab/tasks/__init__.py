@@ -108,12 +108,24 @@ def verify_all(task: Task, rollouts: Iterable[Rollout]) -> list[Rollout]:
     many = getattr(task, "verify_many", None)
     with surroundings_kept():
         outcomes = list(many(rollouts)) if many else [_judged(task, rollout) for rollout in rollouts]
-    if len(outcomes) != len(rollouts):
-        raise UserError(f"task {task.name}: verify_many gave {len(outcomes)} outcomes for {len(rollouts)} responses")
-    return [
-        replace(r, outcome=checked(f"task {task.name}, problem {r.problem.id}", outcome))
-        for r, outcome in zip(rollouts, outcomes, strict=True)
-    ]
+        if len(outcomes) != len(rollouts):
+            raise UserError(
+                f"task {task.name}: verify_many gave {len(outcomes)} outcomes for {len(rollouts)} responses"
+            )
+        return [
+            replace(r, outcome=_plain(f"task {task.name}, problem {r.problem.id}", outcome))
+            for r, outcome in zip(rollouts, outcomes, strict=True)
+        ]
+
+
+def _plain(where: str, outcome: Any) -> Outcome:
+    """`checked`; what an outcome is made of may be anyone's code as well, and is told with its place."""
+    try:
+        return checked(where, outcome)
+    except (UserError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise UserError(f"{where}: what verify returned cannot be read: {in_a_line(error)}") from error
 
 
 def _judged(task: Task, rollout: Rollout) -> Outcome:

@@ -36,10 +36,15 @@ def surroundings_kept() -> Iterator[None]:
     dtype, device, modes and thread count."""
     keepers = [_process, _python, _signals, *([_torch] if "torch" in sys.modules else [])]
     keepers += [_numpy] if "numpy" in sys.modules else []
+    process = os.getpid()
     with contextlib.ExitStack() as stack:
         for keeper in keepers:
             stack.enter_context(keeper())
-        yield
+        try:
+            yield
+        finally:
+            if os.getpid() != process:  # a judge that forks must not make two runs of one
+                os._exit(70)
 
 
 @contextlib.contextmanager
@@ -103,12 +108,14 @@ def _signals() -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in signal.valid_signals()}
-    alarm = signal.getitimer(signal.ITIMER_REAL) if hasattr(signal, "setitimer") else None
+    timers = [signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF] if hasattr(signal, "setitimer") else []
+    running = {timer for timer in timers if signal.getitimer(timer)[0]}
     try:
         yield
     finally:
-        if alarm is not None and not alarm[0] and signal.getitimer(signal.ITIMER_REAL)[0]:
-            signal.setitimer(signal.ITIMER_REAL, 0)  # a forgotten alarm would kill the run
+        for timer in set(timers) - running:
+            if signal.getitimer(timer)[0]:
+                signal.setitimer(timer, 0)  # a forgotten alarm would kill the run
         for number, handler in before.items():
             if handler is not None and signal.getsignal(number) is not handler:
                 signal.signal(number, handler)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vpdlab.errors import UserError, first_line
+from vpdlab.paths import user_path
 
 ENDINGS = (".json", ".jsonl", ".parquet")
 OTHER_MARKS = {
@@ -64,22 +65,6 @@ def read_splits(task: str, data: str, fields: Sequence[str] | None) -> dict[str,
 def shown(value: Any) -> str:
     """A value as a message can quote it: its repr, cut to 60 characters."""
     return repr(value) if len(repr(value)) <= 60 else repr(value)[:59] + "…"
-
-
-def user_path(what: str, text: str) -> Path:
-    """Expand ~ in a path given by the user.
-
-    Raises:
-        UserError: for a name that is not valid UTF-8 (it could not be recorded), or that is not a valid path.
-    """
-    if not text.isascii() and any(0xD800 <= ord(char) < 0xE000 for char in text):
-        raise UserError(f"{what} is {text!r}, a name that is not UTF-8: rename the file")
-    try:
-        path = Path(text).expanduser()
-        path.exists()
-    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user's home, a NUL
-        raise UserError(f"{what} is {shown(text)}: {first_line(error)}") from error
-    return path
 
 
 def _read_file(task: str, path: Path, fields: Sequence[str] | None) -> Rows:
