@@ -194,3 +194,14 @@ def test_another_task_that_is_named_is_no_way_around(words, tmp_path, monkeypatc
     trained(Path("run"), Parity())
     assert main(words) == 2
     assert "handed in from Python" in capsys.readouterr().err
+
+
+def test_problems_that_changed_since_are_told_when_the_run_is_scored(own, capsys):
+    assert main(["train", *own]) == 0
+    again = ["eval", "run", "--task_args", "verify=judge.py:verify"]
+    assert main(again) == 0
+    assert "changed since" not in capsys.readouterr().err
+    Path("p.jsonl").write_text(Path("p.jsonl").read_text().replace('"q2"', '"q22"'))
+    for place in ("run", "run/checkpoints/step-000002"):
+        assert main([*again[:1], place, *again[2:]]) == 0
+        assert "problems of task own are not those of the run" in capsys.readouterr().err

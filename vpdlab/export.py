@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from vpdlab.adapters import save_adapter
 from vpdlab.checkpoint import NAME, Checkpoints, Saved, load_weights, weights_by_name
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError, notice
+from vpdlab.identity import problems_sum
 from vpdlab.loop import Run
 from vpdlab.net import printable
 from vpdlab.paths import user_path
@@ -37,12 +39,14 @@ class Student:
         config: the settings of the run that it comes from; None for a model that comes from none.
         step: the iteration after which it was saved; None where nobody knows.
         saved: the checkpoint; None for an ordinary model folder.
+        problems: sum of the run's problems (`identity.problems_sum`); "" where it is not recorded.
     """
 
     place: str
     config: RunConfig | None = None
     step: int | None = None
     saved: Saved | None = None
+    problems: str = ""
 
     @property
     def words(self) -> str:
@@ -97,7 +101,12 @@ def _final(run: Path) -> Student:
         models.check_whole(run / "final")
     else:
         notice(f"{run / 'final'} has no {manifest.NAME}, as earlier versions left it: its files are not checked")
-    return Student(str(run / "final"), record.settings(), record.status.get("final"))
+    problems = _problems(record.environment)
+    return Student(str(run / "final"), record.settings(), record.status.get("final"), problems=problems)
+
+
+def _problems(environment: Mapping[str, Any]) -> str:
+    return str(environment.get("task_identity", {}).get("problems", ""))
 
 
 def _newest(run: Path) -> Student:
@@ -125,7 +134,8 @@ def _of_checkpoint(folder: Path, step: int) -> Student:
 
 
 def _student(saved: Saved) -> Student:
-    return Student(str(saved.path), RunConfig.make(**saved.state["config"]), saved.step, saved)
+    config, problems = RunConfig.make(**saved.state["config"]), _problems(saved.state["environment"])
+    return Student(str(saved.path), config, saved.step, saved, problems)
 
 
 # -- held-out numbers --------------------------------------------------------------------------------------------------
@@ -142,6 +152,9 @@ def evaluate(student: Student, config: RunConfig) -> dict[str, Any]:
         if getattr(config, name) != getattr(own, name):
             raise UserError(f"{name} is {getattr(config, name)}, but the run's is {getattr(own, name)}: leave it out")
     run = Run.open(alone(student, config), record=False)
+    same = own is not None and (config.task, config.data, config.task_args) == (own.task, own.data, own.task_args)
+    if same and student.problems not in ("", problems_sum(run.task)):
+        notice(f"the problems of task {config.task} are not those of the run: their content has changed since")
     if student.saved is not None:
         load_weights(weights_by_name(run.learner.policy), student.saved, "student")
     return run.evaluate(student.step or 0)
