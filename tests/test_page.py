@@ -213,3 +213,37 @@ def test_a_formula_without_a_bottom_is_shown_as_it_stands(formula):
     from vpdlab.page import _mathml
 
     assert _mathml(formula, f"${formula}$", display=False).startswith("<code>$")
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        {"cell_type": "markdown", "source": "![x](attachment:nope.png)"},
+        {"cell_type": "markdown", "source": "half \ud83d a character"},
+        {"cell_type": "code", "source": "1", "execution_count": 1, "outputs": [{
+            "output_type": "display_data", "metadata": {}, "data": {
+                "application/vnd.plotly.v1+json": {"data": [], "layout": {"height": 10**400}}}}]},
+    ],
+)  # fmt: skip
+def test_a_notebook_that_cannot_be_shown_is_told_or_shown_without(cell, tmp_path):
+    done = {"cell_type": "code", "source": "1", "execution_count": 1, "outputs": [], "metadata": {}, "id": "a"}
+    cells = [done, {"metadata": {}, "id": "b", **cell}]
+    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells}
+    (tmp_path / "n.ipynb").write_text(json.dumps(notebook))
+    try:
+        page = notebook_to_page(tmp_path / "n.ipynb", tmp_path / "n.html")
+    except UserError as error:
+        said = str(error)
+    else:
+        said = "n.ipynb" if page.is_file() else ""
+    assert "n.ipynb" in said and "\n" not in said
+
+
+def test_a_page_is_not_written_through_a_link(tmp_path):
+    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}
+    (tmp_path / "n.ipynb").write_text(json.dumps(notebook))
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "n.html").symlink_to(tmp_path / "victim")
+    with pytest.raises(UserError, match=r"n\.html is a link"):
+        notebook_to_page(tmp_path / "n.ipynb", tmp_path / "n.html")
+    assert (tmp_path / "victim").read_text() == "mine"

@@ -87,7 +87,7 @@ def is_run(folder: Path) -> bool:
     if (folder / "status.json").exists() or any((folder / name).exists() for name in LINES):
         return True
     try:
-        found = checks.parse((folder / "config.json").read_text(encoding="utf-8"))
+        found = checks.parse(manifest.read_small(folder / "config.json").decode("utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(found, dict) and {"task", "method", "group"} <= found.keys()

@@ -94,11 +94,18 @@ def notebook_to_page(notebook_path: str | Path, html_path: str | Path, title: st
     source, target = Path(notebook_path), Path(html_path)
     try:
         text = _page(_read(source), source, title)
+    except UserError:
+        raise
     except RecursionError as error:
         raise UserError(f"{source}: something in this notebook is nested too deep for a page") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{source}: something in this notebook cannot be put on a page ({reason})") from error
+    if target.is_symlink():
+        raise UserError(f"{target} is a link, and a page is written into a file of its own: remove it, or name another")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
+        target.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"{target}: cannot write the page ({error.strerror})") from error
     return target

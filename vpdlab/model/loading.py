@@ -51,6 +51,9 @@ def _check_config(name: str, place: str) -> None:
             f"model {name!r} holds a LoRA adapter (adapter_config.json), which would be loaded unseen: merge it into"
             " the model that it belongs to, and name that folder"
         )
+    for file in sorted(Path(place).iterdir()) if Path(place).is_dir() else ():
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise UserError(f"model {name!r}: {file.name} is a pipe or a device, not a file")
     with _refusing(name, "its config.json"):
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
     quantised = getattr(config, "quantization_config", None)

@@ -11,6 +11,7 @@ from vpdlab.errors import UserError
 from vpdlab.tasks.reading import shown
 from vpdlab.types import Outcome
 
+LONGEST = 100_000  # characters of notes and answers; no prompt takes more
 SURROGATES = range(0xD800, 0xE000)  # alone, they cannot be encoded, tokenized or stored
 
 
@@ -67,7 +68,9 @@ def checked(where: str, value: Any) -> Outcome:
 
 
 def _whole(text: str | None) -> str | None:
-    """Plain `str`, with lone surrogates replaced by U+FFFD."""
+    """Plain `str` of at most `LONGEST` characters, with lone surrogates replaced by U+FFFD."""
     return (
-        None if text is None else "".join("\ufffd" if ord(char) in SURROGATES else char for char in str.__str__(text))
+        None
+        if text is None
+        else "".join("\ufffd" if ord(char) in SURROGATES else char for char in str.__str__(text)[:LONGEST])
     )
