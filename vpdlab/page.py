@@ -24,7 +24,7 @@ import vpdlab_widgets
 from jinja2 import DictLoader, pass_context
 from math_core import LatexError, LatexToMathML
 from nbconvert import HTMLExporter
-from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbconvert.filters.markdown_mistune import InvalidNotebook, IPythonRenderer, MarkdownWithMath
 from plotly.offline import get_plotlyjs
 from vpdlab_widgets import embed
 from vpdlab_widgets.base import plain
@@ -98,7 +98,7 @@ def notebook_to_page(notebook_path: str | Path, html_path: str | Path, title: st
         raise
     except RecursionError as error:
         raise UserError(f"{source}: something in this notebook is nested too deep for a page") from error
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (InvalidNotebook, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{source}: something in this notebook cannot be put on a page ({reason})") from error
     if target.is_symlink():
