@@ -278,3 +278,26 @@ def test_the_package_opens_a_run_without_torch(recorder: Recorder) -> None:
     program = READ.split("assert")[0].replace("from vpdlab.record import", "from vpdlab import")
     done = subprocess.run([sys.executable, "-c", program, recorder.folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_folder_is_looked_through_while_it_is_being_written(tmp_path: Path) -> None:
+    from vpdlab.record import refuse_links
+
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            for name in ("a", "b", "c"):
+                (tmp_path / f".{name}.new").write_text("x")
+                (tmp_path / f".{name}.new").replace(tmp_path / name)
+                (tmp_path / f".{name}.folder").mkdir()
+                (tmp_path / f".{name}.folder").rmdir()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(2000):
+            refuse_links(tmp_path)
+    finally:
+        stop.set()
+        writer.join()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,15 +35,21 @@ def refuse_links(folder: Path) -> None:
     waiting = [folder] if folder.is_dir() else []
     for place in waiting:
         try:
-            with os.scandir(place) as found:
-                entries = list(found)
+            with os.scandir(place) as there:
+                entries = list(there)
+        except FileNotFoundError:
+            continue
         except OSError as error:
             raise UserError(f"{place} cannot be read: {error.strerror or error}") from error
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
+            try:
+                found = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:  # whoever writes the run has moved it to its name meanwhile
+                continue
+            if stat.S_ISDIR(found.st_mode):
                 waiting.append(Path(entry.path))
-            elif not entry.is_file(follow_symlinks=False) or entry.stat(follow_symlinks=False).st_nlink > 1:
-                kind = "a link" if entry.is_symlink() or entry.is_file() else "no ordinary file"
+            elif not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+                kind = "a link" if entry.is_symlink() or found.st_nlink > 1 else "no ordinary file"
                 raise UserError(f"{entry.path} is {kind}, and a run is written into files of its own: remove it")
 
 
