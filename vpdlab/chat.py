@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from vpdlab.errors import UserError, first_line
+from vpdlab.errors import FAULTS, UserError, first_line
 
 OURS = frozenset({
     "messages", "add_generation_prompt", "tools", "documents", "tokenize", "continue_final_message", "chat_template",
@@ -26,10 +26,6 @@ CLOCK = datetime.datetime(2025, 1, 1)
 """What a template that reads the clock is told, so that one seed gives one prompt."""
 _USER, _ANSWER = "usermark 2", "answermark 3"
 _GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
-
-
-FAULTS = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
-"""What a template raises beside its own errors."""
 
 
 class ChatRefused(ValueError):
@@ -57,7 +53,11 @@ class Chat:
             return self.tokenizer.apply_chat_template(
                 list(turns), tokenize=False, add_generation_prompt=open_answer, **clock, **self.variables
             )
-        except (TemplateError, *FAULTS) as error:  # some take no system turn; and a program may fail in any way
+        except (
+            TemplateError,
+            MemoryError,
+            *FAULTS,
+        ) as error:  # some take no system turn; and a program may fail in any way
             raise ChatRefused(first_line(error)) from error
 
     @cached_property

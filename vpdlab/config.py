@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vpdlab.errors import UserError, is_text
+from vpdlab.errors import FAULTS, UserError, in_one_line, is_text
 from vpdlab.paths import user_path
 
 PRESETS = Path(__file__).parent / "presets"
@@ -398,10 +398,6 @@ RANGES: list[tuple[str, float, float]] = [
 ]
 
 
-FAULTS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError)
-"""What YAML's own constructors raise for dates, numbers and tags that are none."""
-
-
 def _typed(name: str, value: Any, hint: Any) -> Any:
     """`value` as the field's type, without guessing: 1 may stand for 1.0, nothing else is converted."""
     origin = typing.get_origin(hint)
@@ -495,7 +491,7 @@ def read_preset(name: str) -> dict[str, Any]:
     try:
         fields = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
     except (yaml.YAMLError, *FAULTS) as error:
-        raise UserError(f"{path}: not a YAML file: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(f"{path}: not a YAML file: {in_one_line(error)}") from error
     if not isinstance(fields, dict):
         raise UserError(f"{path}: expected lines of FIELD: VALUE")
     try:

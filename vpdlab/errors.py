@@ -16,6 +16,10 @@ class RunFailed(RuntimeError):
     """A run could not go on (not the input's fault): told in one line, exit status 1."""
 
 
+FAULTS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What a program that comes as data (a chat template, YAML's constructors) raises beside its own errors."""
+
+
 def notice(text: str) -> None:
     """Say something that the user should know and that stops nothing: one line on standard error."""
     print(f"vpdlab: note: {text}", file=sys.stderr, flush=True)
@@ -24,6 +28,11 @@ def notice(text: str) -> None:
 def is_text(value: str) -> bool:
     """Whether a string can be written as UTF-8: half a character (a lone surrogate) cannot."""
     return not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def in_one_line(error: BaseException, most: int = 300) -> str:
+    """A message of another library as one line, white space folded and cut."""
+    return " ".join(str(error).split())[:most]
 
 
 def first_line(error: BaseException) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vpdlab.errors import UserError, first_line
+from vpdlab.errors import UserError, first_line, is_text
 
 
 def user_path(what: str, text: str) -> Path:
@@ -14,7 +14,7 @@ def user_path(what: str, text: str) -> Path:
         UserError: for a name that is not valid UTF-8 (it could not be recorded), or that is not a valid path.
     """
     shown = repr(text) if len(text) <= 60 else f"{text[:59]!r}…"
-    if not text.isascii() and any(0xD800 <= ord(char) < 0xE000 for char in text):
+    if not is_text(text):
         raise UserError(f"{what} is {shown}, a name that is not UTF-8: rename the file")
     try:
         path = Path(text).expanduser()

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from vpdlab.chat import FAULTS, Chat, ChatRefused
-from vpdlab.errors import UserError, is_text
+from vpdlab.chat import Chat, ChatRefused
+from vpdlab.errors import FAULTS, UserError, in_one_line, is_text
 from vpdlab.paths import user_path
 from vpdlab.types import Feedback, Problem, Rollout, View
 
@@ -73,7 +73,7 @@ class Templates:
         try:
             texts = yaml.safe_load(user_path("templates", path).read_text(encoding="utf-8-sig")) or {}
         except (OSError, yaml.YAMLError, *FAULTS) as error:
-            raise UserError(f"templates {path}: {' '.join(str(error).split())[:300]}") from error
+            raise UserError(f"templates {path}: {in_one_line(error)}") from error
         if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
             raise UserError(f"templates {path}: expected lines of NAME: TEXT")
         for name in texts:
@@ -102,6 +102,11 @@ MARK = "feedbackmark " * 40
 def _stands(part: str, text: str) -> bool:
     """Whether a part stands in a text, white space around it aside: many templates trim a turn."""
     return part.strip() in text
+
+
+def _around(user: str, text: str) -> str:
+    """A rendered prompt without the user's turn."""
+    return text.replace(user.strip(), "", 1)
 
 
 def _as_in(part: str, text: str) -> str:
@@ -175,7 +180,7 @@ class Renderer:
         if found := self._control.findall(f"{problem.system}\n{problem.prompt}"):
             yield f"the tokenizer's control tokens ({', '.join(sorted(set(found)))}) are left out of what is read"
         system, user = self._plain(problem.system), self._user(problem)
-        if not _stands(system, text.replace(user.strip(), "", 1)):
+        if not _stands(system, _around(user, text)):
             yield "the chat template leaves the system turn out, or changes it"
         filled = self._teacher_text(problem, "", MARK)
         if not _stands(user, text):
@@ -191,7 +196,7 @@ class Renderer:
         if key not in self._seen:
             text, user = self._chat_text(problem, self._user(problem)), self._user(problem)
             system, prompt = self._plain(problem.system), self._plain(problem.prompt)
-            around = text.replace(user.strip(), "", 1)
+            around = _around(user, text)
             self._seen[key] = _as_in(system, around) if _stands(system, around) else "", _as_in(prompt, text)
         return self._seen[key]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from vpdlab.errors import UserError, first_line, notice
+from vpdlab.errors import UserError, first_line, in_one_line, notice
 
 FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 HEADER = 100_000_000  # bytes; what safetensors itself allows
@@ -185,7 +185,7 @@ def _readable_generation(name: str, place: str) -> dict[str, Any]:
     except OSError:
         return {}  # there are none
     except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
-        notice(f"model {name!r}: its generation_config.json cannot be read ({_whole(error)}); it is left out")
+        notice(f"model {name!r}: its generation_config.json cannot be read ({in_one_line(error, 200)}); it is left out")
         return {"generation_config": GenerationConfig()}
     return {}
 
@@ -211,17 +211,11 @@ def _settle_generation(name: str, model: Any, tokenizer: Any) -> None:
         settings.validate(strict=True)
     except ValueError as error:
         settings = GenerationConfig(**ids)
-        notice(
-            f"model {name!r}: its generation_config.json contradicts itself ({_whole(error)}); only its ids are kept"
-        )
+        why = in_one_line(error, 200)
+        notice(f"model {name!r}: its generation_config.json contradicts itself ({why}); only its ids are kept")
     model.generation_config = settings
     if ids["eos_token_id"] in (None, []) and tokenizer.eos_token_id is None:
         notice(f"model {name!r} names no token that ends a response: each will be cut at max_new_tokens")
-
-
-def _whole(error: Exception) -> str:
-    """A message of several lines as one."""
-    return " ".join(str(error).split())[:200]
 
 
 @contextlib.contextmanager
@@ -236,7 +230,7 @@ def _refusing(name: str, part: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    said = first_line(error) if isinstance(error, OSError) else _whole(error)
+    said = first_line(error) if isinstance(error, OSError) else in_one_line(error, 200)
     return said if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {said}"
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from vpdlab import manifest
-from vpdlab.errors import RunFailed, UserError, first_line
+from vpdlab.errors import RunFailed, UserError, first_line, in_one_line
 from vpdlab.model.loading import without_bars
 
 
@@ -90,7 +90,7 @@ def rehearse(model: Any, tokenizer: Any, weights: Mapping[str, Tensor], folder: 
     except Exception as error:
         raise UserError(
             f"model {model.name_or_path!r} could not be saved at the end of the run ({type(error).__name__}:"
-            f" {' '.join(str(error).split())[:200]}): mend its folder, or choose another model"
+            f" {in_one_line(error, 200)}): mend its folder, or choose another model"
         ) from error
     if not written:
         raise UserError(f"model {model.name_or_path!r} could not be saved at the end of the run: it has no weights")
