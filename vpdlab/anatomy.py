@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vpdlab.batch import TokenBatch
-from vpdlab.learner import Batch, Learner
-from vpdlab.m_step import Method, survey
-from vpdlab.scoring import Term, TokenDist
+from vpdlab.learn.m_step import Method, survey
+from vpdlab.learn.state import Batch, Learner
+from vpdlab.model.batch import TokenBatch
+from vpdlab.model.distributions import Term, TokenDist
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ def pushes(learner: Learner, batch: Batch, method: Method) -> list[Push]:
     told = method.prepare(learner, batch, method) if method.prepare else {}
     leaves: list[Tensor] = []
 
-    def states(view: TokenBatch) -> TokenDist:
+    def forward(view: TokenBatch) -> TokenDist:
         with torch.no_grad():
-            dist = learner.policy.states(view)
+            dist = learner.policy.token_dist(view)
             (term,) = dist.terms
             assert term.head is not None
             logits = torch.nn.functional.linear(term.hidden, term.head).float()
@@ -64,7 +64,7 @@ def pushes(learner: Learner, batch: Batch, method: Method) -> list[Push]:
         return replace(dist, terms=(Term(leaves[-1], None),))
 
     found: dict[int, Push] = {}
-    for seen, _, _ in survey(learner, batch, method, told, states):
+    for seen, _, _ in survey(learner, batch, method, told, forward):
         (gradient,) = torch.autograd.grad(method.loss(seen), leaves.pop())
         lengths = seen.view.mask.sum(1).tolist()
         parts = zip((-gradient * batch.response_tokens).split(lengths), seen.view.tokens.split(lengths), strict=True)

@@ -22,14 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vpdlab.config import HINTS, RunConfig, known_fields, read_options
+from vpdlab.config import BUDGET, FREE, HINTS, RunConfig, known_fields, read_options
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.record import RunRecord, load_run
-from vpdlab.resume import FREE
-from vpdlab.tasks.options import typed
+from vpdlab.tasks.common.options import typed
 from vpdlab.views import training_seconds
-
-BUDGET = {"steps", "eval_every"}  # free when a run goes on; the same for all runs that are compared
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,8 @@ def plan(bases: Mapping[str, RunConfig], labels: Sequence[str], seeds: Sequence[
     Raises:
         UserError: for an unknown method or setting, or one that does not fit the method.
     """
-    from vpdlab.methods import check, get_method
+    from vpdlab.learn.checks import check
+    from vpdlab.learn.methods import get_method
 
     cells = []
     for seed in seeds:

@@ -18,7 +18,7 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
-from vpdlab.models import cache_dir, catalog
+from vpdlab.zoo import cache_dir, catalog
 
 State = Literal["ok", "missing", "problem"]
 MAIN = (

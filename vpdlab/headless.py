@@ -42,7 +42,7 @@ def run_notebook(name: str, preset: str, config: RunConfig) -> int:
     from papermill.exceptions import PapermillExecutionError
 
     from vpdlab.page import notebook_to_page
-    from vpdlab.resume import locked
+    from vpdlab.run.resume import locked
 
     source = notebooks() / f"{name}.ipynb"
     if not source.is_file():

@@ -27,12 +27,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from vpdlab.batch import collate
 from vpdlab.errors import UserError
-from vpdlab.policy import Policy
+from vpdlab.model.batch import collate
+from vpdlab.model.comparison import Support, compare_tokens
+from vpdlab.model.distributions import TokenDist
+from vpdlab.model.policy import Policy
+from vpdlab.model.teacher import Teacher
 from vpdlab.prompts import Renderer
-from vpdlab.scoring import Support, TokenDist, compare
-from vpdlab.teacher import Teacher
 from vpdlab.types import Feedback, Problem, View
 
 MOST_SENTENCES = 32
@@ -214,11 +215,11 @@ def _score(policy: Policy, teacher: Teacher, views: Sequence[View], base: int) -
     logp = torch.zeros(len(views), length, dtype=torch.float64)
     kl = torch.zeros_like(logp)
     with torch.no_grad():
-        reference = teacher.states(collate(views, [base], policy.device))
+        reference = teacher.token_dist(collate(views, [base], policy.device))
         for (batch,) in policy.minibatches(views):
             again = torch.arange(length, device=policy.device).repeat(len(batch.rows))
-            found = compare(
-                _rows(reference, again), teacher.states(batch), batch.tokens, Support("sampled"), 1.0,
+            found = compare_tokens(
+                _rows(reference, again), teacher.token_dist(batch), batch.tokens, Support("sampled"), 1.0,
                 policy.config.logit_mib,
             )  # fmt: skip
             logp[batch.rows] = found.teacher_logp.double().cpu().view(-1, length)

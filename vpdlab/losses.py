@@ -53,12 +53,18 @@ def token_divergence(
     return (1.0 - alpha) * kl(student_logp, mixture) + alpha * kl(teacher_logp, mixture)
 
 
-def add_tail(logp: Float[Tensor, "*n k"]) -> Float[Tensor, "*n k+1"]:
+def add_tail(logp: Float[Tensor, "*n k"], tail: Float[Tensor, "*n 1"] | None = None) -> Float[Tensor, "*n k+1"]:
     """Append the mass outside the support as one more outcome: log(1 - sum p).
 
     Computed as log(-expm1(logsumexp)). Where the support holds all the mass (to rounding), the tail is held at
     the type's epsilon, with gradient 0: log(0) would make both value and gradient useless.
+
+    Args:
+        tail: its logarithm, where the caller has summed the other tokens: exact where the support holds nearly all
+            the mass and 1 - sum p would lose its digits.
     """
+    if tail is not None:
+        return torch.cat([logp, tail], dim=-1)
     total = logp.logsumexp(-1, keepdim=True)
     total = total.clamp(max=-torch.finfo(logp.dtype).eps)
     return torch.cat([logp, torch.log(-torch.expm1(total))], dim=-1)

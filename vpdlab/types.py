@@ -66,6 +66,40 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class RolloutTokens:
+    """A response as token ids, and which of them the policy wrote itself.
+
+    Text that a tool or another turn of the conversation put into the response is read by both views, but takes no part
+    in any loss: its mask is False.
+
+    Attributes:
+        ids: R token ids.
+        mask: R booleans: True for the policy's own tokens.
+        logps: R log-probabilities (nats) under the policy that sampled; without meaning where the mask is False.
+
+    Raises:
+        ValueError: where the three differ in length.
+    """
+
+    ids: tuple[int, ...]
+    mask: tuple[bool, ...]
+    logps: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.ids) == len(self.mask) == len(self.logps):
+            sizes = f"{len(self.ids)} ids, {len(self.mask)} mask values, {len(self.logps)} log-probabilities"
+            raise ValueError(f"a response needs one mask value and one log-probability per token: {sizes}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def own_logps(self) -> tuple[float, ...]:
+        """Log-probabilities of the policy's own tokens."""
+        return tuple(logp for logp, own in zip(self.logps, self.mask, strict=True) if own)
+
+
+@dataclass(frozen=True)
 class Rollout:
     """One sampled response y to one problem x.
 
@@ -80,6 +114,7 @@ class Rollout:
         finished: False where the response was cut at the token limit.
         outcome: what the environment said; None before verification.
         version: `Policy.version` of the weights that sampled it; None where that is not known.
+        mask: which response tokens the policy wrote itself; () where it wrote all of them.
     """
 
     problem: Problem
@@ -92,6 +127,12 @@ class Rollout:
     finished: bool
     outcome: Outcome | None = None
     version: int | None = None
+    mask: tuple[bool, ...] = ()
+
+    @property
+    def tokens(self) -> RolloutTokens:
+        """The response's ids, mask and log-probabilities side by side."""
+        return RolloutTokens(self.response_ids, self.mask or (True,) * len(self.response_ids), self.logps)
 
     @property
     def verified(self) -> Outcome:
@@ -107,8 +148,21 @@ class Rollout:
 
 
 @dataclass(frozen=True)
+class SampledText:
+    """Text that the policy itself sampled, as the tokens that its gradient needs.
+
+    Attributes:
+        context_ids: token ids of the prompt.
+        tokens: the sampled tokens.
+    """
+
+    context_ids: tuple[int, ...]
+    tokens: RolloutTokens
+
+
+@dataclass(frozen=True)
 class Feedback:
-    """C: what is said about one rollout, or why nothing could be said.
+    """C: feedback on one rollout, or the reason why there is none.
 
     Attributes:
         critique: words on the rollout (the environment's notes, a critic's sentences), or None.
@@ -117,6 +171,7 @@ class Feedback:
         reason: why there is no signal; "" where there is one.
         leaked: whether a critic's words give the answer away; None for words that are no critic's.
         noise: the kind of noise that changed these words; "" for none.
+        sampled: the critique as the policy sampled it, where the policy is its own critic; else None.
     """
 
     critique: str | None = None
@@ -125,6 +180,7 @@ class Feedback:
     reason: str = ""
     leaked: bool | None = None
     noise: str = ""
+    sampled: SampledText | None = field(default=None, compare=False, repr=False)
 
     @property
     def signal(self) -> bool:
@@ -142,12 +198,14 @@ class View:
         truncated: how many tokens of the context's inserted text were cut to fit; 0 for none.
         group: views with the same number are likely to begin alike, and what they have in common is read once; -1: a
             view that stands alone. It changes speed, not the result.
+        mask: which response tokens the policy wrote itself; () where it wrote all of them.
     """
 
     context_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
     truncated: int = 0
     group: int = -1
+    mask: tuple[bool, ...] = ()
 
     def __len__(self) -> int:
         return len(self.context_ids) + len(self.response_ids)

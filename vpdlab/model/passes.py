@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vpdlab.batch import TokenBatch
+from vpdlab.model.batch import TokenBatch
 
 
 def response_states(model: Any, batch: TokenBatch) -> Float[Tensor, "n h"]:

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vpdlab.batch import TokenBatch, collate
 from vpdlab.errors import UserError, first_line
 from vpdlab.model import passes, traits
+from vpdlab.model.batch import TokenBatch, collate
 from vpdlab.types import View
 
 CLOSE = 1e-4  # nats a token that a row may differ; more in a model whose own rounding is more

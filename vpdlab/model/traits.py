@@ -71,6 +71,13 @@ def usable_length(model: Any, ids: list[int]) -> int:
     return length if length > _LAW else stated  # no law at all: what is wrong with such a model, the probe will say
 
 
+def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Token ids that end a response: the tokenizer's and the generation settings'."""
+    named = model.generation_config.eos_token_id
+    named = named if isinstance(named, list) else [named]
+    return frozenset(id for id in [*named, tokenizer.eos_token_id] if id is not None)
+
+
 def layer_words(model: Any) -> str:
     """The kinds of the model's layers in a few words, for messages."""
     config = model.config.get_text_config()

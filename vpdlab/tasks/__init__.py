@@ -1,5 +1,4 @@
-"""Tasks: where problems come from and how a response is judged. One file a task; what they share: `options` (typed),
-`reading` (files), `splits` (duplicates, ids, held-out problems), `outcomes` and `guard` (anybody's judges).
+"""Tasks: where problems come from and how a response is judged. One file per task; `common` holds what they share.
 
 A task is any object with
 
@@ -8,21 +7,22 @@ A task is any object with
 * ``verify(rollout) -> Outcome``: judges ``rollout.text`` against ``rollout.problem``;
 * where judging waits for other processes, also ``verify_many(rollouts) -> list[Outcome]``, side by side.
 
-To add one, write such a class in a file here and name it in `TASKS`.
+To add one, write such a class in a file here: the file's name is the task's.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import pkgutil
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from vpdlab.errors import UserError
-from vpdlab.tasks.guard import in_a_line, surroundings_kept
-from vpdlab.tasks.outcomes import checked
+from vpdlab.tasks.common.guard import in_a_line, surroundings_kept
+from vpdlab.tasks.common.outcomes import checked
 from vpdlab.types import Outcome, Problem, Rollout
 
 
@@ -40,15 +40,17 @@ class Task(Protocol):
 ANSWER_OPENED = re.compile(r"<\s*answer\s*>", re.IGNORECASE)
 ANSWER_BLOCK = re.compile(r"<\s*answer\s*>((?:(?!<\s*answer\s*>).)*?)<\s*/\s*answer\s*>", re.IGNORECASE | re.DOTALL)
 
-# name -> "module:class"; imported only when asked for, so that one task's dependency never burdens another.
-TASKS = {
-    "arithmetic": "vpdlab.tasks.arithmetic:Arithmetic",
-    "code": "vpdlab.tasks.code:Code",
-    "math": "vpdlab.tasks.math:Math",
-    "own": "vpdlab.tasks.own:Own",
-    "reasoning": "vpdlab.tasks.reasoning:Reasoning",
-    "science": "vpdlab.tasks.science:Science",
-}
+
+def names() -> list[str]:
+    """The tasks that there are: every file of this folder is one, under its own name."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
+
+
+def task_class(name: str) -> Any:
+    """The class of a task: the one in the file of that name whose `name` it is. Imported only when asked for, so that
+    one task's dependency never burdens another."""
+    module = importlib.import_module(f"{__name__}.{name}")
+    return next(kind for kind in vars(module).values() if getattr(kind, "name", None) == name)
 
 
 HANDED_IN = "handed-in:"
@@ -66,10 +68,9 @@ def make_task(name: str, **options: Any) -> Task:
             f"this run's task ({name.removeprefix(HANDED_IN)!r}) was handed in from Python, and its settings cannot"
             " make it again: open the run in Python with Run.open(config, task=...)"
         )
-    if name not in TASKS:
-        raise UserError(f"unknown task {name!r}: choose one of {', '.join(sorted(TASKS))}")
-    module, _, attribute = TASKS[name].partition(":")
-    build = getattr(importlib.import_module(module), attribute)
+    if name not in names():
+        raise UserError(f"unknown task {name!r}: choose one of {', '.join(names())}")
+    build = task_class(name)
     if options.get("data") == "":  # the config's field, left empty: the task's own default holds
         del options["data"]
     parameters = inspect.signature(build).parameters.values()

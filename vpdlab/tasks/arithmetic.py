@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Sequence
 
 from vpdlab.errors import UserError
-from vpdlab.tasks.options import typed_options
+from vpdlab.tasks.common.options import typed_options
 from vpdlab.types import Outcome, Problem, Rollout
 
 PLACES = ("ones", "tens", "hundreds", "thousands", "ten thousands", "hundred thousands", "millions")

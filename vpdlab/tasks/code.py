@@ -16,11 +16,11 @@ from typing import Any
 
 from vpdlab.errors import UserError
 from vpdlab.sandbox import Inside, Limits, backend, describe, judge_function, judge_many, judge_stdin
-from vpdlab.tasks.code_sources import Item, humaneval, humaneval_rows, livecodebench, mbpp
-from vpdlab.tasks.options import typed_options
-from vpdlab.tasks.programs import CUT, is_cut, read_program
-from vpdlab.tasks.reading import read_splits, shown
-from vpdlab.tasks.splits import drop_duplicates, hold_out, split_of
+from vpdlab.tasks.common.code_sources import Item, humaneval, humaneval_rows, livecodebench, mbpp
+from vpdlab.tasks.common.options import typed_options
+from vpdlab.tasks.common.programs import CUT, is_cut, read_program
+from vpdlab.tasks.common.reading import read_splits, shown
+from vpdlab.tasks.common.splits import drop_duplicates, hold_out, split_of
 from vpdlab.types import Outcome, Problem, Rollout
 
 SYSTEM = """Think first if you need to. Then give the whole code in one block:

@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from vpdlab.errors import RunFailed, UserError
-from vpdlab.tasks.math_forms import numbers_in_latex, same, tidy, unreadable, words_of
-from vpdlab.tasks.options import typed_options
-from vpdlab.tasks.reading import read_splits, shown
-from vpdlab.tasks.splits import drop_duplicates, hold_out, split_of
+from vpdlab.tasks.common.math_forms import numbers_in_latex, same, tidy, unreadable, words_of
+from vpdlab.tasks.common.options import typed_options
+from vpdlab.tasks.common.reading import read_splits, shown
+from vpdlab.tasks.common.splits import drop_duplicates, hold_out, split_of
 from vpdlab.types import Outcome, Problem, Rollout
 
 SYSTEM = "Think step by step, then put only the final answer into \\boxed{}."
@@ -152,7 +152,7 @@ class Judge:
 
     def _start(self) -> subprocess.Popen[bytes]:
         # -P: the folder of the script holds a file called math.py, which must not hide Python's own.
-        words = [sys.executable, "-P", str(Path(__file__).with_name("math_worker.py"))]
+        words = [sys.executable, "-P", str(Path(__file__).parent / "common" / "math_worker.py")]
         process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
         )
@@ -160,7 +160,7 @@ class Judge:
         weakref.finalize(self, _end, process)
         if self._ask(process, "\\frac{1}{2}", "0.5", STARTUP) != {"right": True, "read": "1/2", "gold": True}:
             raise RunFailed(
-                "math-verify does not answer: try `python -m vpdlab.tasks.math_worker`, or install it again"
+                "math-verify does not answer: try `python -m vpdlab.tasks.common.math_worker`, or install it again"
             )
         return process
 

@@ -22,11 +22,11 @@ from typing import Any
 
 from vpdlab.errors import UserError
 from vpdlab.paths import user_path
-from vpdlab.tasks.guard import JUDGE, Guest, in_a_line, surroundings_kept, waited_for
-from vpdlab.tasks.options import typed_options
-from vpdlab.tasks.outcomes import as_outcome
-from vpdlab.tasks.reading import read_splits, shown
-from vpdlab.tasks.splits import drop_duplicates, hold_out, split_of
+from vpdlab.tasks.common.guard import JUDGE, Guest, in_a_line, surroundings_kept, waited_for
+from vpdlab.tasks.common.options import typed_options
+from vpdlab.tasks.common.outcomes import as_outcome
+from vpdlab.tasks.common.reading import read_splits, shown
+from vpdlab.tasks.common.splits import drop_duplicates, hold_out, split_of
 from vpdlab.types import Outcome, Problem, Rollout
 
 Verify = Callable[[str, Problem], Any]

@@ -25,8 +25,8 @@ from typing import Any
 
 from vpdlab.errors import UserError
 from vpdlab.tasks import read_answer
-from vpdlab.tasks.options import typed, typed_options
-from vpdlab.tasks.splits import drop_duplicates, split_of
+from vpdlab.tasks.common.options import typed, typed_options
+from vpdlab.tasks.common.splits import drop_duplicates, split_of
 from vpdlab.types import Outcome, Problem, Rollout
 
 SYSTEM = """Think step by step, then give the final answer in this form:

@@ -20,9 +20,9 @@ from typing import Any
 
 from vpdlab.errors import UserError
 from vpdlab.tasks import read_answer
-from vpdlab.tasks.options import typed_options
-from vpdlab.tasks.reading import read_splits, shown
-from vpdlab.tasks.splits import drop_duplicates, hold_out, split_of
+from vpdlab.tasks.common.options import typed_options
+from vpdlab.tasks.common.reading import read_splits, shown
+from vpdlab.tasks.common.splits import drop_duplicates, hold_out, split_of
 from vpdlab.types import Outcome, Problem, Rollout
 
 SYSTEM = """Given a question and its options, select the right one. Respond in the following format:

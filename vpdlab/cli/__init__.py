@@ -1,0 +1,72 @@
+"""The command line. `commands` has the commands, `options` reads their words.
+
+Exit status: 0 done; 1 the run or the command failed; 2 the input was wrong (one line says how); 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+from vpdlab import net, processes
+from vpdlab.cli.commands import COMMANDS
+from vpdlab.errors import RunFailed, UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):  # a name or a text that the terminal cannot show ends no command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        with processes.quiet():
+            status = _main(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter's own last flush has a place
+        return 1
+    return status
+
+
+def _main(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: vpdlab COMMAND ...\n")
+        for name, command in COMMANDS.items():
+            print(f"  {name:10}{command.__doc__}")
+        print("\nvpdlab COMMAND --help says more.")
+        return 0 if args else 2
+    if args[0] == "--version":
+        from vpdlab import __version__
+
+        print(f"vpdlab {__version__}")
+        return 0
+    try:
+        for word in args:
+            if "\0" in word:
+                raise UserError(f"the argument {word!r} holds a NUL character")
+        if args[0] not in COMMANDS:
+            raise UserError(f"unknown command {args[0]!r}: choose one of {', '.join(COMMANDS)}")
+        if args[0] != "train" and processes.launched() > 1:
+            raise UserError(f"vpdlab {args[0]} is for one process: call it without a launcher")
+        status = COMMANDS[args[0]](args[1:])
+        processes.leave()
+        return status
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a name that is too long, a folder that may not be read: it says which
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        what = error.filename or "the output cannot be written"
+        print(f"vpdlab: {net.printable(f'{what}: {error.strerror}')}", file=sys.stderr)
+        return 1
+    except (UserError, RunFailed) as error:
+        if processes.speaks(error):
+            # A message may quote a data set or a server: one line, and nothing that steers the terminal.
+            print(f"vpdlab: {processes.words()}{net.printable(str(error), 4000)}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    except KeyboardInterrupt:
+        print("vpdlab: interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,243 @@
+"""The commands. Heavy imports stand inside the functions: `vpdlab --help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vpdlab import processes
+from vpdlab.cli.options import as_options, parse_preset, parse_run, parsed, parser, path, without_trust
+from vpdlab.config import HINTS
+from vpdlab.errors import UserError
+from vpdlab.run.trust import TRUST, given, refuse_unasked
+from vpdlab.tasks import HANDED_IN, make_task
+
+
+def train(args: Sequence[str]) -> int:
+    """train a model from language feedback"""
+    config, _ = parse_run("vpdlab train", as_options(args))
+    from vpdlab.headless import EXIT_STATUS
+    from vpdlab.record import load_run
+    from vpdlab.run import Run
+    from vpdlab.views import conclusion, drawn, fresh_warnings, progress_line
+
+    run = Run.open(config)
+    print(f"{run.task.summary}\nthe run is written to {config.folder}", flush=True)
+    if config.eval_every >= 0 and not run.rows:
+        count = drawn({"problems": len(run.held_out), "held_out": len(run.task.load("test"))})
+        print(f"first, {config.eval_samples} responses to each of {count}", flush=True)
+    seen = {warning.partition(":")[0] for row in run.rows for warning in row["warnings"]}
+    for row in run.steps():
+        print(progress_line(row, config.steps), flush=True)
+        for warning in fresh_warnings(row, seen):
+            print(warning, flush=True)
+    print(f"{conclusion(run.evals)}\nthe student: {config.folder / 'final'}")
+    return EXIT_STATUS.get(processes.by_main(lambda: load_run(config.folder).status["state"]), 1)
+
+
+def compare(args: Sequence[str]) -> int:
+    """run several methods and seeds on the same problems: vpdlab compare --methods vpd sdpo grpo --seeds 0 1 2"""
+    arguments = parser(
+        "compare",
+        "Several methods and seeds on the same problems, with the same rollout seeds and budget. What is already there"
+        " is not run again. Every other option of `vpdlab train` sets a field for all of them.",
+    )
+    arguments.add_argument("--presets", nargs="+", default=["tour-common", "tour-rare"], help="what they start from")
+    arguments.add_argument("--methods", nargs="+", default=["vpd", "sdpo", "grpo"], metavar="METHOD[:FIELD=VALUE,...]",
+                           help="each may have settings of its own: vpd:e_every=1")  # fmt: skip
+    arguments.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    arguments.add_argument("--out", type=path, default=Path("runs/compare"), help="folder of the runs and the table")
+    arguments.add_argument("--jobs", type=int, default=0, help="runs at once; default: what the cores bear")
+    arguments.add_argument("--level", type=float, help="held-out accuracy (0 to 1) whose rollouts are counted")
+    arguments.add_argument("--dry-run", action="store_true", help="only say what would be run")
+    chosen, rest = parsed(arguments, args)
+    return _compare(chosen, as_options(rest), f"vpdlab compare {shlex.join(args)}".strip())
+
+
+def _compare(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> int:
+    from vpdlab import compare, standings
+    from vpdlab.record import refuse_links
+
+    for name in ("--preset", "--method", "--seed"):
+        if any(word == name or word.startswith(f"{name}=") for word in rest):
+            raise UserError(f"compare takes {name}s, with one or several values, not {name}")
+    stems = [Path(preset).stem for preset in chosen.presets]
+    for what, named in (("presets", stems), ("methods", chosen.methods), ("seeds", chosen.seeds)):
+        if len(set(named)) < len(named):
+            raise UserError(f"compare: {what} has one of the same name twice: {' '.join(map(str, named))}")
+    refuse_links(chosen.out)
+    bases = {
+        Path(preset).stem: parse_preset("vpdlab compare", ["--preset", preset, *rest])[0] for preset in chosen.presets
+    }
+    cells = compare.plan(bases, chosen.methods, chosen.seeds, chosen.out)
+    jobs = chosen.jobs or compare.default_jobs(cells)
+    print(f"{len(cells)} runs, {jobs} at a time, in {chosen.out}", flush=True)
+    if chosen.dry_run:
+        for cell in cells:
+            print(f"  {cell.name}: {compare.state(cell)}")
+        return 0
+    compare.run_all(cells, jobs, say=lambda line: print(line, flush=True))
+    rows = standings.summarise(cells, chosen.level)
+    page = standings.write(cells, rows, chosen.out, command)
+    print(f"\n{standings.markdown(rows)}\n{page}")
+    return 0
+
+
+def notebook(args: Sequence[str]) -> int:
+    """run a notebook headless: vpdlab notebook train [-p NAME VALUE]... [options of train]"""
+    if not args or args[0].startswith("-"):
+        print(f"usage: vpdlab notebook NAME [-p NAME VALUE]... [--FIELD VALUE]...\nnotebooks: {', '.join(names())}")
+        return 0 if args and args[0] in ("-h", "--help") else 2
+    from vpdlab.headless import run_notebook
+
+    config, preset = parse_run(f"vpdlab notebook {args[0]}", as_options(args[1:]))
+    return run_notebook(args[0], preset, config)
+
+
+def report(args: Sequence[str]) -> int:
+    """one offline HTML page of a run, or of an executed notebook: vpdlab report RUN|NOTEBOOK [PAGE]"""
+    arguments = parser(
+        "report",
+        "What a run was, what came of it and why, on one page that needs no network; or an executed notebook as such a"
+        " page. Needs neither the model nor torch.",
+    )
+    arguments.add_argument(
+        "source", type=path, metavar="RUN|NOTEBOOK", help="a run's folder, or an executed .ipynb file"
+    )
+    arguments.add_argument("page", type=path, nargs="?", help="the file to write; default: in RUN, or NOTEBOOK.html")
+    chosen, rest = parsed(arguments, args)
+    if rest:
+        raise UserError(f"unknown option {rest[0]!r}; see vpdlab report --help")
+    source: Path = chosen.source
+    if source.suffix == ".ipynb":
+        from vpdlab.page import notebook_to_page
+
+        page = notebook_to_page(source, chosen.page or source.with_suffix(".html"))
+    elif source.is_dir():
+        from vpdlab import headless
+
+        page = headless.report(source, chosen.page)
+    else:
+        raise UserError(f"{source} is neither a run's folder nor an executed notebook (.ipynb)")
+    print(f"{page} ({page.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
+def evaluate(args: Sequence[str]) -> int:
+    """held-out numbers of a student: vpdlab eval RUN|CHECKPOINT|MODEL [--checkpoint N] [--json] [options of train]"""
+    arguments = parser(
+        "eval",
+        "avg@k, pass@k and maj@k, with 95 % intervals over problems, on the task's held-out problems. The task is that"
+        " of the run; for any other model, what the options of `vpdlab train` (--preset, --task, --eval-problems, ...)"
+        " say; they also change a run's own settings. Recorded settings that run code or send something are asked for"
+        f" again, or {TRUST} obeys them.",
+    )
+    arguments.add_argument("student", help="a run's folder, its final/, one of its checkpoints, or any model")
+    arguments.add_argument("--checkpoint", type=int, metavar="N", help="the student of that step, for a run's folder")
+    arguments.add_argument("--json", action="store_true", help="print one line of JSON and nothing else")
+    chosen, rest = parsed(arguments, args)
+    from vpdlab.run.export import alone, evaluate, find_student
+    from vpdlab.views import eval_lines
+
+    student = find_student(chosen.student, chosen.checkpoint)
+    words, trusted = without_trust(as_options(rest))
+    config, preset = parse_preset("vpdlab eval", words, base=student.config)
+    if preset and student.config is not None:
+        raise UserError("a run has its own settings: leave --preset out")
+    if student.config is not None and student.config.task.startswith(HANDED_IN):
+        make_task(student.config.task)  # refuses: no other task's problems are this run's
+    if student.config is not None and not trusted:
+        refuse_unasked(alone(student, config), student.place, given(words, HINTS))
+    row = evaluate(student, config) | {"step": student.step}
+    if chosen.json:
+        print(json.dumps({"student": student.place, "task": config.task, **row}))
+    else:
+        print("\n".join([f"{student.words} on {config.task}", *eval_lines(row)]))
+    return 0
+
+
+def export(args: Sequence[str]) -> int:
+    """write a student, or an adapter, as an ordinary folder: vpdlab export RUN OUT [--checkpoint N] [--adapter ROLE]"""
+    arguments = parser("export", "A plain Hugging Face folder, adapters merged; or an ordinary PEFT adapter folder.")
+    arguments.add_argument("run", help="a run's folder, its final/, or one of its checkpoints")
+    arguments.add_argument("out", type=path, help="the folder to write; it must not exist, or be empty")
+    arguments.add_argument("--checkpoint", type=int, metavar="N", help="the student of that step; default: the newest")
+    arguments.add_argument("--adapter", choices=["student", "teacher"], default="", help="that one's LoRA adapter")
+    chosen, rest = parsed(arguments, args)
+    if rest:
+        raise UserError(f"unknown option {rest[0]!r}; see vpdlab export --help")
+    from vpdlab.run.export import export, find_student, newest_checkpoint
+
+    step = chosen.checkpoint
+    if chosen.adapter and step is None:
+        step = newest_checkpoint(chosen.run)
+    student = find_student(chosen.run, step)
+    export(student, chosen.out, chosen.adapter)
+    print(f"{student.words} -> {chosen.out}")
+    return 0
+
+
+def lab(args: Sequence[str]) -> int:
+    """open JupyterLab on the notebooks"""
+    from vpdlab.headless import notebooks
+
+    # The kernel of this environment wins over one of the same name elsewhere.
+    env = os.environ | {"JUPYTER_PREFER_ENV_PATH": "1"}
+    command = [sys.executable, "-m", "jupyterlab", "--notebook-dir", str(notebooks()), *args]
+    return subprocess.call(command, env=env)
+
+
+def models(args: Sequence[str]) -> int:
+    """list models, or get one: vpdlab models [get NAME]"""
+    arguments = argparse.ArgumentParser(prog="vpdlab models", description="Models by short names.")
+    arguments.add_argument("action", nargs="?", choices=["list", "get"], default="list")
+    arguments.add_argument("name", nargs="?", help="for get")
+    chosen = arguments.parse_args(args)
+
+    if chosen.action == "get":
+        if not chosen.name:
+            raise UserError("name the model to get: vpdlab models get smollm2-135m")
+        print(models.get(chosen.name))
+        return 0
+    for entry in models.catalog():
+        size = f"{entry['parameters'] / 1e6:.1f} M" if entry["parameters"] else "?"
+        here = "here" if entry["present"] else f"get it: vpdlab models get {entry['name']}"
+        print(f"{entry['name']:14}  {size:>8}  {entry['licence']:10}  {entry['what']} ({here})")
+    print("also: any hub name (Qwen/Qwen3-1.7B) or the path of a model's folder")
+    return 0
+
+
+def doctor(args: Sequence[str]) -> int:
+    """say what is installed, what is missing and how to get it"""
+    argparse.ArgumentParser(prog="vpdlab doctor", description="What is here, what is missing.").parse_args(args)
+    from vpdlab.doctor import examine, render
+
+    checks = examine()
+    print(render(checks))
+    return 1 if any(check.state == "problem" for check in checks) else 0
+
+
+def names() -> list[str]:
+    """The notebooks that `vpdlab notebook` can run."""
+    from vpdlab.headless import notebooks
+
+    return sorted(path.stem for path in notebooks().glob("*.ipynb"))
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": train,
+    "compare": compare,
+    "notebook": notebook,
+    "eval": evaluate,
+    "export": export,
+    "report": report,
+    "lab": lab,
+    "models": models,
+    "doctor": doctor,
+}

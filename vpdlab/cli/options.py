@@ -1,0 +1,154 @@
+"""From words on the command line to a RunConfig."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vpdlab.config import GROUPS, HINTS, RunConfig, presets, read_preset
+from vpdlab.errors import UserError
+from vpdlab.paths import user_path
+from vpdlab.run.trust import TRUST, given, refuse_unasked
+
+
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """The parser of a command's own options; errors are raised, never printed with a usage."""
+    return argparse.ArgumentParser(
+        prog=f"vpdlab {name}", description=description, allow_abbrev=False, exit_on_error=False
+    )
+
+
+def path(text: str) -> Path:
+    """A path as people write it: a shell expands ~ only at the beginning of a word."""
+    return user_path("the path", text)
+
+
+def parsed(parser: argparse.ArgumentParser, args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """What a command takes itself, and the rest. Raises UserError, in one line, for what does not fit."""
+    words = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(words):
+            return parser.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}; see {parser.prog} --help") from error
+    except SystemExit as error:
+        if error.code:
+            raise UserError(f"{words.getvalue().strip().splitlines()[-1]}; see {parser.prog} --help") from None
+        raise
+
+
+def parse_run(program: str, args: Sequence[str]) -> tuple[RunConfig, str]:
+    """`parse_preset`; where a run is resumed and no preset is named, on top of the run's own settings."""
+    args, trusted = without_trust(args)
+    config, preset = parse_preset(program, args)
+    if not config.resumes or preset:
+        return config, preset
+    folder = config.folder
+    recorded = recorded_config(folder)
+    config, preset = parse_preset(program, args, base=recorded or RunConfig())
+    config = replace(config, out=str(folder))  # the run is where it was found, whatever its record says
+    if recorded is not None and not trusted:
+        refuse_unasked(config, str(config.folder), given(args, HINTS))
+    return config, preset
+
+
+def without_trust(args: Sequence[str]) -> tuple[list[str], bool]:
+    """A command's words without `--trust`, and whether it stood among them."""
+    return [word for word in args if word != TRUST], TRUST in args
+
+
+def recorded_config(folder: Path) -> RunConfig | None:
+    """The settings of the run in a folder; None where there is none. Raises UserError where they cannot be read."""
+    from vpdlab.record import LINES, load_run
+
+    if (folder / "config.json").is_file():
+        return load_run(folder).settings()
+    if any((folder / name).exists() for name in (*LINES, "config.json")):
+        raise UserError(f"{folder / 'config.json'} is missing: name the preset that the run began with, or begin anew")
+    return None
+
+
+def parse_preset(program: str, args: Sequence[str], base: RunConfig | None = None) -> tuple[RunConfig, str]:
+    """The RunConfig that the options say, on top of `--preset` or of `base`, and the preset's name.
+
+    Raises:
+        UserError: with one line, for options that do not fit.
+    """
+    import tyro
+
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--preset", default="")
+    try:
+        known, rest = first.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}; the presets are {', '.join(presets())}, or a YAML file") from error
+    base = base or RunConfig(**(read_preset(known.preset) if known.preset else {}))
+    words = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(words):
+            text = (
+                f"--preset NAME sets many at once: {', '.join(presets())}, or a YAML file. With --resume a run's own"
+                f" settings hold; those that run code or send something are asked for again, or {TRUST} obeys them."
+            )
+            return _by_group(tyro.cli(_grouped(base), prog=program, description=text, args=rest)), known.preset
+    except SystemExit as error:
+        if error.code:
+            raise UserError(one_line(words.getvalue())) from None
+        raise
+
+
+def _grouped(base: RunConfig) -> Any:
+    """The settings as one dataclass with a field per group, so that `--help` lists them by group."""
+    import tyro
+
+    fields = []
+    for name, kind in GROUPS.items():
+        values = {field.name: getattr(base, field.name) for field in dataclasses.fields(kind)}
+        fields.append((name, tyro.conf.OmitArgPrefixes[kind], dataclasses.field(default=kind(**values))))
+    return dataclasses.make_dataclass("Options", fields, frozen=True)
+
+
+def _by_group(options: Any) -> RunConfig:
+    """The config that grouped options say."""
+    return RunConfig(**{name: value for group in GROUPS for name, value in vars(getattr(options, group)).items()})
+
+
+def one_line(box: str) -> str:
+    """What a framed message states, and the option it suggests, as one line.
+
+    The parts of the message are parted by rules. In a frame the title stands in the upper edge; where standard output
+    cannot show frames it is a part of its own.
+    """
+    lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]
+    text = "\n".join("\0" if re.fullmatch(r"─ .* ─+|[─-]+", line) else line for line in lines)
+    parts = [" ".join(part.split()) for part in text.split("\0") if part.strip()]
+    said = parts[0 if "╭" in box else 1]
+    near = re.search(r"Perhaps you meant:\s+(--[\w-]+)", text)
+    return f"{said}{f' (did you mean {near[1]}?)' if near else ''}; see --help"
+
+
+def as_options(args: Sequence[str]) -> list[str]:
+    """`-p NAME VALUE`, papermill's form, as `--NAME VALUE`. Raises UserError for a name that is no setting."""
+    options, rest = [], list(args)
+    while rest:
+        word = rest.pop(0)
+        if word != "-p":
+            options.append(word)
+            continue
+        if len(rest) < 2:
+            raise UserError("-p takes a name and a value: -p steps 60")
+        name, value = rest.pop(0), rest.pop(0)
+        if name not in HINTS and name != "preset":
+            raise UserError(f"there is no setting {name!r}; `vpdlab train --help` lists them")
+        if HINTS.get(name) is bool and value.lower() in ("true", "false"):
+            options.append(f"--{name}" if value.lower() == "true" else f"--no-{name}")
+        else:
+            options += [f"--{name}", value]
+    return options

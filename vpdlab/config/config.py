@@ -1,0 +1,165 @@
+"""RunConfig: every choice of a run, in one frozen record.
+
+The same fields are the options of `vpdlab train`, the parameters of `notebooks/train.ipynb`, the keys of a preset and
+the content of a run's `config.json`: there is no second place where a setting lives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vpdlab.config import learning, rules, running
+from vpdlab.config.setting import SettingInfo, describe
+from vpdlab.config.words import read_options
+from vpdlab.errors import FAULTS, UserError, in_one_line
+from vpdlab.paths import user_path
+
+PRESETS = Path(__file__).parent / "presets"
+
+GROUPS: dict[str, type] = {
+    "run": learning.RunSettings,
+    "rollouts": running.RolloutSettings,
+    "feedback": learning.FeedbackSettings,
+    "e_step": learning.EStepSettings,
+    "m_step": learning.MStepSettings,
+    "outcomes": learning.OutcomeSettings,
+    "distil_opsd": learning.DistilSettings,
+    "teacher": learning.TeacherSettings,
+    "optimiser": learning.OptimiserSettings,
+    "engine": running.EngineSettings,
+    "evaluation": running.EvaluationSettings,
+    "record": running.RecordSettings,
+}
+"""The groups of settings, in the order in which `--help` and config.json list them."""
+
+
+@dataclass(frozen=True)
+class RunConfig(  # a dataclass collects its fields from the last base to the first
+    running.RecordSettings,
+    running.EvaluationSettings,
+    running.EngineSettings,
+    learning.OptimiserSettings,
+    learning.TeacherSettings,
+    learning.DistilSettings,
+    learning.OutcomeSettings,
+    learning.MStepSettings,
+    learning.EStepSettings,
+    learning.FeedbackSettings,
+    running.RolloutSettings,
+    learning.RunSettings,
+):
+    """All settings of one run, from every group of `GROUPS`."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, rules.typed(field.name, getattr(self, field.name), HINTS[field.name]))
+        rules.check(self, RANGES)
+
+    @classmethod
+    def make(cls, preset: str = "", **fields: Any) -> RunConfig:
+        """A config from a preset (a name of `presets()` or a YAML file) with some fields replaced.
+
+        Raises:
+            UserError: for an unknown preset or field, or a value that does not fit its field.
+        """
+        return cls(**{**(read_preset(preset) if preset else {}), **known_fields(fields)})
+
+    @classmethod
+    def from_names(cls, names: Mapping[str, Any]) -> RunConfig:
+        """The config that a notebook's variables say: `preset`, and each field that has a variable of its name that is
+        not None. Call it right below the parameters, with `globals()`."""
+        fields = {name: names[name] for name in HINTS if names.get(name) is not None}
+        return cls.make(names.get("preset") or "", **fields)
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder. Raises UserError where its name could not be a run's name."""
+        model = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.model).name) or "model"
+        folder = (
+            user_path("out", self.out) if self.out else Path("runs") / f"{self.method}-{self.task}-{model}-s{self.seed}"
+        )
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", folder.resolve().name):
+            raise UserError(
+                f"out is {str(folder)!r}: a run's name has 1 to 64 letters, digits, '.', '_' or '-', and no leading dot"
+            )
+        return folder
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the run resumes from a checkpoint."""
+        return self.resume or self.resume_anyway
+
+    def task_options(self) -> dict[str, Any]:
+        """`task_args` (and `data`) as keyword arguments; values are text, which the task reads by its own types."""
+        return ({"data": self.data} if self.data else {}) | read_options(self.task_args)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, field by field."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
+        }
+
+    def changed(self) -> set[str]:
+        """Names of the settings that differ from their defaults."""
+        return {field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default}
+
+
+HINTS: dict[str, Any] = typing.get_type_hints(RunConfig)
+SETTINGS: dict[str, dataclasses.Field] = {field.name: field for field in dataclasses.fields(RunConfig)}
+RANGES: dict[str, tuple[float, float]] = {
+    name: field.metadata["range"] for name, field in SETTINGS.items() if field.metadata["range"]
+}
+FREE = frozenset(name for name, field in SETTINGS.items() if not field.metadata["changes_results"])
+"""Settings that a resumed run may change: how long, how fast, what is written. All others affect results."""
+BUDGET = frozenset(name for name, field in SETTINGS.items() if field.metadata["budget"])
+"""Settings of `FREE` that runs must nevertheless share to be compared."""
+
+
+def settings() -> list[SettingInfo]:
+    """Every setting with its group, type, default, range and text: what docs/settings.md is made from."""
+    return list(describe(GROUPS))
+
+
+def known_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The same fields. Raises UserError for a name that RunConfig does not have, with the nearest one."""
+    for name in fields:
+        if name not in HINTS:
+            near = difflib.get_close_matches(str(name), HINTS, n=1)
+            hint = f": did you mean {near[0]!r}?" if near else "; `vpdlab train --help` lists them"
+            raise UserError(f"there is no setting {name!r}{hint}")
+    return dict(fields)
+
+
+def presets() -> list[str]:
+    """Names of the bundled presets."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """The fields that a preset sets: a bundled name, or the path of a YAML file.
+
+    Raises:
+        UserError: where there is no such preset, or the file is not a mapping of RunConfig's fields.
+    """
+    import yaml
+
+    path = user_path("preset", name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"unknown preset {name!r}: choose one of {', '.join(presets())}, or name a .yaml file")
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
+    except (yaml.YAMLError, *FAULTS) as error:
+        raise UserError(f"{path}: not a YAML file: {in_one_line(error)}") from error
+    if not isinstance(fields, dict):
+        raise UserError(f"{path}: expected lines of FIELD: VALUE")
+    try:
+        return known_fields(fields)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error

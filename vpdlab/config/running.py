@@ -1,0 +1,94 @@
+"""Settings of execution: rollouts and their engine, devices, evaluation, what is recorded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vpdlab.config.setting import setting
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """Rollouts: how responses are sampled."""
+
+    prompts: int = setting(16, 1)
+    """Problems per iteration."""
+    group: int = setting(8, 1)
+    """N: rollouts per problem."""
+    temperature: float = setting(1.0, 1e-3, 1e2)
+    """Sampling temperature; the tempered distribution is the policy, in sampling and in scoring alike."""
+    max_new_tokens: int = setting(256, 1)
+    """Maximum length of a response, in tokens."""
+    max_context: int = setting(0, 0)
+    """Maximum context length in tokens, of either view; 0: as long as the model allows. A longer teacher prompt loses
+    part of its feedback and is counted; a longer student prompt is an error."""
+    chat_args: tuple[str, ...] = setting(())
+    """Variables of the model's chat template as NAME=VALUE, for instance enable_thinking=false."""
+    sampler: str = setting("transformers")
+    """Sampling backend: transformers (the model itself) or vllm, which holds a copy of its weights
+    (docs/engines.md)."""
+    sampler_rows: int = setting(128, 1, changes_results=False)
+    """Number of rollouts decoded at the same time."""
+    vllm_url: str = setting("", changes_results=False)
+    """A running vLLM server; empty: vLLM inside the run's process."""
+    vllm_dtype: Literal["auto", "float32", "bfloat16"] = setting("auto")
+    """Number format of vLLM and of the weights sent to it (a server keeps its own); auto: float32 if `precision` is
+    float32, else bfloat16."""
+    vllm_memory: float = setting(0.4, 0.01, 1, changes_results=False)
+    """Share of GPU memory that in-process vLLM may use while sampling; on the CPU, of free memory and at most 2 GiB."""
+    vllm_lora: Literal["auto", "merge", "adapter"] = setting("auto", changes_results=False)
+    """How a LoRA student reaches in-process vLLM: merged weights, or an adapter; auto: an adapter on a GPU."""
+    vllm_folder: str = setting("", changes_results=False)
+    """Folder for new weights until vLLM has read them; empty: shared memory. A server on another machine needs a folder
+    visible to both."""
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Devices, precision and memory."""
+
+    device: str = setting("auto", changes_results=False)
+    """auto, cpu, cuda, cuda:1 or mps."""
+    precision: Literal["float32", "bfloat16-mixed", "bfloat16"] = setting("float32")
+    """bfloat16-mixed keeps float32 weights (recommended: bfloat16 weights round small updates away)."""
+    threads: int = setting(0, 0, changes_results=False)
+    """Number of CPU threads for torch; 0: torch's default."""
+    minibatch_tokens: int = setting(16384, 1, changes_results=False)
+    """Padded tokens per forward pass of the update; affects speed and memory, not results."""
+    logit_mib: int = setting(256, 1, changes_results=False)
+    """Logits up to this size, in MiB, are kept for the backward pass; larger ones are processed in chunks of a quarter
+    of it and recomputed. Affects speed and memory, not results."""
+    shard: bool = setting(False, changes_results=False)
+    """With several processes (docs/processes.md): shard the decoder's layers, gradients and moments (FSDP2) instead of
+    replicating them (DDP)."""
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Evaluation on held-out problems."""
+
+    eval_every: int = setting(0, -1, changes_results=False, budget=True)
+    """Evaluate every N iterations; 0: before and after training only; -1: never."""
+    eval_problems: int = setting(128, 1)
+    """Number of held-out problems in an evaluation."""
+    eval_seed: int = setting(0, 0, 2**32 - 1)
+    """Seed that draws them where the task has more; the same problems in every run, whatever its `seed`."""
+    eval_samples: int = setting(4, 1)
+    """k: responses per held-out problem (avg@k, pass@k, maj@k)."""
+    eval_temperature: float = setting(0.6, 0, 1e3)
+    """Sampling temperature of the evaluation (the paper's)."""
+    eval_top_p: float = setting(0.95, 1e-6, 1)
+    """Nucleus (top-p) of the evaluation (the paper's)."""
+    eval_teacher: bool = setting(True)
+    """Also sample the teacher on held-out problems that the student failed: its own accuracy, beside its margin."""
+
+
+@dataclass(frozen=True)
+class RecordSettings:
+    """Record: what a run keeps for later inspection."""
+
+    record_tokens: int = setting(8, 0, changes_results=False)
+    """Rollouts per iteration whose per-token numbers are recorded (both top lists, KL, entropies)."""
+    record_top: int = setting(10, 1, 1000, changes_results=False)
+    """Length of the recorded top lists."""

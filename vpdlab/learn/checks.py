@@ -1,0 +1,77 @@
+"""Checks of a config against the method, teacher, sources and sampler that it names, before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vpdlab.config import RunConfig
+from vpdlab.errors import UserError
+from vpdlab.feedback.sources import CRITIQUE, check_sources
+from vpdlab.learn.e_step import OBJECTIVES
+from vpdlab.learn.m_step import Method
+from vpdlab.learn.methods import METHODS
+from vpdlab.model.teacher import KINDS, teacher_kind
+from vpdlab.sampling import engines
+
+CRITIC = ("critic", "critic_max_tokens", "critic_temperature", "critic_drop_leaks", "critic_learns")
+ENDPOINT = ("critic_url", "critic_model", "critic_seconds", "critic_calls", "critic_tokens", "critic_jobs",
+            "critic_cache")  # fmt: skip
+CRITIC_UPDATE = ("critic_weight", "clip_low", "clip_high")
+
+
+def check(method: Method, config: RunConfig, own_sampler: bool = False) -> None:
+    """Refuse settings that contradict the method's definition, or name something that does not exist.
+
+    Args:
+        own_sampler: whether a sampler was handed in, in place of the one that the config names.
+
+    Raises:
+        UserError: in one line.
+    """
+    for name, value in method.needs.items():
+        if getattr(config, name) != value:
+            shown = " ".join(value) if isinstance(value, tuple) else value
+            raise UserError(f"method {method.name} is defined with {name} {shown}: add --{name} {shown}")
+    method.option_values(config)
+    teacher_kind(config.teacher)
+    check_sources(config.feedback)
+    if not own_sampler:
+        engines.find(config.sampler).check(config)
+    if config.support == "sampled" and method.views != "student" and (config.alpha != 1.0 or method.measure):
+        what = f"method {method.name} has a measure of its own" if method.measure else f"alpha is {config.alpha}"
+        raise UserError(f"support sampled is reverse KL, which takes alpha 1, but {what}: choose full or topk")
+
+
+def unused(method: Method, config: RunConfig) -> list[str]:
+    """Settings that differ from their defaults although nothing in this run reads them, in order of declaration."""
+    read = set(_read(method, config))
+    return [name for name in config.to_dict() if name in config.changed() & _special(method) - read]
+
+
+def _special(method: Method) -> set[str]:
+    """Settings that only some methods, objectives, teacher kinds, sources and samplers read."""
+    found = {"teacher", *CRITIC, *ENDPOINT, *CRITIC_UPDATE}
+    for part in (method, *METHODS.values(), *OBJECTIVES.values(), *KINDS.values()):
+        found |= set(part.settings)
+    for name in engines.names():
+        found |= set(engines.find(name).SETTINGS)
+    return found
+
+
+def _read(method: Method, config: RunConfig) -> Iterator[str]:
+    """Those of them that this run reads."""
+    yield from method.settings
+    yield from method.needs
+    if method.e_step is not None and config.e_every:
+        yield from OBJECTIVES[config.e_objective].settings
+    if method.views != "student":
+        yield "teacher"
+        yield from teacher_kind(config.teacher).settings
+    if config.sampler in engines.names():
+        yield from engines.find(config.sampler).SETTINGS
+    if CRITIQUE in config.feedback:
+        yield from CRITIC
+        if config.critic_learns:
+            yield from CRITIC_UPDATE
+        if config.critic == "endpoint":
+            yield from ENDPOINT

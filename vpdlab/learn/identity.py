@@ -1,0 +1,133 @@
+"""The identity of a run's inputs, as checksums: problems with all their data, judges, and parts handed in from Python.
+
+Settings only name such things; these sums tell whether they still are what they were. They are recorded, compared on
+resume, and keep a run from being scored against another task.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vpdlab.learn.m_step import Method
+from vpdlab.model import sharding
+from vpdlab.model.policy import Policy
+from vpdlab.sampling import Sampler
+from vpdlab.tasks import HANDED_IN, Task
+
+__all__ = ["HANDED_IN", "bits", "describe_task", "digest", "judge_sum", "method_identity", "plain", "policy_identity",
+           "problems_sum", "sampler_identity", "source_of"]  # fmt: skip
+
+
+def method_identity(method: Method) -> dict[str, Any]:
+    """A method that was handed in: the source of its functions and its plain settings."""
+    parts = [method.loss, method.e_step, method.measure, method.prepare]
+    sources = [source_of(part) if part is not None else "" for part in parts]
+    plain_settings = [method.views, plain(method.needs), plain(method.options)]
+    return {"name": method.name, "sum": digest([sources, plain_settings])}
+
+
+def sampler_identity(sampler: Sampler) -> dict[str, Any]:
+    """A sampler that was handed in: its class and the source of its `generate`."""
+    kind = type(sampler)
+    return {"class": f"{kind.__module__}.{kind.__qualname__}", "sum": digest([source_of(sampler.generate)])}
+
+
+def policy_identity(policy: Policy) -> dict[str, Any]:
+    """A policy that was handed in: its architecture and a sum of all its weights as they are now."""
+    content = hashlib.sha256()
+    for name, parameter in policy.model.named_parameters():
+        content.update(name.encode())
+        content.update(bits(sharding.whole(parameter.detach())))
+    kind = type(policy.model)
+    return {"class": f"{kind.__module__}.{kind.__qualname__}", "sum": content.hexdigest()}
+
+
+def bits(tensor: torch.Tensor) -> Any:
+    """A tensor's bytes, for a checksum."""
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+
+
+def describe_task(task: Task, handed_in: bool) -> dict[str, Any]:
+    """A task's identity in plain values, for environment.json."""
+    kind = type(task)
+    return {
+        "name": task.name,
+        "class": f"{kind.__module__}.{kind.__qualname__}",
+        "handed_in": handed_in,
+        "problems": problems_sum(task),
+        "judge": judge_sum(task, handed_in),
+    }
+
+
+def problems_sum(task: Task) -> str:
+    """sha256 of every problem of both splits, its data for the judge included."""
+    problems = [problem for split in ("train", "test") for problem in task.load(split)]
+    return digest([[p.id, p.system, p.prompt, p.answer, plain(p.data)] for p in problems])
+
+
+def judge_sum(task: Task, handed_in: bool) -> str:
+    """sha256 of what judges responses: its source, that of the modules beside it which it has imported, and the plain
+    settings of a task that was handed in. "" for a task of vpdlab's own, which the version tells.
+
+    Files that a judge reads as data are not seen.
+    """
+    judge = getattr(task, "judge", None) or (task.verify if handed_in else None)
+    if judge is None:
+        return ""
+    modules = sorted(getattr(task, "judge_modules", {}).items())
+    files = [(name, getattr(module, "__file__", None)) for name, module in modules]
+    beside = [[name, Path(file).read_bytes().hex()] for name, file in files if file and Path(file).is_file()]
+    settings = getattr(task, "__dict__", {}) if handed_in else {}
+    return digest([source_of(judge), beside, {key: value for key, value in settings.items() if _is_setting(value)}])
+
+
+def _is_setting(value: Any) -> bool:
+    """A number, a word or a short list of them; larger things are a task's problems or its own state."""
+    if isinstance(value, list | tuple):
+        return len(value) < 100 and all(_is_setting(item) for item in value)
+    return value is None or isinstance(value, str | int | float)
+
+
+def source_of(function: Callable[..., Any]) -> str:
+    """The file that a function stands in; of one typed in a notebook its own text; else its compiled form."""
+    bare = inspect.unwrap(function)
+    try:
+        file = inspect.getsourcefile(bare)
+        if file is not None and Path(file).is_file():
+            return Path(file).read_bytes().hex()
+        return inspect.getsource(bare)
+    except (OSError, TypeError):
+        code = getattr(bare, "__code__", None)
+        return (
+            repr((code.co_code, code.co_names))
+            if code is not None
+            else f"{type(bare).__module__}.{type(bare).__name__}"
+        )
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it, the same each time: sets in an order, objects by their fields or their type."""
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in sorted(value.items(), key=lambda pair: str(pair[0]))}
+    if isinstance(value, Sequence):
+        return value.hex() if isinstance(value, bytes | bytearray) else [plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted((plain(item) for item in value), key=repr)
+    if dataclasses.is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def digest(value: Any) -> str:
+    """sha256 of a plain value as JSON."""
+    return hashlib.sha256(json.dumps(value, ensure_ascii=True, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,240 @@
+"""The parts of a run: what one iteration acts on, opened from a config or handed in."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from vpdlab import processes
+from vpdlab.config import FREE, RunConfig, read_values
+from vpdlab.errors import UserError, notice
+from vpdlab.feedback.critics import CriticSource, open_critic
+from vpdlab.feedback.noise import shares, with_noise
+from vpdlab.feedback.sources import CRITIQUE, Context, find_sources, give_feedback
+from vpdlab.learn.checks import check, unused
+from vpdlab.learn.identity import HANDED_IN, method_identity, policy_identity, sampler_identity
+from vpdlab.learn.m_step import Method
+from vpdlab.learn.methods import get_method
+from vpdlab.learn.state import Batch, Learner
+from vpdlab.model.devices import pick_device
+from vpdlab.model.policy import Policy
+from vpdlab.model.teacher import KINDS, Copy, teacher_kind
+from vpdlab.prompts import Checked, Renderer, Templates, views
+from vpdlab.sampling import Sampler, Sampling, engines, sample
+from vpdlab.tasks import Task, make_task, verify_all
+from vpdlab.types import Feedback, Outcome, Problem, Rollout
+
+
+@dataclass
+class Parts:
+    """Everything that one iteration acts on. Open them with `Parts.open`.
+
+    Attributes:
+        config, task, method, learner (policy, teacher and carried state), render, sampler: the parts.
+        critic: the feedback source "critique", where the config names it.
+        handed_in: identities of the parts that came from Python rather than from the config, by name.
+        checked: what rendering all student prompts showed when the parts were opened.
+    """
+
+    config: RunConfig
+    task: Task
+    method: Method
+    learner: Learner
+    render: Renderer
+    sampler: Sampler
+    critic: CriticSource | None = None
+    handed_in: dict[str, dict[str, Any]] = field(default_factory=dict)
+    checked: Checked | None = None
+
+    @classmethod
+    def open(
+        cls,
+        config: RunConfig,
+        task: Task | None = None,
+        method: Method | None = None,
+        sampler: Sampler | None = None,
+        policy: Policy | None = None,
+    ) -> Self:
+        """Load what the config names, but for the parts that are handed in.
+
+        Args:
+            task, method, sampler, policy: a part of your own, in place of the one that the config names; its identity
+                is recorded, and no command will resume or score the run with another.
+
+        Raises:
+            UserError: for anything in the config that does not fit what it names.
+        """
+        config = renamed(config, task, method, sampler, policy)
+        pick_device(config.device)  # a bad name is reported before a model is loaded; several processes meet here
+        handed_in = _identities(method, sampler, policy)
+        method = method or get_method(config.method)
+        check(method, config, own_sampler=sampler is not None)
+        if not_read := unused(method, config):
+            notice(f"method {method.name} does not use these settings: {', '.join(not_read)}")
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        task = task or make_task(config.task, **config.task_options())
+        templates = Templates.read(config.templates) if config.templates else Templates()
+        policy = policy or Policy.load(config)
+        if policy.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(policy.device)
+        context = config.max_context or policy.longest - config.max_new_tokens
+        render = Renderer(policy.tokenizer, templates, context, read_values(config.chat_args))
+        sampler = sampler or _open_sampler(config, policy, render)
+        kind = KINDS["shared"] if method.views == "student" else teacher_kind(config.teacher)
+        learner = Learner(
+            config, policy, kind(policy),
+            anchor=Copy(policy) if config.anchor == "fixed" and method.e_step else None, exact=sampler.exact,
+        )  # fmt: skip
+        critic = open_critic(config, policy, render, sampler) if CRITIQUE in config.feedback else None
+        parts = cls(config, task, method, learner, render, sampler, critic, handed_in)
+        parts._check_problems()
+        return parts
+
+    def _check_problems(self) -> None:
+        """Render every prompt now, not after an hour, and report what is lost on its way to the model.
+
+        Raises:
+            UserError: for too few problems; for a prompt that is too long, in either view, or cannot be rendered.
+        """
+        config, train = self.config, self.task.load("train")
+        if config.prompts > len(train):
+            raise UserError(f"prompts is {config.prompts}, but the task has {len(train)} training problems")
+        if config.eval_every >= 0 and not self.task.load("test"):
+            raise UserError(f"task {config.task} has no held-out problems: set eval_every to -1")
+        problems = [*train, *self.held_out]
+        self.checked = checked = self.render.check(problems)
+        for line in checked.lines if processes.main() else ():
+            notice(line)
+        order = sorted(range(len(problems)), key=lambda place: checked.lengths[place])
+        for place in order[-8:]:  # the teacher's frame adds about the same to each
+            self.render.teacher(problems[place], Feedback())
+            if self.critic is not None:
+                self.render.critic(problems[place], "")
+
+    @property
+    def policy(self) -> Policy:
+        """The policy: student and, in most runs, teacher."""
+        return self.learner.policy
+
+    @property
+    def held_out(self) -> list[Problem]:
+        """The held-out problems of every evaluation: all of them, or `eval_problems` of them drawn by `eval_seed`, in
+        the task's order. They are the same in every run on the same data."""
+        found, count = self.task.load("test"), self.config.eval_problems
+        if len(found) <= count:
+            return list(found)
+        chosen = np.random.default_rng([self.config.eval_seed, len(found)]).choice(len(found), count, replace=False)
+        return [found[place] for place in sorted(chosen.tolist())]
+
+    def problems(self, step: int) -> list[Problem]:
+        """The problems of iteration `step` (from 1): epoch by epoch, each in its own shuffled order."""
+        train, count = self.task.load("train"), self.config.prompts
+        places = range((step - 1) * count, step * count)
+        return [
+            train[shuffled(self.config.seed, place // len(train), len(train))[place % len(train)]] for place in places
+        ]
+
+    def sample(self, problems: Sequence[Problem], n: int, sampling: Sampling, **how: Any) -> list[Rollout]:
+        """n responses to each problem by the sampler, seeded by the run (`sampling.sample`); not verified yet."""
+        tokenizer = self.policy.tokenizer
+        return sample(self.sampler, self.render, tokenizer, problems, n, sampling, seed=self.config.seed, **how)
+
+    def rollouts(self, step: int) -> list[Rollout]:
+        """The sampled responses of an iteration, not verified yet."""
+        config = self.config
+        sampling = Sampling(config.temperature, 1.0, config.max_new_tokens)
+        return self.sample(self.problems(step), config.group, sampling, step=step, version=self.policy.version)
+
+    def verify(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
+        """The rollouts with their outcomes; with several processes, each judges its share."""
+
+        def judge(part: Sequence[Rollout]) -> list[Outcome]:  # outcomes travel: a problem's data need not be picklable
+            return [rollout.verified for rollout in verify_all(self.task, part)]
+
+        outcomes = processes.spread(judge, rollouts)
+        return [replace(rollout, outcome=outcome) for rollout, outcome in zip(rollouts, outcomes, strict=True)]
+
+    def feedback(self, rollouts: Sequence[Rollout], step: int = 1, purpose: str = "train") -> list[Feedback]:
+        """C of each verified rollout, from the config's sources; in training with the config's noise, if any."""
+        config = self.config
+        context = Context(rollouts, config.seed, purpose, step)
+        given = give_feedback(rollouts, find_sources(config.feedback, self.critic), config.feedback_mode, context)
+        seed = (config.seed, zlib.crc32(f"noise {purpose}".encode()), step)
+        return with_noise(rollouts, given, shares(config), seed) if purpose == "train" else given
+
+    def pack(self, rollouts: Sequence[Rollout], feedback: Sequence[Feedback], step: int = 1) -> Batch:
+        """The rollouts that the method learns from, in the views that it needs."""
+        if self.method.views == "both":
+            kept = [row for row, one in enumerate(feedback) if one.signal]
+            rollouts, feedback = [rollouts[row] for row in kept], [feedback[row] for row in kept]
+        student, teacher = views(rollouts, feedback, self.render)
+        device = self.policy.device
+        return Batch(
+            rollouts, feedback, student, teacher if self.method.views != "student" else [],
+            success=torch.tensor([rollout.success for rollout in rollouts], dtype=torch.bool, device=device),
+            signal=torch.tensor([one.signal for one in feedback], dtype=torch.bool, device=device), step=step,
+        )  # fmt: skip
+
+    def batch(self, step: int = 1) -> Batch:
+        """The batch of an iteration: sampled, verified, with feedback, in both views. Nothing is trained."""
+        rollouts = self.verify(self.rollouts(step))
+        return self.pack(rollouts, self.feedback(rollouts, step), step)
+
+
+def renamed(
+    config: RunConfig, task: Task | None, method: Method | None, sampler: Sampler | None, policy: Policy | None
+) -> RunConfig:
+    """The config as it is recorded: handed-in parts have names that no command can make again.
+
+    Raises:
+        UserError: for a policy that was made with other settings.
+    """
+    names: dict[str, str] = {}
+    if task is not None:
+        names["task"] = HANDED_IN + str(task.name)
+    if method is not None:
+        names["method"] = HANDED_IN + method.name
+    if sampler is not None:
+        names["sampler"] = HANDED_IN + type(sampler).__name__
+    if policy is not None:
+        names["model"] = HANDED_IN + type(policy.model).__name__
+        _refuse_other_settings(policy.config.to_dict(), config.to_dict())
+    # The folder keeps the name that the caller's config gives it.
+    return replace(config, **names, out=str(config.folder)) if names else config
+
+
+def _refuse_other_settings(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    others = FREE | {"task", "data", "task_args", "method", "method_args", "sampler", "model"}
+    for name in ours:
+        if name not in others and theirs[name] != ours[name]:
+            raise UserError(
+                f"the policy was made with {name} {theirs[name]!r}, and the run has {ours[name]!r}: give both the same"
+                " settings"
+            )
+
+
+def _identities(method: Method | None, sampler: Sampler | None, policy: Policy | None) -> dict[str, dict[str, Any]]:
+    """Of the parts that were handed in, by name; a task's is recorded in any case (`identity.describe_task`)."""
+    found = {
+        "method": method_identity(method) if method is not None else None,
+        "sampler": sampler_identity(sampler) if sampler is not None else None,
+        "policy": policy_identity(policy) if policy is not None else None,
+    }
+    return {name: identity for name, identity in found.items() if identity is not None}
+
+
+def _open_sampler(config: RunConfig, policy: Policy, render: Renderer) -> Sampler:
+    return engines.find(config.sampler).open_sampler(config, policy, render.max_context)
+
+
+@lru_cache(maxsize=8)
+def shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The order of `count` problems in one epoch: a function of the seed, so that any step can be asked for."""
+    return np.random.default_rng([seed, epoch]).permutation(count)

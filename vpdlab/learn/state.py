@@ -1,0 +1,172 @@
+"""What a step acts on: the batch in both views, and the learner with what it carries from iteration to iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vpdlab.learn.results import EStep, Mismatch, MStep
+from vpdlab.types import Feedback, Rollout, View
+
+if TYPE_CHECKING:
+    from vpdlab.config import RunConfig
+    from vpdlab.model.batch import TokenBatch
+    from vpdlab.model.policy import Policy
+    from vpdlab.model.teacher import Copy, Teacher
+
+CHECKED = 4  # rows that an E-step scores again where the sampler's own numbers are exact
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rollouts of one iteration that a method learns from, in both views.
+
+    Attributes:
+        rollouts, feedback: B rollouts and their feedback.
+        student, teacher: their views; row i of each is rollout i, with the same response ids. `teacher` is empty for
+            a method that looks at no teacher; the teacher's view of a rollout without feedback is the plain one.
+        success: [B] bool, r of the paper.
+        signal: [B] bool, m of the paper: whether there is feedback.
+        step: the iteration that it belongs to, from 1.
+    """
+
+    rollouts: Sequence[Rollout]
+    feedback: Sequence[Feedback]
+    student: Sequence[View]
+    teacher: Sequence[View]
+    success: Tensor
+    signal: Tensor
+    step: int = 1
+
+    def __len__(self) -> int:
+        return len(self.rollouts)
+
+    @cached_property
+    def response_tokens(self) -> int:
+        """Tokens that the policy wrote itself, over all responses."""
+        return int(sum(self._own))
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """[B] number of response tokens that the policy wrote itself."""
+        return self._column([float(count) for count in self._own])
+
+    @cached_property
+    def _own(self) -> list[int]:
+        return [sum(rollout.tokens.mask) for rollout in self.rollouts]
+
+    @cached_property
+    def rewards(self) -> Tensor:
+        """[B] float."""
+        return self._column([rollout.verified.reward for rollout in self.rollouts])
+
+    @cached_property
+    def sampled_logp(self) -> Tensor:
+        """[B] log pi(y|x) according to the sampler, summed over each response."""
+        return self._column([float(sum(rollout.tokens.own_logps)) for rollout in self.rollouts])
+
+    def sampled_by(self, policy: Policy) -> bool:
+        """Whether the policy's current weights sampled all of it."""
+        return all(rollout.version == policy.version for rollout in self.rollouts)
+
+    @cached_property
+    def groups(self) -> Tensor:
+        """[B] int: rollouts of the same problem share a number."""
+        return self._column([rollout.group for rollout in self.rollouts])
+
+    def logps(self, view: TokenBatch) -> Tensor:
+        """[N] log-probability, when it was sampled, of each active response token of a minibatch."""
+        return self._column([value for row in view.rows.tolist() for value in self.rollouts[row].tokens.own_logps])
+
+    def select(self, rows: Tensor) -> Batch:
+        """The rollouts at which `rows` ([B] bool) is true."""
+        if bool(rows.all()):
+            return self
+        at = rows.nonzero()[:, 0].tolist()
+        return Batch(
+            [self.rollouts[i] for i in at],
+            [self.feedback[i] for i in at],
+            [self.student[i] for i in at],
+            [self.teacher[i] for i in at] if self.teacher else [],
+            self.success[rows],
+            self.signal[rows],
+            self.step,
+        )
+
+    def _column(self, values: Sequence[float] | Sequence[int]) -> Tensor:
+        return torch.tensor(values, device=self.success.device)
+
+
+@dataclass
+class Learner:
+    """Weights, teacher and settings, and what is carried from iteration to iteration.
+
+    Attributes:
+        exact: whether the sampler's log-probabilities are the policy's own (`Sampler.exact`).
+        anchor: the initial weights, where the E-step's prior is fixed.
+        beta: of the next E-step; where `kl_target` is set it follows the measured KL.
+        shift: moving average of the E-step's shift, for `shift=ema`; None before the first.
+    """
+
+    config: RunConfig
+    policy: Policy
+    teacher: Teacher
+    anchor: Copy | None = None
+    exact: bool = False
+    beta: float = field(init=False)
+    shift: float | None = None
+
+    def __post_init__(self) -> None:
+        self.beta = self.config.beta
+
+    def prior(self, batch: Batch) -> tuple[Tensor, Mismatch | None]:
+        """[B] log pi_ref(y|x) on the plain prompt: the current student's (the sliding trust region), or the initial
+        one's (`anchor=fixed`). What the sampler knows exactly is not computed again.
+
+        Returns:
+            The prior, and the mismatch of sampler and scorer where the current weights sampled the batch.
+
+        Raises:
+            RunFailed: where a sampler that should be exact is not.
+        """
+        fresh = batch.sampled_by(self.policy)
+        known = self.anchor is not None or (fresh and self.exact)
+        rows = len(batch) if not known else CHECKED if fresh else 0  # a few show whether sampler and scorer agree
+        prior, mismatch = self._scored(batch, rows, fresh) if rows else (batch.sampled_logp, None)
+        if self.anchor is not None:
+            with torch.no_grad(), self.anchor.lent():
+                return self.policy.score(batch.student), mismatch
+        return batch.sampled_logp if known else prior, mismatch
+
+    def _scored(self, batch: Batch, rows: int, fresh: bool) -> tuple[Tensor, Mismatch | None]:
+        """[rows] log-probabilities of the first responses, and their mismatch with the sampler's."""
+        found = Mismatch()
+        logp = self.policy.score(batch.student[:rows], found.watching(batch) if fresh else None)
+        return logp, self.checked(found.everywhere(), batch.step) if fresh else None
+
+    def checked(self, mismatch: Mismatch, step: int) -> Mismatch:
+        """The same mismatch. Raises RunFailed for too large a one where the sampler should be exact."""
+        if self.exact:
+            mismatch.check(step, self.config.temperature)
+        return mismatch
+
+    def after_iteration(self, e: EStep, m: MStep) -> None:
+        """Update the teacher; after an E-step, the shift's moving average, and beta by the KL that it led to."""
+        self.teacher.after_iteration()
+        c = self.config
+        if c.e_objective == "bco" and e.delta is not None:
+            self.shift = e.delta
+        if c.kl_target and e.loss is not None and m.kl_teacher is not None:
+            self.beta = adapted(self.beta, m.kl_teacher, c.kl_target, c.beta_min, c.beta_max)
+
+
+def adapted(beta: float, kl: float, target: float, low: float, high: float) -> float:
+    """beta doubled above 1.5 times the target KL and halved below target / 1.5, within bounds (the rule of PPO with an
+    adaptive KL penalty, arXiv 1707.06347, section 4)."""
+    factor = 2.0 if kl > 1.5 * target else 0.5 if kl < target / 1.5 else 1.0
+    return min(max(beta * factor, low), high)

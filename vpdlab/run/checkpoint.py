@@ -1,0 +1,310 @@
+"""Checkpoints: written so that a kill at any moment leaves a whole one, read only where every byte is as written.
+
+runs/NAME/checkpoints/step-000040/
+  student.safetensors …  weights, copies of weights, both optimisers, torch's random states: tensors, by name
+  state.json             step, beta, shift, random states of python and numpy, lengths of the record, settings, versions
+  manifest.json          size and sha256 of each of these files
+
+A checkpoint is written into a folder beside its place, brought to the disk file by file, and moved to its name in one
+rename. Neither safetensors nor torch notices a flipped byte by itself: hence the sums. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from vpdlab import manifest
+from vpdlab.errors import RunFailed, UserError
+from vpdlab.manifest import fsync
+from vpdlab.model.policy import Policy
+from vpdlab.model.sharding import local, part_of, whole
+from vpdlab.record import LINES, checks, writing
+
+FORMAT = 1
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW, by parameter
+SPENT, RANDOM, MARKS = ("calls", "tokens"), ("python", "numpy"), ("step", *LINES)
+NAME = re.compile(r"step-(0\d{5}|[1-9]\d{5,8})", re.ASCII)
+Groups = dict[str, dict[str, Tensor]]
+STATE: dict[str, checks.Check] = {
+    "step": checks.is_count, "beta": lambda value: isinstance(value, float) and value > 0, "shift": checks.is_number,
+    "spent": lambda value: not checks.fault(value, dict.fromkeys(SPENT, checks.is_count), SPENT),
+    "random": lambda value: not checks.fault(value, dict.fromkeys(RANDOM, checks.listed(lambda _: True)), RANDOM),
+    "record": lambda value: not checks.fault(value, dict.fromkeys(MARKS, checks.is_count), MARKS),
+    "config": lambda value: not checks.config_fault(value, checks.NEEDED["config.json"]), "inputs": checks.is_table,
+    "environment": lambda value: not checks.fault(value, checks.ENVIRONMENT, ("python", "device_name", "packages")),
+}  # fmt: skip
+"""What state.json holds."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint whose files are those that were written.
+
+    Attributes:
+        path: its folder.
+        step: the iteration after which it was taken.
+        state: the content of state.json.
+        beside: the steps of all checkpoints that were there when it was read.
+    """
+
+    path: Path
+    step: int
+    state: dict[str, Any]
+    beside: tuple[int, ...]
+
+    def tensors(self, group: str) -> dict[str, Tensor]:
+        """A group of tensors, on the CPU, in memory of their own. Raises UserError for one that is not there."""
+        from safetensors.torch import load_file
+
+        file = self.path / f"{group}.safetensors"
+        if not file.is_file():
+            raise UserError(f"{self.path} holds no {group}: it was saved with other settings")
+        try:
+            return {name: value.clone() for name, value in load_file(file).items()}
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file} cannot be read: {_words(error)}") from error
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: runs/NAME/checkpoints.
+        keep: how many are kept, at least two: the newest may be the one that a fault of the disk hits.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder, self.keep = Path(folder), max(2, keep)
+
+    def steps(self) -> list[int]:
+        """The iterations that have a checkpoint, whole or not, from the newest on."""
+        if not self.folder.is_dir():
+            return []
+        found = (NAME.fullmatch(path.name) for path in self.folder.iterdir() if path.is_dir())
+        return sorted((int(match[1]) for match in found if match), reverse=True)
+
+    def place(self, step: int) -> Path:
+        """The folder of an iteration's checkpoint."""
+        return self.folder / f"step-{step:06d}"
+
+    def save(self, step: int, groups: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
+        """Write the checkpoint of an iteration, then remove those that are too many.
+
+        Raises:
+            RunFailed: where it could not be written. What it wrote is removed; the older ones are as they were.
+        """
+        place, staged = self.place(step), self.folder / f".step-{step:06d}.new"
+        shutil.rmtree(staged, ignore_errors=True)
+        try:
+            staged.mkdir(parents=True)
+            _write(staged, groups, {"format": FORMAT, "step": step, **state})
+            if place.exists():
+                self.set_aside(step)
+            staged.rename(place)
+            fsync(self.folder)
+        except (OSError, SafetensorError) as error:
+            whole = f"; that of step {self.steps()[0]} is as it was" if self.steps() else ""
+            raise RunFailed(f"cannot write the checkpoint {place}: {_words(error)}{whole}") from error
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)  # moved away, or worth nothing
+        with writing(self.folder):
+            for old in self.steps()[self.keep :]:
+                self.remove(old)
+        return place
+
+    def newest(self, fits: Callable[[Saved], str] = lambda saved: "") -> tuple[Saved | None, list[str]]:
+        """The newest whole checkpoint, and one line for each newer one that cannot be used, with the reason.
+
+        Args:
+            fits: why a whole one cannot be used all the same; "" where it can.
+        """
+        rejected = []
+        for step in self.steps():
+            found = self.read(step)
+            reason = found if isinstance(found, str) else fits(found)
+            if isinstance(found, Saved) and not reason:
+                return found, rejected
+            rejected.append(f"{self.place(step)} cannot be used: {reason}")
+        return None, rejected
+
+    def read(self, step: int) -> Saved | str:
+        """The checkpoint of an iteration, or why it cannot be used. Every byte of it is read."""
+        place = self.place(step)
+        try:
+            if reason := manifest.damage(place):
+                return reason
+            state = checks.parse(manifest.read_small(place / "state.json").decode("utf-8"))
+        except (OSError, ValueError) as error:
+            return _words(error)
+        if reason := checks.fault(state, {}, ("format", "step")):
+            return f"state.json: {reason}"
+        if state["format"] != FORMAT:
+            return f"it has format {state['format']}, this version reads {FORMAT}"
+        if reason := checks.fault(state, STATE, tuple(STATE)):
+            return f"state.json: {reason}"
+        if state["step"] != step:
+            return f"it is that of step {state['step']}"
+        return Saved(place, step, state, tuple(self.steps()))
+
+    def set_aside(self, step: int) -> None:
+        """Take a checkpoint that cannot be used out of the way, without deleting it."""
+        aside = self.place(step).with_name(f"rejected-step-{step:06d}")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.unlink(missing_ok=True)
+        self.place(step).rename(aside)
+
+    def sweep(self) -> None:
+        """Remove what a killed process left half written or half removed."""
+        for path in self.folder.glob(".step-*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def remove(self, step: int) -> None:
+        """Delete a checkpoint."""
+        hidden = self.folder / f".step-{step:06d}.old"  # never half a checkpoint under a checkpoint's name
+        self.place(step).rename(hidden)
+        shutil.rmtree(hidden)
+
+
+@contextlib.contextmanager
+def fitting(saved: Saved) -> Iterator[None]:
+    """Within the block, contents of a checkpoint that are not such as this version writes are told as a UserError: its
+    sums may be right, and somebody else have made it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{saved.path} does not fit this run: {type(error).__name__}: {_words(error)}") from error
+
+
+def _write(folder: Path, groups: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+    from safetensors.torch import save_file
+
+    for name, tensors in groups.items():
+        save_file({key: value.detach().contiguous() for key, value in tensors.items()}, folder / f"{name}.safetensors")
+    (folder / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+    manifest.write(folder)
+
+
+def _words(error: Exception) -> str:
+    """An error in a few words, without the path that the message names already."""
+    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+
+
+# -- what is in a checkpoint -------------------------------------------------------------------------------------------
+
+
+def weights_by_name(policy: Policy, values: list[Tensor] | None = None, role: str = "student") -> dict[str, Tensor]:
+    """The trainable weights of a role by their names in the model, or `values` (a copy of them) under these names."""
+    names = {id(parameter): name for name, parameter in policy.model.named_parameters()}
+    live = policy.parameters if role == "student" else policy.teacher_parameters
+    return {names[id(mine)]: value.detach() for mine, value in zip(live, values or live, strict=True)}
+
+
+def policy_tensors(policy: Policy, copies: Mapping[str, list[Tensor]]) -> Groups:
+    """All that a policy trains, its optimisers, and the copies of its weights that others keep; whole, however they are
+    sharded. All processes must ask for it; only the main one's is complete."""
+    groups = {"student": weights_by_name(policy), "optimizer": _moments(policy.optimizer, policy.parameters)}
+    if policy.decoupled:
+        groups["teacher"] = weights_by_name(policy, role="teacher")
+    if policy.e_optimizer is not policy.optimizer:
+        groups["e-optimizer"] = _moments(policy.e_optimizer, policy.teacher_parameters)
+    groups |= {name: weights_by_name(policy, values) for name, values in copies.items()}
+    return {group: {name: whole(value) for name, value in tensors.items()} for group, tensors in groups.items()}
+
+
+def load_policy(policy: Policy, copies: Mapping[str, list[Tensor]], saved: Saved) -> None:
+    """Put back what `policy_tensors` took, in place. Raises UserError where it does not fit this policy."""
+    load_weights(weights_by_name(policy), saved, "student")
+    _load_moments(policy.optimizer, policy.parameters, saved, "optimizer")
+    if policy.decoupled:
+        load_weights(weights_by_name(policy, role="teacher"), saved, "teacher")
+    if policy.e_optimizer is not policy.optimizer:
+        _load_moments(policy.e_optimizer, policy.teacher_parameters, saved, "e-optimizer")
+    for name, values in copies.items():
+        load_weights(weights_by_name(policy, values), saved, name)
+
+
+def load_weights(mine: Mapping[str, Tensor], saved: Saved, group: str) -> None:
+    """Copy a group of a checkpoint into tensors of the same names and shapes. Raises UserError for any other."""
+    found = saved.tensors(group)
+    shapes = [{name: tuple(value.shape) for name, value in side.items()} for side in (mine, found)]
+    if shapes[0] != shapes[1]:
+        odd = sorted(name for name in mine.keys() | found.keys() if shapes[0].get(name) != shapes[1].get(name))
+        raise UserError(f"the {group} in {saved.path} does not fit this model: {odd[0]} differs")
+    for name, value in found.items():
+        if not value.is_floating_point() or not value.isfinite().all():
+            raise UserError(f"the {group} in {saved.path} cannot be used: {name} holds numbers that are not finite")
+        local(mine[name]).copy_(local(part_of(value, mine[name])))
+
+
+def _moments(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
+    """By a parameter's place among all of them, however the optimiser groups them."""
+    states = ((index, optimizer.state.get(parameter, {})) for index, parameter in enumerate(parameters))
+    return {f"{index}.{key}": value for index, values in states for key, value in values.items()}
+
+
+def _load_moments(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], saved: Saved, group: str) -> None:
+    """The moments alone: rates and decay are the config's.
+
+    Fused AdamW reads as many numbers as the parameter has, whatever is there: shapes and types are checked here.
+
+    Raises:
+        UserError: for moments that do not fit the parameters.
+    """
+    places = {id(p): place for place, p in enumerate(p for part in optimizer.param_groups for p in part["params"])}
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in saved.tensors(group).items():
+        index, _, key = name.partition(".")
+        mine = parameters[int(index)] if index.isascii() and index.isdigit() and int(index) < len(parameters) else None
+        shape = () if key == "step" else None if mine is None else mine.shape
+        if mine is None or key not in MOMENTS or value.shape != shape or not value.is_floating_point():
+            raise UserError(f"the {group} in {saved.path} does not fit this model: {name} differs")
+        if not value.isfinite().all() or (key != "exp_avg" and bool((value < 0).any())):
+            raise UserError(f"the {group} in {saved.path} cannot be used: {name} holds numbers that AdamW never has")
+        moment = value if key == "step" else part_of(value, mine)  # AdamW counts its steps beside them
+        state.setdefault(places[id(mine)], {})[key] = moment
+    for place, found in state.items():
+        if set(found) != set(MOMENTS):
+            raise UserError(f"the {group} in {saved.path} does not fit this model: parameter {place} has half a state")
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def random_states(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The global generators: torch's as tensors, python's and numpy's as plain values."""
+    tensors = {"torch": torch.get_rng_state()}
+    if device.type == "cuda":
+        tensors["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        tensors["mps"] = torch.mps.get_rng_state()
+    kind, keys, *rest = np.random.get_state()
+    return tensors, {"python": random.getstate(), "numpy": [kind, np.asarray(keys).tolist(), *rest]}
+
+
+def load_random_states(device: torch.device, saved: Saved) -> None:
+    """Put the global generators back. A device of another kind than the one that was saved keeps its own."""
+    tensors = saved.tensors("random")
+    torch.set_rng_state(tensors["torch"])
+    if device.type == "cuda" and "cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["cuda"], device)
+    elif device.type == "mps" and "mps" in tensors:
+        torch.mps.set_rng_state(tensors["mps"])
+    version, keys, gauss = saved.state["random"]["python"]
+    random.setstate((version, tuple(keys), gauss))
+    kind, keys, place, *rest = saved.state["random"]["numpy"]
+    if not checks.is_count(place) or place > len(keys):  # numpy believes it, and reads beyond its state
+        raise ValueError(f"numpy's random state stands at {place!r}")
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), place, *rest))

@@ -1,0 +1,247 @@
+"""What came out of a run, for use elsewhere: held-out numbers of any student, plain folders, ordinary adapters.
+
+A student is named by a run's folder (the newest that it has), by its final/, by one of its checkpoints, or it is any
+model that `--model` takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vpdlab import manifest, models
+from vpdlab.config import RunConfig
+from vpdlab.errors import UserError, notice
+from vpdlab.learn.identity import problems_sum
+from vpdlab.model.adapters import save_adapter
+from vpdlab.model.policy import Policy
+from vpdlab.net import printable
+from vpdlab.paths import user_path
+from vpdlab.record import LINES, checks, load_run, refuse_links, state_of, writing
+from vpdlab.run import Run
+from vpdlab.run.checkpoint import NAME, Checkpoints, Saved, load_weights, weights_by_name
+from vpdlab.run.resume import settings
+
+SHAPE = ("model", "lora_rank", "adapter_rank", "teacher", "precision")  # what the saved weights belong to
+
+
+@dataclass(frozen=True)
+class Student:
+    """Where a student is.
+
+    Attributes:
+        place: a model's folder or name; for a checkpoint, its folder.
+        config: the settings of the run that it comes from; None for a model that comes from none.
+        step: the iteration after which it was saved; None where nobody knows.
+        saved: the checkpoint; None for an ordinary model folder.
+        problems: sum of the run's problems (`identity.problems_sum`); "" where it is not recorded.
+    """
+
+    place: str
+    config: RunConfig | None = None
+    step: int | None = None
+    saved: Saved | None = None
+    problems: str = ""
+
+    @property
+    def words(self) -> str:
+        """For a line of text."""
+        return self.place if self.step is None else f"{self.place} (step {self.step})"
+
+
+def find_student(place: str, step: int | None = None) -> Student:
+    """The student that a user names.
+
+    Args:
+        place: a run's folder, its final/, one of its checkpoints, or a model.
+        step: the checkpoint to take, for a run's folder.
+
+    Raises:
+        UserError: where there is none, or its checkpoint is damaged.
+    """
+    folder = user_path("the student", place)
+    if NAME.fullmatch(folder.name) and folder.parent.name == "checkpoints":
+        return _of_checkpoint(folder.parent, int(folder.name.removeprefix("step-")))
+    if is_run(folder):
+        return _of_checkpoint(folder / "checkpoints", step) if step is not None else _newest(folder)
+    if step is not None:
+        raise UserError(f"{place} is no run's folder, so it has no checkpoint {step}")
+    if folder.name == "final" and is_run(folder.parent):
+        return _final(folder.parent)
+    return Student(models.resolve(place))
+
+
+def newest_checkpoint(run: str) -> int | None:
+    """The step of a run's newest whole checkpoint; None where it has none, or `run` is no run's folder."""
+    saved, _ = Checkpoints(user_path("the run", run) / "checkpoints").newest()
+    return saved.step if saved is not None else None
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run, damaged or not; a model's folder has a config.json too, but of another kind."""
+    if (folder / "status.json").exists() or any((folder / name).exists() for name in LINES):
+        return True
+    try:
+        found = checks.parse(manifest.read_small(folder / "config.json").decode("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"task", "method", "group"} <= found.keys()
+
+
+def _final(run: Path) -> Student:
+    record = load_run(run)
+    if not models.is_model(run / "final"):
+        raise UserError(f"{run} has no final/ ({state_of(run)})")
+    if (run / "final" / manifest.NAME).exists():
+        models.check_whole(run / "final")
+    else:
+        notice(f"{run / 'final'} has no {manifest.NAME}, as earlier versions left it: its files are not checked")
+    problems = _problems(record.environment)
+    return Student(str(run / "final"), record.settings(), record.status.get("final"), problems=problems)
+
+
+def _problems(environment: Mapping[str, Any]) -> str:
+    return str(environment.get("task_identity", {}).get("problems", ""))
+
+
+def _newest(run: Path) -> Student:
+    """final/ where it is of the last iteration; else the newest whole checkpoint."""
+    status = load_run(run).status
+    saved, rejected = Checkpoints(run / "checkpoints").newest()
+    for line in rejected:
+        print(printable(line), file=sys.stderr)
+    if models.is_model(run / "final") and (status.get("final", status["step"]) == status["step"] or saved is None):
+        return _final(run)
+    if saved is None:
+        raise UserError(f"{run} has neither a final/ nor a checkpoint ({state_of(run)})")
+    return _student(saved)
+
+
+def _of_checkpoint(folder: Path, step: int) -> Student:
+    checkpoints = Checkpoints(folder)
+    if step not in checkpoints.steps():
+        there = ", ".join(map(str, reversed(checkpoints.steps()))) or "none"
+        raise UserError(f"{folder.parent} has no checkpoint of step {step}: it has {there}")
+    found = checkpoints.read(step)
+    if isinstance(found, str):
+        raise UserError(f"{checkpoints.place(step)} cannot be used: {found}")
+    return _student(found)
+
+
+def _student(saved: Saved) -> Student:
+    config, problems = RunConfig.make(**saved.state["config"]), _problems(saved.state["environment"])
+    return Student(str(saved.path), config, saved.step, saved, problems)
+
+
+# -- held-out numbers --------------------------------------------------------------------------------------------------
+
+
+def evaluate(student: Student, config: RunConfig) -> dict[str, Any]:
+    """A line like those of eval.jsonl: the student alone, on the held-out problems that `config` names.
+
+    Raises:
+        UserError: for settings that contradict the student's own.
+    """
+    own = student.config
+    for name in SHAPE if own is not None else ():
+        if getattr(config, name) != getattr(own, name):
+            raise UserError(f"{name} is {getattr(config, name)}, but the run's is {getattr(own, name)}: leave it out")
+    run = Run.open(alone(student, config), record=False)
+    same = own is not None and (config.task, config.data, config.task_args) == (own.task, own.data, own.task_args)
+    if same and student.problems not in ("", problems_sum(run.task)):
+        notice(f"the problems of task {config.task} are not those of the run: their content has changed since")
+    if student.saved is not None:
+        load_weights(weights_by_name(run.learner.policy), student.saved, "student")
+    return run.evaluate(student.step or 0)
+
+
+def alone(student: Student, config: RunConfig) -> RunConfig:
+    """Settings that load this student, and nothing that an evaluation of it does not need."""
+    fields: dict[str, Any] = {
+        "method": "rft", "feedback": ("verifier",), "critic": "live", "critic_learns": False, "anchor": "dynamic",
+        "eval_teacher": False, "prompts": 1, "kl_target": 0.0, "shard": False,
+        "teacher": "adapter" if student.saved is not None and config.teacher == "adapter" else "shared",
+    }  # fmt: skip
+    if student.saved is None:
+        fields |= {"model": student.place, "lora_rank": 0}
+    return RunConfig.make(**settings(config) | fields)
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def export(student: Student, out: Path, adapter: str = "") -> None:
+    """Write a student as an ordinary Hugging Face folder, or an adapter as an ordinary PEFT folder.
+
+    Args:
+        out: a folder that is not there yet, or is empty.
+        adapter: "student" or "teacher", for that one's LoRA adapter; "" for the whole student, adapters merged.
+
+    Raises:
+        UserError: for a folder that is taken, or an adapter that the run does not have.
+        RunFailed: where it cannot be written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists already: name another folder")
+    if adapter:
+        _check_adapter(student, adapter)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if student.saved is None:
+            _copy(Path(student.place), out)
+        elif adapter:
+            _save_adapter(_load(student, student.saved), out, adapter)
+        else:
+            _load(student, student.saved).save(out)
+
+
+def _copy(folder: Path, out: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder on this machine: there is nothing to export")
+    refuse_links(folder)  # what a link points to is no part of the student
+    staged = out.with_name(f".{out.name}.new")
+    shutil.rmtree(staged, ignore_errors=True)
+    shutil.copytree(folder, staged)
+    if out.exists():
+        out.rmdir()
+    staged.rename(out)
+
+
+def _load(student: Student, saved: Saved) -> Policy:
+    """The policy of a checkpoint, with all that it has trained."""
+    assert student.config is not None
+    policy = Policy.load(replace(student.config, shard=False))
+    load_weights(weights_by_name(policy), saved, "student")
+    if policy.decoupled:
+        load_weights(weights_by_name(policy, role="teacher"), saved, "teacher")
+    return policy
+
+
+def _check_adapter(student: Student, adapter: str) -> None:
+    config = student.config
+    if config is None or student.saved is None:
+        raise UserError(f"{student.place} has its adapters merged: name a checkpoint of the run with --checkpoint")
+    if adapter == "student" and not config.lora_rank:
+        raise UserError("the student of this run has no adapter: all its weights were trained (lora_rank 0)")
+    if adapter == "teacher" and config.teacher != "adapter":
+        raise UserError(f"the teacher of this run has no adapter: it was of the kind {config.teacher}")
+
+
+def _save_adapter(policy: Policy, out: Path, role: str) -> None:
+    """adapter_config.json and adapter_model.safetensors, as peft writes them.
+
+    An adapter belongs to the weights under it. Those of a teacher whose student is trained as a whole are in no other
+    place: they are written to OUT/base.
+    """
+    out.mkdir(exist_ok=True)
+    base = ""
+    if role == "teacher" and not policy.config.lora_rank:
+        base = str((out / "base").resolve())
+        policy.save(out / "base")
+    with policy.as_teacher() if role == "teacher" else contextlib.nullcontext():
+        save_adapter(policy.model, out, base)

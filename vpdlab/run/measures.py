@@ -1,0 +1,71 @@
+"""Measures of an evaluation: avg@k, pass@k, maj@k, each with a bootstrap interval over problems."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vpdlab.types import Outcome
+
+
+def average_at_k(outcomes: Sequence[Outcome]) -> float:
+    """Share of successes among the k responses to one problem."""
+    return sum(outcome.success for outcome in outcomes) / len(outcomes)
+
+
+def pass_at_k(outcomes: Sequence[Outcome]) -> float:
+    """1 where any of the k responses to one problem succeeds, else 0."""
+    return float(any(outcome.success for outcome in outcomes))
+
+
+def majority_at_k(outcomes: Sequence[Outcome]) -> float:
+    """1 where the answer given most often is right. Responses without an answer do not vote; where several answers
+    lead, their successes are averaged, as if one of them was drawn."""
+    votes = Counter(outcome.answer for outcome in outcomes if outcome.answer is not None)
+    if not votes:
+        return 0.0
+    most = max(votes.values())
+    right = {outcome.answer for outcome in outcomes if outcome.success}
+    leaders = [answer for answer, count in votes.items() if count == most]
+    return sum(answer in right for answer in leaders) / len(leaders)
+
+
+MEASURES: dict[str, Callable[[Sequence[Outcome]], float]] = {
+    "accuracy": average_at_k,
+    "pass_at_k": pass_at_k,
+    "maj_at_k": majority_at_k,
+}
+
+
+def interval(values: Sequence[float], level: float = 0.95, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean, problems drawn with replacement."""
+    array = np.asarray(values, dtype=float)
+    rng = np.random.default_rng(seed)
+    means = [
+        array[rng.integers(0, len(array), len(array))].mean() for _ in range(draws)
+    ]  # one draw in memory at a time
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def summarise(groups: Mapping[int, Sequence[Outcome]]) -> dict[str, Any]:
+    """The measures over problems: `accuracy` (avg@k), `pass_at_k`, `maj_at_k`, each with `_low` and `_high`.
+
+    Args:
+        groups: place of a problem -> its k outcomes.
+
+    Raises:
+        ValueError: without problems, or where they do not all have the same k.
+    """
+    sizes = {len(outcomes) for outcomes in groups.values()}
+    if len(sizes) != 1:
+        raise ValueError(f"every problem needs the same number of responses, found {sorted(sizes)}")
+    row: dict[str, Any] = {"k": sizes.pop(), "problems": len(groups)}
+    for name, measure in MEASURES.items():
+        values = [measure(outcomes) for outcomes in groups.values()]
+        low, high = interval(values)
+        row |= {name: float(np.mean(values)), f"{name}_low": low, f"{name}_high": high}
+    return row

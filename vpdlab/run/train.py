@@ -1,0 +1,142 @@
+"""Train a run from its next step to its end: record, evaluate, save, and say how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vpdlab import processes
+from vpdlab.errors import RunFailed, UserError, notice
+from vpdlab.learn.iterate import Iteration, iterate
+from vpdlab.record import Recorder, plain
+from vpdlab.run.diagnose import diagnose
+from vpdlab.run.interrupt import Interrupt
+from vpdlab.run.keeper import Keeper
+from vpdlab.run.lock import locked
+from vpdlab.run.observe import TokenWatch, metrics_row, rollout_records, sampled_records
+from vpdlab.run.resume import settings
+from vpdlab.run.tracker import tracked
+from vpdlab.types import Rollout
+
+if TYPE_CHECKING:
+    from vpdlab.run.run import Run
+
+
+def steps(run: Run) -> Iterator[dict[str, Any]]:
+    """Lines of metrics, each once it is on disk (`Run.steps`)."""
+    if run.started:
+        raise UserError("this run has started already: open a new one with Run.open to train again")
+    run.started = True
+    with contextlib.ExitStack() as held:
+        if run.record:
+            processes.by_main(lambda: held.enter_context(locked(run.config.folder)))
+        processes.agree("the settings", run.config.to_dict)
+        processes.agree("the weights", run.policy.probe)
+        keeper = _open_record(run) if run.record else None
+        with tracked(run.config.tracker, run.recorder, settings(run.config), len(run.rows)):
+            yield from _with_status(run, keeper)
+
+
+def _open_record(run: Run) -> Keeper:
+    keeper, marks = run.keeper(), None
+    processes.agree("problems or templates", lambda: keeper.inputs)
+    if run.resumed is None:
+        keeper.begin()
+    else:
+        keeper.go_on(run.resumed)
+        marks = run.resumed.state["record"]
+
+    def begin() -> None:
+        run.recorder = Recorder(run.config.folder, settings(run.config), keeper.environment, marks)
+
+    processes.by_main(begin)
+    return keeper
+
+
+def _with_status(run: Run, keeper: Keeper | None) -> Iterator[dict[str, Any]]:
+    """Train, and have status.json say how that ended."""
+    state, reason, interrupt = "failed", "", Interrupt()
+    try:
+        with interrupt.armed():
+            yield from _train(run, interrupt, keeper)
+        state, reason = ("stopped", "interrupted") if interrupt else ("complete", "")
+    except (GeneratorExit, KeyboardInterrupt):
+        state, reason = "stopped", "interrupted"
+        raise
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        if run.recorder is not None:
+            run.recorder.close(state, reason)
+
+
+def _train(run: Run, interrupt: Interrupt, keeper: Keeper | None) -> Iterator[dict[str, Any]]:
+    config, every = run.config, run.config.checkpoint_every
+    if config.eval_every >= 0 and not run.rows and not run.evals:  # else it was evaluated before it was resumed
+        run.evaluate(0)
+    for step in range(len(run.rows) + 1, config.steps + 1):
+        if interrupt:
+            break
+        row = _recorded_step(run, step, keeper)
+        last = step == config.steps or bool(interrupt)
+        if config.eval_every >= 0 and (last or (config.eval_every and step % config.eval_every == 0)):
+            run.evaluate(step)
+        if keeper is not None and every and step % every == 0:
+            keeper.save(step, run.recorder)
+        yield row
+        _refuse_divergence(run.rows, config.max_skipped)
+    if keeper is not None:
+        if every or interrupt:
+            keeper.save(len(run.rows), run.recorder)
+        with run.recorder.final() if run.recorder is not None else contextlib.nullcontext():
+            run.policy.save(config.folder / "final")
+
+
+def _refuse_divergence(rows: Sequence[dict[str, Any]], most: int) -> None:
+    if len(rows) >= most and all(row["skipped"] for row in rows[-most:]):
+        raise RunFailed(f"{most} iterations in a row had a loss or gradient that was not finite: lower lr")
+
+
+def _recorded_step(run: Run, step: int, keeper: Keeper | None) -> dict[str, Any]:
+    """One iteration; its line of metrics and its rollouts are handed to the recorder."""
+    config, recorder = run.config, run.recorder
+
+    def sampled(step: int, rollouts: Sequence[Rollout]) -> None:
+        if recorder is not None and run.critic is not None:  # on disk before a critic is asked, which may fail
+            recorder.rollouts(step, sampled_records(step, rollouts, run.render), wait=True)
+
+    kept = config.record_tokens if run.record else 0  # no other reader
+    watch = TokenWatch(run.policy.tokenizer, kept, config.record_top, config.logit_mib, sampled)
+    iteration = _iterated(run, step, watch, keeper)
+    row = plain(metrics_row(iteration))
+    if recorder is not None:
+        recorder.rollouts(step, rollout_records(iteration, watch, run.render))
+    processes.agree("the weights", run.policy.probe)
+    run.rows.append(row)
+    row["warnings"] = diagnose(run.rows)
+    if recorder is not None:
+        recorder.metrics(row)
+    return row
+
+
+def _iterated(run: Run, step: int, watch: TokenWatch, keeper: Keeper | None) -> Iteration:
+    """`iterate`; where it fails before it changed any weight (a judge or the sandbox, say), a checkpoint is saved, so
+    that the run can be resumed once the cause is fixed."""
+    before = run.policy.updates
+    try:
+        return iterate(run, step, watch)
+    except (UserError, RunFailed):
+        # With several processes the others may be anywhere: they cannot be asked for their shares.
+        if keeper is not None and run.rows and run.policy.updates == before and processes.count() == 1:
+            _save_before_failing(run, keeper, run.recorder)
+        raise
+
+
+def _save_before_failing(run: Run, keeper: Keeper, recorder: Recorder | None) -> None:
+    try:
+        keeper.save(len(run.rows), recorder)
+        notice(f"{run.config.folder} is saved as of step {len(run.rows)}: fix the cause, then resume it")
+    except RunFailed as error:  # the disk, most likely: the first error is the one to raise
+        notice(str(error))

@@ -1,0 +1,268 @@
+"""Make the bundled model `apprentice` from nothing, in about twenty minutes on one core.
+
+    python -m vpdlab.zoo.make_apprentice --out vpdlab/models/apprentice
+    python -m vpdlab.zoo.make_apprentice --out elsewhere --start vpdlab/models/apprentice --stages habits
+
+It is a small Llama with a byte-level tokenizer of its own: every word of the default templates and of the
+arithmetic task's critiques is one token, every digit is one token, and any other text still encodes, byte by
+byte. It goes to school in four stages (`STAGES`): it learns to add, to find the problem across a distance, and to
+read critiques and solutions; at the end it learns bad habits, wrong answers in set proportions, which decide how
+often student and teacher are right when a tour starts. The pairs that the arithmetic task holds out are never seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from vpdlab.prompts import Renderer, Templates
+from vpdlab.tasks.arithmetic import critique, held_out
+from vpdlab.types import Feedback, Problem
+
+CHAT = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+# How often an answer is right in the last stage: without feedback, and after a critique of a wrong attempt, for
+# numbers of two and of three digits. What the tours start from then is measured by `vpdlab compare`.
+RIGHT = {("plain", 2): 0.40, ("plain", 3): 0.08, ("critique", 2): 0.70, ("critique", 3): 0.45}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training.
+
+    Attributes:
+        steps, rows, rate: updates at most, examples an update, learning rate.
+        until: the stage ends early once this skill (a kind and a count of digits) is right so often. Each skill comes
+            as a jump after a long plateau, and it comes only while the learning rate is high: so the rate stays up, and
+            the wait is not a fixed one.
+        digits: digits of the numbers -> share.
+        kinds: "plain", "critique", "solution" -> share.
+        gap: largest distance put between the problem and the rest, by shifting positions (0: none). What was learned
+            next to the problem is of no use behind a critique until it holds at any distance.
+        habits: whether answers are wrong in the proportions of `RIGHT`.
+    """
+
+    steps: int
+    rows: int
+    rate: float
+    digits: Mapping[int, float]
+    kinds: Mapping[str, float]
+    gap: int = 0
+    until: tuple[str, int, float] | None = None
+    habits: bool = False
+
+
+STAGES = {
+    # One digit first: without the small table of sums the ones digit of larger sums stays a guess for very long.
+    "sums": Stage(4000, 128, 2e-3, {1: 0.2, 2: 0.35, 3: 0.45}, {"plain": 1.0}, until=("plain", 3, 0.9)),
+    "distance": Stage(1000, 128, 1.5e-3, {1: 0.1, 2: 0.4, 3: 0.5}, {"plain": 1.0}, gap=55),
+    "reading": Stage(
+        4000,
+        64,
+        1.5e-3,
+        {1: 0.1, 2: 0.3, 3: 0.6},
+        {"plain": 0.15, "critique": 0.7, "solution": 0.15},
+        until=("critique", 3, 0.85),
+    ),
+    "habits": Stage(400, 64, 1e-3, {2: 0.5, 3: 0.5}, {"plain": 0.35, "critique": 0.55, "solution": 0.1}, habits=True),
+}
+
+
+def build_tokenizer() -> Any:
+    """Byte-level BPE on the words of our own templates and critiques, each digit apart."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["What is 12 + 34 - 5?", *vars(Templates()).values(), response("1")]
+    words += [critique(said, right) for said, right in (("123", "123"), ("199", "922"), ("1", "12"), ("12", "1"))]
+    words += [critique("-1", "1"), "The answer has no number."]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    # Enough merges for every word to become one token: training stops where nothing is left to merge.
+    trainer = trainers.BpeTrainer(
+        vocab_size=2000,
+        special_tokens=[AddedToken(token, normalized=False) for token in SPECIAL],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([word for word in words for _ in range(3)], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|pad|>",
+        eos_token="<|end|>",
+        additional_special_tokens=SPECIAL[2:],
+        chat_template=CHAT,
+        padding_side="left",
+        model_max_length=512,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build_model(tokenizer: Any, seed: int) -> Any:
+    """A Llama of 3 layers, width 96, with random weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=96,
+            intermediate_size=256,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def response(answer: str) -> str:
+    """What the apprentice answers."""
+    return f"The answer is {answer}."
+
+
+def problem(rng: random.Random, digits: int) -> Problem:
+    """A sum that is not held out. One-digit sums are a table that nothing holds out."""
+    low, high = (0 if digits == 1 else 10 ** (digits - 1)), 10**digits - 1
+    while True:
+        a, b = rng.randint(low, high), rng.randint(low, high)
+        if digits == 1 or not held_out(a, b):
+            return Problem(f"{a}+{b}", f"What is {a} + {b}?", str(a + b))
+
+
+def spoilt(rng: random.Random, right: str, near: float, share: float = 0.6) -> str:
+    """A made-up answer: each digit is changed with probability `share`, by one (`near`) or to anything."""
+    if rng.random() < 0.03:
+        return right[:-1] or "0" if rng.random() < 0.5 else right + rng.choice("0123456789")
+    digits = []
+    for place, digit in enumerate(right):
+        if rng.random() < share:
+            digit = str((int(digit) + rng.choice((-1, 1))) % 10) if rng.random() < near else rng.choice("0123456789")
+        digits.append("1" if place == 0 and digit == "0" and len(right) > 1 else digit)
+    return "".join(digits)
+
+
+def wrong(rng: random.Random, right: str) -> str:
+    """A made-up answer that is wrong in a digit or two."""
+    while True:
+        answer = spoilt(rng, right, near=0.7, share=0.4)
+        if answer != right and len(answer) == len(right):
+            return answer
+
+
+def example(rng: random.Random, digits: int, kind: str, habits: bool) -> tuple[Problem, Feedback, str]:
+    """A problem, the feedback on it (none for kind "plain") and the answer to learn."""
+    sum_ = problem(rng, digits)
+    answer, said = sum_.answer, sum_.answer
+    if kind == "solution":
+        return sum_, Feedback(demonstration=response(answer)), answer
+    if kind == "critique":
+        said = wrong(rng, answer) if habits and rng.random() < 0.7 else spoilt(rng, answer, near=0.3)
+    if habits and (kind == "plain" or said != sum_.answer) and rng.random() >= RIGHT[kind, digits]:
+        # Not reading a critique is one way to be wrong after it: the attempt again.
+        answer = said if said != answer and rng.random() < 0.5 else wrong(rng, answer)
+    return sum_, Feedback(critique=critique(said, sum_.answer)) if kind == "critique" else Feedback(), answer
+
+
+def batch(render: Renderer, rng: random.Random, stage: Stage) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """ids, labels (-100 outside the response) and positions, all [B, S]; one kind and one length of numbers a batch."""
+    tokenizer = render.tokenizer
+    digits = rng.choices(list(stage.digits), list(stage.digits.values()))[0]
+    kind = rng.choices(list(stage.kinds), list(stage.kinds.values()))[0]
+    rows = []
+    for _ in range(stage.rows):
+        sum_, feedback, answer = example(rng, digits, kind, stage.habits)
+        context = render.student(sum_) if kind == "plain" else render.teacher(sum_, feedback)[0]
+        ids = tokenizer(response(answer), add_special_tokens=False).input_ids
+        rows.append((list(context), [*ids, tokenizer.eos_token_id]))
+    width = max(len(context) + len(answer) for context, answer in rows)
+    fill = [width - len(context) - len(answer) for context, answer in rows]
+    ids = torch.tensor([c + a + [tokenizer.pad_token_id] * n for (c, a), n in zip(rows, fill, strict=True)])
+    labels = torch.tensor([[-100] * len(c) + a + [-100] * n for (c, a), n in zip(rows, fill, strict=True)])
+    positions = torch.arange(width).repeat(len(rows), 1)
+    if stage.gap:
+        gaps = torch.tensor([rng.randint(0, stage.gap) if rng.random() < 0.7 else 0 for _ in rows])
+        positions[:, -2 - labels.ne(-100).sum(1).max() :] += gaps[:, None]
+    return ids, labels, positions
+
+
+def train(model: Any, tokenizer: Any, name: str, seed: int) -> None:
+    """One stage; says where it is every 200 steps."""
+    stage, rng, render = STAGES[name], random.Random(f"{name} {seed}"), Renderer(tokenizer)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=stage.rate, weight_decay=0.01)
+    started = time.monotonic()
+    for step in range(1, stage.steps + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = stage.rate * min(1.0, step / 100) * (1.0 if stage.until else 1 - 0.9 * step / stage.steps)
+        ids, labels, positions = batch(render, rng, stage)
+        logits = model(input_ids=ids, position_ids=positions).logits
+        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 200 == 0 or step == stage.steps:
+            passed = time.monotonic() - started
+            found = skills(model, render)
+            said = ", ".join(f"{kind} {digits} digits {right:.2f}" for (kind, digits), right in found.items())
+            print(f"{name}: step {step}/{stage.steps}, {passed:.0f} s, right: {said}", flush=True)
+            if stage.until and found[stage.until[:2]] >= stage.until[2]:
+                return
+
+
+@torch.no_grad()
+def skills(model: Any, render: Renderer) -> dict[tuple[str, int], float]:
+    """Mean probability of the right answer to fresh problems, without feedback and after a critique of a wrong one."""
+    found = {}
+    for kind in ("plain", "critique"):
+        for digits in (2, 3):
+            stage = Stage(0, 128, 0.0, {digits: 1.0}, {kind: 1.0})
+            ids, labels, _ = batch(render, random.Random(digits), stage)
+            logp = torch.log_softmax(model(input_ids=ids).logits[:, :-1], dim=-1)
+            known = labels[:, 1:] != -100
+            right = logp.gather(-1, labels[:, 1:].clamp(min=0)[..., None])[..., 0].masked_fill(~known, 0.0)
+            found[kind, digits] = right.sum(1).exp().mean().item()
+    return found
+
+
+def main() -> None:
+    """Read the options and train."""
+    parser = argparse.ArgumentParser(description="Make the bundled model.")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--seed", type=int, default=1, help="default: 1, which the bundled model was made with")
+    parser.add_argument("--start", type=Path, help="go on from this model instead of random weights")
+    parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES), help="default: all")
+    args = parser.parse_args()
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(1)  # one thread: the same sums in the same order give the same weights
+    tokenizer = build_tokenizer()
+    model = AutoModelForCausalLM.from_pretrained(args.start) if args.start else build_model(tokenizer, args.seed)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
+    for name in args.stages:
+        train(model, tokenizer, name, args.seed)
+        model.save_pretrained(args.out)  # after each stage: an interrupted school can go on with --start
+        tokenizer.save_pretrained(args.out)
+    print(f"saved to {args.out}")
+
+
+if __name__ == "__main__":
+    main()
