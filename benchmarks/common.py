@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from vpdlab.loop import Run
+    from vpdlab.run import Run
     from vpdlab.types import Outcome, Problem, Rollout
 
 TEXT = """the model of a gas in this box is that its parts move on lines and meet each other at times so the heat of one
@@ -111,7 +111,7 @@ def machine(given: argparse.Namespace, dtype: str = "float32") -> str:
     """One line: what these numbers were measured on, and of what."""
     import torch
 
-    from vpdlab.environment import revision
+    from vpdlab.run.environment import revision
 
     device = torch.cuda.get_device_name() if given.device.startswith("cuda") else processor()
     load = f", load {os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else ""
@@ -199,7 +199,7 @@ def goal(given: argparse.Namespace, words: str, measured: float, most: float) ->
 def open_run(task: Any = None, **fields: Any) -> Run:
     """A run that leaves no folder behind and is evaluated never."""
     from vpdlab import RunConfig
-    from vpdlab.loop import Run
+    from vpdlab.run import Run
 
     return Run.open(RunConfig.make(**{"eval_every": -1, "record_tokens": 0, **fields}), record=False, task=task)
 
@@ -230,7 +230,7 @@ def model_folder(name: str, scratch: Path, device: str = "cpu") -> str:
     The tokenizer of a shape is the apprentice's, so that nothing has to be fetched; its words are but a few of the
     shape's vocabulary.
     """
-    from vpdlab import models
+    from vpdlab import zoo
 
     if name not in SHAPES:
         return models.resolve(name)

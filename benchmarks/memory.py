@@ -61,7 +61,7 @@ def left(kept: Any) -> Any:
 def our_loss(student: Any, teacher: Any, head: Any, mib: int) -> Any:
     import torch
 
-    from vpdlab.scoring import Support, Term, TokenDist, compare
+    from vpdlab.model.comparison import Support, Term, TokenDist, compare
 
     tokens = torch.zeros(len(student), dtype=torch.long, device=student.device)
     sides = [TokenDist((Term(hidden, weight),)) for hidden, weight in ((student, head), (teacher, head.detach()))]

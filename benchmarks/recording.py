@@ -22,7 +22,7 @@ import common
 
 def measure(given: argparse.Namespace, scratch: Path) -> list[list[str]]:
     from vpdlab import RunConfig
-    from vpdlab.loop import Run
+    from vpdlab.run import Run
 
     everything = given.prompts * given.group
     kept = {"no record": None, "0 rollouts": 0, "8 rollouts": 8, "all rollouts": everything}

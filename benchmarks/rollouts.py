@@ -27,12 +27,12 @@ from typing import Any
 import torch
 
 from vpdlab import RunConfig
-from vpdlab.batch import TokenBatch
-from vpdlab.learner import Mismatch
-from vpdlab.loop import Run
-from vpdlab.policy import end_ids
-from vpdlab.samplers import Completion, Sampling
-from vpdlab.samplers.hf import HFSampler
+from vpdlab.model.batch import TokenBatch
+from vpdlab.learn.state import Mismatch
+from vpdlab.run import Run
+from vpdlab.model.policy import end_ids
+from vpdlab.sampling import Completion, Sampling
+from vpdlab.sampling.engines.transformers import HFSampler
 from vpdlab.types import View
 
 Job = Callable[[], list[Completion]]

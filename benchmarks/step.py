@@ -79,7 +79,7 @@ class Ours:
     """A run of vpdlab that takes SDPO's step or VPD's, whichever it is asked for."""
 
     def __init__(self, given: argparse.Namespace, model: str, precision: str, lengths: str, task: common.Drill) -> None:
-        from vpdlab.methods import get_method
+        from vpdlab.learn.methods import get_method
 
         self.run = common.open_run(
             task, method="vpd", model=model, precision=precision, device=given.device, threads=given.threads,
@@ -100,7 +100,7 @@ class Ours:
         self.run.pack = counted  # type: ignore[method-assign]
 
     def step(self, name: str, number: int, device: str) -> tuple[float, common.Seconds, Work]:
-        from vpdlab.loop import iterate
+        from vpdlab.run import iterate
 
         self.run.method = self.methods[name]
         rows: list[dict[str, Any]] = []

@@ -10,10 +10,10 @@ import transformers
 
 from vpdlab import RunConfig
 from vpdlab.model.loading import without_bars
-from vpdlab.models.make_apprentice import build_tokenizer
-from vpdlab.policy import Policy
-from vpdlab.samplers import Sampling
-from vpdlab.samplers.hf import HFSampler
+from vpdlab.zoo.make_apprentice import build_tokenizer
+from vpdlab.model.policy import Policy
+from vpdlab.sampling import Sampling
+from vpdlab.sampling.engines.transformers import HFSampler
 from vpdlab.types import View
 
 SIZE = {

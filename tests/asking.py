@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from vpdlab.critics.endpoint import Budget, EndpointCritic
-from vpdlab.samplers import Sampling
+from vpdlab.feedback.endpoint import Budget, EndpointCritic
+from vpdlab.sampling import Sampling
 from vpdlab.types import Outcome, Problem, Rollout
 
 SECRET = "sk-very-secret-123"

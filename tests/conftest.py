@@ -68,7 +68,7 @@ def chromium() -> str:
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """Folder of the real instruct model."""
-    from vpdlab import models
+    from vpdlab import zoo
 
     entry = next(entry for entry in models.catalog() if entry["name"] == "smollm2-135m")
     if not entry["present"]:

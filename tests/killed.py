@@ -21,7 +21,7 @@ import torch
 from toy import Parity
 
 from vpdlab.config import RunConfig
-from vpdlab.loop import Run
+from vpdlab.run import Run
 
 torch.set_num_threads(1)
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vpdlab.batch import collate, minibatches, plan
+from vpdlab.model.batch import collate, minibatches, plan
 from vpdlab.types import View
 
 PROPERTY = settings(max_examples=60, deadline=None, database=None, derandomize=True)

@@ -264,7 +264,7 @@ def test_a_template_that_draws_lots_over_some_problems_is_refused_by_the_problem
 
 
 def test_the_record_has_the_feedback_and_the_teachers_prompt_as_they_were_read():
-    from vpdlab.observe import _teacher_prompt
+    from vpdlab.run.observe import _teacher_prompt
     from vpdlab.types import Rollout, View
 
     render = renderer(TALK.replace("m.content", "m.content[:60]") + OPEN)

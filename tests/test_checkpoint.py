@@ -19,15 +19,15 @@ import torch
 from toy import Parity, equal, toy_model, weights
 
 from vpdlab import checkpoint, cli
-from vpdlab.checkpoint import Checkpoints, Saved
+from vpdlab.run.checkpoint import Checkpoints, Saved
 from vpdlab.config import RunConfig
-from vpdlab.critics.endpoint import Budget
+from vpdlab.feedback.endpoint import Budget
 from vpdlab.errors import RunFailed, UserError
-from vpdlab.loop import Run
-from vpdlab.m_step import Method
-from vpdlab.methods import METHODS, distillation
+from vpdlab.run import Run
+from vpdlab.learn.m_step import Method
+from vpdlab.learn.methods import METHODS, distillation
 from vpdlab.record import METRICS, load_run
-from vpdlab.resume import FREE, locked
+from vpdlab.run.resume import FREE, locked
 
 SMALL = {
     "prompts": 2, "group": 3, "max_new_tokens": 6, "max_context": 120, "lr": 1e-3, "e_every": 1, "steps": 4,
@@ -276,7 +276,7 @@ def test_a_base_under_an_adapter_must_be_the_same(tmp_path):
 
 
 def test_other_versions_are_said(run_folder, monkeypatch, capsys):
-    monkeypatch.setattr("vpdlab.environment.versions", lambda: {"torch": "9.9"})
+    monkeypatch.setattr("vpdlab.run.environment.versions", lambda: {"torch": "9.9"})
     opened(run_folder, resume=True, steps=6)
     assert "torch 2" in (said := capsys.readouterr().out) and "(now 9.9): what follows need not be equal" in said
 
@@ -426,7 +426,7 @@ def opened_before(folder: Path, run: Run) -> Run:
 
 def test_a_process_that_dies_lets_go(tmp_path):
     program = (
-        "import sys, time, pathlib; from vpdlab.resume import locked\n"
+        "import sys, time, pathlib; from vpdlab.run.resume import locked\n"
         "with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", program, tmp_path / "run"], stdout=subprocess.PIPE, text=True)

@@ -12,7 +12,7 @@ import pytest
 from asking import SECRET, ask, critic
 from toy import toy_run
 
-from vpdlab.critics.endpoint import KEY, Budget
+from vpdlab.feedback.endpoint import KEY, Budget
 from vpdlab.errors import UserError
 from vpdlab.record import load_run
 

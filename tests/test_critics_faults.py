@@ -34,7 +34,7 @@ from hostile_server import (
 from toy import toy_run
 
 from vpdlab import net
-from vpdlab.critics.endpoint import KEY, Budget
+from vpdlab.feedback.endpoint import KEY, Budget
 from vpdlab.errors import UserError
 
 SECONDS = 1.0

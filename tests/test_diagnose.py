@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vpdlab.diagnose import DIAGNOSES, diagnose
+from vpdlab.run.diagnose import DIAGNOSES, diagnose
 
 HEALTHY = {
     "reward": 0.5, "success_rate": 0.5, "signal_share": 1.0, "length": 30.0, "entropy": 0.5, "kl": 0.1,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vpdlab.config import HINTS
-from vpdlab.methods import METHODS
+from vpdlab.learn.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 METHODS_PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from vpdlab.samplers import Sampling
-from vpdlab.samplers.hf import draw
+from vpdlab.sampling import Sampling
+from vpdlab.sampling.engines.transformers import draw
 
 # Powers of two, so that every sum below is exact.
 P = torch.tensor([0.125, 0.5, 0.25, 0.125])

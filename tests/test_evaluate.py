@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from toy import toy_run
 
-from vpdlab.evaluate import average_at_k, interval, majority_at_k, pass_at_k, summarise
+from vpdlab.run.measures import average_at_k, interval, majority_at_k, pass_at_k, summarise
 from vpdlab.types import Outcome, Problem, Rollout
 
 

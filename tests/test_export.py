@@ -13,7 +13,7 @@ from toy import toy_model
 
 from vpdlab import cli
 from vpdlab.config import RunConfig
-from vpdlab.loop import Run
+from vpdlab.run import Run
 from vpdlab.record import load_run
 
 SMALL = {

@@ -13,7 +13,7 @@ from toy import Parity, toy_model
 from vpdlab import Run, RunConfig, load_run
 from vpdlab.cli import main
 from vpdlab.errors import UserError
-from vpdlab.identity import digest, judge_sum, plain, problems_sum
+from vpdlab.run.identity import digest, judge_sum, plain, problems_sum
 from vpdlab.tasks import make_task
 from vpdlab.types import Outcome, Problem
 

@@ -13,14 +13,14 @@ import torch
 from toy import Parity, equal, toy_run, train, weights
 
 from vpdlab import m_step as m_steps
-from vpdlab.e_step import e_step, split
+from vpdlab.learn.e_step import e_step, split
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.feedback import give_feedback
-from vpdlab.learner import CHECKED, Batch, Mismatch
-from vpdlab.loop import Run, shuffled
+from vpdlab.learn.state import CHECKED, Batch, Mismatch
+from vpdlab.run import Run, shuffled
 from vpdlab.losses import reward_shift
-from vpdlab.m_step import Method, m_step
-from vpdlab.methods import METHODS
+from vpdlab.learn.m_step import Method, m_step
+from vpdlab.learn.methods import METHODS
 from vpdlab.record import METRICS, load_run
 from vpdlab.tasks import verify_all
 from vpdlab.types import Outcome
@@ -65,7 +65,7 @@ def test_the_result_does_not_depend_on_the_minibatches(monkeypatch, tokens, rows
     """Rows a minibatch, and rows of logits a chunk (with its recomputation), change no gradient."""
     whole, split = toy_run(), toy_run(minibatch_tokens=tokens)
     one = gradients(whole)
-    monkeypatch.setattr("vpdlab.scoring._chunk_rows", lambda dist, mib: rows)
+    monkeypatch.setattr("vpdlab.model.comparison._chunk_rows", lambda dist, mib: rows)
     other = gradients(split)
     for a, b in zip(one, other, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
@@ -367,7 +367,7 @@ def test_a_task_without_held_out_problems_is_told(monkeypatch):
         def load(self, split):
             return super().load(split) if split == "train" else []
 
-    monkeypatch.setattr("vpdlab.loop.make_task", lambda name, **options: Empty())
+    monkeypatch.setattr("vpdlab.run.make_task", lambda name, **options: Empty())
     with pytest.raises(UserError, match="has no held-out problems: set eval_every to -1"):
         toy_run()
     assert toy_run(eval_every=-1).task.name == "parity"

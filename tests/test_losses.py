@@ -16,7 +16,7 @@ from torch.testing import assert_close
 
 from vpdlab import losses
 from vpdlab.credit import tilted_weight
-from vpdlab.scoring import Support, on_support
+from vpdlab.model.comparison import Support, on_support
 
 PROPERTY = settings(max_examples=60, deadline=None, database=None, derandomize=True)
 ALPHAS = (0.0, 0.25, 0.5, 0.9, 1.0)

@@ -15,7 +15,7 @@ from toy import toy_model
 
 from vpdlab import RunConfig
 from vpdlab.errors import UserError
-from vpdlab.policy import Policy
+from vpdlab.model.policy import Policy
 
 NORM, DOWN, EMBED = "model.norm.weight", "model.layers.0.mlp.down_proj.weight", "model.embed_tokens.weight"
 

@@ -11,10 +11,10 @@ from toy import toy_model, toy_run
 
 from vpdlab import RunConfig
 from vpdlab.errors import RunFailed, UserError
-from vpdlab.learner import Mismatch
-from vpdlab.loop import iterate
+from vpdlab.learn.state import Mismatch
+from vpdlab.run import iterate
 from vpdlab.model import traits
-from vpdlab.policy import Policy
+from vpdlab.model.policy import Policy
 from vpdlab.types import View
 
 # name -> (config class, settings, whether shared prefixes may be read once; None where it is not ours to say)
@@ -180,6 +180,6 @@ def test_a_head_that_scoring_does_not_follow_is_told(kind, settings, tmp_path):
 
 
 def test_settings_that_need_more_than_the_model_has_are_told_before_anything_is_probed(monkeypatch):
-    monkeypatch.setattr("vpdlab.policy.examine", lambda *args, **options: pytest.fail("probed"))
+    monkeypatch.setattr("vpdlab.model.policy.examine", lambda *args, **options: pytest.fail("probed"))
     with pytest.raises(UserError, match=re.escape("max_context 600")):
         Policy.load(RunConfig(model=toy_model(), max_context=600, max_new_tokens=10, device="cpu"))

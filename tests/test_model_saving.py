@@ -14,7 +14,7 @@ from toy import Parity, toy_model, toy_run, weights
 
 from vpdlab import Run, RunConfig, load_run, manifest, models
 from vpdlab.errors import RunFailed, UserError
-from vpdlab.policy import Policy
+from vpdlab.model.policy import Policy
 from vpdlab.types import View
 
 LORA = {

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from vpdlab import models
+from vpdlab import zoo
 from vpdlab.errors import RunFailed, UserError
-from vpdlab.models import smollm2 as packaged
+from vpdlab.zoo import smollm2 as packaged
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError
-from vpdlab.noise import KINDS, contradict, shares, with_noise
+from vpdlab.feedback.noise import KINDS, contradict, shares, with_noise
 from vpdlab.types import Feedback, Outcome, Problem, Rollout
 
 NONE = dict.fromkeys(KINDS, 0.0)

@@ -16,7 +16,7 @@ from offline_browser import offline_page
 from toy import equal, toy_run, weights
 
 from vpdlab import cli, headless
-from vpdlab.loop import Run, iterate
+from vpdlab.run import Run, iterate
 from vpdlab.record import load_run
 
 SMALL = ["--prompts=4", "--group=4", "--eval-problems=8", "--eval-samples=2"]

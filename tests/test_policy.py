@@ -13,7 +13,7 @@ from toy import toy_model, toy_run, train
 
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError
-from vpdlab.policy import Policy
+from vpdlab.model.policy import Policy
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_damaged_weights_are_refused_in_one_line(folder):
 def test_a_model_that_caps_its_logits_is_refused(tmp_path):
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
-    from vpdlab.models.make_apprentice import build_tokenizer
+    from vpdlab.zoo.make_apprentice import build_tokenizer
 
     tokenizer = build_tokenizer()
     model = Gemma2ForCausalLM(

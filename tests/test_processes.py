@@ -21,7 +21,7 @@ from vpdlab import cli, processes
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError
 from vpdlab.record import METRICS, load_run
-from vpdlab.resume import FREE
+from vpdlab.run.resume import FREE
 
 TESTS = Path(__file__).parent
 ENV = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS.parent / "widgets"), str(TESTS)])}

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from vpdlab.tasks.markdown import Block, blocks
-from vpdlab.tasks.programs import CUT, EMPTY, NONE, is_cut, read_program
+from vpdlab.tasks.common.markdown import Block, blocks
+from vpdlab.tasks.common.programs import CUT, EMPTY, NONE, is_cut, read_program
 
 F, T = "`" * 3, "~" * 3
 ADD = "def add(a, b):\n    return a + b\n"

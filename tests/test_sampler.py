@@ -6,9 +6,9 @@ import pytest
 import torch
 from toy import toy_run
 
-from vpdlab.loop import Run
-from vpdlab.samplers import Sampling, sample, stream
-from vpdlab.samplers.hf import HFSampler
+from vpdlab.run import Run
+from vpdlab.sampling import Sampling, sample, stream
+from vpdlab.sampling.engines.transformers import HFSampler
 
 CONTEXTS = [list(b"a short one"), list(b"a context that is a good deal longer"), list(b"mid length here")]
 

@@ -321,14 +321,14 @@ whole = wall.Bubblewrap.arguments
 def broken(*a):
     return [*whole(*a), *(("--bind", "/not-there", "/x") if Path(sys.argv[1]).exists() else ())]
 wall.Bubblewrap.arguments = broken
-import vpdlab.loop
+import vpdlab.run
 import vpdlab.tasks.code as code
 code.Code.verify = lambda self, rollout: code.judge_function("x = 1", "f", [((1,), 1)], sandbox=self.sandbox)
-real = vpdlab.loop.Run.steps
+real = vpdlab.run.Run.steps
 def steps(self):
     Path(sys.argv[1]).touch()  # from here on nothing starts
     yield from real(self)
-vpdlab.loop.Run.steps = steps
+vpdlab.run.Run.steps = steps
 from vpdlab.cli import main
 raise SystemExit(main(["train", "--task", "code", "--data", sys.argv[3], "--task_args", "source=mbpp",
                        "--out", sys.argv[2], "--steps", "2",

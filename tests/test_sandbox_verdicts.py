@@ -14,7 +14,7 @@ from vpdlab.sandbox import Case, Inside, Rules, describe, judge_function, judge_
 from vpdlab.sandbox.inside import WRAPS, NotPlain, encode
 from vpdlab.sandbox.outputs import same_output
 from vpdlab.sandbox.values import EXACT, Unreadable, decode, matches, same
-from vpdlab.tasks.code_sources import JSON_RULES, mbpp
+from vpdlab.tasks.common.code_sources import JSON_RULES, mbpp
 
 try:
     describe()

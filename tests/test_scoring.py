@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from vpdlab import losses
-from vpdlab.scoring import Comparison, Support, Term, TokenDist, compare, on_support, token_logp, top_lists
+from vpdlab.model.comparison import Comparison, Support, Term, TokenDist, compare, on_support, token_logp, top_lists
 
 N, H, V = 37, 5, 2**14  # at 1 MiB a chunk holds 16 rows: 37 rows are 3 chunks, the last one short
 FULL, TOPK = Support(), Support("topk", 20)

@@ -8,7 +8,7 @@ import pytest
 
 from vpdlab.errors import UserError
 from vpdlab.tasks import TASKS, make_task, read_answer, verify_all
-from vpdlab.tasks.splits import drop_duplicates, hold_out, with_unique_ids
+from vpdlab.tasks.common.splits import drop_duplicates, hold_out, with_unique_ids
 from vpdlab.types import Outcome, Problem, Rollout
 
 

@@ -21,7 +21,7 @@ from vpdlab.sandbox import Case, Inside, Limits, describe, judge_function, judge
 from vpdlab.sandbox.cases import NotConstant, constant
 from vpdlab.tasks import make_task, verify_all
 from vpdlab.tasks.code import HIDDEN, Code
-from vpdlab.tasks.code_sources import humaneval_rows, unpack
+from vpdlab.tasks.common.code_sources import humaneval_rows, unpack
 from vpdlab.types import Problem, Rollout
 
 try:
@@ -360,7 +360,7 @@ def test_packed_tests_of_every_protocol_are_read(protocol):
 
 
 def test_a_bomb_is_refused(monkeypatch):
-    monkeypatch.setattr("vpdlab.tasks.code_sources.LARGEST", 1000)
+    monkeypatch.setattr("vpdlab.tasks.common.code_sources.LARGEST", 1000)
     with pytest.raises(UserError, match="larger than 1000 bytes"):
         unpack(pack([" " * 10_000]), "here")
 

@@ -22,8 +22,8 @@ import torch
 
 from vpdlab.errors import UserError
 from vpdlab.tasks import verify_all
-from vpdlab.tasks.guard import in_a_line, surroundings_kept
-from vpdlab.tasks.outcomes import checked
+from vpdlab.tasks.common.guard import in_a_line, surroundings_kept
+from vpdlab.tasks.common.outcomes import checked
 from vpdlab.tasks.own import Own, find_function
 from vpdlab.types import Outcome, Problem, Rollout
 

@@ -13,7 +13,7 @@ import pytest
 
 from vpdlab.errors import UserError
 from vpdlab.tasks import TASKS, make_task
-from vpdlab.tasks.options import converted, typed, typed_options
+from vpdlab.tasks.common.options import converted, typed, typed_options
 from vpdlab.tasks.own import Own
 from vpdlab.tasks.reasoning import Reasoning
 

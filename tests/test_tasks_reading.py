@@ -13,7 +13,7 @@ import pytest
 
 from vpdlab.errors import UserError
 from vpdlab.tasks.own import Own
-from vpdlab.tasks.reading import read_splits, user_path
+from vpdlab.tasks.common.reading import read_splits, user_path
 
 ROWS = [{"prompt": f"q{n}", "answer": str(n)} for n in range(4)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)

@@ -7,11 +7,11 @@ import torch
 from test_loop import packed
 from toy import equal, toy_run, weights
 
-from vpdlab.e_step import e_step
-from vpdlab.learner import Batch
-from vpdlab.loop import Run
-from vpdlab.m_step import m_step
-from vpdlab.teacher import Copy
+from vpdlab.learn.e_step import e_step
+from vpdlab.learn.state import Batch
+from vpdlab.run import Run
+from vpdlab.learn.m_step import m_step
+from vpdlab.model.teacher import Copy
 
 
 def teacher_logp(run: Run, batch: Batch) -> torch.Tensor:

@@ -100,7 +100,7 @@ def test_without_one_nothing_is_imported(tmp_path, monkeypatch):
 
 
 def test_a_tracker_that_is_not_here_is_told_before_the_model_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr("vpdlab.tracker.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("vpdlab.run.tracker.importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="tracker wandb needs a package that is not here: pip install wandb"):
         toy_run(tracker="wandb")
     with pytest.raises(UserError, match="tracker is 'mlflow': choose one of tensorboard, trackio, wandb"):

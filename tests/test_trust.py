@@ -14,7 +14,7 @@ from toy import toy_model
 from vpdlab import Run, RunConfig
 from vpdlab.cli import main
 from vpdlab.errors import UserError
-from vpdlab.trust import given, risks
+from vpdlab.run.trust import given, risks
 
 SMALL = {
     "prompts": 2, "group": 2, "max_new_tokens": 4, "max_context": 120, "steps": 2, "eval_problems": 2,

@@ -27,19 +27,19 @@ import torch
 from safetensors.torch import load_file
 from toy import equal, toy_run, train, weights
 
-from vpdlab.adapters import plain_weights
+from vpdlab.model.adapters import plain_weights
 from vpdlab.config import RunConfig
 from vpdlab.errors import RunFailed, UserError
-from vpdlab.loop import Run
+from vpdlab.run import Run
 from vpdlab.model.loading import without_bars
-from vpdlab.models.make_apprentice import build_tokenizer
-from vpdlab.policy import Policy
-from vpdlab.samplers import Completion, Sampling
-from vpdlab.samplers.hf import HFSampler
-from vpdlab.samplers.make import check_sampler, make_sampler
-from vpdlab.samplers.server import ServerEngine, checked_url
-from vpdlab.samplers.vllm import BOUND, VLLMSampler, checked, content, seed
-from vpdlab.teacher import Copy
+from vpdlab.zoo.make_apprentice import build_tokenizer
+from vpdlab.model.policy import Policy
+from vpdlab.sampling import Completion, Sampling
+from vpdlab.sampling.engines.transformers import HFSampler
+from vpdlab.sampling.make import check_sampler, make_sampler
+from vpdlab.sampling.vllm_engine.server import ServerEngine, checked_url
+from vpdlab.sampling.engines.vllm import BOUND, VLLMSampler, checked, content, seed
+from vpdlab.model.teacher import Copy
 from vpdlab.types import View
 
 CONTEXTS = [list(b"a short one"), list(b"a context that is a good deal longer"), list(b"mid length here")]
@@ -305,7 +305,7 @@ class FakeLLM:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A vLLM that believes it has a GPU."""
-    from vpdlab.samplers.engine import LocalEngine
+    from vpdlab.sampling.vllm_engine.local import LocalEngine
 
     def request(name: str, number: int, path: str) -> Any:
         return SimpleNamespace(number=number, lora_int_id=number)
@@ -319,7 +319,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_on_a_gpu_it_sleeps_between_phases(gpu: None, tmp_path: Path) -> None:
     """The order of what vLLM is told. That vLLM then does it, only a GPU can show."""
-    from vpdlab.samplers.engine import LocalEngine, Spec
+    from vpdlab.sampling.vllm_engine.local import LocalEngine, Spec
 
     engine = LocalEngine.of(Spec("somewhere", "bfloat16", 300, 8, 0.3))
     llm = engine._llm
@@ -335,7 +335,7 @@ def test_on_a_gpu_it_sleeps_between_phases(gpu: None, tmp_path: Path) -> None:
 
 
 def test_on_a_gpu_each_version_of_an_adapter_has_a_number_of_its_own(gpu: None, tmp_path: Path) -> None:
-    from vpdlab.samplers.engine import LocalEngine, Spec
+    from vpdlab.sampling.vllm_engine.local import LocalEngine, Spec
 
     engine = LocalEngine.of(Spec("somewhere", "bfloat16", 300, 8, 0.3, rank=8, targets=("q_proj",)))
     settings = engine._llm.settings
@@ -622,7 +622,7 @@ def test_after_an_update_it_samples_the_new_weights(tiny: str) -> None:
 @pytest.mark.slow
 def test_a_head_that_stays_old_is_found(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fault of vLLM's CPU build that samplers/worker.py mends, put back."""
-    from vpdlab.samplers import worker
+    from vpdlab.sampling import worker
 
     run = vllm_run(tiny, lr=1e-2)
     run.rollouts(1)

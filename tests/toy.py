@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from vpdlab.config import RunConfig
-from vpdlab.loop import Run, iterate
+from vpdlab.run import Run, iterate
 from vpdlab.model.loading import without_bars
-from vpdlab.models.make_apprentice import build_model, build_tokenizer
+from vpdlab.zoo.make_apprentice import build_model, build_tokenizer
 from vpdlab.types import Outcome, Problem, Rollout
 
 
