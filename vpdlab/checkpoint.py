@@ -27,8 +27,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from vpdlab import manifest
-from vpdlab.errors import RunFailed, UserError
-from vpdlab.manifest import fsync
+from vpdlab.errors import RunFailed, UserError, reason
+from vpdlab.files import read_small, staged_folder
 from vpdlab.policy import Policy
 from vpdlab.record import LINES, checks, writing
 from vpdlab.sharding import local, part_of, whole
@@ -75,7 +75,7 @@ class Saved:
         try:
             return {name: value.clone() for name, value in load_file(file).items()}
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{file} cannot be read: {_words(error)}") from error
+            raise UserError(f"{file} cannot be read: {reason(error)}") from error
 
 
 class Checkpoints:
@@ -106,20 +106,15 @@ class Checkpoints:
         Raises:
             RunFailed: where it could not be written. What it wrote is removed; the older ones are as they were.
         """
-        place, staged = self.place(step), self.folder / f".step-{step:06d}.new"
-        shutil.rmtree(staged, ignore_errors=True)
+        place = self.place(step)
         try:
-            staged.mkdir(parents=True)
-            _write(staged, groups, {"format": FORMAT, "step": step, **state})
-            if place.exists():
-                self.set_aside(step)
-            staged.rename(place)
-            fsync(self.folder)
+            with staged_folder(place) as staged:
+                _write(staged, groups, {"format": FORMAT, "step": step, **state})
+                if place.exists():
+                    self.set_aside(step)
         except (OSError, SafetensorError) as error:
             whole = f"; that of step {self.steps()[0]} is as it was" if self.steps() else ""
-            raise RunFailed(f"cannot write the checkpoint {place}: {_words(error)}{whole}") from error
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)  # moved away, or worth nothing
+            raise RunFailed(f"cannot write the checkpoint {place}: {reason(error)}{whole}") from error
         with writing(self.folder):
             for old in self.steps()[self.keep :]:
                 self.remove(old)
@@ -134,27 +129,27 @@ class Checkpoints:
         rejected = []
         for step in self.steps():
             found = self.read(step)
-            reason = found if isinstance(found, str) else fits(found)
-            if isinstance(found, Saved) and not reason:
+            fault = found if isinstance(found, str) else fits(found)
+            if isinstance(found, Saved) and not fault:
                 return found, rejected
-            rejected.append(f"{self.place(step)} cannot be used: {reason}")
+            rejected.append(f"{self.place(step)} cannot be used: {fault}")
         return None, rejected
 
     def read(self, step: int) -> Saved | str:
         """The checkpoint of an iteration, or why it cannot be used. Every byte of it is read."""
         place = self.place(step)
         try:
-            if reason := manifest.damage(place):
-                return reason
-            state = checks.parse(manifest.read_small(place / "state.json").decode("utf-8"))
+            if fault := manifest.damage(place):
+                return fault
+            state = checks.parse(read_small(place / "state.json").decode("utf-8"))
         except (OSError, ValueError) as error:
-            return _words(error)
-        if reason := checks.fault(state, {}, ("format", "step")):
-            return f"state.json: {reason}"
+            return reason(error)
+        if fault := checks.fault(state, {}, ("format", "step")):
+            return f"state.json: {fault}"
         if state["format"] != FORMAT:
             return f"it has format {state['format']}, this version reads {FORMAT}"
-        if reason := checks.fault(state, STATE, tuple(STATE)):
-            return f"state.json: {reason}"
+        if fault := checks.fault(state, STATE, tuple(STATE)):
+            return f"state.json: {fault}"
         if state["step"] != step:
             return f"it is that of step {state['step']}"
         return Saved(place, step, state, tuple(self.steps()))
@@ -187,7 +182,7 @@ def fitting(saved: Saved) -> Iterator[None]:
     except UserError:
         raise
     except (IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{saved.path} does not fit this run: {type(error).__name__}: {_words(error)}") from error
+        raise UserError(f"{saved.path} does not fit this run: {type(error).__name__}: {reason(error)}") from error
 
 
 def _write(folder: Path, groups: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
@@ -197,11 +192,6 @@ def _write(folder: Path, groups: Mapping[str, Mapping[str, Tensor]], state: Mapp
         save_file({key: value.detach().contiguous() for key, value in tensors.items()}, folder / f"{name}.safetensors")
     (folder / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
     manifest.write(folder)
-
-
-def _words(error: Exception) -> str:
-    """An error in a few words, without the path that the message names already."""
-    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
 
 
 # -- what is in a checkpoint -------------------------------------------------------------------------------------------

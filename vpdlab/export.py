@@ -19,6 +19,7 @@ from vpdlab.adapters import save_adapter
 from vpdlab.checkpoint import NAME, Checkpoints, Saved, load_weights, weights_by_name
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError, notice
+from vpdlab.files import read_small, staged_folder
 from vpdlab.identity import problems_sum
 from vpdlab.loop import Run
 from vpdlab.net import printable
@@ -87,7 +88,7 @@ def is_run(folder: Path) -> bool:
     if (folder / "status.json").exists() or any((folder / name).exists() for name in LINES):
         return True
     try:
-        found = checks.parse(manifest.read_small(folder / "config.json").decode("utf-8"))
+        found = checks.parse(read_small(folder / "config.json").decode("utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(found, dict) and {"task", "method", "group"} <= found.keys()
@@ -204,12 +205,8 @@ def _copy(folder: Path, out: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder on this machine: there is nothing to export")
     refuse_links(folder)  # what a link points to is no part of the student
-    staged = out.with_name(f".{out.name}.new")
-    shutil.rmtree(staged, ignore_errors=True)
-    shutil.copytree(folder, staged)
-    if out.exists():
-        out.rmdir()
-    staged.rename(out)
+    with staged_folder(out) as staged:
+        shutil.copytree(folder, staged, dirs_exist_ok=True)
 
 
 def _load(student: Student, saved: Saved) -> Policy:

@@ -23,7 +23,7 @@ from vpdlab.checkpoint import Saved
 from vpdlab.config import RunConfig, read_values
 from vpdlab.critics import Criticism
 from vpdlab.critics.make import make_criticism
-from vpdlab.diagnose import diagnose
+from vpdlab.diagnose import Diagnosis
 from vpdlab.environment import describe
 from vpdlab.errors import RunFailed, UserError, notice
 from vpdlab.evaluate import average_at_k, interval, summarise
@@ -90,6 +90,7 @@ class Run:
         resumed: the checkpoint that the run goes on from; None for one from its start.
         rows, evals: the lines of metrics and evaluations so far.
         checked: what a pass over all student prompts has shown when the run was opened.
+        diagnosis: names what goes wrong, iteration by iteration.
     """
 
     config: RunConfig
@@ -106,6 +107,7 @@ class Run:
     evals: list[dict[str, Any]] = field(default_factory=list)
     checked: Checked | None = None
     started: bool = False
+    diagnosis: Diagnosis = field(default_factory=Diagnosis)
 
     @classmethod
     def open(cls, config: RunConfig, record: bool = True, task: Task | None = None) -> Run:
@@ -330,7 +332,7 @@ class Run:
             row = plain(self._iterated(step, keeper))
             processes.agree("the weights", self.learner.policy.probe)
             self.rows.append(row)
-            row["warnings"] = diagnose(self.rows)
+            row["warnings"] = self.diagnosis(self.rows)
             if self.recorder is not None:
                 self.recorder.metrics(row)
             last = step == config.steps or bool(interrupt)

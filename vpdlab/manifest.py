@@ -5,25 +5,16 @@ Checkpoints and final/ have one. Neither safetensors nor torch notices a flipped
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from vpdlab.files import fsync, read_small
+
 NAME = "manifest.json"
-
-
-def fsync(path: Path) -> None:
-    """Return once a file, or the names in a folder, are on the disk itself."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write(folder: Path) -> None:
@@ -60,22 +51,6 @@ def damage(folder: Path) -> str:
         if checksum(path) != digest:
             return f"{name} is not what was written (its sha256 differs)"
     return f"{min(there)} is not in its {NAME}" if there else ""
-
-
-def ordinary(path: Path) -> None:
-    """Raises OSError for what is no ordinary file: a pipe would hold whoever reads it, a device never ends."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
-
-
-def read_small(path: Path, most: int = 1 << 26) -> bytes:
-    """The bytes of an ordinary file. Raises OSError for another one, or one of more than `most` bytes."""
-    ordinary(path)
-    with path.open("rb") as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise OSError(errno.EFBIG, f"it has more than {most} bytes", str(path))
-    return data
 
 
 def checksum(path: Path) -> str:

@@ -42,7 +42,7 @@ from vpdlab.learner import Learner
 from vpdlab.net import printable
 from vpdlab.policy import Policy, end_ids
 from vpdlab.prompts import Renderer
-from vpdlab.record import LINES, Recorder, RunRecord, checks, prepare, refuse_links, state_of
+from vpdlab.record import LINES, Recorder, RunRecord, checks, prepare, refuse_links, refuse_newer, state_of
 from vpdlab.tasks import HANDED_IN, Task
 
 FREE = frozenset(
@@ -95,6 +95,7 @@ def find(config: RunConfig) -> Saved | None:
         UserError: where there is a run and none of its checkpoints can be used, or the settings do not fit.
     """
     folder = config.folder
+    refuse_newer(folder)
     checkpoints = Checkpoints(folder / "checkpoints")
     begun = (folder / "config.json").exists() or any((folder / name).exists() for name in LINES)
     if not begun and not any(checkpoints.steps()):  # that of step 0 alone was left by a run killed before it began

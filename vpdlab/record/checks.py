@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vpdlab.record.schema import COLUMNS, METRICS, TOKEN_COLUMNS
+from vpdlab.errors import shown
+from vpdlab.record.schema import METRICS, TOKEN_COLUMNS
 
 STATES = ("running", "complete", "stopped", "failed")
 Check = Callable[[Any], bool]
@@ -70,7 +71,7 @@ ENVIRONMENT: dict[str, Check] = {
     "python": is_text, "revision": is_text, "platform": is_text, "device": is_text, "device_name": is_text,
     "task": is_text, "threads": is_number, "cores": is_number, "processes": is_number, "seed": is_number,
     "command": listed(lambda value: isinstance(value, str)), "packages": is_table, "model": is_table,
-    "task_identity": is_table, "resumed": listed(is_table),
+    "task_identity": is_table, "resumed": listed(is_table), "schema": is_count,
 }  # fmt: skip
 NEEDED = {
     "config.json": ("task", "model", "method", "steps", "seed", "beta"),
@@ -87,13 +88,13 @@ FULL = ("step", "group", "index", "text", "prompt", "prompt_ids", "response_ids"
 def fault(value: Any, checks: Mapping[str, Check], needed: Sequence[str] = ()) -> str:
     """What is wrong with a JSON object; "" where nothing is."""
     if not isinstance(value, dict):
-        return f"it is {_shown(value)}, not an object of fields"
+        return f"it is {shown(value)}, not an object of fields"
     for name in needed:
         if name not in value:
             return f"field {name!r} is missing"
     for name, check in checks.items():
         if name in value and not check(value[name]):
-            return f"field {name!r} is {_shown(value[name])}"
+            return f"field {name!r} is {shown(value[name])}"
     return ""
 
 
@@ -131,13 +132,3 @@ def rollout_fault(record: Mapping[str, Any]) -> str:
             if None in parts or len({len(part) for part in parts}) != 1:
                 return f"columns {side}_top* have lists of different lengths"
     return ""
-
-
-def columns() -> dict[str, str]:
-    """Every column of rollouts/*.parquet and its type."""
-    return COLUMNS | TOKEN_COLUMNS
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:39]}…"

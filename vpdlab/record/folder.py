@@ -13,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from vpdlab.errors import RunFailed, UserError
-from vpdlab.manifest import fsync
+from vpdlab.files import staged_file
 from vpdlab.record.reader import load_run, state_of
 from vpdlab.record.schema import LINES
 
@@ -73,7 +73,7 @@ def refuse_taken(folder: Path) -> None:
             " on from its last checkpoint with resume"
         )
     left = [folder / name for name in LINES if (folder / name).exists()]
-    left += sorted((folder / "rollouts").glob("step-*"))
+    left += sorted((folder / "rollouts").glob("step*-*"))
     left += [path for path in (folder / "checkpoints").glob("step-*") if path.name != "step-000000"]
     if left:
         raise UserError(
@@ -92,11 +92,6 @@ def mark_stopped(folder: Path) -> None:
 
 def write_json(path: Path, value: Any, durable: bool = False) -> None:
     """Replace a small file in one move, so that a reader never sees half of it. Raises RunFailed where it cannot be."""
-    staged = path.with_name(f".{path.name}.new")
-    with writing(path):
-        staged.unlink(missing_ok=True)  # never written through
-        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    with writing(path), staged_file(path, durable) as staged:
         staged.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a character as JSON escapes it
-        if durable:
-            fsync(staged)
-        staged.replace(path)

@@ -43,8 +43,13 @@ TOKEN_COLUMNS = {
     "student_context": "list<string>", "teacher_context": "list<string>",
 }  # fmt: skip
 
-
 LINES = ("metrics.jsonl", "eval.jsonl")
+SCHEMA = 2
+"""Version of the run folder's layout, in environment.json; a folder that does not state one is of version 1.
+
+1: one file of rollouts an iteration.
+2: finished iterations are gathered into larger files (record/rollouts.py).
+"""
 
 
 def plain(value: Any) -> Any:
@@ -56,6 +61,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value
+
+
+def columns() -> dict[str, str]:
+    """Every column of rollouts/*.parquet and its type."""
+    return COLUMNS | TOKEN_COLUMNS
 
 
 def arrow_type(kind: str) -> Any:

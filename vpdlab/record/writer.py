@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vpdlab.errors import RunFailed, UserError
-from vpdlab.manifest import fsync
+from vpdlab.errors import RunFailed, UserError, notice
+from vpdlab.files import fsync, staged_file
+from vpdlab.record import rollouts
 from vpdlab.record.folder import prepare, write_json, writing
-from vpdlab.record.reader import load_run
-from vpdlab.record.schema import COLUMNS, LINES, METRICS, TOKEN_COLUMNS, arrow_type, plain
+from vpdlab.record.reader import load_run, refuse_newer
+from vpdlab.record.schema import LINES, METRICS, SCHEMA, plain
 
 
 class Recorder:
@@ -44,13 +45,16 @@ class Recorder:
     ) -> None:
         self.folder = Path(folder)
         self.started, self._step, self._final = time.time(), 0, None
+        self._single: deque[int] = deque()  # the last consecutive iterations, each in a file of its own
         if marks is None:
             prepare(self.folder)
+        else:
+            refuse_newer(self.folder)
         with writing(self.folder):
             (self.folder / "rollouts").mkdir(exist_ok=True)
             if marks is not None:
                 environment = self._go_on(marks, environment)
-            write_json(self.folder / "environment.json", plain(environment))
+            write_json(self.folder / "environment.json", plain(environment) | {"schema": SCHEMA})
             write_json(self.folder / "config.json", plain(config), durable=True)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="record")
         self._pending: list[Future[None]] = []
@@ -75,8 +79,7 @@ class Recorder:
         An earlier write that failed is raised here; with `wait`, this one too.
         """
         self._settle(wait=False)
-        path = self.folder / "rollouts" / f"step-{step:06d}.parquet"
-        self._pending.append(self._writer.submit(_write_parquet, path, list(records)))
+        self._pending.append(self._writer.submit(self._write_rollouts, step, list(records)))
         if wait:
             self._settle(wait=True)
 
@@ -139,10 +142,8 @@ class Recorder:
         for name in LINES:
             if (self.folder / name).exists():
                 os.truncate(self.folder / name, marks[name])
-        for path in (self.folder / "rollouts").iterdir():
-            number = re.fullmatch(r"step-(\d+)\.parquet", path.name)
-            if path.name.endswith(".new") or (number and int(number[1]) > self._step):
-                path.unlink()
+        rollouts.cut(self.folder / "rollouts", self._step)
+        self._single.extend(rollouts.single(self.folder / "rollouts"))
         try:
             before = load_run(self.folder)
             first, status = before.environment, before.status
@@ -170,6 +171,21 @@ class Recorder:
                     os.truncate(path, before)  # a disk that is full takes half a line
                 raise
 
+    def _write_rollouts(self, step: int, records: list[Mapping[str, Any]]) -> None:
+        """On the writer's thread. What came before this iteration is finished, and is gathered where it is enough."""
+        folder = self.folder / "rollouts"
+        _write_parquet(rollouts.Part(folder, step, step).path, records)
+        if self._single and step > self._single[-1] + 1:
+            self._single.clear()
+        if not self._single or step > self._single[-1]:
+            self._single.append(step)
+        if len(self._single) > rollouts.GATHERED:
+            done = [self._single.popleft() for _ in range(rollouts.GATHERED)]
+            try:
+                rollouts.gather(folder, done[0], done[-1])
+            except UserError as error:
+                notice(f"{error}; rollouts of steps {done[0]} to {done[-1]} stay in files of their own")
+
     def _settle(self, wait: bool) -> None:
         finished = [future for future in self._pending if wait or future.done()]
         self._pending = [future for future in self._pending if future not in finished]
@@ -184,8 +200,6 @@ def _write_parquet(path: Path, records: list[Mapping[str, Any]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema([(name, arrow_type(kind)) for name, kind in (COLUMNS | TOKEN_COLUMNS).items()])
-    staged = path.with_name(f".{path.name}.new")
-    pq.write_table(pa.Table.from_pylist([dict(record) for record in records], schema=schema), staged)
-    fsync(staged)
-    staged.replace(path)
+    table = pa.Table.from_pylist([dict(record) for record in records], schema=rollouts.schema())
+    with staged_file(path) as staged:
+        pq.write_table(table, staged)
