@@ -218,7 +218,7 @@ def cut(folder: Path, step: int) -> None:
     for path in folder.iterdir():
         if path.name.endswith(".new"):
             path.unlink()
-    for part in parts(folder):
+    for part in reversed(parts(folder)):  # from the end, so that a kill leaves no gap
         if part.first <= step < part.last:
             try:
                 _write(Part(folder, part.first, step), [part])
