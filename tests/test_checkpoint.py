@@ -120,8 +120,8 @@ def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(tmp_path, kind):
     same(whole, broken, step=3)
 
 
-def test_a_resumed_run_with_gathered_rollouts_is_the_undisturbed_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(rollouts, "GATHERED", 2)
+def test_a_resumed_run_with_merged_rollouts_is_the_undisturbed_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(rollouts, "MERGED", 2)
     stir(1)
     trained(tmp_path / "whole", steps=6, checkpoint_every=3)
     stir(1)

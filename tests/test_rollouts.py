@@ -1,4 +1,4 @@
-"""rollouts/: gathered or not, and killed at any instant, every iteration is read once."""
+"""rollouts/: merged or not, and killed at any instant, every iteration is read once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONFIG = {"method": "vpd", "steps": 3}
 
 @pytest.fixture(autouse=True)
 def four(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollouts, "GATHERED", 4)
+    monkeypatch.setattr(rollouts, "MERGED", 4)
 
 
 def rollout(step: int, index: int, **values: Any) -> dict[str, Any]:
@@ -71,10 +71,10 @@ def plain_pandas(folder: Path) -> list[tuple[int, str]]:
     return sorted(pair for frame in frames for pair in zip(frame["step"], frame["text"], strict=True))
 
 
-# -- gathering -----------------------------------------------------------------------------------------------------
+# -- merging -----------------------------------------------------------------------------------------------------
 
 
-def test_finished_iterations_are_gathered_and_read_like_any_other(tmp_path: Path) -> None:
+def test_finished_iterations_are_merged_and_read_like_any_other(tmp_path: Path) -> None:
     folder = recorded(tmp_path / "run", 10)
     assert names(folder) == [
         "step-000009.parquet", "step-000010.parquet", "steps-000001-000004.parquet", "steps-000005-000008.parquet",
@@ -87,15 +87,15 @@ def test_finished_iterations_are_gathered_and_read_like_any_other(tmp_path: Path
         load_run(folder).rollouts(11)
 
 
-def test_a_gathered_record_holds_what_the_single_files_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gathered = recorded(tmp_path / "gathered", 9)
-    monkeypatch.setattr(rollouts, "GATHERED", 100)
+def test_a_merged_record_holds_what_the_single_files_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    merged = recorded(tmp_path / "merged", 9)
+    monkeypatch.setattr(rollouts, "MERGED", 100)
     single = recorded(tmp_path / "single", 9)
     assert len(names(single)) == 9
-    assert load_run(gathered).rollouts() == load_run(single).rollouts()
+    assert load_run(merged).rollouts() == load_run(single).rollouts()
 
 
-def test_an_iteration_that_is_written_twice_is_gathered_as_it_was_last(tmp_path: Path) -> None:
+def test_an_iteration_that_is_written_twice_is_merged_as_it_was_last(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "run", CONFIG, {})
     for step in range(1, 8):
         recorder.rollouts(step, [rollout(step, 0, critique=None)], wait=True)  # a critic is asked after this
@@ -124,7 +124,7 @@ def test_a_file_that_cannot_be_read_is_left_as_it_is_and_the_run_goes_on(
     write(recorder, 4, 11)
     recorder.close("complete")
     said = capsys.readouterr().err
-    assert "step-000002.parquet cannot be read" in said and "steps 1 to 4 stay" in said
+    assert "step-000002.parquet cannot be read" in said and "steps 1 to 4 are not merged" in said
     assert said.count("\n") == 1
     assert bad.read_bytes() == b"PAR1"
     assert load_run(recorder.folder).steps == list(range(1, 12))
@@ -173,13 +173,13 @@ def killed_at(count: int, monkeypatch: pytest.MonkeyPatch, job: Callable[[], obj
     return False
 
 
-def test_a_kill_while_gathering_loses_and_doubles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollouts, "GATHERED", 100)
+def test_a_kill_while_merging_loses_and_doubles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollouts, "MERGED", 100)
     start = recorded(tmp_path / "start", 6)
     count = 1
     while True:
         folder = Path(shutil.copytree(start, tmp_path / f"run-{count}"))
-        dead = killed_at(count, monkeypatch, lambda place=folder / "rollouts": rollouts.gather(place, 1, 4))
+        dead = killed_at(count, monkeypatch, lambda place=folder / "rollouts": rollouts.merge(place, 1, 4))
         assert seen(folder) == whole(6), count
         assert load_run(folder).steps == [1, 2, 3, 4, 5, 6]
         resumed(folder, 6).close("complete")
@@ -247,15 +247,15 @@ def test_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path: Path, step
     write(recorder, step + 1, 21)
     recorder.close("complete")
     assert seen(folder) == plain_pandas(folder) == whole(21)
-    assert len(names(folder)) < 12  # gathered again
+    assert len(names(folder)) < 12  # merged again
 
 
-def test_the_files_of_an_older_version_are_gathered_as_its_run_goes_on(
+def test_the_files_of_an_older_version_are_merged_as_its_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rollouts, "GATHERED", 100)
+    monkeypatch.setattr(rollouts, "MERGED", 100)
     folder = recorded(tmp_path / "run", 18)
-    monkeypatch.setattr(rollouts, "GATHERED", 4)
+    monkeypatch.setattr(rollouts, "MERGED", 4)
     recorder = resumed(folder, 18)
     write(recorder, 19, 24)
     recorder.close("complete")
@@ -286,7 +286,7 @@ def test_odd_names_hold_no_iterations(tmp_path: Path, name: str) -> None:
     assert seen(folder) == whole(10)
 
 
-def test_a_gathered_file_must_hold_the_iterations_of_its_name(tmp_path: Path) -> None:
+def test_a_merged_file_must_hold_the_iterations_of_its_name(tmp_path: Path) -> None:
     folder = recorded(tmp_path / "run", 5)
     path = folder / "rollouts" / "steps-000001-000004.parquet"
     table = pq.read_table(path)
@@ -303,7 +303,7 @@ def test_a_gathered_file_must_hold_the_iterations_of_its_name(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"\xfe" * 5000])
-def test_a_damaged_gathered_file_is_named(tmp_path: Path, data: bytes) -> None:
+def test_a_damaged_merged_file_is_named(tmp_path: Path, data: bytes) -> None:
     folder = recorded(tmp_path / "run", 5)
     (folder / "rollouts" / "steps-000001-000004.parquet").write_bytes(data)
     for read in (lambda run: run.rollouts(2), lambda run: run.rollouts(), lambda run: run.columns(["reward"])):

@@ -124,20 +124,20 @@ DIAGNOSES: dict[str, Callable[[Rows], str | None]] = {
 
 
 class Diagnosis:
-    """`diagnose` for a run in progress: an iteration costs the same however many came before it."""
+    """Diagnoses for a run in progress, at a cost per iteration that does not grow with the run."""
 
     def __init__(self) -> None:
-        self._best: dict[int, float] = {}  # best mean reward of two windows, by where these end modulo WINDOW
+        self._best: dict[int, float] = {}  # best mean reward of two windows, by their end modulo WINDOW
         self._seen = 0
 
     def __call__(self, rows: Rows) -> list[str]:
-        """What is wrong at the last of a run's lines of metrics so far."""
+        """What is wrong at the last of the run's lines of metrics so far; `rows` only ever grows."""
         checks = DIAGNOSES | {"reward-falls": self.reward_falls}
         found = ((name, check(rows)) for name, check in checks.items()) if rows else ()
         return [f"{name}: {text}" for name, text in found if text]
 
     def reward_falls(self, rows: Rows) -> str | None:
-        """Compares the last two windows with the best earlier ones that lie whole windows before them."""
+        """Compare the last two windows with the best two that lie a multiple of WINDOW before them."""
         mean = 0.0
         for end in range(max(self._seen + 1, 2 * WINDOW), len(rows) + 1):
             mean = _mean(rows[end - 2 * WINDOW : end], "reward") or 0.0

@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all, and reads that cannot be held up.
+"""Atomic writes of files and folders, and bounded reads.
 
-What is written goes to a hidden name beside its path and is moved there in one rename, so a reader, or a process that
-is killed, never sees half of it. A failed write leaves the old content as it was and nothing hidden behind.
+Content is written under a hidden name next to its path and renamed into place, so neither a reader nor a kill exposes
+a partial file. A failed write leaves the old content untouched and no temporary files behind.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from pathlib import Path
 
 @contextmanager
 def staged_file(path: Path, durable: bool = True, shared: bool = False) -> Iterator[Path]:
-    """Yield a hidden path to write to; leaving the block moves that file to `path`, over what was there.
+    """Yield a hidden path to write to; on exit that file replaces `path`.
 
     Args:
-        durable: bring the content to the disk itself before the move.
-        shared: several processes or threads may write `path` at once: each gets a hidden name of its own.
+        durable: sync the content to disk before the rename.
+        shared: several processes or threads may write `path` at once, so each gets its own hidden name.
 
     Raises:
-        OSError: where the file cannot be moved. After any error, `path` is as it was.
+        OSError: if the file cannot be synced or renamed. After any error, `path` is unchanged.
     """
     staged = _hidden(path, shared)
-    staged.unlink(missing_ok=True)  # left by a killed process, or a link: never written through
+    staged.unlink(missing_ok=True)  # a leftover of a killed process, or a link, which must not be written through
     try:
         yield staged
         if durable:
@@ -41,16 +41,16 @@ def staged_file(path: Path, durable: bool = True, shared: bool = False) -> Itera
 
 @contextmanager
 def staged_folder(path: Path, replace: bool = False, shared: bool = False) -> Iterator[Path]:
-    """Yield an empty hidden folder to fill; leaving the block moves it to `path`, in one rename.
+    """Yield an empty hidden folder to fill; on exit it is renamed to `path`, and the rename synced to disk.
 
-    The caller brings the content to the disk where that matters (`manifest.write` does); the rename reaches it here.
+    Syncing the content is up to the caller (`manifest.write` does it).
 
     Args:
-        replace: a folder at `path` is removed once the new one is there. Without it only an empty one gives way.
+        replace: replace a folder at `path`. Without it, only an empty one is replaced.
         shared: as for `staged_file`.
 
     Raises:
-        OSError: where the folder cannot be made or moved. After any error, `path` is as it was.
+        OSError: if the folder cannot be made or renamed. After any error, `path` is unchanged.
     """
     staged = _hidden(path, shared)
     shutil.rmtree(staged, ignore_errors=True)
@@ -85,7 +85,7 @@ def _hidden(path: Path, shared: bool) -> Path:
 
 
 def fsync(path: Path) -> None:
-    """Return once a file, or the names in a folder, are on the disk itself."""
+    """Sync a file, or the names in a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -94,13 +94,13 @@ def fsync(path: Path) -> None:
 
 
 def ordinary(path: Path) -> None:
-    """Raises OSError for what is no ordinary file: a pipe would hold whoever reads it, a device never ends."""
+    """Raises OSError unless `path` is a regular file: reading a pipe may hang, a device may never end."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
 
 
 def read_small(path: Path, most: int = 1 << 26) -> bytes:
-    """The bytes of an ordinary file. Raises OSError for another one, or one of more than `most` bytes."""
+    """The bytes of a regular file. Raises OSError for anything else, or for more than `most` bytes."""
     ordinary(path)
     with path.open("rb") as file:
         data = file.read(most + 1)

@@ -1,4 +1,4 @@
-"""Paths as people write them."""
+"""Paths given by the user."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def user_path(what: str, text: str) -> Path:
     """Expand ~ in a path given by the user.
 
     Raises:
-        UserError: for a name that is not valid UTF-8 (it could not be recorded), or that is not a valid path.
+        UserError: for a name that is not valid UTF-8 (it could not be recorded) or not a valid path.
     """
     if not is_text(text):
         raise UserError(f"{what} is {shown(text)}, a name that is not UTF-8: rename the file")

@@ -1,4 +1,4 @@
-"""What is wrong with a value in a run folder's files. They may be damaged, older, or somebody else's."""
+"""Validate the values in a run folder's files, which may be damaged, older, or somebody else's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Check = Callable[[Any], bool]
 
 
 def parse(text: str) -> Any:
-    """JSON, with NaN and infinities as None. Raises ValueError, with a reason, for anything else."""
+    """Parse JSON; NaN and infinities become None. Raises ValueError, with a reason, for invalid text."""
     try:
         return json.loads(text, parse_constant=lambda name: None)
     except RecursionError as error:
@@ -22,17 +22,17 @@ def parse(text: str) -> Any:
 
 
 def is_number(value: Any) -> bool:
-    """A number that fits the types of the record, or None."""
+    """A number within the range of the record's types, or None."""
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63)
 
 
 def is_real(value: Any) -> bool:
-    """A number that is there."""
+    """As `is_number`, but not None."""
     return value is not None and is_number(value)
 
 
 def is_count(value: Any) -> bool:
-    """A whole number from 0 on."""
+    """A non-negative integer."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
@@ -80,13 +80,13 @@ NEEDED = {
     "status.json": ("state", "reason", "step", "updated"),
     "eval.jsonl": ("step", "k", "problems", "length", *MEASURES),
 }  # fmt: skip
-"""What those who show a run look up without asking, by file."""
+"""Fields that reports and notebooks read without checking, by file."""
 FULL = ("step", "group", "index", "text", "prompt", "prompt_ids", "response_ids", "logps")
 """Columns of rollouts that are never null."""
 
 
 def fault(value: Any, checks: Mapping[str, Check], needed: Sequence[str] = ()) -> str:
-    """What is wrong with a JSON object; "" where nothing is."""
+    """The first fault of a JSON object; "" if there is none."""
     if not isinstance(value, dict):
         return f"it is {shown(value)}, not an object of fields"
     for name in needed:
@@ -99,7 +99,7 @@ def fault(value: Any, checks: Mapping[str, Check], needed: Sequence[str] = ()) -
 
 
 def config_fault(value: Any, needed: Sequence[str] = ()) -> str:
-    """What is wrong with recorded settings: those that this version knows must be such as it could have written."""
+    """The first fault of recorded settings: known ones must have values that this version accepts."""
     from vpdlab.config import HINTS, RunConfig
     from vpdlab.errors import UserError
 
@@ -113,7 +113,7 @@ def config_fault(value: Any, needed: Sequence[str] = ()) -> str:
 
 
 def rollout_fault(record: Mapping[str, Any]) -> str:
-    """What is wrong with one row of rollouts/*.parquet, whose types are those of the schema."""
+    """The first fault of a row of rollouts/*.parquet whose types match the schema."""
     for name in FULL:
         if record[name] is None:
             return f"column {name!r} has no value"

@@ -1,5 +1,7 @@
-"""Read a run folder, lazily and without torch. Every file may be damaged, or somebody else's: what does not fit is a
-UserError that names the file."""
+"""Read a run folder lazily and without torch.
+
+Files may be damaged or somebody else's: a fault is a UserError that names the file.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ LONGEST = 1 << 30  # bytes of a file of lines
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A recorded run, read lazily. `metrics` and `evals` are pandas DataFrames, `rollouts` gives plain dicts."""
+    """A recorded run, read lazily.
+
+    `metrics` and `evals` are pandas DataFrames, `rollouts()` gives plain dicts, `columns()` an Arrow table.
+    """
 
     folder: Path
 
@@ -32,7 +37,7 @@ class RunRecord:
         return self._json("config.json", checks.config_fault)
 
     def settings(self) -> RunConfig:
-        """The settings as this version's record. Raises UserError where it does not know one of them."""
+        """The recorded settings as a RunConfig. Raises UserError for one that this version does not know."""
         place = self.folder / "config.json"
         if wrong := checks.fault(self.config, {}, checks.NEEDED[place.name]):
             raise UserError(f"{place} cannot be used: {wrong}")
@@ -47,12 +52,12 @@ class RunRecord:
 
     @property
     def status(self) -> dict[str, Any]:
-        """state, reason, step, started, updated, pid; read anew each time."""
+        """state, reason, step, started, updated, pid; read again each time."""
         return self._json("status.json", lambda found: checks.fault(found, checks.STATUS, ("state", "step")))
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl as plain dicts; what an older version did not write is None."""
+        """The lines of metrics.jsonl as plain dicts; keys that an older version did not write are None."""
         return self.lines("metrics.jsonl")
 
     @property
@@ -61,10 +66,10 @@ class RunRecord:
         return self.lines("eval.jsonl")
 
     def check(self) -> RunRecord:
-        """The same record, every small file of it looked at.
+        """Validate every small file of the record; returns the record itself.
 
         Raises:
-            UserError: for a file that is damaged, or lacks what those who show a run need.
+            UserError: for a file that is damaged, or lacks a field that reports need.
         """
         places = [
             (name, "", getattr(self, Path(name).stem)) for name in ("config.json", "environment.json", "status.json")
@@ -78,12 +83,12 @@ class RunRecord:
 
     @property
     def betas(self) -> dict[int, float | None]:
-        """The beta that each iteration used: with `kl_target` it is not the config's."""
+        """The beta of each iteration; with `kl_target` it differs from the config's."""
         return {row["step"]: row["beta"] for row in self.rows}
 
     @property
     def metrics(self) -> Any:
-        """A DataFrame with a row an iteration."""
+        """A DataFrame with one row per iteration."""
         import pandas as pd
 
         return pd.DataFrame(self.rows, columns=list(METRICS))
@@ -97,14 +102,14 @@ class RunRecord:
 
     @property
     def steps(self) -> list[int]:
-        """The iterations whose rollouts are on disk."""
+        """Iterations whose rollouts are on disk."""
         return list(rollouts.index(self.folder / "rollouts"))
 
     def rollouts(self, step: int | None = None) -> list[dict[str, Any]]:
         """The rollouts of one iteration, or of all, as plain dicts.
 
         Raises:
-            UserError: for an iteration that is not recorded.
+            UserError: for an iteration that is not recorded, or a damaged file.
         """
         records = []
         steps = None if step is None else [step]
@@ -116,14 +121,14 @@ class RunRecord:
         return records
 
     def columns(self, names: Sequence[str]) -> pa.Table:
-        """Some columns of all rollouts, in their order: far quicker than the rollouts themselves.
+        """Some columns of all rollouts, in order: far faster than `rollouts()`.
 
         Returns:
-            An Arrow table: `.to_pandas()` makes a DataFrame of it, `.to_pylist()` plain dicts. What an older version
-            did not record is null.
+            An Arrow table; use `.to_pandas()` for a DataFrame, `.to_pylist()` for plain dicts. Columns that an older
+            version did not record are null.
 
         Raises:
-            UserError: for a column that no record has, or a file that is damaged.
+            UserError: for an unknown column, or a damaged file.
         """
         import pyarrow as pa
 
@@ -145,12 +150,12 @@ class RunRecord:
         return found
 
     def lines(self, name: str, size: int | None = None) -> list[dict[str, Any]]:
-        """The lines of a file, or of its first `size` bytes, as plain dicts. Raises UserError for a damaged one."""
+        """The lines of a file, or of its first `size` bytes, as plain dicts. Raises UserError for a damaged line."""
         path = self.folder / name
         if not path.exists():
             return []
-        # A last line without its newline was being written when the run was killed: it never happened.
-        # As bytes: it may end within a character.
+        # A last line without a newline was cut off by a kill and does not count. Split as bytes: the cut may lie within
+        # a character.
         try:
             whole = read_small(path, LONGEST)[:size].split(b"\n")[:-1]
         except OSError as error:
@@ -169,7 +174,7 @@ class RunRecord:
 
 
 def _whole(row: dict[str, Any]) -> dict[str, Any]:
-    """A line of metrics with all keys: what the version that wrote it did not know is None; warnings are texts."""
+    """A line of metrics with all keys of this version (None if not recorded), and warnings as strings."""
     return dict.fromkeys(METRICS) | row | {"warnings": [str(warning) for warning in row.get("warnings") or []]}
 
 
@@ -177,7 +182,7 @@ def load_run(path: str | Path) -> RunRecord:
     """Open a run folder. Needs neither torch nor the model.
 
     Raises:
-        UserError: where there is no run, or one that a newer version has recorded.
+        UserError: if there is no run, or a newer version recorded it.
     """
     folder = Path(path)
     if not (folder / "config.json").is_file():
@@ -187,11 +192,11 @@ def load_run(path: str | Path) -> RunRecord:
 
 
 def refuse_newer(folder: Path) -> None:
-    """Raises UserError for a run whose record is of a newer schema than this version reads."""
+    """Raises UserError for a run whose schema is newer than this version reads."""
     try:
         schema = RunRecord(folder).environment.get("schema", 1)
     except UserError:
-        return  # missing or damaged: told to whoever needs what is in it
+        return  # missing or damaged: an error only for callers that need its content
     if schema > SCHEMA:
         raise UserError(
             f"{folder} was recorded by a newer vpdlab (schema {schema}, this version reads up to {SCHEMA}):"
@@ -200,7 +205,7 @@ def refuse_newer(folder: Path) -> None:
 
 
 def state_of(folder: Path) -> str:
-    """How the run in a folder stands, in a few words."""
+    """The state of the run in a folder, for messages."""
     try:
         status = RunRecord(folder).status
     except UserError:

@@ -1,10 +1,10 @@
-"""rollouts/: which file holds which iteration, reading them, and gathering finished iterations into larger files.
+"""The files of rollouts/: their layout, reading them, and merging those of finished iterations.
 
-step-000012.parquet           iteration 12, as it was written
-steps-000001-000128.parquet   iterations 1 to 128, gathered from such files: one row group each, in order
+step-000130.parquet           iteration 130, as first written
+steps-000001-000128.parquet   iterations 1 to 128, merged from such files: one row group per iteration, in order
 
-A gathered file is complete before the files that it replaces are removed. While both are there, also after a kill, the
-gathered one counts, so no iteration is read twice or missed; `cut` removes what is left over.
+A merged file is complete before its sources are deleted. While both exist, also after a kill, readers use the merged
+file, so that no iteration is read twice or missed. `cut`, on resume, deletes leftovers.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-GATHERED = 128
-"""Iterations in a gathered file."""
-MOST_STEPS, MOST_ROWS, MOST_BYTES = 1024, 200_000, 1 << 30  # of a file; of one iteration's rollouts
+MERGED = 128
+"""Iterations in a merged file."""
+MOST_STEPS, MOST_ROWS, MOST_BYTES = 1024, 200_000, 1 << 30  # iterations in a file; limits of one iteration
 NAME = re.compile(r"step-(\d{6,9})\.parquet|steps-(\d{6,9})-(\d{6,9})\.parquet", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Part:
-    """A file of rollouts/, with iterations `first` to `last`."""
+    """A file of rollouts/ with iterations `first` to `last`."""
 
     folder: Path
     first: int
@@ -52,9 +52,9 @@ class Part:
 
 
 def parts(folder: Path) -> list[Part]:
-    """The files of a run's rollouts/ in the order of their iterations.
+    """The files of a rollouts/ folder, by iteration.
 
-    A listing made while files are moved may lack both the old and the new ones, hence until two agree.
+    A listing made during a merge may miss both the merged file and its sources, hence it is repeated until two agree.
     """
     found = _listed(folder)
     while (again := _listed(folder)) != found:
@@ -80,7 +80,7 @@ def _listed(folder: Path) -> list[Part]:
 
 
 def index(folder: Path) -> dict[int, Part]:
-    """The file that holds each iteration, in the order of iterations."""
+    """The file of each iteration, in order of iterations."""
     found: dict[int, Part] = {}
     for part in sorted(parts(folder), key=lambda part: len(part.steps)):
         found.update(dict.fromkeys(part.steps, part))
@@ -88,7 +88,7 @@ def index(folder: Path) -> dict[int, Part]:
 
 
 def single(folder: Path) -> list[int]:
-    """The last consecutive iterations that have a file of their own."""
+    """The latest consecutive iterations whose files are not merged."""
     found: list[int] = []
     for step, part in index(folder).items():
         if len(part.steps) > 1 or (found and step != found[-1] + 1):
@@ -102,14 +102,14 @@ def single(folder: Path) -> list[int]:
 
 
 def read(folder: Path, steps: Sequence[int] | None, names: Sequence[str]) -> Iterator[tuple[Part, pa.Table]]:
-    """Some columns of iterations' rollouts, file by file: the file and its rows.
+    """Read columns of the rollouts of some iterations; yields each file with its rows.
 
     Args:
-        steps: ascending; None for all of them.
-        names: of columns. One that the file does not have is null.
+        steps: iterations in ascending order; None for all.
+        names: columns; one that a file lacks is null.
 
     Raises:
-        UserError: for an iteration that is not recorded, or a file that is damaged.
+        UserError: for an iteration that is not recorded, or a damaged file.
     """
     where = index(folder)
     wanted = list(where) if steps is None else list(steps)
@@ -123,7 +123,7 @@ def read(folder: Path, steps: Sequence[int] | None, names: Sequence[str]) -> Ite
             end += 1
         try:
             table = _read(part, wanted[done:end], names)
-        except FileNotFoundError as error:  # gathered meanwhile
+        except FileNotFoundError as error:  # merged meanwhile
             where = index(folder)
             if where.get(part.first) == part:
                 raise UserError(f"{part.path} cannot be read: {error.strerror}") from error
@@ -132,12 +132,15 @@ def read(folder: Path, steps: Sequence[int] | None, names: Sequence[str]) -> Ite
         done = end
 
 
-def _read(part: Part, steps: Sequence[int], names: Sequence[str], alone: bool = False) -> pa.Table:
-    """The rows of some iterations in one file. With `alone`, the file must not have any other column.
+def _read(part: Part, steps: Sequence[int], names: Sequence[str], exact: bool = False) -> pa.Table:
+    """The rows of some iterations in one file.
+
+    Args:
+        exact: refuse a file with other columns than `names`.
 
     Raises:
-        FileNotFoundError: where it is gone.
-        UserError: where it is damaged.
+        FileNotFoundError: if the file does not exist.
+        UserError: if it is damaged.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -147,7 +150,7 @@ def _read(part: Part, steps: Sequence[int], names: Sequence[str], alone: bool = 
         ordinary(part.path)
         with pq.ParquetFile(part.path) as file:
             there = file.schema_arrow.names
-            if alone and (other := set(there) - set(names)):
+            if exact and (other := set(there) - set(names)):
                 raise ValueError(f"it has a column {min(other)!r} that this version does not know")
             groups = _groups(file.metadata, part, steps)
             table = file.read_row_groups(groups, columns=[name for name in names if name in there])
@@ -161,13 +164,13 @@ def _read(part: Part, steps: Sequence[int], names: Sequence[str], alone: bool = 
             raise ValueError(f"it has rollouts of step {min(strange)}")
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # Arrow's errors are OSErrors for damaged pages
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # a damaged page is an OSError
         raise UserError(f"{part.path} cannot be read: {first_line(error)}") from error
     return table.select(list(names))
 
 
 def _groups(metadata: pq.FileMetaData, part: Part, steps: Sequence[int]) -> list[int]:
-    """The row groups of some iterations. Raises ValueError where they are more than iterations' rollouts."""
+    """The row groups of some iterations. Raises ValueError if their number or size is implausible."""
     count = metadata.num_row_groups
     if len(part.steps) == 1:
         groups = list(range(count))
@@ -190,18 +193,18 @@ def _ranges(steps: Sequence[int]) -> str:
 
 
 def schema() -> pa.Schema:
-    """The columns of rollouts/*.parquet as Arrow has them."""
+    """The Arrow schema of rollouts/*.parquet."""
     import pyarrow as pa
 
     return pa.schema([(name, arrow_type(kind)) for name, kind in columns().items()])
 
 
-def gather(folder: Path, first: int, last: int) -> None:
-    """Gather the files of iterations `first` to `last`, one each, into one.
+def merge(folder: Path, first: int, last: int) -> None:
+    """Merge the files of iterations `first` to `last` into one.
 
     Raises:
-        UserError: for one that cannot be read; they stay as they are.
-        OSError: where the larger file cannot be written.
+        UserError: if one cannot be read; nothing is changed.
+        OSError: if the merged file cannot be written or a source cannot be deleted.
     """
     sources = [Part(folder, step, step) for step in range(first, last + 1)]
     _write(Part(folder, first, last), sources)
@@ -210,10 +213,12 @@ def gather(folder: Path, first: int, last: int) -> None:
 
 
 def cut(folder: Path, step: int) -> None:
-    """Remove the rollouts after an iteration, and what a killed process has left over.
+    """Delete the rollouts after an iteration, and the leftovers of a killed process.
+
+    A damaged file that would have to be split is renamed to *.damaged instead.
 
     Raises:
-        OSError: where that cannot be done.
+        OSError: if a file cannot be written or deleted.
     """
     for path in folder.iterdir():
         if path.name.endswith(".new"):
@@ -237,7 +242,7 @@ def cut(folder: Path, step: int) -> None:
 def _write(target: Part, sources: Sequence[Part]) -> None:
     import pyarrow.parquet as pq
 
-    # Statistics of texts would make the footer, which every reader reads first, many times as long.
+    # Statistics of text columns would multiply the size of the footer, which every read starts with.
     options: dict[str, Any] = {"write_statistics": ["step"]}
     with staged_file(target.path) as staged, pq.ParquetWriter(staged, schema(), **options) as file:
         for source in sources:
@@ -247,9 +252,9 @@ def _write(target: Part, sources: Sequence[Part]) -> None:
 
 
 def _whole(source: Part, step: int) -> pa.Table:
-    """All that a file holds of an iteration. Raises UserError where that is nothing, or not to be read."""
+    """All columns of an iteration. Raises UserError if it has no rows or cannot be read."""
     try:
-        table = _read(source, [step], list(columns()), alone=True)
+        table = _read(source, [step], list(columns()), exact=True)
     except FileNotFoundError as error:
         raise UserError(f"{source.path} is gone") from error
     if not len(table):
