@@ -10,11 +10,11 @@ import transformers
 
 from vpdlab import RunConfig
 from vpdlab.model.loading import without_bars
-from vpdlab.zoo.make_apprentice import build_tokenizer
 from vpdlab.model.policy import Policy
 from vpdlab.sampling import Sampling
 from vpdlab.sampling.engines.transformers import HFSampler
 from vpdlab.types import View
+from vpdlab.zoo.make_apprentice import build_tokenizer
 
 SIZE = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,

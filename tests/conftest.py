@@ -68,9 +68,8 @@ def chromium() -> str:
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """Folder of the real instruct model."""
-    from vpdlab import zoo
 
-    entry = next(entry for entry in models.catalog() if entry["name"] == "smollm2-135m")
+    entry = next(entry for entry in zoo.catalog() if entry["name"] == "smollm2-135m")
     if not entry["present"]:
         pytest.skip("missing: smollm2-135m (vpdlab models get smollm2-135m)")
     return Path(entry["where"])

@@ -25,8 +25,8 @@ from toy import Parity, toy_run
 from vpdlab import processes
 from vpdlab.config import RunConfig
 from vpdlab.feedback.critics import Critique
-from vpdlab.run import Run, iterate
 from vpdlab.model.sharding import whole
+from vpdlab.run import Run, iterate
 from vpdlab.types import Outcome, Rollout, View
 
 PATIENCE = 60.0

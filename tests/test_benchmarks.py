@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,10 @@ def run(*words: str) -> str:
     return done.stdout
 
 
-def table(shown: str) -> list[dict[str, str]]:
-    """The rows of the table that was printed, by the names of their columns."""
-    lines = [line for line in shown.splitlines() if line.startswith("|")]
+def table(shown: str, number: int = 0) -> list[dict[str, str]]:
+    """The rows of a printed table, by the names of their columns."""
+    blocks = [list(lines) for kept, lines in groupby(shown.splitlines(), lambda line: line[:1] == "|") if kept]
+    lines = blocks[number]
     assert len({len(line) for line in lines}) == 1, "the columns are not aligned"
     heads, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return [dict(zip(heads, row, strict=True)) for row in rows]
@@ -61,9 +63,11 @@ def test_the_loss_is_the_same_in_chunks_and_all_at_once() -> None:
 
 
 def test_the_record_grows_with_what_it_keeps() -> None:
-    rows = table(run("benchmarks/recording.py"))
-    sizes = [float(row["KiB an iteration"]) for row in rows]
+    shown = run("benchmarks/recording.py")
+    sizes = [float(row["KiB an iteration"]) for row in table(shown)]
     assert sizes[0] == 0 < sizes[1] < sizes[2] < sizes[3]
+    assert all(middle(row["s"]) > 0 for row in table(shown, 1))
+    assert len(table(shown, 2)) == 2
 
 
 def test_one_command_runs_them_and_writes_their_tables(tmp_path: Path) -> None:

@@ -19,14 +19,14 @@ import torch
 from toy import Parity, equal, toy_model, weights
 
 from vpdlab import checkpoint, cli
-from vpdlab.run.checkpoint import Checkpoints, Saved
 from vpdlab.config import RunConfig
-from vpdlab.feedback.endpoint import Budget
 from vpdlab.errors import RunFailed, UserError
-from vpdlab.run import Run
+from vpdlab.feedback.endpoint import Budget
 from vpdlab.learn.m_step import Method
 from vpdlab.learn.methods import METHODS, distillation
-from vpdlab.record import METRICS, load_run
+from vpdlab.record import METRICS, load_run, rollouts
+from vpdlab.run import Run
+from vpdlab.run.checkpoint import Checkpoints, Saved
 from vpdlab.run.resume import FREE, locked
 
 SMALL = {
@@ -118,6 +118,18 @@ def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(tmp_path, kind):
     assert equal(weights(run), weights(again))
     assert sums(whole, 2)["student.safetensors"] != sums(whole, 3)["student.safetensors"]
     same(whole, broken, step=3)
+
+
+def test_a_resumed_run_with_merged_rollouts_is_the_undisturbed_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(rollouts, "MERGED", 2)
+    stir(1)
+    trained(tmp_path / "whole", steps=6, checkpoint_every=3)
+    stir(1)
+    trained(tmp_path / "broken", stop=5, steps=6, checkpoint_every=3)  # steps 3 and 4 lie in one file
+    assert (tmp_path / "broken" / "rollouts" / "steps-000003-000004.parquet").exists()
+    stir(2)
+    trained(tmp_path / "broken", resume=True, steps=6, checkpoint_every=3)
+    same(tmp_path / "whole", tmp_path / "broken", step=6)
 
 
 def test_the_global_generators_go_on_too(tmp_path, monkeypatch):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from toy import equal, toy_run, train, weights
 
-from vpdlab.feedback.critics import LONGEST, Criticism, Critique, as_data, gives_away
 from vpdlab.errors import UserError
+from vpdlab.feedback.critics import LONGEST, Criticism, Critique, as_data, gives_away
 from vpdlab.learn.state import MStep
 from vpdlab.record import METRICS, load_run
 from vpdlab.types import Outcome, Problem, Rollout

@@ -12,8 +12,8 @@ import pytest
 from asking import SECRET, ask, critic
 from toy import toy_run
 
-from vpdlab.feedback.endpoint import KEY, Budget
 from vpdlab.errors import UserError
+from vpdlab.feedback.endpoint import KEY, Budget
 from vpdlab.record import load_run
 
 

@@ -34,8 +34,8 @@ from hostile_server import (
 from toy import toy_run
 
 from vpdlab import net
-from vpdlab.feedback.endpoint import KEY, Budget
 from vpdlab.errors import UserError
+from vpdlab.feedback.endpoint import KEY, Budget
 
 SECONDS = 1.0
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 
-from vpdlab.run.diagnose import DIAGNOSES, diagnose
+from vpdlab.run.diagnose import DIAGNOSES, WINDOW, Diagnosis, diagnose
 
 HEALTHY = {
     "reward": 0.5, "success_rate": 0.5, "signal_share": 1.0, "length": 30.0, "entropy": 0.5, "kl": 0.1,
@@ -125,3 +126,22 @@ def test_a_fall_of_the_reward_is_seen_in_the_latest_iterations() -> None:
 
 def test_several_troubles_are_all_named() -> None:
     assert names(diagnose(rows(3, success_rate=0.0, skipped=1))) == ["no-success", "not-finite"]
+
+
+@pytest.mark.parametrize("resumed", [1, 7, 33])
+def test_a_run_in_progress_is_told_what_all_of_its_lines_tell(resumed: int) -> None:
+    """Against the definition: the last two windows, and every pair of windows that lies whole windows before them."""
+    rng = random.Random(resumed)
+    lines = rows(60, reward=[rng.choice([None, 0.2, 0.4, 0.6, 0.8]) for _ in range(60)])
+    diagnosis, told = Diagnosis(), 0
+    for count in range(resumed, len(lines) + 1):
+        found = diagnosis(lines[:count])
+        starts = range(count % WINDOW, count - 2 * WINDOW + 1, WINDOW)
+        values = [[line["reward"] for line in lines[start : start + 2 * WINDOW]] for start in starts]
+        means = [sum(v for v in some if v is not None) / (10 - some.count(None) or 1) for some in values]
+        falls = count >= 4 * WINDOW and max(means) - means[-1] > 0.15
+        assert ("reward-falls" in names(found)) == falls, count
+        assert not falls or f"from {max(means):.2f} to {means[-1]:.2f}" in found[0]
+        assert found == diagnose(lines[:count])
+        told += falls
+    assert told

@@ -13,8 +13,8 @@ from toy import toy_model
 
 from vpdlab import cli
 from vpdlab.config import RunConfig
-from vpdlab.run import Run
 from vpdlab.record import load_run
+from vpdlab.run import Run
 
 SMALL = {
     "prompts": 2, "group": 2, "max_new_tokens": 6, "max_context": 120, "lr": 1e-2, "e_every": 1,

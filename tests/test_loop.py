@@ -13,15 +13,15 @@ import torch
 from toy import Parity, equal, toy_run, train, weights
 
 from vpdlab import m_step as m_steps
-from vpdlab.learn.e_step import e_step, split
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.feedback import give_feedback
-from vpdlab.learn.state import CHECKED, Batch, Mismatch
-from vpdlab.run import Run, shuffled
-from vpdlab.losses import reward_shift
+from vpdlab.learn.e_step import e_step, split
 from vpdlab.learn.m_step import Method, m_step
 from vpdlab.learn.methods import METHODS
+from vpdlab.learn.state import CHECKED, Batch, Mismatch
+from vpdlab.losses import reward_shift
 from vpdlab.record import METRICS, load_run
+from vpdlab.run import Run, shuffled
 from vpdlab.tasks import verify_all
 from vpdlab.types import Outcome
 

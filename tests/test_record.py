@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from vpdlab.errors import RunFailed, UserError
-from vpdlab.record import COLUMNS, METRICS, TOKEN_COLUMNS, Recorder, load_run
+from vpdlab.record import COLUMNS, METRICS, SCHEMA, TOKEN_COLUMNS, Recorder, load_run
 from vpdlab.record import writer as record
 
 CONFIG = {"method": "vpd", "steps": 3}
@@ -44,7 +44,7 @@ def test_a_run_is_read_back_as_it_was_written(recorder: Recorder) -> None:
     recorder.close("complete")
     run = load_run(recorder.folder)
     assert run.config == CONFIG
-    assert run.environment == {"python": "3"}
+    assert run.environment == {"python": "3", "schema": SCHEMA}
     assert [line["reward"] for line in run.rows] == [0.5, 1.0]
     assert list(run.metrics.columns) == list(METRICS)
     assert run.metrics["reward"].tolist() == [0.5, 1.0]
@@ -218,9 +218,9 @@ EXAMPLE = {
 def test_every_column_comes_back_as_it_was(recorder: Recorder) -> None:
     full = {name: EXAMPLE[kind] for name, kind in (COLUMNS | TOKEN_COLUMNS).items()}
     bare = {name: EXAMPLE[kind] for name, kind in COLUMNS.items()}
-    recorder.rollouts(1, [full, bare])
+    recorder.rollouts(3, [full, bare])
     recorder.close("complete")
-    found = load_run(recorder.folder).rollouts(1)
+    found = load_run(recorder.folder).rollouts(3)
     assert found[0] == full
     assert found[1] == bare | dict.fromkeys(TOKEN_COLUMNS)  # outside the recorded subset: null, not empty
 

@@ -15,8 +15,8 @@ import pytest
 
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.tasks import make_task, verify_all
-from vpdlab.tasks.math import SYSTEM, Judge, Math, boxed
 from vpdlab.tasks.common.math_worker import forbid
+from vpdlab.tasks.math import SYSTEM, Judge, Math, boxed
 from vpdlab.types import Problem, Rollout
 
 pytest.importorskip("math_verify", reason="missing: math-verify (pip install math-verify)")

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from vpdlab.errors import UserError
-from vpdlab.tasks.own import Own
 from vpdlab.tasks.common.reading import read_splits, user_path
+from vpdlab.tasks.own import Own
 
 ROWS = [{"prompt": f"q{n}", "answer": str(n)} for n in range(4)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)

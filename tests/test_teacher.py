@@ -8,10 +8,10 @@ from test_loop import packed
 from toy import equal, toy_run, weights
 
 from vpdlab.learn.e_step import e_step
-from vpdlab.learn.state import Batch
-from vpdlab.run import Run
 from vpdlab.learn.m_step import m_step
+from vpdlab.learn.state import Batch
 from vpdlab.model.teacher import Copy
+from vpdlab.run import Run
 
 
 def teacher_logp(run: Run, batch: Batch) -> torch.Tensor:

@@ -26,21 +26,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from toy import equal, toy_run, train, weights
+from vpdlab.sampling.make import check_sampler, make_sampler
 
-from vpdlab.model.adapters import plain_weights
 from vpdlab.config import RunConfig
 from vpdlab.errors import RunFailed, UserError
-from vpdlab.run import Run
+from vpdlab.model.adapters import plain_weights
 from vpdlab.model.loading import without_bars
-from vpdlab.zoo.make_apprentice import build_tokenizer
 from vpdlab.model.policy import Policy
+from vpdlab.model.teacher import Copy
+from vpdlab.run import Run
 from vpdlab.sampling import Completion, Sampling
 from vpdlab.sampling.engines.transformers import HFSampler
-from vpdlab.sampling.make import check_sampler, make_sampler
-from vpdlab.sampling.vllm_engine.server import ServerEngine, checked_url
 from vpdlab.sampling.engines.vllm import BOUND, VLLMSampler, checked, content, seed
-from vpdlab.model.teacher import Copy
+from vpdlab.sampling.vllm_engine.server import ServerEngine, checked_url
 from vpdlab.types import View
+from vpdlab.zoo.make_apprentice import build_tokenizer
 
 CONTEXTS = [list(b"a short one"), list(b"a context that is a good deal longer"), list(b"mid length here")]
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="missing: vllm (make vllm)")

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from vpdlab.config import RunConfig
-from vpdlab.run import Run, iterate
 from vpdlab.model.loading import without_bars
-from vpdlab.zoo.make_apprentice import build_model, build_tokenizer
+from vpdlab.run import Run, iterate
 from vpdlab.types import Outcome, Problem, Rollout
+from vpdlab.zoo.make_apprentice import build_model, build_tokenizer
 
 
 @functools.lru_cache(maxsize=1)

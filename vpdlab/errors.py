@@ -35,6 +35,17 @@ def in_one_line(error: BaseException, most: int = 300) -> str:
     return " ".join(str(error).split())[:most]
 
 
+def shown(value: object, most: int = 60) -> str:
+    """A value as a message can quote it: its repr, cut to `most` characters."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed, in one line: an OSError's own words without the path, any other message folded."""
+    return getattr(error, "strerror", None) or in_one_line(error) or type(error).__name__
+
+
 def first_line(error: BaseException) -> str:
     """The first line of another library's message that says something; the error's name where none does."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,33 +1,24 @@
-"""manifest.json: the size and sha256 of every file in a folder, so that a changed byte or a stray file is noticed.
+"""manifest.json: size and SHA-256 of every file in a folder, to detect changed bytes and stray files.
 
-Checkpoints and final/ have one. Neither safetensors nor torch notices a flipped byte by itself.
+Checkpoints and final/ have one, because neither safetensors nor torch detects a flipped byte.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from vpdlab.files import fsync, read_small
+
 NAME = "manifest.json"
 
 
-def fsync(path: Path) -> None:
-    """Return once a file, or the names in a folder, are on the disk itself."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def write(folder: Path) -> None:
-    """Bring every file of a folder to the disk and write their sums beside them."""
+    """Sync every file of a folder to disk and write the manifest."""
     files = {}
     for name, path in _files(folder):
         fsync(path)
@@ -38,10 +29,10 @@ def write(folder: Path) -> None:
 
 
 def damage(folder: Path) -> str:
-    """What differs between a folder's files and its manifest; "" where nothing does.
+    """The first difference between a folder's files and its manifest; "" if there is none.
 
     Raises:
-        OSError: for a file that cannot be read.
+        OSError: if a file cannot be read.
     """
     if not (folder / NAME).is_file():
         return f"{NAME} is missing"
@@ -62,30 +53,14 @@ def damage(folder: Path) -> str:
     return f"{min(there)} is not in its {NAME}" if there else ""
 
 
-def ordinary(path: Path) -> None:
-    """Raises OSError for what is no ordinary file: a pipe would hold whoever reads it, a device never ends."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
-
-
-def read_small(path: Path, most: int = 1 << 26) -> bytes:
-    """The bytes of an ordinary file. Raises OSError for another one, or one of more than `most` bytes."""
-    ordinary(path)
-    with path.open("rb") as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise OSError(errno.EFBIG, f"it has more than {most} bytes", str(path))
-    return data
-
-
 def checksum(path: Path) -> str:
-    """sha256 of a file's bytes, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Everything in a folder but sub-folders and the manifest, by its path inside. Links are not followed."""
+    """Every file and link below a folder except the manifest, by relative path. Links are not followed."""
     for place, folders, names in os.walk(folder):
         links = [name for name in folders if (Path(place) / name).is_symlink()]
         for name in sorted([*names, *links]):
@@ -96,7 +71,7 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _read(path: Path) -> dict[str, tuple[int, str]] | None:
-    """name -> (size, sha256); None for a manifest that is none, or names a file that is not inside the folder."""
+    """name -> (size, SHA-256); None if the manifest is malformed or names a file outside the folder."""
     try:
         files: dict[str, Any] = json.loads(read_small(path).decode("utf-8"))["files"]
         found = {name: (file["size"], file["sha256"]) for name, file in files.items()}

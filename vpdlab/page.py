@@ -29,8 +29,8 @@ from plotly.offline import get_plotlyjs
 from vpdlab_widgets import embed
 from vpdlab_widgets.base import plain
 
-from vpdlab import manifest
 from vpdlab.errors import UserError, first_line
+from vpdlab.files import read_small
 from vpdlab.markup import clean, without_links
 
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -128,7 +128,7 @@ def _page(notebook: Any, source: Path, title: str | None) -> str:
 
 def _read(path: Path) -> Any:
     try:
-        text = manifest.read_small(path, 1 << 29).decode("utf-8")
+        text = read_small(path, 1 << 29).decode("utf-8")
         document = json.loads(text)
     except OSError as error:
         raise UserError(f"{path}: cannot read the notebook ({error.strerror})") from error
@@ -257,7 +257,7 @@ class _Renderer(IPythonRenderer):
         path = Path(str(self.path or "")) / src
         try:
             linked = path.resolve() != Path(str(self.path or "")).resolve() / src
-            manifest.read_small(path) if not linked else None
+            read_small(path) if not linked else None
         except (OSError, ValueError):
             return None
         return None if linked else super()._src_to_base64(src)

@@ -1,25 +1,23 @@
-"""Paths as people write them."""
+"""Paths given by the user."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from vpdlab.errors import UserError, first_line, is_text
+from vpdlab.errors import UserError, is_text, reason, shown
 
 
 def user_path(what: str, text: str) -> Path:
     """Expand ~ in a path given by the user.
 
     Raises:
-        UserError: for a name that is not valid UTF-8 (it could not be recorded), or that is not a valid path.
+        UserError: for a name that is not valid UTF-8 (it could not be recorded) or not a valid path.
     """
-    shown = repr(text) if len(text) <= 60 else f"{text[:59]!r}…"
     if not is_text(text):
-        raise UserError(f"{what} is {shown}, a name that is not UTF-8: rename the file")
+        raise UserError(f"{what} is {shown(text)}, a name that is not UTF-8: rename the file")
     try:
         path = Path(text).expanduser()
         path.exists()
     except (OSError, RuntimeError, ValueError) as error:  # too long, no such user's home, a NUL
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise UserError(f"{what} is {shown}: {reason}") from error
+        raise UserError(f"{what} is {shown(text)}: {reason(error)}") from error
     return path

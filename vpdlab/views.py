@@ -249,15 +249,8 @@ def _words(value: Any) -> str:
 
 
 def columns(run: RunRecord, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Some columns of all recorded rollouts: much quicker than the rollouts themselves. An unknown column is null."""
-    import pyarrow.parquet as pq
-
-    rows: list[dict[str, Any]] = []
-    for step in run.steps:
-        file = pq.ParquetFile(run.folder / "rollouts" / f"step-{step:06d}.parquet")
-        here = [name for name in names if name in file.schema_arrow.names]
-        rows += [dict.fromkeys(names) | row for row in file.read(columns=here).to_pylist()]
-    return rows
+    """Some columns of all recorded rollouts as plain dicts (`RunRecord.columns`)."""
+    return run.columns(names).to_pylist()
 
 
 def tally(rows: Iterable[Row], kind: str) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from vpdlab.errors import UserError
 from vpdlab.feedback.critics import Critique, as_data
 from vpdlab.feedback.reply import LARGEST, checked_text, completion
 from vpdlab.feedback.sources import Context
+from vpdlab.files import staged_file
 from vpdlab.prompts import Renderer
 from vpdlab.sampling import Sampling
 from vpdlab.types import Rollout
@@ -176,11 +177,10 @@ class EndpointCritic:
 
     def _keep(self, place: Path, said: str) -> None:
         """Keep a reply. A cache that cannot be written costs money, not the run: said once."""
-        staged = place.with_name(f".{place.name}.{os.getpid()}-{threading.get_ident()}")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            staged.write_text(json.dumps(said), encoding="utf-8")
-            staged.replace(place)
+            with staged_file(place, durable=False, shared=True) as staged:
+                staged.write_text(json.dumps(said), encoding="utf-8")
         except (OSError, ValueError) as error:  # a disk's errors; a name that no folder can have
             if not self._cache_fails:
                 print(net.printable(f"the critic's cache cannot be written: {error}"), file=sys.stderr)

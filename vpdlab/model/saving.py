@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vpdlab import manifest
 from vpdlab.errors import RunFailed, UserError, first_line, in_one_line
+from vpdlab.files import staged_folder
 from vpdlab.model.loading import without_bars
 
 
@@ -31,29 +32,19 @@ def save(model: Any, tokenizer: Any, weights: Mapping[str, Tensor], folder: Path
         OSError: where the disk does not take it; what stood there is as it was.
         RunFailed: where transformers cannot write it. The weights then lie beside it, in a plain safetensors file.
     """
-    staged = folder.with_name(f".{folder.name}.new")  # an interrupted save leaves no half a model under its name
-    shutil.rmtree(staged, ignore_errors=True)
     try:
-        _write(model, tokenizer, weights, staged)
-        manifest.write(staged)
-    except (OSError, KeyboardInterrupt):
-        shutil.rmtree(staged, ignore_errors=True)
+        with staged_folder(folder, replace=True) as staged:
+            _write(model, tokenizer, weights, staged)
+            manifest.write(staged)
+    except OSError:
         raise
     except Exception as error:
-        shutil.rmtree(staged, ignore_errors=True)
         rescue = folder.with_name(f"{folder.name}-weights")
         save_plain(model, weights, rescue)
         raise RunFailed(
             f"{folder} could not be written ({type(error).__name__}: {first_line(error)}); the weights are in"
             f" {rescue / 'model.safetensors'}, by their names in the model"
         ) from error
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    staged.rename(folder)
-    manifest.fsync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def save_plain(model: Any, weights: Mapping[str, Tensor], folder: Path) -> None:

@@ -1,23 +1,26 @@
-"""The run folder: what happened, written as it happens, readable without torch and without the model.
+"""The run folder: written while the run goes on, readable without torch and without the model.
 
 runs/NAME/
-  config.json        every setting
-  environment.json   versions, revision, device, seeds, the task's own summary
-  metrics.jsonl      one line an iteration
-  eval.jsonl         one line an evaluation
-  rollouts/          step-000012.parquet: every rollout of iteration 12
-  checkpoints/       step-000040: all that the run goes on from (checkpoint.py)
-  final/             the student as an ordinary Hugging Face folder
-  status.json        how the run stands or ended: running, complete, stopped, failed
+  config.json        all settings
+  environment.json   schema of the record, versions, revision, device, seeds, summary of the task
+  metrics.jsonl      one line per iteration
+  eval.jsonl         one line per evaluation
+  rollouts/          all rollouts: step-000130.parquet, steps-000001-000128.parquet (rollouts.py)
+  checkpoints/       step-000040: everything that resuming needs (checkpoint.py)
+  final/             the student as a Hugging Face folder
+  status.json        running, complete, stopped or failed
   lock               held while a process trains
+
+schema.py names the columns and keys, checks.py validates values, reader.py opens a run, writer.py writes one, folder.py
+begins one safely, rollouts.py lays out rollouts/.
 """
 
 from vpdlab.record.folder import mark_stopped, prepare, refuse_links, writing
-from vpdlab.record.reader import RunRecord, load_run, state_of
-from vpdlab.record.schema import COLUMNS, LINES, METRICS, TOKEN_COLUMNS, plain
+from vpdlab.record.reader import RunRecord, load_run, refuse_newer, state_of
+from vpdlab.record.schema import COLUMNS, LINES, METRICS, SCHEMA, TOKEN_COLUMNS, plain
 from vpdlab.record.writer import Recorder
 
 __all__ = [
-    "COLUMNS", "LINES", "METRICS", "TOKEN_COLUMNS", "Recorder", "RunRecord", "load_run", "mark_stopped", "plain",
-    "prepare", "refuse_links", "state_of", "writing",
+    "COLUMNS", "LINES", "METRICS", "SCHEMA", "TOKEN_COLUMNS", "Recorder", "RunRecord", "load_run", "mark_stopped",
+    "plain", "prepare", "refuse_links", "refuse_newer", "state_of", "writing",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is wrong with a value in a run folder's files. They may be damaged, older, or somebody else's."""
+"""Validate the values in a run folder's files, which may be damaged, older, or somebody else's."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vpdlab.record.schema import COLUMNS, METRICS, TOKEN_COLUMNS
+from vpdlab.errors import shown
+from vpdlab.record.schema import METRICS, TOKEN_COLUMNS
 
 STATES = ("running", "complete", "stopped", "failed")
 Check = Callable[[Any], bool]
 
 
 def parse(text: str) -> Any:
-    """JSON, with NaN and infinities as None. Raises ValueError, with a reason, for anything else."""
+    """Parse JSON; NaN and infinities become None. Raises ValueError, with a reason, for invalid text."""
     try:
         return json.loads(text, parse_constant=lambda name: None)
     except RecursionError as error:
@@ -21,17 +22,17 @@ def parse(text: str) -> Any:
 
 
 def is_number(value: Any) -> bool:
-    """A number that fits the types of the record, or None."""
+    """A number within the range of the record's types, or None."""
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63)
 
 
 def is_real(value: Any) -> bool:
-    """A number that is there."""
+    """As `is_number`, but not None."""
     return value is not None and is_number(value)
 
 
 def is_count(value: Any) -> bool:
-    """A whole number from 0 on."""
+    """A non-negative integer."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
@@ -70,7 +71,7 @@ ENVIRONMENT: dict[str, Check] = {
     "python": is_text, "revision": is_text, "platform": is_text, "device": is_text, "device_name": is_text,
     "task": is_text, "threads": is_number, "cores": is_number, "processes": is_number, "seed": is_number,
     "command": listed(lambda value: isinstance(value, str)), "packages": is_table, "model": is_table,
-    "task_identity": is_table, "resumed": listed(is_table),
+    "task_identity": is_table, "resumed": listed(is_table), "schema": is_count,
 }  # fmt: skip
 NEEDED = {
     "config.json": ("task", "model", "method", "steps", "seed", "beta"),
@@ -79,26 +80,26 @@ NEEDED = {
     "status.json": ("state", "reason", "step", "updated"),
     "eval.jsonl": ("step", "k", "problems", "length", *MEASURES),
 }  # fmt: skip
-"""What those who show a run look up without asking, by file."""
+"""Fields that reports and notebooks read without checking, by file."""
 FULL = ("step", "group", "index", "text", "prompt", "prompt_ids", "response_ids", "logps")
 """Columns of rollouts that are never null."""
 
 
 def fault(value: Any, checks: Mapping[str, Check], needed: Sequence[str] = ()) -> str:
-    """What is wrong with a JSON object; "" where nothing is."""
+    """The first fault of a JSON object; "" if there is none."""
     if not isinstance(value, dict):
-        return f"it is {_shown(value)}, not an object of fields"
+        return f"it is {shown(value)}, not an object of fields"
     for name in needed:
         if name not in value:
             return f"field {name!r} is missing"
     for name, check in checks.items():
         if name in value and not check(value[name]):
-            return f"field {name!r} is {_shown(value[name])}"
+            return f"field {name!r} is {shown(value[name])}"
     return ""
 
 
 def config_fault(value: Any, needed: Sequence[str] = ()) -> str:
-    """What is wrong with recorded settings: those that this version knows must be such as it could have written."""
+    """The first fault of recorded settings: known ones must have values that this version accepts."""
     from vpdlab.config import HINTS, RunConfig
     from vpdlab.errors import UserError
 
@@ -112,7 +113,7 @@ def config_fault(value: Any, needed: Sequence[str] = ()) -> str:
 
 
 def rollout_fault(record: Mapping[str, Any]) -> str:
-    """What is wrong with one row of rollouts/*.parquet, whose types are those of the schema."""
+    """The first fault of a row of rollouts/*.parquet whose types match the schema."""
     for name in FULL:
         if record[name] is None:
             return f"column {name!r} has no value"
@@ -131,13 +132,3 @@ def rollout_fault(record: Mapping[str, Any]) -> str:
             if None in parts or len({len(part) for part in parts}) != 1:
                 return f"columns {side}_top* have lists of different lengths"
     return ""
-
-
-def columns() -> dict[str, str]:
-    """Every column of rollouts/*.parquet and its type."""
-    return COLUMNS | TOKEN_COLUMNS
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:39]}…"

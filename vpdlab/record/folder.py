@@ -1,4 +1,4 @@
-"""A run folder as a place to write: begun once, never through a link, its errors named."""
+"""Begin a run folder: only where there is none yet, never through a link, with clear errors."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from typing import Any
 from safetensors import SafetensorError
 
 from vpdlab.errors import RunFailed, UserError
-from vpdlab.manifest import fsync
+from vpdlab.files import staged_file
 from vpdlab.record.reader import load_run, state_of
 from vpdlab.record.schema import LINES
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Within the block, an error of the disk (full, gone, read-only) is a RunFailed that names the file."""
+    """Turn disk errors (full, gone, read-only) into RunFailed with the file's name."""
     try:
         yield
     except OSError as error:
         raise RunFailed(f"cannot write {path}: {error.strerror or error}") from error
-    except SafetensorError as error:  # the disk's errors come in this shape too
+    except SafetensorError as error:  # safetensors wraps disk errors
         raise RunFailed(f"cannot write {path}: {error}") from error
 
 
 def refuse_links(folder: Path) -> None:
-    """Raises UserError for a link, a pipe or a device in a folder that is about to be written: whoever made it could
-    have our writes land elsewhere. The folder itself may be a link: that is its user's own choice."""
+    """Raises UserError for a link, pipe or device in a folder about to be written, since it could redirect our writes.
+    The folder itself may be a link: that is the user's choice."""
     waiting = [folder] if folder.is_dir() else []
     for place in waiting:
         try:
@@ -44,7 +44,7 @@ def refuse_links(folder: Path) -> None:
         for entry in entries:
             try:
                 found = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:  # whoever writes the run has moved it to its name meanwhile
+            except FileNotFoundError:  # the run's writer has renamed it meanwhile
                 continue
             if stat.S_ISDIR(found.st_mode):
                 waiting.append(Path(entry.path))
@@ -54,7 +54,7 @@ def refuse_links(folder: Path) -> None:
 
 
 def prepare(folder: Path) -> None:
-    """Make the folder of a run that is to begin. Raises UserError where that cannot be, or it holds a run."""
+    """Make the folder of a new run. Raises UserError if it cannot be written or already holds a run."""
     refuse_links(folder)
     refuse_taken(folder)
     try:
@@ -66,14 +66,14 @@ def prepare(folder: Path) -> None:
 
 
 def refuse_taken(folder: Path) -> None:
-    """Raises UserError where a folder already holds a run."""
+    """Raises UserError if a folder already holds a run."""
     if (folder / "config.json").exists():
         raise UserError(
             f"{folder} already holds a run ({state_of(folder)}): choose another folder with out, remove this one, or go"
             " on from its last checkpoint with resume"
         )
     left = [folder / name for name in LINES if (folder / name).exists()]
-    left += sorted((folder / "rollouts").glob("step-*"))
+    left += sorted((folder / "rollouts").glob("step*-*"))
     left += [path for path in (folder / "checkpoints").glob("step-*") if path.name != "step-000000"]
     if left:
         raise UserError(
@@ -83,7 +83,7 @@ def refuse_taken(folder: Path) -> None:
 
 
 def mark_stopped(folder: Path) -> None:
-    """Correct the status of a run whose process is gone without a word: it is not running any more."""
+    """Set a run's status from running to stopped, once its process is known to have died."""
     refuse_links(folder)
     status = load_run(folder).status
     if status["state"] == "running":
@@ -91,12 +91,7 @@ def mark_stopped(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any, durable: bool = False) -> None:
-    """Replace a small file in one move, so that a reader never sees half of it. Raises RunFailed where it cannot be."""
-    staged = path.with_name(f".{path.name}.new")
-    with writing(path):
-        staged.unlink(missing_ok=True)  # never written through
-        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-        staged.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a character as JSON escapes it
-        if durable:
-            fsync(staged)
-        staged.replace(path)
+    """Replace a small JSON file atomically. Raises RunFailed if it cannot be written."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    with writing(path), staged_file(path, durable) as staged:
+        staged.write_text(text, encoding="utf-8", errors="backslashreplace")  # lone surrogates are escaped

@@ -1,4 +1,4 @@
-"""What stands in a run folder's files: names, types, units; and what is wrong with a value that does not fit."""
+"""The contents of a run folder's files: names, types, units, and the version of the layout."""
 
 from __future__ import annotations
 
@@ -43,12 +43,19 @@ TOKEN_COLUMNS = {
     "student_context": "list<string>", "teacher_context": "list<string>",
 }  # fmt: skip
 
-
 LINES = ("metrics.jsonl", "eval.jsonl")
+SCHEMA = 2
+"""Version of the run folder's layout, recorded in environment.json. A folder without it has version 1.
+
+1: one file of rollouts per iteration.
+2: files of finished iterations are merged (rollouts.py).
+
+Raise it when an older vpdlab could misread, or lose, part of a new record.
+"""
 
 
 def plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: such a number becomes null, at any depth."""
+    """Replace NaN and infinities, which JSON lacks, by None at any depth."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
@@ -58,8 +65,13 @@ def plain(value: Any) -> Any:
     return value
 
 
+def columns() -> dict[str, str]:
+    """Every column of rollouts/*.parquet and its type."""
+    return COLUMNS | TOKEN_COLUMNS
+
+
 def arrow_type(kind: str) -> Any:
-    """The type of a column as Arrow has it."""
+    """The Arrow type of a column type in `COLUMNS`."""
     import pyarrow as pa
 
     if inner := re.fullmatch(r"list<(.+)>", kind):

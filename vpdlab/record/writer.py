@@ -1,38 +1,40 @@
-"""Write a run folder as the run goes: whole lines, whole files, nothing lost to a kill."""
+"""Write a run folder while the run goes on: whole lines and whole files, so that a kill loses nothing recorded."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vpdlab.errors import RunFailed, UserError
-from vpdlab.manifest import fsync
+from vpdlab.errors import RunFailed, UserError, notice
+from vpdlab.files import fsync, staged_file
+from vpdlab.record import rollouts
 from vpdlab.record.folder import prepare, write_json, writing
-from vpdlab.record.reader import load_run
-from vpdlab.record.schema import COLUMNS, LINES, METRICS, TOKEN_COLUMNS, arrow_type, plain
+from vpdlab.record.reader import load_run, refuse_newer
+from vpdlab.record.schema import LINES, METRICS, SCHEMA, plain
 
 
 class Recorder:
-    """Writes a run folder. Metrics and status are on disk when a call returns; rollouts follow on another thread.
+    """Writes a run folder. Metrics and status are written when a call returns; rollouts follow on another thread.
 
     Args:
-        marks: where a run goes on: its step, and the bytes that each file of lines had then. What was recorded after
-            that is cut: it will happen again. `environment` is added to the one that the run began in.
+        marks: to resume a run: its step, and the size in bytes of each file of lines at that step. Everything recorded
+            later is removed, since it will happen again. `environment` is then appended to the original one.
 
     Attributes:
         started: when the run began, in seconds since 1970.
-        followers: called with "metrics" or "eval" and the line, once it is written.
+        followers: called with "metrics" or "eval" and the line, after it is written.
 
     Raises:
-        UserError: where the folder cannot be written, or already holds a run (nothing of it is touched).
+        UserError: if the folder cannot be written, already holds a run, or was recorded by a newer version. Nothing in
+            it is changed.
     """
 
     def __init__(
@@ -44,13 +46,16 @@ class Recorder:
     ) -> None:
         self.folder = Path(folder)
         self.started, self._step, self._final = time.time(), 0, None
+        self._single: deque[int] = deque()  # the latest iterations, consecutive, whose files are not merged
         if marks is None:
             prepare(self.folder)
+        else:
+            refuse_newer(self.folder)
         with writing(self.folder):
             (self.folder / "rollouts").mkdir(exist_ok=True)
             if marks is not None:
                 environment = self._go_on(marks, environment)
-            write_json(self.folder / "environment.json", plain(environment))
+            write_json(self.folder / "environment.json", plain(environment) | {"schema": SCHEMA})
             write_json(self.folder / "config.json", plain(config), durable=True)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="record")
         self._pending: list[Future[None]] = []
@@ -70,23 +75,23 @@ class Recorder:
         self._append("eval.jsonl", row)
 
     def rollouts(self, step: int, records: Sequence[Mapping[str, Any]], wait: bool = False) -> None:
-        """Write the rollouts of an iteration, behind the step, over what was written of it before.
+        """Write the rollouts of an iteration in the background, replacing an earlier version of them.
 
-        An earlier write that failed is raised here; with `wait`, this one too.
+        Raises:
+            RunFailed: if an earlier write failed; with `wait`, also if this one does.
         """
         self._settle(wait=False)
-        path = self.folder / "rollouts" / f"step-{step:06d}.parquet"
-        self._pending.append(self._writer.submit(_write_parquet, path, list(records)))
+        self._pending.append(self._writer.submit(self._write_rollouts, step, list(records)))
         if wait:
             self._settle(wait=True)
 
     def status(self, state: str, reason: str = "") -> None:
-        """Say how the run stands: running, complete, stopped or failed. `final`: the iteration that final/ is of."""
+        """Record the run's state: running, complete, stopped or failed."""
         status = {
             "state": state,
             "reason": reason,
             "step": self._step,
-            "final": self._final,
+            "final": self._final,  # the iteration after which final/ was saved
             "started": self.started,
             "updated": time.time(),
             "pid": os.getpid(),
@@ -95,13 +100,13 @@ class Recorder:
 
     @contextmanager
     def final(self) -> Iterator[Path]:
-        """The folder that the student is to be saved in, within the block."""
+        """Yield the folder to save the student in."""
         with writing(self.folder / "final"):
             yield self.folder / "final"
         self._final = self._step
 
     def flush(self) -> dict[str, int]:
-        """Bring all that was recorded to the disk itself; returns the marks of this moment (see `marks` above)."""
+        """Sync everything recorded so far to disk; returns the current `marks` (see the class)."""
         self._settle(wait=True)
         marks = {"step": self._step}
         with writing(self.folder):
@@ -115,7 +120,7 @@ class Recorder:
         return marks
 
     def close(self, state: str, reason: str = "") -> None:
-        """Wait for what is still being written, then say how the run ended: failed, if that could not be written."""
+        """Wait for pending writes, then record how the run ended; a write that fails makes it failed."""
         try:
             self._settle(wait=True)
         except Exception as error:
@@ -131,28 +136,26 @@ class Recorder:
         except RunFailed as error:
             if state != "failed":
                 raise
-            print(f"{error} (the run failed: {reason})", file=sys.stderr)  # that reason is the one to be raised
+            print(f"{error} (the run failed: {reason})", file=sys.stderr)  # the first failure is the one to raise
 
     def _go_on(self, marks: Mapping[str, int], environment: Mapping[str, Any]) -> dict[str, Any]:
-        """Cut the record at its marks; returns the environment to be written."""
+        """Cut the record at its marks; returns the environment to write."""
         self._step = marks["step"]
         for name in LINES:
             if (self.folder / name).exists():
                 os.truncate(self.folder / name, marks[name])
-        for path in (self.folder / "rollouts").iterdir():
-            number = re.fullmatch(r"step-(\d+)\.parquet", path.name)
-            if path.name.endswith(".new") or (number and int(number[1]) > self._step):
-                path.unlink()
+        rollouts.cut(self.folder / "rollouts", self._step)
+        self._single.extend(rollouts.single(self.folder / "rollouts"))
         try:
             before = load_run(self.folder)
             first, status = before.environment, before.status
         except UserError:
-            return dict(environment)  # the record of its beginning is gone; its checkpoints are whole
+            return dict(environment)  # the original record is lost, but a checkpoint is enough
         self.started, self._final = status.get("started", self.started), status.get("final")
         return {**first, "resumed": [*first.get("resumed", []), {"step": self._step, "environment": environment}]}
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
-        # One write of one whole line: a reader, or a run that is killed, sees all of it or a last line to ignore.
+        # A single write of a whole line: after a kill there is all of it, or a last line that readers ignore.
         line = (json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n").encode()
         path = self.folder / name
         self._write_line(path, line)
@@ -167,8 +170,23 @@ class Recorder:
                     file.write(line)
             except OSError:
                 if path.is_file():
-                    os.truncate(path, before)  # a disk that is full takes half a line
+                    os.truncate(path, before)  # a full disk may take half a line
                 raise
+
+    def _write_rollouts(self, step: int, records: list[Mapping[str, Any]]) -> None:
+        """Write an iteration, then merge earlier ones, now final, if there are enough. Runs on the writer's thread."""
+        folder = self.folder / "rollouts"
+        _write_parquet(rollouts.Part(folder, step, step).path, records)
+        if self._single and step > self._single[-1] + 1:
+            self._single.clear()
+        if not self._single or step > self._single[-1]:
+            self._single.append(step)
+        if len(self._single) > rollouts.MERGED:
+            done = [self._single.popleft() for _ in range(rollouts.MERGED)]
+            try:
+                rollouts.merge(folder, done[0], done[-1])
+            except UserError as error:
+                notice(f"{error}; the rollouts of steps {done[0]} to {done[-1]} are not merged")
 
     def _settle(self, wait: bool) -> None:
         finished = [future for future in self._pending if wait or future.done()]
@@ -184,8 +202,6 @@ def _write_parquet(path: Path, records: list[Mapping[str, Any]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema([(name, arrow_type(kind)) for name, kind in (COLUMNS | TOKEN_COLUMNS).items()])
-    staged = path.with_name(f".{path.name}.new")
-    pq.write_table(pa.Table.from_pylist([dict(record) for record in records], schema=schema), staged)
-    fsync(staged)
-    staged.replace(path)
+    table = pa.Table.from_pylist([dict(record) for record in records], schema=rollouts.schema())
+    with staged_file(path) as staged:
+        pq.write_table(table, staged)

@@ -1,12 +1,12 @@
-"""Checkpoints: written so that a kill at any moment leaves a whole one, read only where every byte is as written.
+"""Checkpoints: a kill at any moment leaves a complete one, and one with a changed byte is never loaded.
 
 runs/NAME/checkpoints/step-000040/
-  student.safetensors …  weights, copies of weights, both optimisers, torch's random states: tensors, by name
-  state.json             step, beta, shift, random states of python and numpy, lengths of the record, settings, versions
-  manifest.json          size and sha256 of each of these files
+  student.safetensors …  weights, copies of weights, optimiser states, torch's random states, as named tensors
+  state.json             step, beta, shift, random states of Python and NumPy, sizes of the record, settings, versions
+  manifest.json          size and SHA-256 of each file
 
-A checkpoint is written into a folder beside its place, brought to the disk file by file, and moved to its name in one
-rename. Neither safetensors nor torch notices a flipped byte by itself: hence the sums. Nothing is ever unpickled.
+A checkpoint is written to a hidden folder, synced to disk file by file, and renamed into place. Neither safetensors
+nor torch detects a flipped byte, hence the checksums. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vpdlab import manifest
-from vpdlab.errors import RunFailed, UserError
-from vpdlab.manifest import fsync
+from vpdlab.errors import RunFailed, UserError, reason
+from vpdlab.files import read_small, staged_folder
 from vpdlab.model.policy import Policy
 from vpdlab.model.sharding import local, part_of, whole
 from vpdlab.record import LINES, checks, writing
@@ -51,13 +52,13 @@ STATE: dict[str, checks.Check] = {
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint whose files are those that were written.
+    """A checkpoint whose checksums match.
 
     Attributes:
         path: its folder.
-        step: the iteration after which it was taken.
+        step: the iteration after which it was saved.
         state: the content of state.json.
-        beside: the steps of all checkpoints that were there when it was read.
+        beside: steps of all checkpoints present when it was read.
     """
 
     path: Path
@@ -66,16 +67,14 @@ class Saved:
     beside: tuple[int, ...]
 
     def tensors(self, group: str) -> dict[str, Tensor]:
-        """A group of tensors, on the CPU, in memory of their own. Raises UserError for one that is not there."""
-        from safetensors.torch import load_file
-
+        """A copy of a group's tensors, on the CPU. Raises UserError for a group that was not saved."""
         file = self.path / f"{group}.safetensors"
         if not file.is_file():
             raise UserError(f"{self.path} holds no {group}: it was saved with other settings")
         try:
             return {name: value.clone() for name, value in load_file(file).items()}
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{file} cannot be read: {_words(error)}") from error
+            raise UserError(f"{file} cannot be read: {reason(error)}") from error
 
 
 class Checkpoints:
@@ -83,14 +82,14 @@ class Checkpoints:
 
     Args:
         folder: runs/NAME/checkpoints.
-        keep: how many are kept, at least two: the newest may be the one that a fault of the disk hits.
+        keep: number of checkpoints to keep, at least two in case the disk damages the newest.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder, self.keep = Path(folder), max(2, keep)
 
     def steps(self) -> list[int]:
-        """The iterations that have a checkpoint, whole or not, from the newest on."""
+        """Iterations with a checkpoint, complete or not, newest first."""
         if not self.folder.is_dir():
             return []
         found = (NAME.fullmatch(path.name) for path in self.folder.iterdir() if path.is_dir())
@@ -101,122 +100,110 @@ class Checkpoints:
         return self.folder / f"step-{step:06d}"
 
     def save(self, step: int, groups: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
-        """Write the checkpoint of an iteration, then remove those that are too many.
+        """Write the checkpoint of an iteration, then remove the oldest beyond `keep`.
 
         Raises:
-            RunFailed: where it could not be written. What it wrote is removed; the older ones are as they were.
+            RunFailed: if it cannot be written. Partial files are removed and older checkpoints are left untouched.
         """
-        place, staged = self.place(step), self.folder / f".step-{step:06d}.new"
-        shutil.rmtree(staged, ignore_errors=True)
+        place = self.place(step)
         try:
-            staged.mkdir(parents=True)
-            _write(staged, groups, {"format": FORMAT, "step": step, **state})
-            if place.exists():
-                self.set_aside(step)
-            staged.rename(place)
-            fsync(self.folder)
+            with staged_folder(place) as staged:
+                _write(staged, groups, {"format": FORMAT, "step": step, **state})
+                if place.exists():
+                    self.set_aside(step)
         except (OSError, SafetensorError) as error:
             whole = f"; that of step {self.steps()[0]} is as it was" if self.steps() else ""
-            raise RunFailed(f"cannot write the checkpoint {place}: {_words(error)}{whole}") from error
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)  # moved away, or worth nothing
+            raise RunFailed(f"cannot write the checkpoint {place}: {reason(error)}{whole}") from error
         with writing(self.folder):
             for old in self.steps()[self.keep :]:
                 self.remove(old)
         return place
 
     def newest(self, fits: Callable[[Saved], str] = lambda saved: "") -> tuple[Saved | None, list[str]]:
-        """The newest whole checkpoint, and one line for each newer one that cannot be used, with the reason.
+        """The newest usable checkpoint, and one line with the reason for each newer one that was rejected.
 
         Args:
-            fits: why a whole one cannot be used all the same; "" where it can.
+            fits: returns why a complete checkpoint cannot be used, or "" if it can.
         """
         rejected = []
         for step in self.steps():
             found = self.read(step)
-            reason = found if isinstance(found, str) else fits(found)
-            if isinstance(found, Saved) and not reason:
+            fault = found if isinstance(found, str) else fits(found)
+            if isinstance(found, Saved) and not fault:
                 return found, rejected
-            rejected.append(f"{self.place(step)} cannot be used: {reason}")
+            rejected.append(f"{self.place(step)} cannot be used: {fault}")
         return None, rejected
 
     def read(self, step: int) -> Saved | str:
-        """The checkpoint of an iteration, or why it cannot be used. Every byte of it is read."""
+        """The checkpoint of an iteration, or why it cannot be used. Checks every byte."""
         place = self.place(step)
         try:
-            if reason := manifest.damage(place):
-                return reason
-            state = checks.parse(manifest.read_small(place / "state.json").decode("utf-8"))
+            if fault := manifest.damage(place):
+                return fault
+            state = checks.parse(read_small(place / "state.json").decode("utf-8"))
         except (OSError, ValueError) as error:
-            return _words(error)
-        if reason := checks.fault(state, {}, ("format", "step")):
-            return f"state.json: {reason}"
+            return reason(error)
+        if fault := checks.fault(state, {}, ("format", "step")):
+            return f"state.json: {fault}"
         if state["format"] != FORMAT:
             return f"it has format {state['format']}, this version reads {FORMAT}"
-        if reason := checks.fault(state, STATE, tuple(STATE)):
-            return f"state.json: {reason}"
+        if fault := checks.fault(state, STATE, tuple(STATE)):
+            return f"state.json: {fault}"
         if state["step"] != step:
             return f"it is that of step {state['step']}"
         return Saved(place, step, state, tuple(self.steps()))
 
     def set_aside(self, step: int) -> None:
-        """Take a checkpoint that cannot be used out of the way, without deleting it."""
+        """Rename an unusable checkpoint out of the way instead of deleting it."""
         aside = self.place(step).with_name(f"rejected-step-{step:06d}")
         shutil.rmtree(aside, ignore_errors=True)
         aside.unlink(missing_ok=True)
         self.place(step).rename(aside)
 
     def sweep(self) -> None:
-        """Remove what a killed process left half written or half removed."""
+        """Delete partly written or partly deleted checkpoints of a killed process."""
         for path in self.folder.glob(".step-*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def remove(self, step: int) -> None:
         """Delete a checkpoint."""
-        hidden = self.folder / f".step-{step:06d}.old"  # never half a checkpoint under a checkpoint's name
+        hidden = self.folder / f".step-{step:06d}.old"  # a partly deleted one must not keep its name
         self.place(step).rename(hidden)
         shutil.rmtree(hidden)
 
 
 @contextlib.contextmanager
 def fitting(saved: Saved) -> Iterator[None]:
-    """Within the block, contents of a checkpoint that are not such as this version writes are told as a UserError: its
-    sums may be right, and somebody else have made it."""
+    """Turn errors from unexpected checkpoint contents into UserErrors: somebody else may have made the checkpoint, with
+    matching checksums."""
     try:
         yield
     except UserError:
         raise
     except (IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{saved.path} does not fit this run: {type(error).__name__}: {_words(error)}") from error
+        raise UserError(f"{saved.path} does not fit this run: {type(error).__name__}: {reason(error)}") from error
 
 
 def _write(folder: Path, groups: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
-    from safetensors.torch import save_file
-
     for name, tensors in groups.items():
         save_file({key: value.detach().contiguous() for key, value in tensors.items()}, folder / f"{name}.safetensors")
     (folder / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
     manifest.write(folder)
 
 
-def _words(error: Exception) -> str:
-    """An error in a few words, without the path that the message names already."""
-    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-
-
 # -- what is in a checkpoint -------------------------------------------------------------------------------------------
 
 
 def weights_by_name(policy: Policy, values: list[Tensor] | None = None, role: str = "student") -> dict[str, Tensor]:
-    """The trainable weights of a role by their names in the model, or `values` (a copy of them) under these names."""
+    """A role's trainable weights by their names in the model, or `values` (a copy of them) under the same names."""
     names = {id(parameter): name for name, parameter in policy.model.named_parameters()}
     live = policy.parameters if role == "student" else policy.teacher_parameters
     return {names[id(mine)]: value.detach() for mine, value in zip(live, values or live, strict=True)}
 
 
 def policy_tensors(policy: Policy, copies: Mapping[str, list[Tensor]]) -> Groups:
-    """All that a policy trains, its optimisers, and the copies of its weights that others keep; whole, however they are
-    sharded. All processes must ask for it; only the main one's is complete."""
+    """A policy's trained weights, optimiser states, and the given copies of its weights, gathered from all shards.
+    Every rank must call this; only rank 0 gets the complete tensors."""
     groups = {"student": weights_by_name(policy), "optimizer": _moments(policy.optimizer, policy.parameters)}
     if policy.decoupled:
         groups["teacher"] = weights_by_name(policy, role="teacher")
@@ -227,7 +214,7 @@ def policy_tensors(policy: Policy, copies: Mapping[str, list[Tensor]]) -> Groups
 
 
 def load_policy(policy: Policy, copies: Mapping[str, list[Tensor]], saved: Saved) -> None:
-    """Put back what `policy_tensors` took, in place. Raises UserError where it does not fit this policy."""
+    """Restore in place what `policy_tensors` saved. Raises UserError if it does not fit this policy."""
     load_weights(weights_by_name(policy), saved, "student")
     _load_moments(policy.optimizer, policy.parameters, saved, "optimizer")
     if policy.decoupled:
@@ -239,7 +226,7 @@ def load_policy(policy: Policy, copies: Mapping[str, list[Tensor]], saved: Saved
 
 
 def load_weights(mine: Mapping[str, Tensor], saved: Saved, group: str) -> None:
-    """Copy a group of a checkpoint into tensors of the same names and shapes. Raises UserError for any other."""
+    """Copy a group into tensors of the same names and shapes. Raises UserError if they differ."""
     found = saved.tensors(group)
     shapes = [{name: tuple(value.shape) for name, value in side.items()} for side in (mine, found)]
     if shapes[0] != shapes[1]:
@@ -252,18 +239,18 @@ def load_weights(mine: Mapping[str, Tensor], saved: Saved, group: str) -> None:
 
 
 def _moments(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
-    """By a parameter's place among all of them, however the optimiser groups them."""
+    """AdamW's moments, keyed by the parameter's index regardless of parameter groups."""
     states = ((index, optimizer.state.get(parameter, {})) for index, parameter in enumerate(parameters))
     return {f"{index}.{key}": value for index, values in states for key, value in values.items()}
 
 
 def _load_moments(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], saved: Saved, group: str) -> None:
-    """The moments alone: rates and decay are the config's.
+    """Restore the moments; learning rates and weight decay come from the config.
 
-    Fused AdamW reads as many numbers as the parameter has, whatever is there: shapes and types are checked here.
+    Shapes and types are checked here because fused AdamW would read past a moment that is too small.
 
     Raises:
-        UserError: for moments that do not fit the parameters.
+        UserError: if the moments do not fit the parameters.
     """
     places = {id(p): place for place, p in enumerate(p for part in optimizer.param_groups for p in part["params"])}
     state: dict[int, dict[str, Tensor]] = {}
@@ -275,7 +262,7 @@ def _load_moments(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]
             raise UserError(f"the {group} in {saved.path} does not fit this model: {name} differs")
         if not value.isfinite().all() or (key != "exp_avg" and bool((value < 0).any())):
             raise UserError(f"the {group} in {saved.path} cannot be used: {name} holds numbers that AdamW never has")
-        moment = value if key == "step" else part_of(value, mine)  # AdamW counts its steps beside them
+        moment = value if key == "step" else part_of(value, mine)  # a scalar, never sharded
         state.setdefault(places[id(mine)], {})[key] = moment
     for place, found in state.items():
         if set(found) != set(MOMENTS):
@@ -284,7 +271,7 @@ def _load_moments(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]
 
 
 def random_states(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The global generators: torch's as tensors, python's and numpy's as plain values."""
+    """States of the global random generators: torch's as tensors, Python's and NumPy's as plain values."""
     tensors = {"torch": torch.get_rng_state()}
     if device.type == "cuda":
         tensors["cuda"] = torch.cuda.get_rng_state(device)
@@ -295,7 +282,7 @@ def random_states(device: torch.device) -> tuple[dict[str, Tensor], dict[str, An
 
 
 def load_random_states(device: torch.device, saved: Saved) -> None:
-    """Put the global generators back. A device of another kind than the one that was saved keeps its own."""
+    """Restore the global random generators. A device of a different kind keeps its current state."""
     tensors = saved.tensors("random")
     torch.set_rng_state(tensors["torch"])
     if device.type == "cuda" and "cuda" in tensors:
@@ -305,6 +292,6 @@ def load_random_states(device: torch.device, saved: Saved) -> None:
     version, keys, gauss = saved.state["random"]["python"]
     random.setstate((version, tuple(keys), gauss))
     kind, keys, place, *rest = saved.state["random"]["numpy"]
-    if not checks.is_count(place) or place > len(keys):  # numpy believes it, and reads beyond its state
+    if not checks.is_count(place) or place > len(keys):  # NumPy does not check, and would read past its state
         raise ValueError(f"numpy's random state stands at {place!r}")
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), place, *rest))

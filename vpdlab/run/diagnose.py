@@ -78,16 +78,6 @@ def _past_target(rows: Rows) -> str | None:
     return None
 
 
-def _reward_falls(rows: Rows) -> str | None:
-    if len(rows) < 4 * WINDOW:
-        return None
-    starts = range(len(rows) % WINDOW, len(rows) - 2 * WINDOW + 1, WINDOW)  # the last window ends with the last row
-    means = [_mean(rows[start : start + 2 * WINDOW], "reward") or 0.0 for start in starts]
-    if max(means) - means[-1] > 0.15:
-        return f"the reward fell from {max(means):.2f} to {means[-1]:.2f}: look at an earlier iteration, lower lr"
-    return None
-
-
 def _truncated_contexts(rows: Rows) -> str | None:
     if rows[-1]["truncated"]:
         return f"{rows[-1]['truncated']} teacher prompts were cut to fit max_context: part of the feedback is lost"
@@ -125,7 +115,7 @@ DIAGNOSES: dict[str, Callable[[Rows], str | None]] = {
     "entropy-collapse": _entropy_collapse,
     "kl-explosion": _kl_explosion,
     "past-target": _past_target,
-    "reward-falls": _reward_falls,
+    "reward-falls": lambda rows: Diagnosis().reward_falls(rows),
     "truncated-contexts": _truncated_contexts,
     "unfinished-responses": _unfinished_responses,
     "mismatch": _mismatch,
@@ -133,7 +123,34 @@ DIAGNOSES: dict[str, Callable[[Rows], str | None]] = {
 }
 
 
+class Diagnosis:
+    """Diagnoses for a run in progress, at a cost per iteration that does not grow with the run."""
+
+    def __init__(self) -> None:
+        self._best: dict[int, float] = {}  # best mean reward of two windows, by their end modulo WINDOW
+        self._seen = 0
+
+    def __call__(self, rows: Rows) -> list[str]:
+        """What is wrong at the last of the run's lines of metrics so far; `rows` only ever grows."""
+        checks = DIAGNOSES | {"reward-falls": self.reward_falls}
+        found = ((name, check(rows)) for name, check in checks.items()) if rows else ()
+        return [f"{name}: {text}" for name, text in found if text]
+
+    def reward_falls(self, rows: Rows) -> str | None:
+        """Compare the last two windows with the best two that lie a multiple of WINDOW before them."""
+        mean = 0.0
+        for end in range(max(self._seen + 1, 2 * WINDOW), len(rows) + 1):
+            mean = _mean(rows[end - 2 * WINDOW : end], "reward") or 0.0
+            self._best[end % WINDOW] = max(mean, self._best.get(end % WINDOW, mean))
+        self._seen = len(rows)
+        if len(rows) < 4 * WINDOW:
+            return None
+        best = self._best[len(rows) % WINDOW]
+        if best - mean > 0.15:
+            return f"the reward fell from {best:.2f} to {mean:.2f}: look at an earlier iteration, lower lr"
+        return None
+
+
 def diagnose(rows: Rows) -> list[str]:
     """What is wrong at the last of these lines of metrics, as "name: what it means" in plain words."""
-    found = ((name, check(rows)) for name, check in DIAGNOSES.items()) if rows else ()
-    return [f"{name}: {text}" for name, text in found if text]
+    return Diagnosis()(rows)

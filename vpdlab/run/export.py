@@ -1,7 +1,7 @@
-"""What came out of a run, for use elsewhere: held-out numbers of any student, plain folders, ordinary adapters.
+"""Evaluate any student on held-out problems, and export it as a Hugging Face folder or a PEFT adapter.
 
-A student is named by a run's folder (the newest that it has), by its final/, by one of its checkpoints, or it is any
-model that `--model` takes.
+A student is given as a run folder (its newest student is used), a run's final/, a checkpoint, or any model that
+`--model` accepts.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from vpdlab import manifest, models
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError, notice
+from vpdlab.files import read_small, staged_folder
 from vpdlab.learn.identity import problems_sum
 from vpdlab.model.adapters import save_adapter
 from vpdlab.model.policy import Policy
@@ -27,19 +28,19 @@ from vpdlab.run import Run
 from vpdlab.run.checkpoint import NAME, Checkpoints, Saved, load_weights, weights_by_name
 from vpdlab.run.resume import settings
 
-SHAPE = ("model", "lora_rank", "adapter_rank", "teacher", "precision")  # what the saved weights belong to
+SHAPE = ("model", "lora_rank", "adapter_rank", "teacher", "precision")  # settings that the saved weights depend on
 
 
 @dataclass(frozen=True)
 class Student:
-    """Where a student is.
+    """A student and where it comes from.
 
     Attributes:
-        place: a model's folder or name; for a checkpoint, its folder.
-        config: the settings of the run that it comes from; None for a model that comes from none.
-        step: the iteration after which it was saved; None where nobody knows.
+        place: model folder or name; for a checkpoint, its folder.
+        config: settings of its run; None for a model that no run trained.
+        step: the iteration after which it was saved; None if unknown.
         saved: the checkpoint; None for an ordinary model folder.
-        problems: sum of the run's problems (`identity.problems_sum`); "" where it is not recorded.
+        problems: checksum of the run's problems (`identity.problems_sum`); "" if not recorded.
     """
 
     place: str
@@ -50,19 +51,19 @@ class Student:
 
     @property
     def words(self) -> str:
-        """For a line of text."""
+        """Its name in messages."""
         return self.place if self.step is None else f"{self.place} (step {self.step})"
 
 
 def find_student(place: str, step: int | None = None) -> Student:
-    """The student that a user names.
+    """Find a student by name.
 
     Args:
-        place: a run's folder, its final/, one of its checkpoints, or a model.
-        step: the checkpoint to take, for a run's folder.
+        place: a run folder, a run's final/, a checkpoint, or a model.
+        step: which checkpoint of a run folder to use.
 
     Raises:
-        UserError: where there is none, or its checkpoint is damaged.
+        UserError: if there is none, or its checkpoint is damaged.
     """
     folder = user_path("the student", place)
     if NAME.fullmatch(folder.name) and folder.parent.name == "checkpoints":
@@ -77,17 +78,17 @@ def find_student(place: str, step: int | None = None) -> Student:
 
 
 def newest_checkpoint(run: str) -> int | None:
-    """The step of a run's newest whole checkpoint; None where it has none, or `run` is no run's folder."""
+    """The step of a run's newest usable checkpoint; None if it has none or `run` is not a run folder."""
     saved, _ = Checkpoints(user_path("the run", run) / "checkpoints").newest()
     return saved.step if saved is not None else None
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder holds a run, damaged or not; a model's folder has a config.json too, but of another kind."""
+    """Whether a folder holds a run, damaged or not. Model folders have a config.json too, with other fields."""
     if (folder / "status.json").exists() or any((folder / name).exists() for name in LINES):
         return True
     try:
-        found = checks.parse(manifest.read_small(folder / "config.json").decode("utf-8"))
+        found = checks.parse(read_small(folder / "config.json").decode("utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(found, dict) and {"task", "method", "group"} <= found.keys()
@@ -110,7 +111,7 @@ def _problems(environment: Mapping[str, Any]) -> str:
 
 
 def _newest(run: Path) -> Student:
-    """final/ where it is of the last iteration; else the newest whole checkpoint."""
+    """final/ if it was saved after the last iteration, otherwise the newest usable checkpoint."""
     status = load_run(run).status
     saved, rejected = Checkpoints(run / "checkpoints").newest()
     for line in rejected:
@@ -142,10 +143,10 @@ def _student(saved: Saved) -> Student:
 
 
 def evaluate(student: Student, config: RunConfig) -> dict[str, Any]:
-    """A line like those of eval.jsonl: the student alone, on the held-out problems that `config` names.
+    """Evaluate a student on the held-out problems of `config`; returns a line in the format of eval.jsonl.
 
     Raises:
-        UserError: for settings that contradict the student's own.
+        UserError: if settings contradict the student's own.
     """
     own = student.config
     for name in SHAPE if own is not None else ():
@@ -161,7 +162,7 @@ def evaluate(student: Student, config: RunConfig) -> dict[str, Any]:
 
 
 def alone(student: Student, config: RunConfig) -> RunConfig:
-    """Settings that load this student, and nothing that an evaluation of it does not need."""
+    """Settings that load this student without anything that its evaluation does not need."""
     fields: dict[str, Any] = {
         "method": "rft", "feedback": ("verifier",), "critic": "live", "critic_learns": False, "anchor": "dynamic",
         "eval_teacher": False, "prompts": 1, "kl_target": 0.0, "shard": False,
@@ -176,15 +177,15 @@ def alone(student: Student, config: RunConfig) -> RunConfig:
 
 
 def export(student: Student, out: Path, adapter: str = "") -> None:
-    """Write a student as an ordinary Hugging Face folder, or an adapter as an ordinary PEFT folder.
+    """Write a student as a Hugging Face folder, or one of its adapters as a PEFT folder.
 
     Args:
-        out: a folder that is not there yet, or is empty.
-        adapter: "student" or "teacher", for that one's LoRA adapter; "" for the whole student, adapters merged.
+        out: a folder that does not exist yet or is empty.
+        adapter: "student" or "teacher" for that role's LoRA adapter; "" for the whole student with adapters merged.
 
     Raises:
-        UserError: for a folder that is taken, or an adapter that the run does not have.
-        RunFailed: where it cannot be written.
+        UserError: if the folder is not empty, or the run has no such adapter.
+        RunFailed: if it cannot be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already: name another folder")
@@ -203,17 +204,13 @@ def export(student: Student, out: Path, adapter: str = "") -> None:
 def _copy(folder: Path, out: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder on this machine: there is nothing to export")
-    refuse_links(folder)  # what a link points to is no part of the student
-    staged = out.with_name(f".{out.name}.new")
-    shutil.rmtree(staged, ignore_errors=True)
-    shutil.copytree(folder, staged)
-    if out.exists():
-        out.rmdir()
-    staged.rename(out)
+    refuse_links(folder)  # never export what a link points to
+    with staged_folder(out) as staged:
+        shutil.copytree(folder, staged, dirs_exist_ok=True)
 
 
 def _load(student: Student, saved: Saved) -> Policy:
-    """The policy of a checkpoint, with all that it has trained."""
+    """The policy of a checkpoint, with all trained weights loaded."""
     assert student.config is not None
     policy = Policy.load(replace(student.config, shard=False))
     load_weights(weights_by_name(policy), saved, "student")
@@ -233,10 +230,10 @@ def _check_adapter(student: Student, adapter: str) -> None:
 
 
 def _save_adapter(policy: Policy, out: Path, role: str) -> None:
-    """adapter_config.json and adapter_model.safetensors, as peft writes them.
+    """Write adapter_config.json and adapter_model.safetensors as peft does.
 
-    An adapter belongs to the weights under it. Those of a teacher whose student is trained as a whole are in no other
-    place: they are written to OUT/base.
+    An adapter needs its base weights. If the whole student was trained, the base of the teacher's adapter exists
+    nowhere else, so it is written to OUT/base.
     """
     out.mkdir(exist_ok=True)
     base = ""

@@ -14,7 +14,7 @@ from typing import Any
 from vpdlab.config import FREE, RunConfig
 from vpdlab.errors import UserError
 from vpdlab.net import printable
-from vpdlab.record import LINES, RunRecord, checks, state_of
+from vpdlab.record import LINES, RunRecord, checks, refuse_newer, state_of
 from vpdlab.run.checkpoint import Checkpoints, Saved
 from vpdlab.run.lock import locked
 from vpdlab.tasks import HANDED_IN
@@ -32,6 +32,7 @@ def find(config: RunConfig) -> Saved | None:
         UserError: where there is a run and none of its checkpoints can be used, or the settings do not fit.
     """
     folder = config.folder
+    refuse_newer(folder)
     checkpoints = Checkpoints(folder / "checkpoints")
     begun = (folder / "config.json").exists() or any((folder / name).exists() for name in LINES)
     if not begun and not any(checkpoints.steps()):  # that of step 0 alone was left by a run killed before it began

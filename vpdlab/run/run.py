@@ -20,6 +20,7 @@ from vpdlab.model.policy import Policy
 from vpdlab.record import Recorder, prepare
 from vpdlab.run import train
 from vpdlab.run.checkpoint import Saved
+from vpdlab.run.diagnose import Diagnosis
 from vpdlab.run.environment import describe
 from vpdlab.run.evaluate import evaluate
 from vpdlab.run.keeper import Keeper
@@ -39,6 +40,7 @@ class Run(Parts):
         resumed: the checkpoint that the run resumes from; None for a new run.
         rows, evals: the lines of metrics and evaluations so far.
         started: whether `steps` was called.
+        diagnosis: names what goes wrong, iteration by iteration.
     """
 
     record: bool = True
@@ -47,6 +49,7 @@ class Run(Parts):
     rows: list[dict[str, Any]] = field(default_factory=list)
     evals: list[dict[str, Any]] = field(default_factory=list)
     started: bool = False
+    diagnosis: Diagnosis = field(default_factory=Diagnosis)
 
     @classmethod
     def open(

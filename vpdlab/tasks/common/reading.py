@@ -17,7 +17,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from vpdlab.errors import UserError, first_line
+from vpdlab.errors import UserError, first_line, shown
 from vpdlab.paths import user_path
 
 ENDINGS = (".json", ".jsonl", ".parquet")
@@ -60,11 +60,6 @@ def read_splits(task: str, data: str, fields: Sequence[str] | None) -> dict[str,
     if below:
         raise UserError(f"{path}: no train or test file here, but in the folders {', '.join(below)}: name one of them")
     return _read_hub(task, data, fields)
-
-
-def shown(value: Any) -> str:
-    """A value as a message can quote it: its repr, cut to 60 characters."""
-    return repr(value) if len(repr(value)) <= 60 else repr(value)[:59] + "…"
 
 
 def _read_file(task: str, path: Path, fields: Sequence[str] | None) -> Rows:
