@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from toy import toy_model
 
-from vpdlab import Run, RunConfig, load_run, manifest, plots, views
+from vpdlab import Run, RunConfig, load_run, manifest, plots, summary, widget_data
 from vpdlab.cli import main
 from vpdlab.errors import UserError
 
@@ -73,12 +73,12 @@ def shown(folder: Path) -> None:
     """Everything that the report and the notebooks read."""
     record = load_run(folder).check()
     for step in record.steps:
-        views.lens_records(record.rollouts(step), beta=record.betas)
-        views.rollout_table(record.rollouts(step))
-    assert views.conclusion(record.eval_rows)
-    views.eval_points(record.eval_rows)
-    views.warning_spans(record.rows)
-    views.changed_settings(record.config)
+        widget_data.lens_records(record.rollouts(step), beta=record.betas)
+        summary.rollout_table(record.rollouts(step))
+    assert summary.conclusion(record.eval_rows)
+    widget_data.eval_points(record.eval_rows)
+    summary.warning_spans(record.rows)
+    summary.changed_settings(record.config)
     plots.training_figure(record.rows, record.eval_rows)
     assert record.metrics is not None
     assert record.evals is not None

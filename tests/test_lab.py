@@ -193,12 +193,12 @@ LINKED = """
 import traitlets
 from IPython.display import display
 from vpdlab_widgets import RolloutTable, TokenLens
-from vpdlab import load_run, views
+from vpdlab import load_run, widget_data
 
 run = load_run({folder!r})
 records = run.rollouts()
-table = RolloutTable(views.rollout_rows(records), title="three iterations", selected=0)
-lens = TokenLens(views.lens_records(records, beta=0.1), title="the lens")
+table = RolloutTable(widget_data.rollout_rows(records), title="three iterations", selected=0)
+lens = TokenLens(widget_data.lens_records(records, beta=0.1), title="the lens")
 traitlets.link((table, "selected"), (lens, "index"))
 heard = []
 lens.observe(lambda change: heard.append(change["new"]), "selected")

@@ -15,7 +15,7 @@ from offline_browser import offline_page, status
 from vpdlab_widgets import TokenLens, pack
 from vpdlab_widgets.token_lens import pack_record
 
-from vpdlab.views import lens_records
+from vpdlab.widget_data import lens_records
 
 HOSTILE = "<script>alert(1)</script></script><img src=x onerror=alert(1)>javascript:alert(1)\x1b[31m\u202e\u2066"
 

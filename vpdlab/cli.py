@@ -33,7 +33,7 @@ def train(args: Sequence[str]) -> int:
     from vpdlab.headless import EXIT_STATUS
     from vpdlab.loop import Run
     from vpdlab.record import load_run
-    from vpdlab.views import conclusion, drawn, fresh_warnings, progress_line
+    from vpdlab.summary import conclusion, drawn, fresh_warnings, progress_line
 
     run = Run.open(config)
     print(f"{run.task.summary}\nthe run is written to {config.folder}", flush=True)
@@ -149,7 +149,7 @@ def evaluate(args: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one line of JSON and nothing else")
     chosen, rest = _parsed(parser, args)
     from vpdlab.export import alone, evaluate, find_student
-    from vpdlab.views import eval_lines
+    from vpdlab.summary import eval_lines
 
     student = find_student(chosen.student, chosen.checkpoint)
     words, trusted = without_trust(as_options(rest))

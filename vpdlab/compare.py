@@ -26,8 +26,8 @@ from vpdlab.config import HINTS, RunConfig, known_fields, read_options
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.record import RunRecord, load_run
 from vpdlab.resume import FREE
+from vpdlab.summary import training_seconds
 from vpdlab.tasks.options import typed
-from vpdlab.views import training_seconds
 
 BUDGET = {"steps", "eval_every"}  # free when a run goes on; the same for all runs that are compared
 

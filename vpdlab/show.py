@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vpdlab_widgets.base import safe, visible
+from vpdlab_widgets.base import safe, shortened, visible
 
 _LONGEST = 4000  # characters of a cell
 _CELL = "text-align: left; vertical-align: top; white-space: pre-wrap"
@@ -59,8 +59,7 @@ def plain(text: Any, limit: int = _LONGEST) -> str:
     >>> plain("red: \\x1b[31m")
     'red: \ufffd[31m'
     """
-    text = visible(text)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return shortened(visible(text), limit)
 
 
 def _cell(value: Any) -> str:

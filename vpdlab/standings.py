@@ -12,7 +12,7 @@ import numpy as np
 from vpdlab.errors import UserError
 from vpdlab.markup import in_markdown
 from vpdlab.record import RunRecord, load_run
-from vpdlab.views import training_seconds
+from vpdlab.summary import training_seconds
 
 if TYPE_CHECKING:
     from vpdlab.compare import Cell

@@ -174,9 +174,16 @@ def safe(text: Any, limit: int = _CELL_LIMIT) -> str:
     Dollars and backslashes stand in elements of their own, since JupyterLab looks for formulas in HTML too, and a
     formula may hold a link.
     """
-    text = str(text)
-    text = text if len(text) <= limit else text[: limit - 1] + "…"
-    return re.sub(r"[$\\]", r"<span>\g<0></span>", html.escape(visible(text)))
+    return re.sub(r"[$\\]", r"<span>\g<0></span>", html.escape(visible(shortened(str(text), limit))))
+
+
+def shortened(text: str, limit: int) -> str:
+    """The text in at most `limit` characters, the last one an ellipsis where it was cut.
+
+    >>> shortened("abcdef", 4)
+    'abc…'
+    """
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def fallback_table(

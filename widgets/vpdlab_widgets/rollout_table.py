@@ -25,7 +25,7 @@ class RolloutTable(LabWidget):
     `traitlets.link((table, "selected"), (lens, "index"))`.
 
     Args:
-        rows: plain dicts from `vpdlab.views.rollout_rows`.
+        rows: plain dicts from `vpdlab.widget_data.rollout_rows`.
         title: plain text above the table.
         sort: one of `COLUMNS` to sort by, with a `-` in front for the largest first; empty keeps the rows' order.
         query: only rows with this text in problem, response, answer, feedback or reason.

@@ -19,8 +19,8 @@ class RunCompare(LabWidget):
     not counted in the time. `selected` is the name of the chosen run, or None.
 
     Args:
-        runs: plain dicts `{"name", "method", "seed", "rows", "evals"}` (`vpdlab.views.compared_runs`); rows are lines
-            of metrics.jsonl, evals lines of eval.jsonl. `rollouts_per_step` makes the axis of rollouts possible.
+        runs: plain dicts `{"name", "method", "seed", "rows", "evals"}` (`vpdlab.widget_data.compared_runs`): rows are
+            lines of metrics.jsonl, evals lines of eval.jsonl. The rollouts axis needs `rollouts_per_step` too.
         axis: one of `AXES`.
         hidden: methods that are not drawn.
         title: plain text above it.
