@@ -210,9 +210,9 @@ def test_a_notebook_nested_without_a_bottom_is_one_line(tmp_path: Path, depth: i
 
 @pytest.mark.parametrize("formula", ["{" * 20_000, "\\frac{" * 5_000, "x" * 30_000, "\\left(" * 3_000])
 def test_a_formula_without_a_bottom_is_shown_as_it_stands(formula):
-    from vpdlab.page import _mathml
+    from vpdlab.page.markdown import mathml
 
-    assert _mathml(formula, f"${formula}$", display=False).startswith("<code>$")
+    assert mathml(formula, f"${formula}$", display=False).startswith("<code>$")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Run a notebook from top to bottom without a browser, and leave an offline page of it."""
+"""Run a notebook from top to bottom without a browser, and write it as an offline page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,13 +17,14 @@ from vpdlab_widgets.base import visible
 
 from vpdlab.config import RunConfig
 from vpdlab.errors import RunFailed, UserError
+from vpdlab.interrupt import on_interrupt
 from vpdlab.record import load_run, mark_stopped, prepare, refuse_links
 
-EXIT_STATUS = {"complete": 0, "stopped": 130}  # how a run ended -> status of the command; anything else is 1
+EXIT_STATUS = {"complete": 0, "stopped": 130}  # final state of a run -> exit status; 1 for any other
 
 
 def notebooks() -> Path:
-    """The folder of the notebooks: beside the package in a checkout, inside it when installed from a wheel."""
+    """Folder of the notebooks: beside the package in a checkout, inside it when installed from a wheel."""
     here = Path(__file__).resolve().parent
     beside = here.parent / "notebooks"
     return beside if beside.is_dir() else here / "_notebooks"
@@ -32,57 +33,29 @@ def notebooks() -> Path:
 def run_notebook(name: str, preset: str, config: RunConfig) -> int:
     """Execute a parameterised notebook with the config's fields; writes NAME.ipynb and NAME.html in the run's folder.
 
-    The status comes from the run's own status.json: what a notebook's cells report is not to be trusted after an
-    interrupt.
+    The exit status comes from the run's status.json: after an interrupt the output of a notebook's cells is not
+    reliable.
 
     Raises:
-        UserError: for an unknown notebook, a folder that holds a run already, or bad input found in the notebook.
+        UserError: the notebook is unknown, the folder already contains a run, or the notebook found invalid input.
     """
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-
-    from vpdlab.page import notebook_to_page
-    from vpdlab.resume import locked
-
-    source = notebooks() / f"{name}.ipynb"
-    if not source.is_file():
-        known = ", ".join(sorted(path.stem for path in notebooks().glob("*.ipynb")))
-        raise UserError(f"unknown notebook {name!r}: choose one of {known}")
+    source = _find(name)
     folder = config.folder
-    if not config.resumes:
-        prepare(folder)
-    else:
-        refuse_links(folder)
-    if config.resumes and (folder / "config.json").exists():
-        with locked(folder):  # nobody writes it, so what its status says of a process is past
-            mark_stopped(folder)
-    executed = folder / f"{name}.ipynb"
-    print(f"{source.name} runs; the executed copy grows in {executed}", flush=True)
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # the kernel of this environment, not one of the same name elsewhere
-    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters without a default in the notebook
-    error = None
-    try:
-        with _stopping_gently(folder):
-            papermill.execute_notebook(
-                source,
-                executed,
-                parameters=_parameters(preset, config) if _takes_parameters(source) else {},
-                kernel_name="python3",
-                progress_bar=False,
-                stdout_file=_Terminal(sys.stdout),  # what the cells print, as it comes
-            )
-    except PapermillExecutionError as raised:
-        error = raised
-    page = folder / f"{name}.html"
-    notebook_to_page(executed, page)
-    print(f"the executed notebook: {executed}\nthe page, to open offline: {page}")
+    _make_ready(folder, config.resumes)
+    executed, page = folder / f"{name}.ipynb", folder / f"{name}.html"
+    print(f"running {source.name}; the executed copy grows in {executed}", flush=True)
+    parameters = _parameters(preset, config) if _takes_parameters(source) else {}
+    with _stopping_gently(folder):
+        error = _execute(source, executed, parameters, stdout_file=_Terminal(sys.stdout))  # cells' output as it comes
+    _write_page(executed, page)
+    print(f"executed notebook: {executed}\noffline page: {page}")
     if error is not None:
         if error.ename == "UserError":
             raise UserError(error.evalue)
         print(f"the notebook failed in cell {error.exec_count}: {error.ename}: {visible(error.evalue)}")
         return 1
     if not (folder / "config.json").exists():
-        return 0  # a walk-through leaves no run
+        return 0  # a walk-through that records no run
     return EXIT_STATUS.get(load_run(folder).status["state"], 1)
 
 
@@ -90,43 +63,76 @@ def report(folder: Path, page: Path | None = None) -> Path:
     """Execute report.ipynb on a run's folder and write it as one offline page; needs neither torch nor the model.
 
     Args:
-        folder: of the run; it may still be running.
+        folder: of the run, which may still be running.
         page: the HTML file to write; None: report.html in the run's folder.
 
     Returns:
         The page's path.
 
     Raises:
-        UserError: where there is no run, or one without an iteration, or the page cannot be written.
-        RunFailed: where the notebook fails.
+        UserError: there is no run, the run has no iteration yet, or the page cannot be written.
+        RunFailed: the notebook failed.
     """
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-
-    from vpdlab.page import notebook_to_page
-
     record = load_run(folder)
     if page is None:
         refuse_links(folder)
     if not record.rows:
-        raise UserError(f"{folder} holds a run without an iteration yet: there is nothing to report")
+        raise UserError(f"{folder} contains a run without an iteration yet: there is nothing to report")
     record.check()
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
-    with tempfile.TemporaryDirectory() as place:
-        executed = Path(place) / "report.ipynb"
-        source = notebooks() / "report.ipynb"
-        try:
-            papermill.execute_notebook(
-                source, executed, {"folder": str(folder)}, kernel_name="python3", progress_bar=False
-            )
-        except PapermillExecutionError as error:
+    with tempfile.TemporaryDirectory() as temporary:
+        executed = Path(temporary) / "report.ipynb"
+        error = _execute(_find("report"), executed, {"folder": str(folder)})
+        if error is not None:
             kind = UserError if error.ename == "UserError" else RunFailed
             raise kind(f"{folder} cannot be reported: {' '.join(error.evalue.split())}") from error
-        return notebook_to_page(executed, page or folder / "report.html", title=f"{folder.resolve().name}: report")
+        return _write_page(executed, page or folder / "report.html", f"{folder.resolve().name}: report")
+
+
+def _find(name: str) -> Path:
+    source = notebooks() / f"{name}.ipynb"
+    if not source.is_file():
+        known = ", ".join(sorted(path.stem for path in notebooks().glob("*.ipynb")))
+        raise UserError(f"unknown notebook {name!r}: choose one of {known}")
+    return source
+
+
+def _make_ready(folder: Path, resumes: bool) -> None:
+    """Create the folder of a new run; correct the status of a resumed one whose process ended without writing it."""
+    from vpdlab.resume import locked
+
+    if not resumes:
+        prepare(folder)
+        return
+    refuse_links(folder)
+    if (folder / "config.json").exists():
+        with locked(folder):  # no process is writing it, so a status of "running" is outdated
+            mark_stopped(folder)
+
+
+def _execute(source: Path, executed: Path, parameters: Mapping[str, Any], **options: Any) -> Any:
+    """Run a notebook with papermill. Returns the PapermillExecutionError of the cell that failed, or None."""
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, not one of the same name elsewhere
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters without a default in the notebook
+    try:
+        papermill.execute_notebook(
+            source, executed, dict(parameters), kernel_name="python3", progress_bar=False, **options
+        )
+    except PapermillExecutionError as error:
+        return error
+    return None
+
+
+def _write_page(executed: Path, page: Path, title: str | None = None) -> Path:
+    from vpdlab.page import notebook_to_page
+
+    return notebook_to_page(executed, page, title)
 
 
 class _Terminal:
-    """A terminal for text that is not trusted: colours and the cursor's moves of progress bars, nothing else."""
+    """A terminal for untrusted text: passes on colours and cursor moves of progress bars, no other control codes."""
 
     _HARMLESS = re.compile(r"(\x1b\[[\d;]*m|\x1b\[\d*[AK]|\r)")
 
@@ -134,7 +140,7 @@ class _Terminal:
         self._out = out
 
     def write(self, text: str) -> int:
-        parts = self._HARMLESS.split(text)  # every second one is harmless
+        parts = self._HARMLESS.split(text)  # every second part is a harmless sequence
         self._out.write("".join(part if number % 2 else visible(part) for number, part in enumerate(parts)))
         return len(text)
 
@@ -144,28 +150,27 @@ class _Terminal:
 
 @contextmanager
 def _stopping_gently(folder: Path) -> Iterator[None]:
-    """Hand the first interrupt on to the run in the kernel, which finishes its step, saves, and lets the notebook go on
-    to its end. A second one stops everything; the status then says so, since the kernel no longer can."""
-    before, asked = signal.getsignal(signal.SIGINT), []
+    """Forward the first interrupt to the run in the kernel, which finishes its step, saves, and lets the notebook
+    continue to its end. A second one stops everything; then the status is set here, since the kernel cannot do it."""
+    asked = []
 
-    def handle(number: int, frame: object) -> None:
+    def handle() -> None:
         status = load_run(folder).status if (folder / "config.json").exists() else None
         if asked or status is None or status["state"] != "running":
             raise KeyboardInterrupt
         asked.append(True)
         os.kill(status["pid"], signal.SIGINT)
 
-    signal.signal(signal.SIGINT, handle)
     try:
-        yield
+        with on_interrupt(handle):
+            yield
     finally:
-        signal.signal(signal.SIGINT, before)
         if (folder / "config.json").exists():
             mark_stopped(folder)
 
 
 def _takes_parameters(source: Path) -> bool:
-    """Whether a cell is tagged `parameters`; papermill would put them before everything where none is."""
+    """Whether a cell is tagged `parameters`; without one papermill would insert them before everything else."""
     import nbformat
 
     cells = nbformat.read(source, as_version=4).cells
@@ -173,7 +178,7 @@ def _takes_parameters(source: Path) -> bool:
 
 
 def _parameters(preset: str, config: RunConfig) -> dict[str, Any]:
-    """Only what differs from the preset: the injected cell stays readable."""
+    """Only the fields that differ from the preset, so that the injected cell stays readable."""
     base = RunConfig.make(preset).to_dict()
     changed = {name: value for name, value in config.to_dict().items() if value != base[name]}
     return {"preset": preset, **changed, "out": str(config.folder)}
