@@ -61,9 +61,8 @@ def critique_influence(
     plan = _Plan(pieces, named, shapley)
     views = [_view(render, record, part, text, response) for text in plan.texts]
     return {
-        **_described(policy, record, part, pieces, response),
+        **_described(policy, record, part, pieces, response) | {"cut": plan.cut(views, part)},
         **_effects(plan, *_score(policy, teacher, views, base=plan.whole_row)),
-        "cut": plan.cut(views, part),
         "seconds": time.perf_counter() - started,
     }
 
