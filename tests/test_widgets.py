@@ -91,7 +91,7 @@ def test_a_row_needs_an_integer_step(step: Any) -> None:
 
 
 def test_what_is_no_data_is_named_with_its_place() -> None:
-    with pytest.raises(TypeError, match=r"rows\[0\]\.notes\.e: object is no plain data"):
+    with pytest.raises(TypeError, match=r"rows\[0\]\.notes\.e: object is not plain data"):
         EMTimeline([row(1, notes={"e": object()})])
 
 
