@@ -106,10 +106,7 @@ class CritiqueInfluence extends LabView {
     this.head = element("div", "vpd-head");
     this.controls = element("div", "vpd-tools vpd-ci-controls");
     this.stage = element("div", "vpd-ci-stage");
-    this.stage.tabIndex = 0;
-    this.home = this.stage;
-    this.stage.setAttribute("role", "group");
-    this.stage.setAttribute("aria-roledescription", "influence matrix");
+    this.makeHome(this.stage, "group", "influence matrix");
     this.card = element("div", "vpd-box vpd-ci-card");
     this.editor = element("div", "vpd-ci-editor");
     this.words = element("textarea", "vpd-field vpd-ci-words");
@@ -118,8 +115,7 @@ class CritiqueInfluence extends LabView {
     this.button = element("button", "vpd-button", "Score this text");
     Object.assign(this.button, { type: "button", tabIndex: -1 });
     this.note = element("span", "vpd-caps");
-    this.status = element("div", "vpd-ci-status");
-    this.status.setAttribute("role", "status");
+    this.status = statusLine("vpd-ci-status");
     this.root.append(this.head, this.controls, this.stage, this.card, this.editor, this.status);
     this.listen(this.button, "click", () => this.submit());
     this.listen(this.words, "keydown", (event) => {
@@ -130,8 +126,6 @@ class CritiqueInfluence extends LabView {
     this.listen(this.stage, "pointermove", (event) => this.onPointer(event));
     this.listen(this.stage, "pointerleave", () => this.moveTo(null, null));
     this.listen(this.stage, "click", (event) => this.onClick(event));
-    this.listen(this.stage, "keydown", (event) => this.onKey(event));
-    this.listen(this.stage, "blur", () => this.moveTo(null, null));
   }
 
   takeRecord() {

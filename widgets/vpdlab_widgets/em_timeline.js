@@ -119,12 +119,8 @@ class Timeline extends LabView {
     this.head = element("div", "vpd-head");
     this.reason = element("div", "vpd-emt-reason");
     this.stage = element("div", "vpd-emt-stage");
-    this.stage.tabIndex = 0;
-    this.home = this.stage;
-    this.stage.setAttribute("role", "group");
-    this.stage.setAttribute("aria-roledescription", "timeline");
-    this.readout = element("div", "vpd-box vpd-emt-readout");
-    this.readout.setAttribute("role", "status");
+    this.makeHome(this.stage, "group", "timeline");
+    this.readout = statusLine("vpd-box vpd-emt-readout");
     this.root.append(this.head, this.reason, this.stage, this.readout);
 
     this.listen(this.stage, "pointermove", (event) => this.onMove(event));
@@ -133,8 +129,6 @@ class Timeline extends LabView {
     this.listen(this.stage, "pointercancel", () => (this.pressed = null));
     this.listen(this.stage, "pointerleave", () => this.moveTo(null));
     this.listen(this.stage, "click", (event) => this.onClick(event));
-    this.listen(this.stage, "keydown", (event) => this.onKey(event));
-    this.listen(this.stage, "blur", () => this.moveTo(null));
 
     this.hear("change:rows", () => this.takeRows());
     for (const name of ["evals", "title", "state", "reason", "total", "kl_target"]) {

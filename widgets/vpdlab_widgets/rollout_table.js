@@ -98,15 +98,12 @@ class RolloutTable extends LabView {
     this.header = element("div", "vpd-rt-row vpd-rt-header");
     this.header.setAttribute("role", "row");
     this.body = element("div", "vpd-rt-body");
-    this.body.tabIndex = 0;
-    this.home = this.body;
-    this.body.setAttribute("role", "grid");
+    this.makeHome(this.body, "grid");
     this.sheet = element("div", "vpd-rt-sheet");
     this.body.append(this.sheet);
     this.table.append(this.header, this.body);
     this.details = element("div", "vpd-box vpd-rt-details");
-    this.status = element("div", "vpd-rt-status");
-    this.status.setAttribute("role", "status");
+    this.status = statusLine("vpd-rt-status");
     this.search = element("input", "vpd-field vpd-rt-search");
     Object.assign(this.search, { type: "search", placeholder: "search (/)", tabIndex: -1, maxLength: 200 });
     this.search.setAttribute("aria-label", "search in problems, responses and feedback");
@@ -124,8 +121,6 @@ class RolloutTable extends LabView {
     this.listen(this.body, "click", (event) => this.onClick(event));
     this.listen(this.body, "pointerover", (event) => this.moveTo(this.placeAt(event)));
     this.listen(this.body, "pointerleave", () => this.moveTo(null));
-    this.listen(this.body, "keydown", (event) => this.onKey(event));
-    this.listen(this.body, "blur", () => this.moveTo(null));
   }
 
   takeRows() {

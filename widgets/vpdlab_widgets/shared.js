@@ -254,6 +254,13 @@ export function shape(name, attributes, text) {
   return node;
 }
 
+/** A line that screen readers announce when it changes. */
+export function statusLine(className) {
+  const line = element("div", className);
+  line.setAttribute("role", "status");
+  return line;
+}
+
 /** A scrollable box. Browsers would make it a tab stop, but each widget has one already. */
 export function scroller(className, text = "") {
   const node = element("div", className, text);
@@ -321,7 +328,7 @@ export function copying(node) {
 
 /**
  * The base of every view: a root element, listeners that end with it, one redraw per frame, resize handling.
- * A widget extends it, builds its elements in `constructor`, names its tab stop `home`, and draws in `draw()`.
+ * A widget extends it, builds its elements in `constructor`, calls `makeHome` for its tab stop, and draws in `draw()`.
  */
 export class LabView {
   constructor(model, el, className) {
@@ -344,6 +351,16 @@ export class LabView {
   /** Call `handler` for an event of `node` until the view is destroyed. */
   listen(node, name, handler, options = {}) {
     node.addEventListener(name, handler, { ...options, signal: this.events.signal });
+  }
+
+  /** Make `node` the widget's tab stop: keys go to `onKey`, and the cursor goes when the focus does. */
+  makeHome(node, role, description = "") {
+    this.home = node;
+    node.tabIndex = 0;
+    node.setAttribute("role", role);
+    if (description) node.setAttribute("aria-roledescription", description);
+    this.listen(node, "keydown", (event) => this.onKey(event));
+    this.listen(node, "blur", () => this.moveTo(null, null));
   }
 
   /** Call `handler` for an event of the model ("change:rows", "msg:custom") until the view is destroyed. */

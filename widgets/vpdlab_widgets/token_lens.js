@@ -231,15 +231,11 @@ class TokenLens extends LabView {
     this.about = element("div", "vpd-tl-about");
     this.profile = element("div", "vpd-tl-profile");
     this.stage = element("div", "vpd-tl-stage");
-    this.stage.tabIndex = 0;
-    this.home = this.stage;
-    this.stage.setAttribute("role", "group");
-    this.stage.setAttribute("aria-roledescription", "tokens");
+    this.makeHome(this.stage, "group", "tokens");
     this.card = element("div", "vpd-box vpd-tl-card");
     this.spans = element("div", "vpd-tools vpd-tl-spans");
     this.under = element("div", "vpd-tl-xray");
-    this.status = element("div", "vpd-tl-status");
-    this.status.setAttribute("role", "status");
+    this.status = statusLine("vpd-tl-status");
     this.column = element("div", "vpd-tl-text");
     this.column.append(this.profile, this.stage, this.spans);
     const main = element("div", "vpd-tl-main");
@@ -250,8 +246,6 @@ class TokenLens extends LabView {
       this.listen(box, "pointerleave", () => this.moveTo(null));
       this.listen(box, "click", (event) => this.onClick(event));
     }
-    this.listen(this.stage, "keydown", (event) => this.onKey(event));
-    this.listen(this.stage, "blur", () => this.moveTo(null));
   }
 
   takeRecords() {
