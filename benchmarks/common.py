@@ -232,15 +232,16 @@ def model_folder(name: str, scratch: Path, device: str = "cpu") -> str:
     """
     from vpdlab import zoo
 
+
     if name not in SHAPES:
-        return models.resolve(name)
+        return zoo.resolve(name)
     folder = scratch / name
     if folder.is_dir():
         return str(folder)
     import torch
     from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(models.APPRENTICE, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(zoo.APPRENTICE, padding_side="left")
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     torch.manual_seed(0)
     with torch.device(device):

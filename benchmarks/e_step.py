@@ -30,8 +30,8 @@ OTHERS = {"prompts": 4, "group": 4, "tokens": 32}
 
 def iterations(given: argparse.Namespace, model: str, folder: str) -> Any:
     """A function (method, whether with an E-step, number) -> that iteration's seconds, phase by phase."""
-    from vpdlab.run import iterate
     from vpdlab.learn.methods import get_method
+    from vpdlab.run import iterate
 
     usual = APPRENTICE if model == "apprentice" else OTHERS
     size = {name: getattr(given, name) or value for name, value in usual.items()}

@@ -27,10 +27,10 @@ from typing import Any
 import torch
 
 from vpdlab import RunConfig
-from vpdlab.model.batch import TokenBatch
 from vpdlab.learn.state import Mismatch
-from vpdlab.run import Run
+from vpdlab.model.batch import TokenBatch
 from vpdlab.model.policy import end_ids
+from vpdlab.run import Run
 from vpdlab.sampling import Completion, Sampling
 from vpdlab.sampling.engines.transformers import HFSampler
 from vpdlab.types import View

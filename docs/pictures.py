@@ -21,8 +21,9 @@ from playwright.sync_api import sync_playwright
 from vpdlab_widgets import CritiqueInfluence, TokenLens
 from vpdlab_widgets.base import LabWidget
 
-from vpdlab import Run, RunConfig, load_run, views
-from vpdlab.influence import critique_influence, swapped
+from vpdlab import Run, RunConfig, load_run
+from vpdlab.show import widget_data
+from vpdlab.study.influence import critique_influence, swapped
 
 HERE = Path(__file__).parent
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
@@ -41,7 +42,7 @@ def widgets(folder: Path) -> dict[str, LabWidget]:
     records = load_run(config.folder).rollouts(1)
     shown = max(records, key=lesson)
     group = [record for record in records if record["problem_id"] == shown["problem_id"]]
-    lens = TokenLens(views.lens_records(group, beta=config.beta), index=group.index(shown), title="TokenLens")
+    lens = TokenLens(widget_data.lens_records(group, beta=config.beta), index=group.index(shown), title="TokenLens")
     lens.selected = wrong_token(shown)
     others = {"another problem's critique": swapped(shown, records) or ""}
     found = critique_influence(run.learner.policy, run.learner.teacher, run.render, shown, others=others)

@@ -69,6 +69,8 @@ def chromium() -> str:
 def smollm2() -> Path:
     """Folder of the real instruct model."""
 
+    from vpdlab import zoo
+
     entry = next(entry for entry in zoo.catalog() if entry["name"] == "smollm2-135m")
     if not entry["present"]:
         pytest.skip("missing: smollm2-135m (vpdlab models get smollm2-135m)")

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vpdlab.tabular import Tree, expectation, grow, sequence_logp, tied
+from vpdlab.study.tabular import Tree, expectation, grow, sequence_logp, tied
 
 PROPERTY = settings(max_examples=40, deadline=None, database=None, derandomize=True)
 

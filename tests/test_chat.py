@@ -86,7 +86,7 @@ def test_a_template_that_fails_on_a_plain_turn_is_told(text):
 
 
 def test_a_template_that_leaves_the_user_out_is_refused():
-    with pytest.raises(UserError, match="leaves the user's turn out"):
+    with pytest.raises(UserError, match="drops the user's turn"):
         chat("{% for m in messages if m.role == 'system' %}{{ m.content }}{% endfor %}" + OPEN).check()
 
 
@@ -111,9 +111,9 @@ def test_a_template_that_opens_no_turn_for_the_answer_is_told_unless_it_needs_no
 @pytest.mark.parametrize(
     ("template", "problem", "words"),
     [
-        (CHAT, {"prompt": "What does `x <|header|>` print?"}, r"control tokens \(<\|header\|>\) are left out"),
-        (CHAT, {"system": "Say <|close|>."}, r"control tokens \(<\|close\|>\) are left out"),
-        (USER_ONLY, {"system": "Be brief."}, "leaves the system turn out"),
+        (CHAT, {"prompt": "What does `x <|header|>` print?"}, r"control tokens \(<\|header\|>\) are removed"),
+        (CHAT, {"system": "Say <|close|>."}, r"control tokens \(<\|close\|>\) are removed"),
+        (USER_ONLY, {"system": "Be brief."}, "system turn"),
         (TALK.replace("m.content", "m.content[:12]") + OPEN, {"prompt": "A long problem"}, "changes the user's turn"),
         (TALK.replace("m.content", "m.content | upper") + OPEN, {"prompt": "usermark"}, None),
         (TALK.replace("m.content", "m.content | tojson") + OPEN, {"prompt": "a\nb"}, "changes the user's turn"),
@@ -125,7 +125,7 @@ def test_what_of_a_problem_is_not_read_is_told_by_its_id(template, problem, word
     render = renderer(template)
     problem = dataclasses.replace(PROBLEM, **problem)
     if words is None:  # nothing of the marks is left
-        with pytest.raises(UserError, match="leaves the user's turn out"):
+        with pytest.raises(UserError, match="drops the user's turn"):
             render.check([problem])
         return
     lines = render.check([problem]).lines
@@ -149,7 +149,7 @@ def test_characters_that_the_tokenizer_cannot_write_back_are_told():
     tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
     render = Renderer(tokenizer)
     assert render.check([Problem("a", "what is 3 + 4?", "7")]).lines == ()
-    assert "cannot write back" in render.check([Problem("b", "What is C1CCC1?", "7")]).lines[0]
+    assert "does not decode" in render.check([Problem("b", "What is C1CCC1?", "7")]).lines[0]
 
 
 def test_the_record_has_what_was_read():
@@ -170,7 +170,7 @@ def test_a_clock_in_the_template_stands_still_and_is_told():
 
 
 def test_a_template_that_draws_lots_is_refused():
-    with pytest.raises(UserError, match="another text each time"):
+    with pytest.raises(UserError, match="a different text each time"):
         chat("{{ range(100000) | list | random }}" + CHAT).check()
 
 
@@ -207,7 +207,7 @@ def test_fields_of_fields_are_no_fields_of_a_template(text):
 
 
 def test_half_a_character_in_a_template_is_refused():
-    with pytest.raises(UserError, match="template 'solution' holds half a character"):
+    with pytest.raises(UserError, match="template 'solution' contains half a character"):
         Templates(solution="{text} \ud83d")
 
 
@@ -259,7 +259,7 @@ def test_a_template_that_cuts_only_what_is_long_is_told_of_the_teachers_turn():
 def test_a_template_that_draws_lots_over_some_problems_is_refused_by_the_problem():
     drawn = "{% if m.content | length > 40 %}{{ range(90000) | random }}{% endif %}{{ m.content }}"
     render = renderer(TALK.replace("{{ m.content }}", drawn) + OPEN)
-    with pytest.raises(UserError, match="gives problem long another text each time"):
+    with pytest.raises(UserError, match="gives problem long a different text"):
         render.check([Problem("long", "Why? " * 20, "")])
 
 

@@ -18,14 +18,14 @@ import pytest
 import torch
 from toy import Parity, equal, toy_model, weights
 
-from vpdlab import checkpoint, cli
+from vpdlab import cli
 from vpdlab.config import RunConfig
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.feedback.endpoint import Budget
 from vpdlab.learn.m_step import Method
 from vpdlab.learn.methods import METHODS, distillation
 from vpdlab.record import METRICS, load_run, rollouts
-from vpdlab.run import Run
+from vpdlab.run import Run, checkpoint
 from vpdlab.run.checkpoint import Checkpoints, Saved
 from vpdlab.run.resume import FREE, locked
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from vpdlab import cli, compare, plots, standings
+from vpdlab import cli, compare
+from vpdlab.compare import standings
 from vpdlab.config import RunConfig
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.record import METRICS, Recorder
+from vpdlab.show import plots
 
 BASE = RunConfig(prompts=2, group=4, steps=2, eval_every=1)
 
@@ -53,7 +55,7 @@ def test_the_plan_goes_seed_by_seed_and_methods_keep_their_own_settings(tmp_path
     [
         ("ppo", "unknown method 'ppo'"),
         ("vpd:betta=1", "there is no setting 'betta': did you mean 'beta'"),
-        ("vpd:beta", "'beta' is no setting of a method: write METHOD:FIELD=VALUE"),
+        ("vpd:beta", "'beta' is not a setting of a method: write METHOD:FIELD=VALUE"),
         ("vpd:beta=high", "beta is 'high', but must be a number"),
         ("opsd:teacher=ema", "method opsd is defined with teacher frozen"),
     ],
@@ -86,7 +88,7 @@ def test_what_is_done_is_kept_and_what_was_interrupted_begins_anew(tmp_path, mon
     said: list[str] = []
     compare.run_all(found, jobs=2, say=said.append)
     assert {id(cell) for cell in ran} == {id(cell) for cell in found[1:]}
-    assert said[0] == "1 of 4 runs are there already"
+    assert said[0] == "1 of 4 runs are already done"
     assert any(line.startswith("4/4  ") and "0.0 % -> 50.0 % in 8 s" in line for line in said)
 
 
@@ -109,7 +111,7 @@ def test_a_folder_with_other_settings_or_a_living_run_is_not_touched(tmp_path) -
     (cell,) = cells(tmp_path, "vpd", seeds=[0])
     leave(cell, [1.0])
     changed = compare.plan({"base": RunConfig.make(**{**BASE.to_dict(), "lr": 1e-3})}, ["vpd"], [0], tmp_path / "out")
-    with pytest.raises(UserError, match=r"vpd-s0 holds a run with lr 0.0001, but now it is 0.001"):
+    with pytest.raises(UserError, match=r"vpd-s0 contains a run with lr 0.0001, but the comparison has 0.001"):
         compare.state(changed[0])
     status = json.loads((cell.folder / "status.json").read_text())
     living = status | {"state": "running", "pid": os.getppid()}
@@ -185,4 +187,4 @@ def test_a_comparison_from_end_to_end(capsys, tmp_path) -> None:
     page = (tmp_path / "compare.html").read_text()
     assert "Methods on the same problems" in page and "vpdlab compare --presets tour-common" in page
     assert cli.main(args) == 0
-    assert "2 of 2 runs are there already" in capsys.readouterr().out
+    assert "2 of 2 runs are already done" in capsys.readouterr().out

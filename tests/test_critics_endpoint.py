@@ -140,7 +140,7 @@ def huge(handler) -> None:
         ([(400, b'{"error": "bad"}', {})], "the critic's server answered with status 400", 1),
         ([(401, f"bad key {SECRET}".encode(), {})], "the critic's server answered with status 401", 1),
         ([(302, b"", {"location": "http://127.0.0.1:1/elsewhere"})], "the critic's server answered with status 302", 1),
-        ([(200, b"{not json", {})], "the critic's server failed: its reply is no JSON (JSONDecodeError)", 1),
+        ([(200, b"{not json", {})], "the critic's server failed: its reply is not JSON (JSONDecodeError)", 1),
         ([(200, b'{"choices": []}', {})], "the shape of a chat completion", 1),
         ([(200, b'[1, 2]', {})], "the shape of a chat completion", 1),
         ([(200, reply(""), {})], "the critic said nothing", 1),
@@ -232,11 +232,8 @@ def test_a_run_with_faults_loses_no_rollout_and_shows_no_key(serve, tmp_path) ->
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"critic_url": "127.0.0.1:8000"}, "critic_url is '127.0.0.1:8000': it must begin with http:// or https://"),
-        (
-            {"critic_url": "http://me:secret@host/v1"},
-            f"must hold no key or password: put the key in the variable {KEY}",
-        ),
+        ({"critic_url": "127.0.0.1:8000"}, "critic_url is '127.0.0.1:8000': it must start with http"),
+        ({"critic_url": "http://me:secret@host/v1"}, f"must not contain a key.* variable {KEY}"),
         ({"critic_url": "http://host/v1"}, "critic_model is empty"),
     ],
 )

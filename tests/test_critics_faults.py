@@ -33,9 +33,9 @@ from hostile_server import (
 )
 from toy import toy_run
 
-from vpdlab import net
 from vpdlab.errors import UserError
 from vpdlab.feedback.endpoint import KEY, Budget
+from vpdlab.net import client
 
 SECONDS = 1.0
 
@@ -268,7 +268,7 @@ def test_a_certificate_is_checked(trusted, certificate, serve, render, monkeypat
             safe.sendall(http(completion()))
 
     if trusted:
-        monkeypatch.setattr(net, "_trust", lambda: ssl.create_default_context(cafile=str(certificate)))
+        monkeypatch.setattr(client, "_trust", lambda: ssl.create_default_context(cafile=str(certificate)))
     url = f"https://localhost:{serve(script, early=True).port}/v1"
     (found,) = ask(critic(url, render, seconds=SECONDS))
     assert found.text == ("The sign is wrong." if trusted else None)

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from toy import toy_model
 
-from vpdlab import Run, RunConfig, load_run, manifest, plots, views
+from vpdlab import Run, RunConfig, load_run, manifest
 from vpdlab.cli import main
 from vpdlab.errors import UserError
+from vpdlab.show import plots, summary, widget_data
 
 SMALL = {
     "prompts": 2, "group": 2, "max_new_tokens": 4, "max_context": 120, "steps": 2, "eval_problems": 2,
@@ -73,12 +74,12 @@ def shown(folder: Path) -> None:
     """Everything that the report and the notebooks read."""
     record = load_run(folder).check()
     for step in record.steps:
-        views.lens_records(record.rollouts(step), beta=record.betas)
-        views.rollout_table(record.rollouts(step))
-    assert views.conclusion(record.eval_rows)
-    views.eval_points(record.eval_rows)
-    views.warning_spans(record.rows)
-    views.changed_settings(record.config)
+        widget_data.lens_records(record.rollouts(step), beta=record.betas)
+        summary.rollout_table(record.rollouts(step))
+    assert summary.conclusion(record.eval_rows)
+    widget_data.eval_points(record.eval_rows)
+    summary.warning_spans(record.rows)
+    summary.changed_settings(record.config)
     plots.training_figure(record.rows, record.eval_rows)
     assert record.metrics is not None
     assert record.evals is not None

@@ -115,7 +115,7 @@ def test_zero_is_a_number() -> None:
 def test_a_fall_of_the_reward_is_measured_from_its_best() -> None:
     reward = [0.1] * 10 + [0.8] * 10 + [0.5] * 10
     assert diagnose(rows(30, reward=reward)) == [
-        "reward-falls: the reward fell from 0.80 to 0.50: look at an earlier iteration, lower lr"
+        "reward-falls: the reward fell from 0.80 to 0.50: use an earlier checkpoint or a lower lr"
     ]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from vpdlab import doctor
+from vpdlab.cli import doctor
 
 
 def by_name(checks: list[doctor.Check]) -> dict[str, doctor.Check]:
@@ -112,6 +112,6 @@ def test_render_aligns_and_counts() -> None:
         "         -> get it",
         "problem  b       broken",
         "         -> mend it",
-        "1 ok, 1 missing (can be done without), 1 problem",
+        "1 ok, 1 missing (optional), 1 problem",
     ]
-    assert doctor.render([]) == "0 ok, 0 missing (can be done without), 0 problems"
+    assert doctor.render([]) == "0 ok, 0 missing (optional), 0 problems"

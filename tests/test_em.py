@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from vpdlab import losses
-from vpdlab.tabular import (
+from vpdlab.study.tabular import (
     M_STEPS,
     MStep,
     Tree,

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 
 from vpdlab import losses
 from vpdlab.credit import cost_to_go, group_advantage, leave_one_out_mean
-from vpdlab.tabular import (
+from vpdlab.study.tabular import (
     Tree,
     expectation,
     grow,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -24,6 +25,17 @@ TOP = (
 )  # fmt: skip
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CONDA_NAMES = {"pytorch": "torch"}
+LONGEST_FILE, LONGEST_FUNCTION = 300, 40  # lines
+# What is longer: to be shortened, never to be added to. The widgets' scripts are one file each by design.
+LONG = {
+    "benchmarks/memory.py: child", "benchmarks/memory.py: lines", "benchmarks/recording.py: measure",
+    "benchmarks/rollouts.py: main", "benchmarks/step.py", "benchmarks/step.py: trl_trainer",
+    "benchmarks/step.py: with_trl", "vpdlab/checkpoint.py", "vpdlab/cli.py", "vpdlab/config.py", "vpdlab/loop.py",
+    "vpdlab/loop.py: open", "vpdlab/observe.py: metrics_row", "vpdlab/policy.py", "vpdlab/resume.py",
+    "vpdlab/samplers/__init__.py: sample", "vpdlab/sandbox/inside.py: encode",
+    "vpdlab/sandbox/judge.py: judge_function", "vpdlab/scoring.py", "vpdlab/scoring.py: compare",
+    "vpdlab/tasks/math_forms.py", "vpdlab/tasks/reasoning.py",
+}  # fmt: skip
 
 
 def notebooks() -> list[Path]:
@@ -67,6 +79,33 @@ def test_readme_maps_every_module() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     modules = [path for path in (ROOT / "vpdlab").rglob("*.py") if path.name != "__init__.py"]
     assert [path.name for path in modules if path.name not in text] == []
+
+
+def too_long(root: Path, folders: tuple[str, ...]) -> set[str]:
+    """Files and functions over the limits, as "PATH" and "PATH: NAME"."""
+    found = set()
+    for path in (path for folder in folders for path in (root / folder).rglob("*.py")):
+        source, name = path.read_text(encoding="utf-8"), path.relative_to(root).as_posix()
+        if len(source.splitlines()) > LONGEST_FILE:
+            found.add(name)
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                found |= {f"{name}: {node.name}"} if lines > LONGEST_FUNCTION else set()
+    return found
+
+
+def test_files_and_functions_stay_short() -> None:
+    found = too_long(ROOT, ("vpdlab", "widgets/vpdlab_widgets", "benchmarks"))
+    assert sorted(found - LONG) == [], "split these"
+    assert sorted(LONG - found) == [], "short by now: strike them from LONG"
+
+
+def test_the_length_check_finds_long_files_and_functions(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "short.py").write_text("def f():\n" + "    pass\n" * 39)
+    (tmp_path / "a" / "long.py").write_text("class C:\n    async def g(self):\n" + "        pass\n" * 299)
+    assert too_long(tmp_path, ("a",)) == {"a/long.py", "a/long.py: g"}
 
 
 def test_notebooks_are_committed_without_outputs() -> None:

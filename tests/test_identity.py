@@ -9,11 +9,11 @@ from types import MappingProxyType
 
 import pytest
 from toy import Parity, toy_model
-from vpdlab.learn.identity import digest, judge_sum, plain, problems_sum
 
 from vpdlab import Run, RunConfig, load_run
 from vpdlab.cli import main
 from vpdlab.errors import UserError
+from vpdlab.learn.identity import digest, judge_sum, plain, problems_sum
 from vpdlab.tasks import make_task
 from vpdlab.types import Outcome, Problem
 

@@ -10,8 +10,8 @@ import torch
 from toy import toy_run
 
 from vpdlab.errors import UserError
-from vpdlab.influence import critique_influence, rescorer, sentences, shuffled, swapped
 from vpdlab.prompts import Renderer
+from vpdlab.study.influence import critique_influence, rescorer, sentences, shuffled, swapped
 
 CRITIQUE = "The tens digit 4 is too high. The ones digit 7 is right. The answer is wrong."
 
@@ -152,7 +152,7 @@ def test_one_sentence_is_the_whole_effect(run: Any, record: dict[str, Any]) -> N
 def test_more_sentences_than_the_limit_have_no_shapley_values(run: Any, record: dict[str, Any]) -> None:
     found = influence(run, record, shapley=2)
     assert found["shapley"] is None
-    assert found["shapley_reason"] == "3 sentences: exact values are taken for at most 2"
+    assert found["shapley_reason"] == "3 sentences: exact values only for at most 2"
     assert found["prompts"] == 3 + 2 + 1
     exact = influence(run, record)
     torch.testing.assert_close(torch.tensor(found["drop"]), torch.tensor(exact["drop"]), atol=1e-5, rtol=1e-4)
@@ -197,7 +197,7 @@ def test_truncated_prompts_are_named(run: Any, record: dict[str, Any]) -> None:
 
 
 def test_what_is_missing_is_named(run: Any, record: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="no critique to take apart"):
+    with pytest.raises(UserError, match="no critique to analyse"):
         influence(run, {**record, "critique": " "}, part="critique")
     with pytest.raises(UserError, match="no response"):
         influence(run, {**record, "response_ids": []})

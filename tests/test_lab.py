@@ -21,7 +21,8 @@ from nbformat.v4 import new_code_cell, new_notebook
 from offline_browser import FLAGS
 from planted import TEXT
 
-from vpdlab import Run, RunConfig, headless
+from vpdlab import Run, RunConfig
+from vpdlab.cli import headless
 from vpdlab.record import load_run
 
 pytestmark = pytest.mark.slow
@@ -162,7 +163,8 @@ SHOWN = """
 import json
 from pathlib import Path
 from vpdlab_widgets import EMTimeline
-from vpdlab import plots, show
+from vpdlab import show
+from vpdlab.show import plots
 
 text = json.loads(Path("text.json").read_text())
 show.table([{text: text}])
@@ -193,12 +195,13 @@ LINKED = """
 import traitlets
 from IPython.display import display
 from vpdlab_widgets import RolloutTable, TokenLens
-from vpdlab import load_run, views
+from vpdlab import load_run
+from vpdlab.show import widget_data
 
 run = load_run({folder!r})
 records = run.rollouts()
-table = RolloutTable(views.rollout_rows(records), title="three iterations", selected=0)
-lens = TokenLens(views.lens_records(records, beta=0.1), title="the lens")
+table = RolloutTable(widget_data.rollout_rows(records), title="three iterations", selected=0)
+lens = TokenLens(widget_data.lens_records(records, beta=0.1), title="the lens")
 traitlets.link((table, "selected"), (lens, "index"))
 heard = []
 lens.observe(lambda change: heard.append(change["new"]), "selected")
@@ -330,7 +333,7 @@ EDITED = """
 from IPython.display import display
 from vpdlab_widgets import CritiqueInfluence
 from vpdlab import Run, RunConfig, load_run
-from vpdlab.influence import critique_influence, rescorer
+from vpdlab.study.influence import critique_influence, rescorer
 
 record = next(r for r in load_run({folder!r}).rollouts(1) if not r["success"] and r["critique"])
 run = Run.open(RunConfig.make(**load_run({folder!r}).config), record=False)

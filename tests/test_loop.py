@@ -12,9 +12,9 @@ import pytest
 import torch
 from toy import Parity, equal, toy_run, train, weights
 
-from vpdlab import m_step as m_steps
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.feedback import give_feedback
+from vpdlab.learn import m_step as m_steps
 from vpdlab.learn.e_step import e_step, split
 from vpdlab.learn.m_step import Method, m_step
 from vpdlab.learn.methods import METHODS

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.testing import assert_close
 from toy import equal, toy_run, train, weights
 
-from vpdlab.anatomy import pushes
 from vpdlab.errors import UserError
 from vpdlab.feedback import give_feedback
 from vpdlab.learn.e_step import OBJECTIVES, e_step
@@ -20,6 +19,7 @@ from vpdlab.learn.methods import METHODS, get_method
 from vpdlab.learn.state import Batch, adapted
 from vpdlab.record import METRICS, load_run
 from vpdlab.run import Run
+from vpdlab.study.anatomy import pushes
 from vpdlab.tasks import verify_all
 from vpdlab.types import Outcome
 

@@ -12,7 +12,7 @@ from architectures import EXPERTS, HEADS, SIZE, open_policy, plain, plain_logp, 
 from safetensors.torch import load_file
 from toy import Parity, toy_model, toy_run, weights
 
-from vpdlab import Run, RunConfig, load_run, manifest, models
+from vpdlab import Run, RunConfig, load_run, manifest, zoo
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.model.policy import Policy
 from vpdlab.types import View
@@ -156,8 +156,8 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_saved_student_that_has_changed_is_not_loaded(name, saved):
-    assert models.resolve(str(saved)) == str(saved)
+    assert zoo.resolve(str(saved)) == str(saved)
     change, words = CHANGES[name]
     change(saved)
     with pytest.raises(UserError, match=words):
-        models.resolve(str(saved))
+        zoo.resolve(str(saved))

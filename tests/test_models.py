@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from vpdlab import zoo
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.zoo import smollm2 as packaged
 

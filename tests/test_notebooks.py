@@ -15,7 +15,8 @@ import pytest
 from offline_browser import offline_page
 from toy import equal, toy_run, weights
 
-from vpdlab import cli, headless
+from vpdlab import cli
+from vpdlab.cli import headless
 from vpdlab.record import load_run
 from vpdlab.run import Run, iterate
 
@@ -118,7 +119,7 @@ def test_a_report_of_a_run_needs_no_torch_and_asks_nothing(tmp_path, capsys, chr
     assert path == str(tmp_path / "a<b>" / "report.html") and 4 < float(size.removesuffix(" MB)")) < 7
     page = (tmp_path / "a<b>" / "report.html").read_text()
     assert "<title>a&lt;b&gt;: report</title>" in page and "a<b>" not in page.split("<script")[0]
-    for words in ("Held-out accuracy", "no signal because", "noise on the feedback", "noise_drop", "tokens a second"):
+    for words in ("Held-out accuracy", "no signal because", "noise on the feedback", "noise_drop", "tokens per second"):
         assert words in page
     with offline_page(chromium, tmp_path / "a<b>" / "report.html") as shown:
         assert shown.locator(".vpd-emt-stage svg").count() >= 4

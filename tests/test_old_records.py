@@ -18,10 +18,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from vpdlab import load_run, manifest, plots, standings, views
+from vpdlab import load_run, manifest, views
 from vpdlab.cli import main
-from vpdlab.compare import Cell, state
+from vpdlab.compare import Cell, standings, state
 from vpdlab.record import METRICS, SCHEMA
+from vpdlab.show import plots
 
 OLD = Path(__file__).parent / "data" / "run-v1"
 

@@ -13,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from offline_browser import offline_page
 
 from vpdlab.errors import UserError
-from vpdlab.page import notebook_to_page
+from vpdlab.show.page import notebook_to_page
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
@@ -210,9 +210,9 @@ def test_a_notebook_nested_without_a_bottom_is_one_line(tmp_path: Path, depth: i
 
 @pytest.mark.parametrize("formula", ["{" * 20_000, "\\frac{" * 5_000, "x" * 30_000, "\\left(" * 3_000])
 def test_a_formula_without_a_bottom_is_shown_as_it_stands(formula):
-    from vpdlab.page import _mathml
+    from vpdlab.show.page.markdown import mathml
 
-    assert _mathml(formula, f"${formula}$", display=False).startswith("<code>$")
+    assert mathml(formula, f"${formula}$", display=False).startswith("<code>$")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vpdlab import plots
+from vpdlab.show import plots
 
 
 def row(step: int, **fields) -> dict:
@@ -25,7 +25,7 @@ def test_the_training_figure_holds_the_rows_and_marks_e_steps():
 
 def test_a_run_without_feedback_has_no_empty_lines():
     figure = plots.training_figure([row(1), row(2)])
-    assert {trace.name for trace in figure.data} == {"success of the rollouts", "KL", "entropy", "length"}
+    assert {trace.name for trace in figure.data} == {"success rate of the rollouts", "KL", "entropy", "length"}
     panels = [axis.title.text.split("<br>")[0] for axis in figure.select_yaxes()]
     assert panels == ["success", "KL(student‖teacher)", "entropy", "length"]  # and no empty panel
     assert figure.layout.xaxis.dtick == 1  # nor an iteration 1.5

@@ -245,7 +245,7 @@ def test_white_space_can_be_cut_too(tokenizer: PreTrainedTokenizerFast, critique
         ({"feedback": "{text} {problem}"}, "template 'feedback' fills in {problem} {text}, but must fill in {text}"),
         ({"teacher": "{problem}{solution}"}, "must fill in {feedback} {problem} {solution}"),
         ({"solution": "{text"}, "template 'solution': expected '}'"),
-        ({"solution": "{text} }"}, "write {{ and }} for plain braces"),
+        ({"solution": "{text} }"}, "write {{ and }} for literal braces"),
         ({"solution": "{}"}, "template 'solution' fills in {}"),
     ],
 )

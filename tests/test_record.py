@@ -257,10 +257,10 @@ READ = """
 import sys
 sys.modules["torch"] = None  # any import of it fails from here on
 from vpdlab.record import load_run
-from vpdlab import views
+from vpdlab.show import summary
 run = load_run(sys.argv[1])
 assert run.metrics["reward"].tolist() == [0.5]
-assert views.rollout_table(run.rollouts(1))[0]["response"] == "7"
+assert summary.rollout_table(run.rollouts(1))[0]["response"] == "7"
 print(run.status["state"])
 """
 

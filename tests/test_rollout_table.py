@@ -9,7 +9,7 @@ import pytest
 from offline_browser import offline_page, status
 from vpdlab_widgets import RolloutTable, TokenLens, write_page
 
-from vpdlab.views import lens_records, rollout_rows
+from vpdlab.show.widget_data import lens_records, rollout_rows
 
 HOSTILE = "<script>alert(1)</script></script><img src=x onerror=alert(1)>javascript:alert(1)\x1b[31m\u202e"
 

@@ -11,7 +11,7 @@ import pytest
 from offline_browser import offline_page, status
 from vpdlab_widgets import RunCompare
 
-from vpdlab.views import compared_runs
+from vpdlab.show.widget_data import compared_runs
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31m\u202e"
 

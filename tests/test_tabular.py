@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from vpdlab import losses
 from vpdlab.credit import tilted_weight
-from vpdlab.tabular import (
+from vpdlab.study.tabular import (
     Tree,
     descend,
     elbo,

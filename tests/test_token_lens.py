@@ -15,7 +15,7 @@ from offline_browser import offline_page, status
 from vpdlab_widgets import TokenLens, pack
 from vpdlab_widgets.token_lens import pack_record
 
-from vpdlab.views import lens_records
+from vpdlab.show.widget_data import lens_records
 
 HOSTILE = "<script>alert(1)</script></script><img src=x onerror=alert(1)>javascript:alert(1)\x1b[31m\u202e\u2066"
 
@@ -237,11 +237,11 @@ def test_xray_shows_exact_tokens_and_marks_what_the_teacher_alone_reads(chromium
     with offline_page(chromium, page_of(tmp_path, record(truncated=7))) as page:
         own = page.locator(".vpd-tl-own .vpd-tok").evaluate_all("all => all.map((one) => one.textContent)")
         assert own == ["\n", "wrong"]
-        assert "7 cut to fit" in page.locator(".vpd-tl-side.vpd-tl-teacher").inner_text()
+        assert "7 truncated" in page.locator(".vpd-tl-side.vpd-tl-teacher").inner_text()
         page.locator(".vpd-tl-stage").focus()
         page.keyboard.press("ArrowRight")
         places = page.locator(".vpd-tl-divide").all_inner_texts()
-        assert places == ["response token 1 stands at place 3", "response token 1 stands at place 5"]
+        assert places == ["response token 1 is at position 3", "response token 1 is at position 5"]
         page.keyboard.press("x")
         assert page.locator(".vpd-tl-xray").is_hidden()
 

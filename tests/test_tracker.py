@@ -77,7 +77,7 @@ def test_a_tracker_that_fails_is_left_behind_and_the_run_goes_on(fake, tmp_path,
     told.fails_at = 2
     run_with(name, tmp_path / "run")
     err = capsys.readouterr().err
-    assert err.count("is left behind at step 2: ConnectionError('no route')") == 1
+    assert err.count("failed and was disabled at step 2: ConnectionError('no route')") == 1
     assert [row["step"] for row in load_run(tmp_path / "run").rows] == [1, 2, 3]
     assert load_run(tmp_path / "run").status["state"] == "complete"
     assert max(step for step, _ in told.logged) == 1
@@ -101,7 +101,7 @@ def test_without_one_nothing_is_imported(tmp_path, monkeypatch):
 
 def test_a_tracker_that_is_not_here_is_told_before_the_model_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr("vpdlab.run.tracker.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="tracker wandb needs a package that is not here: pip install wandb"):
+    with pytest.raises(UserError, match="tracker wandb needs a package that is not installed: pip install wandb"):
         toy_run(tracker="wandb")
     with pytest.raises(UserError, match="tracker is 'mlflow': choose one of tensorboard, trackio, wandb"):
         RunConfig(tracker="mlflow")

@@ -16,8 +16,11 @@ from toy import toy_run
 from vpdlab_widgets import EMTimeline, RolloutTable, RunCompare, TokenLens
 from vpdlab_widgets.base import write_page
 
-from vpdlab import cli, headless, load_run, plots, show, standings, views
-from vpdlab.page import notebook_to_page
+from vpdlab import cli, load_run, show
+from vpdlab.cli import headless
+from vpdlab.compare import standings
+from vpdlab.show import plots, widget_data
+from vpdlab.show.page import notebook_to_page
 
 PLOTLY = "application/vnd.plotly.v1+json"
 VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
@@ -106,11 +109,13 @@ def test_a_comparison(run, chromium, tmp_path) -> None:
 def test_the_widgets(run, chromium, tmp_path) -> None:
     records = run.rollouts(run.steps[0])
     marked = {TEXT: [[0.5] * len(r["tokens"]) if r.get("tokens") else None for r in records]}
-    lens = TokenLens(views.lens_records(records, beta=0.1, weights=marked), title=TEXT)
-    table = RolloutTable(views.rollout_rows(records), title=TEXT)
+    lens = TokenLens(widget_data.lens_records(records, beta=0.1, weights=marked), title=TEXT)
+    table = RolloutTable(widget_data.rollout_rows(records), title=TEXT)
     table.drive(lens)
-    timeline = EMTimeline(run.rows, evals=views.eval_points(run.eval_rows), title=TEXT, state="failed", reason=TEXT)
-    first, second = views.compared_runs([run, run], labels=[f"a {TEXT}", f"b {TEXT}"])
+    timeline = EMTimeline(
+        run.rows, evals=widget_data.eval_points(run.eval_rows), title=TEXT, state="failed", reason=TEXT
+    )
+    first, second = widget_data.compared_runs([run, run], labels=[f"a {TEXT}", f"b {TEXT}"])
     compared = RunCompare([first, second | {"name": TEXT}])
     write_page([timeline, table, lens, compared], tmp_path / "a.html", title=TEXT)
     with opened(chromium, tmp_path / "a.html") as page:
@@ -124,8 +129,8 @@ def test_the_widgets(run, chromium, tmp_path) -> None:
 @pytest.mark.slow
 def test_without_their_scripts_the_widgets_show_no_markup(run, chromium, tmp_path) -> None:
     records = run.rollouts(run.steps[0])
-    lens = TokenLens(views.lens_records(records, beta=0.1), title=TEXT)
-    both = [lens, RolloutTable(views.rollout_rows(records), title=TEXT), EMTimeline(run.rows, title=TEXT)]
+    lens = TokenLens(widget_data.lens_records(records, beta=0.1), title=TEXT)
+    both = [lens, RolloutTable(widget_data.rollout_rows(records), title=TEXT), EMTimeline(run.rows, title=TEXT)]
     (tmp_path / "a.html").write_text("".join(widget.fallback() for widget in both))
     with opened(chromium, tmp_path / "a.html"):
         pass
@@ -304,7 +309,7 @@ def test_notebooks_show_text_through_the_helper_only(path) -> None:
 def test_what_is_printed_of_a_run_goes_through_plain(name) -> None:
     """Where a notebook reads other people's text, each print of something that is no number or constant is plain."""
     notebook = nbformat.read(headless.notebooks() / f"{name}.ipynb", as_version=4)
-    allowed = ("show.plain(", "views.progress_line(", "views.conclusion(", '"', 'f"iteration {', 'f"── {title}')
+    allowed = ("show.plain(", "summary.progress_line(", "summary.conclusion(", '"', 'f"iteration {', 'f"── {title}')
     for cell in notebook.cells:
         if cell.cell_type == "code":
             for said in re.findall(r"\bprint\((.*)", cell.source):

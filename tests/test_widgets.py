@@ -91,7 +91,7 @@ def test_a_row_needs_an_integer_step(step: Any) -> None:
 
 
 def test_what_is_no_data_is_named_with_its_place() -> None:
-    with pytest.raises(TypeError, match=r"rows\[0\]\.notes\.e: object is no plain data"):
+    with pytest.raises(TypeError, match=r"rows\[0\]\.notes\.e: object is not plain data"):
         EMTimeline([row(1, notes={"e": object()})])
 
 
@@ -259,7 +259,7 @@ def test_plain_data() -> None:
 def test_a_notebooks_page_and_the_widgets_share_no_class_name() -> None:
     root = SCRIPT_TESTS.parents[1]
     names = [set(re.findall(r"\.(vpd-[\w-]+)", path.read_text(encoding="utf-8"))) for path in (
-        root / "vpdlab" / "page.css", *(root / "widgets" / "vpdlab_widgets").glob("*.css")
+        root / "vpdlab" / "page" / "page.css", *(root / "widgets" / "vpdlab_widgets").glob("*.css")
     )]  # fmt: skip
     assert not names[0] & set().union(*names[1:]) - {"vpd-view"}
 

@@ -1,8 +1,8 @@
-"""A model's chat template: which variables it knows, what it keeps of a turn, and one text for one problem.
+"""A model's chat template: the variables it takes, what it keeps of a turn, and one text per problem.
 
-A chat template is a program of the model's makers. Some leave a system turn out, some read the clock, some open no turn
-for the answer, and a misspelt variable vanishes without a word. So each is rendered with marks before a run, and looked
-at.
+A chat template is a program by the model's authors. Some drop the system turn, some read the clock, some open no turn
+for the answer, and a misspelt variable is silently ignored. So each template is rendered with marks and checked before
+a run.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ OURS = frozenset({
     "conversation", "return_dict", "return_tensors", "padding", "truncation", "max_length", "tokenizer_kwargs",
     "return_assistant_tokens_mask", "raise_exception", "strftime_now",
 })  # fmt: skip
-"""Names that are set by vpdlab or by transformers itself."""
+"""Names that vpdlab or transformers sets itself."""
 CLOCK = datetime.datetime(2025, 1, 1)
-"""What a template that reads the clock is told, so that one seed gives one prompt."""
+"""The time given to a template that reads the clock, so that one seed gives one prompt."""
 _USER, _ANSWER = "usermark 2", "answermark 3"
 _GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
 
 
 class ChatRefused(ValueError):
-    """A chat template that fails on some turns, in its own words."""
+    """A chat template failed on some turns; the message is its own."""
 
 
 @dataclass(frozen=True)
 class Chat:
-    """Renders turns as a tokenizer's chat template has them.
+    """Renders turns with a tokenizer's chat template.
 
     Args:
         tokenizer: a Hugging Face tokenizer with a chat template.
@@ -53,20 +53,16 @@ class Chat:
             return self.tokenizer.apply_chat_template(
                 list(turns), tokenize=False, add_generation_prompt=open_answer, **clock, **self.variables
             )
-        except (
-            TemplateError,
-            MemoryError,
-            *FAULTS,
-        ) as error:  # some take no system turn; and a program may fail in any way
+        except (TemplateError, MemoryError, *FAULTS) as error:  # a template is a program: it may fail in any way
             raise ChatRefused(first_line(error)) from error
 
     @cached_property
     def source(self) -> str:
-        """The template that is used where a tokenizer has several."""
+        """The template in use, where a tokenizer has several."""
         try:
             return self.tokenizer.get_chat_template()
-        except ValueError as error:  # several templates, and none by the name of default
-            raise UserError(f"the model's chat template cannot be chosen: {first_line(error)}") from error
+        except ValueError as error:  # several templates, none of them named default
+            raise UserError(f"the model has several chat templates and no default: {first_line(error)}") from error
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -75,7 +71,7 @@ class Chat:
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
         environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
-        try:  # transformers has a tag of its own, which says nothing about variables
+        try:  # without the tag that only transformers knows; it names no variable
             parsed = environment.parse(_GENERATION.sub("", self.source))
         except TemplateSyntaxError as error:
             raise UserError(
@@ -89,22 +85,22 @@ class Chat:
 
     @cached_property
     def unopened(self) -> str:
-        """What stands before an answer in a conversation, but not at the end of a prompt; "" where all is well.
+        """The opening of an answer that a conversation has and the end of a prompt lacks; "" where nothing is missing.
 
-        A template that opens a turn for the answer in its own way, or needs to open none, is well.
+        Nothing is missing where a template opens the answer's turn in another way, or needs no opening.
         """
         prompt = [_turn("user", _USER)]
-        opened, closed = self._tried(prompt), self._tried(prompt, open_answer=False)
+        opened, closed = self._rendered(prompt), self._rendered(prompt, open_answer=False)
         if opened is None or opened != closed:
             return ""
         before = [self._before(_ANSWER, [*prompt, _turn(role, _ANSWER)], opened) for role in ("assistant", "user")]
         return before[0] if before[0].strip() and before[0] != before[1] else ""
 
     def _before(self, mark: str, turns: Sequence[Mapping[str, str]], start: str) -> str:
-        text = self._tried(turns, open_answer=False) or ""
+        text = self._rendered(turns, open_answer=False) or ""
         return text[len(start) : text.find(mark)] if text.startswith(start) and mark in text else ""
 
-    def _tried(self, turns: Sequence[Mapping[str, str]], open_answer: bool = True) -> str | None:
+    def _rendered(self, turns: Sequence[Mapping[str, str]], open_answer: bool = True) -> str | None:
         """The text of these turns; None where the template refuses them."""
         try:
             return self(turns, open_answer)
@@ -112,14 +108,14 @@ class Chat:
             return None
 
     def check(self) -> list[str]:
-        """Look at the template before it is used.
+        """Check the template before it is used.
 
         Returns:
-            What is odd about it and does not stop a run, a line each.
+            Oddities that do not stop a run, a line each.
 
         Raises:
-            UserError: for a variable that it does not know, and a template that loses the user's turn, fails, or gives
-                another text each time.
+            UserError: `variables` has a name that the template does not take, or the template drops the user's turn,
+                fails, or gives a different text each time.
         """
         self._check_names()
         try:
@@ -128,21 +124,19 @@ class Chat:
             raise UserError(f"the model's chat template fails on a plain user turn: {error}") from error
         if len(set(texts)) > 1:
             raise UserError(
-                "the model's chat template gives another text each time: one seed would give several prompts"
+                "the model's chat template gives a different text each time: one seed would give several prompts"
             )
         if _USER not in texts[0]:
-            raise UserError(
-                "the model's chat template leaves the user's turn out: the student would not read the problem"
-            )
+            raise UserError("the model's chat template drops the user's turn: the student would not read the problem")
         lines = []
         if self.reads_clock:
             lines.append(
-                f"the chat template reads the clock: it is told {CLOCK:%d %B %Y}, so that a seed gives one prompt"
+                f"the chat template reads the clock: it gets {CLOCK:%d %B %Y}, so that a seed gives one prompt"
             )
         if self.unopened:
             lines.append(
-                f"the chat template ignores add_generation_prompt: no assistant turn ({self.unopened.strip()!r}) is"
-                " opened for the answer, so the model may go on with the user's"
+                "the chat template ignores add_generation_prompt: it opens no assistant turn"
+                f" ({self.unopened.strip()!r}) for the answer, so the model may continue the user's turn"
             )
         return lines
 

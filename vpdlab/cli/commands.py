@@ -22,10 +22,10 @@ from vpdlab.tasks import HANDED_IN, make_task
 def train(args: Sequence[str]) -> int:
     """train a model from language feedback"""
     config, _ = parse_run("vpdlab train", as_options(args))
-    from vpdlab.headless import EXIT_STATUS
+    from vpdlab.cli.headless import EXIT_STATUS
     from vpdlab.record import load_run
     from vpdlab.run import Run
-    from vpdlab.views import conclusion, drawn, fresh_warnings, progress_line
+    from vpdlab.show.summary import conclusion, drawn, fresh_warnings, progress_line
 
     run = Run.open(config)
     print(f"{run.task.summary}\nthe run is written to {config.folder}", flush=True)
@@ -61,7 +61,8 @@ def compare(args: Sequence[str]) -> int:
 
 
 def _compare(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> int:
-    from vpdlab import compare, standings
+    from vpdlab import compare
+    from vpdlab.compare import standings
     from vpdlab.record import refuse_links
 
     for name in ("--preset", "--method", "--seed"):
@@ -94,7 +95,7 @@ def notebook(args: Sequence[str]) -> int:
     if not args or args[0].startswith("-"):
         print(f"usage: vpdlab notebook NAME [-p NAME VALUE]... [--FIELD VALUE]...\nnotebooks: {', '.join(names())}")
         return 0 if args and args[0] in ("-h", "--help") else 2
-    from vpdlab.headless import run_notebook
+    from vpdlab.cli.headless import run_notebook
 
     config, preset = parse_run(f"vpdlab notebook {args[0]}", as_options(args[1:]))
     return run_notebook(args[0], preset, config)
@@ -116,11 +117,11 @@ def report(args: Sequence[str]) -> int:
         raise UserError(f"unknown option {rest[0]!r}; see vpdlab report --help")
     source: Path = chosen.source
     if source.suffix == ".ipynb":
-        from vpdlab.page import notebook_to_page
+        from vpdlab.show.page import notebook_to_page
 
         page = notebook_to_page(source, chosen.page or source.with_suffix(".html"))
     elif source.is_dir():
-        from vpdlab import headless
+        from vpdlab.cli import headless
 
         page = headless.report(source, chosen.page)
     else:
@@ -143,7 +144,7 @@ def evaluate(args: Sequence[str]) -> int:
     arguments.add_argument("--json", action="store_true", help="print one line of JSON and nothing else")
     chosen, rest = parsed(arguments, args)
     from vpdlab.run.export import alone, evaluate, find_student
-    from vpdlab.views import eval_lines
+    from vpdlab.show.summary import eval_lines
 
     student = find_student(chosen.student, chosen.checkpoint)
     words, trusted = without_trust(as_options(rest))
@@ -185,7 +186,7 @@ def export(args: Sequence[str]) -> int:
 
 def lab(args: Sequence[str]) -> int:
     """open JupyterLab on the notebooks"""
-    from vpdlab.headless import notebooks
+    from vpdlab.cli.headless import notebooks
 
     # The kernel of this environment wins over one of the same name elsewhere.
     env = os.environ | {"JUPYTER_PREFER_ENV_PATH": "1"}
@@ -216,7 +217,7 @@ def models(args: Sequence[str]) -> int:
 def doctor(args: Sequence[str]) -> int:
     """say what is installed, what is missing and how to get it"""
     argparse.ArgumentParser(prog="vpdlab doctor", description="What is here, what is missing.").parse_args(args)
-    from vpdlab.doctor import examine, render
+    from vpdlab.cli.doctor import examine, render
 
     checks = examine()
     print(render(checks))
@@ -225,7 +226,7 @@ def doctor(args: Sequence[str]) -> int:
 
 def names() -> list[str]:
     """The notebooks that `vpdlab notebook` can run."""
-    from vpdlab.headless import notebooks
+    from vpdlab.cli.headless import notebooks
 
     return sorted(path.stem for path in notebooks().glob("*.ipynb"))
 

@@ -1,4 +1,4 @@
-"""Diagnoses: plain warnings that name what goes wrong in a run, from its metrics alone."""
+"""Diagnoses: warnings that name what goes wrong in a run, computed from its metrics alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Rows = Sequence[Mapping[str, Any]]
-WINDOW = 5  # iterations that are averaged before a trend is believed
+WINDOW = 5  # iterations averaged at each end of a trend
 
 
 def _mean(rows: Rows, key: str) -> float | None:
@@ -24,19 +24,19 @@ def _ends(rows: Rows, key: str) -> tuple[float, float] | None:
 
 def _no_success(rows: Rows) -> str | None:
     if len(rows) >= 3 and all(row["success_rate"] == 0 for row in rows[-3:]):
-        return "no rollout succeeded in 3 iterations: the E-step has no positive class, siblings have nothing to show"
+        return "no rollout succeeded in 3 iterations: the E-step has no positive class, and there is no sibling to show"
     return None
 
 
 def _all_success(rows: Rows) -> str | None:
     if len(rows) >= 3 and all(row["success_rate"] == 1 for row in rows[-3:]):
-        return "every rollout succeeded in 3 iterations: nothing is left to learn from these problems"
+        return "every rollout succeeded in 3 iterations: these problems have nothing more to teach"
     return None
 
 
 def _no_signal(rows: Rows) -> str | None:
     if rows[-1]["signal_share"] == 0 and rows[-1]["m_loss"] is None:
-        return "no rollout had feedback: this iteration changed nothing"
+        return "no rollout had feedback: this iteration updated nothing"
     return None
 
 
@@ -57,14 +57,14 @@ def _length_explosion(rows: Rows) -> str | None:
 def _entropy_collapse(rows: Rows) -> str | None:
     ends = _ends(rows, "entropy")
     if ends and ends[1] < 0.1 * ends[0] and ends[1] < 0.02:
-        return f"the student's entropy fell from {ends[0]:.3f} to {ends[1]:.4f} nats: it hardly explores any more"
+        return f"the student's entropy fell from {ends[0]:.3f} to {ends[1]:.4f} nats: it has almost stopped exploring"
     return None
 
 
 def _kl_explosion(rows: Rows) -> str | None:
     ends = _ends(rows, "kl")
     if ends and ends[1] > 5 * ends[0] and ends[1] > 0.5:
-        return f"KL(student||teacher) rose from {ends[0]:.2f} to {ends[1]:.2f} nats a token: the teacher runs away"
+        return f"KL(student||teacher) rose from {ends[0]:.2f} to {ends[1]:.2f} nats per token: the teacher is diverging"
     return None
 
 
@@ -72,21 +72,21 @@ def _past_target(rows: Rows) -> str | None:
     margin = _mean(rows[-WINDOW:], "margin") if len(rows) >= WINDOW else None
     if margin is not None and margin > 1:
         return (
-            f"the margin is {margin:.1f}: beyond 1 the teacher tells right from wrong by more than the E-step's own"
-            " target asks (notebooks/em_exact): train it less"
+            f"the margin is {margin:.1f}: above 1 the teacher separates right from wrong by more than the E-step's"
+            " optimum (notebooks/em_exact): train it less"
         )
     return None
 
 
 def _truncated_contexts(rows: Rows) -> str | None:
     if rows[-1]["truncated"]:
-        return f"{rows[-1]['truncated']} teacher prompts were cut to fit max_context: part of the feedback is lost"
+        return f"{rows[-1]['truncated']} teacher prompts were truncated to max_context: part of the feedback is lost"
     return None
 
 
 def _unfinished_responses(rows: Rows) -> str | None:
     if (rows[-1].get("unfinished") or 0) > 0.5:
-        return f"{rows[-1]['unfinished']:.0%} of the responses were cut at max_new_tokens"
+        return f"{rows[-1]['unfinished']:.0%} of the responses were truncated at max_new_tokens"
     return None
 
 
@@ -94,15 +94,15 @@ def _mismatch(rows: Rows) -> str | None:
     gap = rows[-1].get("mismatch_mean")
     if gap is not None and gap > 0.1:
         return (
-            f"sampler and scorer differ by {gap:.2f} nats a token at the same weights (bfloat16 makes about 0.04):"
-            " what is trained is not what has sampled: set is_clip, or sample in a finer type"
+            f"sampler and trainer policies differ by {gap:.2f} nats per token at the same weights (bfloat16 alone gives"
+            " about 0.04): set is_clip, or sample in a higher precision"
         )
     return None
 
 
 def _not_finite(rows: Rows) -> str | None:
     if rows[-1]["skipped"]:
-        return "a loss or gradient was not finite: that update was skipped and touched no weight"
+        return "a loss or gradient was not finite: that update was skipped and changed no weight"
     return None
 
 
@@ -147,10 +147,10 @@ class Diagnosis:
             return None
         best = self._best[len(rows) % WINDOW]
         if best - mean > 0.15:
-            return f"the reward fell from {best:.2f} to {mean:.2f}: look at an earlier iteration, lower lr"
+            return f"the reward fell from {best:.2f} to {mean:.2f}: use an earlier checkpoint or a lower lr"
         return None
 
 
 def diagnose(rows: Rows) -> list[str]:
-    """What is wrong at the last of these lines of metrics, as "name: what it means" in plain words."""
+    """Warnings for the last of these rows of metrics, each as "name: explanation"."""
     return Diagnosis()(rows)

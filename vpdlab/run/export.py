@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vpdlab import manifest, models
+from vpdlab import manifest, zoo
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError, notice
 from vpdlab.files import read_small, staged_folder
@@ -74,7 +74,7 @@ def find_student(place: str, step: int | None = None) -> Student:
         raise UserError(f"{place} is no run's folder, so it has no checkpoint {step}")
     if folder.name == "final" and is_run(folder.parent):
         return _final(folder.parent)
-    return Student(models.resolve(place))
+    return Student(zoo.resolve(place))
 
 
 def newest_checkpoint(run: str) -> int | None:
@@ -96,10 +96,10 @@ def is_run(folder: Path) -> bool:
 
 def _final(run: Path) -> Student:
     record = load_run(run)
-    if not models.is_model(run / "final"):
+    if not zoo.is_model(run / "final"):
         raise UserError(f"{run} has no final/ ({state_of(run)})")
     if (run / "final" / manifest.NAME).exists():
-        models.check_whole(run / "final")
+        zoo.check_whole(run / "final")
     else:
         notice(f"{run / 'final'} has no {manifest.NAME}, as earlier versions left it: its files are not checked")
     problems = _problems(record.environment)
@@ -116,7 +116,7 @@ def _newest(run: Path) -> Student:
     saved, rejected = Checkpoints(run / "checkpoints").newest()
     for line in rejected:
         print(printable(line), file=sys.stderr)
-    if models.is_model(run / "final") and (status.get("final", status["step"]) == status["step"] or saved is None):
+    if zoo.is_model(run / "final") and (status.get("final", status["step"]) == status["step"] or saved is None):
         return _final(run)
     if saved is None:
         raise UserError(f"{run} has neither a final/ nor a checkpoint ({state_of(run)})")

@@ -17,13 +17,13 @@ def average_at_k(outcomes: Sequence[Outcome]) -> float:
 
 
 def pass_at_k(outcomes: Sequence[Outcome]) -> float:
-    """1 where any of the k responses to one problem succeeds, else 0."""
+    """1 if any of the k responses to one problem succeeds, else 0."""
     return float(any(outcome.success for outcome in outcomes))
 
 
 def majority_at_k(outcomes: Sequence[Outcome]) -> float:
-    """1 where the answer given most often is right. Responses without an answer do not vote; where several answers
-    lead, their successes are averaged, as if one of them was drawn."""
+    """1 if the most frequent answer is right. Responses without an answer do not vote; a tie between several answers
+    is averaged, as if one of them were drawn at random."""
     votes = Counter(outcome.answer for outcome in outcomes if outcome.answer is not None)
     if not votes:
         return 0.0
@@ -44,9 +44,8 @@ def interval(values: Sequence[float], level: float = 0.95, draws: int = 2000, se
     """Percentile bootstrap interval of the mean, problems drawn with replacement."""
     array = np.asarray(values, dtype=float)
     rng = np.random.default_rng(seed)
-    means = [
-        array[rng.integers(0, len(array), len(array))].mean() for _ in range(draws)
-    ]  # one draw in memory at a time
+    # one draw in memory at a time
+    means = [array[rng.integers(0, len(array), len(array))].mean() for _ in range(draws)]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -55,10 +54,10 @@ def summarise(groups: Mapping[int, Sequence[Outcome]]) -> dict[str, Any]:
     """The measures over problems: `accuracy` (avg@k), `pass_at_k`, `maj_at_k`, each with `_low` and `_high`.
 
     Args:
-        groups: place of a problem -> its k outcomes.
+        groups: index of a problem -> its k outcomes.
 
     Raises:
-        ValueError: without problems, or where they do not all have the same k.
+        ValueError: there are no problems, or they do not all have the same k.
     """
     sizes = {len(outcomes) for outcomes in groups.values()}
     if len(sizes) != 1:

@@ -1,10 +1,10 @@
-"""Trackers: a run's numbers in tensorboard, trackio or wandb as well, by accelerate's own wrappers of them.
+"""Trackers: a run's metrics in tensorboard, trackio or wandb as well, through accelerate's wrappers.
 
-Off unless `tracker` names one. The run folder stays the record: a tracker hears of a line once it is on the disk, and
-one that fails is told and left behind, since no hours of training should end with a lost connection.
+Off unless `tracker` names one. The run folder remains the record: a row reaches the tracker once it is on disk, and a
+tracker that fails is reported and disabled, since a lost connection must not end hours of training.
 
-accelerate's wrappers ask its global state which process they are in, and so create it for everybody. Here it is there
-for the length of a call and gone afterwards, unless it was there before.
+accelerate's wrappers read its global process state and thereby create it for the whole process. Here it exists only for
+the duration of a call, unless it existed before.
 """
 
 from __future__ import annotations
@@ -23,17 +23,20 @@ PROJECT = "vpdlab"
 
 
 def check_tracker(name: str) -> None:
-    """Raises UserError for a tracker whose package is not installed."""
+    """Raise UserError for a tracker whose package is not installed."""
     if name and not any(importlib.util.find_spec(package) for package in NEEDS[name]):
-        raise UserError(f"tracker {name} needs a package that is not here: pip install {NEEDS[name][0]}")
+        raise UserError(f"tracker {name} needs a package that is not installed: pip install {NEEDS[name][0]}")
 
 
 @contextmanager
 def tracked(name: str, recorder: Recorder | None, config: Mapping[str, Any], step: int) -> Iterator[None]:
-    """Within the block, the tracker `name` hears of all that is recorded; "" for none.
+    """Within the block, everything that is recorded is also sent to a tracker.
 
     Args:
-        step: the iteration after which the run goes on; 0 for one from its start.
+        name: of the tracker; "" for none.
+        recorder: writes the run folder; None where nothing is recorded.
+        config: the run's settings.
+        step: the iteration that the run resumes after; 0 for a new run.
     """
     if not name or recorder is None:
         yield
@@ -49,9 +52,9 @@ def tracked(name: str, recorder: Recorder | None, config: Mapping[str, Any], ste
         try:
             with _state():
                 tracker.log(numbers, step=row["step"])
-        except Exception as error:  # noqa: BLE001 (whatever a tracker's server can raise; told, and the run goes on)
+        except Exception as error:  # noqa: BLE001 (a tracker may raise anything; reported, and the run continues)
             recorder.followers.remove(follow)
-            print(f"tracker {name} is left behind at step {row['step']}: {error!r}", file=sys.stderr)
+            print(f"tracker {name} failed and was disabled at step {row['step']}: {error!r}", file=sys.stderr)
 
     recorder.followers.append(follow)
     try:
@@ -65,12 +68,12 @@ def _make(name: str, recorder: Recorder, step: int) -> Any:
     from accelerate import tracking
 
     folder = recorder.folder
-    if name == "tensorboard":  # a resumed run writes over what came after its checkpoint
+    if name == "tensorboard":  # a resumed run overwrites what came after its checkpoint
         return tracking.TensorBoardTracker("tensorboard", folder, purge_step=step + 1 if step else None)
     resume = "allow" if step else "never"
     if name == "wandb":
-        mark = f"{folder.name}-{int(recorder.started):x}"  # the same again when the run is resumed
-        return tracking.WandBTracker(PROJECT, name=folder.name, id=mark, dir=str(folder), resume=resume)
+        run_id = f"{folder.name}-{int(recorder.started):x}"  # the same id when the run is resumed
+        return tracking.WandBTracker(PROJECT, name=folder.name, id=run_id, dir=str(folder), resume=resume)
     return tracking.TrackioTracker(PROJECT, name=folder.name, resume=resume)
 
 
@@ -80,7 +83,7 @@ def _state() -> Iterator[None]:
 
     before = bool(PartialState._shared_state)
     if not before:
-        PartialState(cpu=True)  # it is asked for the process's number only: no device is taken
+        PartialState(cpu=True)  # only the process index is needed: no device is taken
     try:
         yield
     finally:

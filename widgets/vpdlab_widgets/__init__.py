@@ -1,6 +1,6 @@
 """Notebook widgets for vpdlab: plain data in, a selection out.
 
-Every widget takes lists and dicts, gives its choice in the `selected` trait, and writes itself as one offline page
+Every widget takes lists and dicts, reports its selection in the `selected` trait, and writes itself as one offline page
 with `to_html()`. The package needs neither torch nor vpdlab, so a laptop without either can open a recorded run.
 """
 

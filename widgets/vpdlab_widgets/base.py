@@ -1,4 +1,4 @@
-"""What all widgets share: their files, loud refusals, a fallback for readers without a kernel, offline pages."""
+"""The base of all widgets: files, checked keywords, static fallbacks, offline pages, and text made safe to show."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from vpdlab_widgets import embed
 FALLBACK_LIMIT = 64 * 1024
 _CELL_LIMIT = 200
 _HERE = Path(__file__).parent
-# Control characters, marks that change direction, invisible characters: the same as STEERING in shared.js. And halves
-# of characters, which no file can hold.
+# Control characters, marks that change direction, invisible characters: the same as STEERING in shared.js. Also lone
+# surrogates, which cannot be encoded in a file.
 _STEERING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e007f]"
@@ -30,15 +30,15 @@ _STEERING = re.compile(
 class LabWidget(anywidget.AnyWidget):
     """Base of every widget: `<name>.js` and `<name>.css` beside `<name>.py`, data in, `selected` out.
 
-    In front of each script stands `shared.js`, in front of each style sheet `base.css`. A subclass declares its data
-    as synced traits, narrows `selected` to the type of its choice, and writes `fallback()`. A trait tagged
-    `internal=True` is the wire between Python and browser and no keyword; one tagged `keyword=True` is a keyword
-    that stays in Python. Keywords that are neither are refused: a misspelt option must not be a silent default.
+    `shared.js` is prepended to each script and `base.css` to each style sheet. A subclass declares its data as synced
+    traits, narrows `selected` to the type of its selection, and implements `fallback()`. A trait tagged
+    `internal=True` carries data between Python and browser and is not a keyword; one tagged `keyword=True` is a keyword
+    whose value stays in Python. Unknown keywords raise TypeError: a misspelt option must not silently become a default.
     """
 
     selected = traitlets.Any(None, allow_none=True).tag(sync=True)
     links = traitlets.List(traitlets.Dict()).tag(sync=True, internal=True)
-    """What this widget drives, for the host of an offline page: there is no kernel there to pass a change on."""
+    """The traits that `drive` linked, for the host of an offline page, where no kernel passes changes on."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         module = sys.modules[cls.__module__].__file__
@@ -76,13 +76,13 @@ class LabWidget(anywidget.AnyWidget):
 
     @classmethod
     def by_name(cls, name: str) -> type[LabWidget] | None:
-        """The widget that a saved state names as its `_anywidget_id`, if it is one of ours."""
+        """The widget class for the `_anywidget_id` of a saved state; None if it is not one of ours."""
         known = {f"{one.__module__}.{one.__qualname__}": one for one in cls.__subclasses__()}
         return known.get(name)
 
     def fallback(self) -> str:
         """Static HTML for a reader without a kernel or saved state; everything in it is escaped."""
-        raise NotImplementedError(f"{type(self).__name__} must say what it shows without JavaScript")
+        raise NotImplementedError(f"{type(self).__name__} needs a fallback() for readers without JavaScript")
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
         bundle = super()._repr_mimebundle_(**kwargs)
@@ -97,17 +97,17 @@ class LabWidget(anywidget.AnyWidget):
         text = self.fallback()
         if len(text) <= FALLBACK_LIMIT:
             return text
-        # HTML that is cut in the middle would swallow what follows it in the page
-        return f"<p>{type(self).__name__}: too much to show without its widget ({len(text) // 1024} KiB).</p>"
+        # HTML that is cut in the middle would break the rest of the page
+        return f"<p>{type(self).__name__}: too large to show without JavaScript ({len(text) // 1024} KiB).</p>"
 
     def _title(self) -> str:
         return str(getattr(self, "title", "") or type(self).__name__)
 
     def to_html(self, path: str | Path | None = None) -> str:
-        """The widget with its present data as one HTML page that works from a file, without any request.
+        """The widget with its current data as one HTML page that works from a file, without any network request.
 
         Args:
-            path: where to write the page too; None writes nothing.
+            path: file to write the page to; None writes nothing.
 
         Returns:
             The page.
@@ -116,13 +116,13 @@ class LabWidget(anywidget.AnyWidget):
 
 
 def write_page(widgets: Sequence[LabWidget], path: str | Path | None = None, title: str = "") -> str:
-    """Several widgets with their present data as one HTML page that works from a file, without any request.
+    """Several widgets with their current data as one HTML page that works from a file, without any network request.
 
-    What one of them drives (`LabWidget.drive`), it drives in the page too.
+    Widgets linked with `LabWidget.drive` stay linked in the page.
 
     Args:
-        widgets: in the order in which they stand.
-        path: where to write the page too; None writes nothing.
+        widgets: in their order on the page.
+        path: file to write the page to; None writes nothing.
         title: of the page; empty takes the first widget's.
 
     Returns:
@@ -145,10 +145,10 @@ def write_page(widgets: Sequence[LabWidget], path: str | Path | None = None, tit
 def plain(value: Any, where: str = "value") -> Any:
     """`value` as JSON data: NumPy scalars become numbers, NaN and infinities become None.
 
-    JSON has no NaN, and a browser refuses a message that holds one; "no data" is null everywhere in a record.
+    JSON has no NaN, and browsers reject a message that contains one; "no data" is null everywhere in a record.
 
     Raises:
-        TypeError: something that is no data, with its place.
+        TypeError: a value that is not plain data; the message says where.
     """
     if value is None or isinstance(value, bool | str | int):
         return value
@@ -160,34 +160,42 @@ def plain(value: Any, where: str = "value") -> Any:
         return [plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         return plain(value.item(), where)
-    raise TypeError(f"{where}: {type(value).__name__} is no plain data")
+    raise TypeError(f"{where}: {type(value).__name__} is not plain data")
 
 
 def visible(text: Any) -> str:
-    """Text from outside on one's screen: what would steer a terminal or the direction of reading is made visible."""
+    """Untrusted text with each character that controls a terminal or the reading direction replaced by a mark."""
     return _STEERING.sub("\N{REPLACEMENT CHARACTER}", str(text).replace("\r\n", "\n"))
 
 
 def safe(text: Any, limit: int = _CELL_LIMIT) -> str:
-    """Text from outside as static HTML: escaped, without what would steer the reader's screen, and not endless.
+    """Untrusted text as static HTML: escaped, without control characters, of bounded length.
 
-    Dollars and backslashes stand in elements of their own, since JupyterLab looks for formulas in HTML too, and a
-    formula may hold a link.
+    Each dollar sign and backslash gets its own element, since JupyterLab also looks for formulas in HTML, and a formula
+    may contain a link.
     """
-    text = str(text)
-    text = text if len(text) <= limit else text[: limit - 1] + "…"
-    return re.sub(r"[$\\]", r"<span>\g<0></span>", html.escape(visible(text)))
+    return re.sub(r"[$\\]", r"<span>\g<0></span>", html.escape(visible(shortened(str(text), limit))))
+
+
+def shortened(text: str, limit: int) -> str:
+    """The text in at most `limit` characters, the last one an ellipsis where it was cut.
+
+    >>> shortened("abcdef", 4)
+    'abc…'
+    """
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def fallback_table(
     caption: str, columns: Sequence[tuple[str, str]], rows: Sequence[Mapping[str, Any]], limit: int = 12
 ) -> str:
-    """An escaped HTML table of at most `limit` rows, spread evenly with the first and the last among them.
+    """An escaped HTML table of at most `limit` rows, evenly spaced and including the first and the last.
 
     Args:
         caption: plain text above the table.
         columns: (key, heading) pairs.
-        rows: the records; a missing or null value is a dash.
+        rows: the records; a missing or None value is a dash.
+        limit: largest number of rows.
     """
     if len(rows) > limit:
         last = len(rows) - 1

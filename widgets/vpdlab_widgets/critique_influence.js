@@ -1,21 +1,21 @@
 // CritiqueInfluence: sentences of the critique against tokens of the response.
-// Plain ES module; shared.js stands in front of it.
+// Plain ES module; shared.js is prepended to it.
 
 const STRIP = 26; // height of a row of cells
 const LEAST = 3; // width of a cell: more tokens than that allows share one
 
 const MEASURES = [
   {
-    id: "delta", name: "leave one out", signed: true, unit: "nats", ends: ["makes the token less likely", "more likely"],
-    about: "log q of the written token under the whole critique, minus that without the sentence",
+    id: "delta", name: "leave-one-out", signed: true, unit: "nats", ends: ["makes the token less likely", "more likely"],
+    about: "log q of the sampled token under the whole critique, minus log q without the sentence",
   },
   {
     id: "shapley", name: "Shapley", signed: true, unit: "nats", ends: ["makes the token less likely", "more likely"],
-    about: "the effect of the whole critique, shared out among the sentences over all their orders: adds up exactly",
+    about: "the effect of the whole critique, attributed to its sentences over all their orders; sums exactly",
   },
   {
     id: "kl", name: "KL", signed: false, unit: "nats",
-    about: "how far the teacher's whole distribution moves when the sentence is left out",
+    about: "how far the teacher's whole distribution moves when the sentence is omitted",
   },
 ];
 
@@ -36,7 +36,7 @@ export function unpackInfluence(packed) {
   return record;
 }
 
-/** The rows of the matrix under a measure: sentences, the whole, the gap, variants; `values` null where there are none. */
+/** The rows of the matrix under a measure: sentences, the whole, the gap, variants; `values` is null where there are none. */
 export function rowsOf(record, measure) {
   const { meta, matrices, numbers } = record;
   const part = meta.part ?? "critique";
@@ -45,7 +45,7 @@ export function rowsOf(record, measure) {
   rows.push({
     kind: "whole", name: "", text: `the whole ${part}`, values: (measure === "kl" ? numbers.total_kl : numbers.total) ?? null,
   });
-  const about = { delta: "the whole minus the sum of its sentences", shapley: "none: Shapley values add up", kl: "KL does not add up" };
+  const about = { delta: "the whole minus the sum of its sentences", shapley: "none: Shapley values sum exactly", kl: "KL is not additive" };
   rows.push({
     kind: "gap", name: "", text: `additivity gap (${about[measure]})`, values: measure === "delta" ? numbers.gap : null,
   });
@@ -56,8 +56,9 @@ export function rowsOf(record, measure) {
 }
 
 /**
- * The size that gets the strongest colour: the largest of single sentences and variants, so that these can be told
- * apart. The whole and the gap may go beyond; but next to them nothing small may look large, hence a tenth of theirs.
+ * The magnitude drawn in the strongest colour: the largest of single sentences and variants, so that these can be
+ * distinguished. The whole and the gap may exceed it; but beside them nothing small may look large: at least a tenth of
+ * theirs.
  */
 export function matrixMax(rows) {
   const largest = (...kinds) => scaleMax(rows.filter(({ kind }) => kinds.includes(kind)).flatMap(({ values }) => [...(values ?? [])]), 1);
@@ -70,14 +71,14 @@ export function cellsOf(count, most) {
   return Array.from({ length: cells }, (_, i) => [Math.floor((i * count) / cells), Math.floor(((i + 1) * count) / cells)]);
 }
 
-/** The value of a cell that several tokens share: the largest, whatever its sign; NaN where none is known. */
+/** The value of a cell of several tokens: the one of largest magnitude; NaN if none is known. */
 export function strongest(values, start, end) {
   let found = NaN;
   for (let i = start; i < end; i++) if (!(Math.abs(values[i]) <= Math.abs(found)) && !Number.isNaN(values[i])) found = values[i];
   return found;
 }
 
-/** Sum of what is known. */
+/** Sum of the known values. */
 export function sumOf(values) {
   let sum = 0;
   for (const value of values) if (Number.isFinite(value)) sum += value;
@@ -105,20 +106,16 @@ class CritiqueInfluence extends LabView {
     this.head = element("div", "vpd-head");
     this.controls = element("div", "vpd-tools vpd-ci-controls");
     this.stage = element("div", "vpd-ci-stage");
-    this.stage.tabIndex = 0;
-    this.home = this.stage;
-    this.stage.setAttribute("role", "group");
-    this.stage.setAttribute("aria-roledescription", "influence matrix");
+    this.makeHome(this.stage, "group", "influence matrix");
     this.card = element("div", "vpd-box vpd-ci-card");
     this.editor = element("div", "vpd-ci-editor");
     this.words = element("textarea", "vpd-field vpd-ci-words");
     Object.assign(this.words, { tabIndex: -1, rows: 3, maxLength: 20000, spellcheck: false });
-    this.words.setAttribute("aria-label", "your own words in the critique's place");
-    this.button = element("button", "vpd-button", "Score these words");
+    this.words.setAttribute("aria-label", "your own text in place of the critique");
+    this.button = element("button", "vpd-button", "Score this text");
     Object.assign(this.button, { type: "button", tabIndex: -1 });
     this.note = element("span", "vpd-caps");
-    this.status = element("div", "vpd-ci-status");
-    this.status.setAttribute("role", "status");
+    this.status = statusLine("vpd-ci-status");
     this.root.append(this.head, this.controls, this.stage, this.card, this.editor, this.status);
     this.listen(this.button, "click", () => this.submit());
     this.listen(this.words, "keydown", (event) => {
@@ -129,8 +126,6 @@ class CritiqueInfluence extends LabView {
     this.listen(this.stage, "pointermove", (event) => this.onPointer(event));
     this.listen(this.stage, "pointerleave", () => this.moveTo(null, null));
     this.listen(this.stage, "click", (event) => this.onClick(event));
-    this.listen(this.stage, "keydown", (event) => this.onKey(event));
-    this.listen(this.stage, "blur", () => this.moveTo(null, null));
   }
 
   takeRecord() {
@@ -160,7 +155,7 @@ class CritiqueInfluence extends LabView {
     this.width = width;
     this.drawHead();
     if (!this.record) {
-      this.stage.replaceChildren(element("div", "vpd-empty", "No influence"));
+      this.stage.replaceChildren(element("div", "vpd-empty", "No influence record"));
       return;
     }
     this.rows = rowsOf(this.record, this.measure().id);
@@ -177,8 +172,8 @@ class CritiqueInfluence extends LabView {
     if (meta.success === true) parts.push(element("span", "vpd-badge vpd-right", "right"));
     if (meta.success === false) parts.push(element("span", "vpd-badge vpd-wrong", "wrong"));
     if (meta.step !== null && meta.step !== undefined) parts.push(element("span", "vpd-mark", `step ${meta.step}`));
-    if (this.isOwn) parts.push(element("span", "vpd-mark vpd-ci-own", "your words"));
-    for (const name of meta.cut ?? []) parts.push(element("span", "vpd-mark vpd-ci-warn", `${clean(name, 60)}: cut to fit`));
+    if (this.isOwn) parts.push(element("span", "vpd-mark vpd-ci-own", "your text"));
+    for (const name of meta.cut ?? []) parts.push(element("span", "vpd-mark vpd-ci-warn", `${clean(name, 60)}: truncated`));
     if (meta.prompt) parts.push(element("span", "vpd-ci-problem", clean(meta.prompt, 300)));
     this.head.replaceChildren(...parts);
   }
@@ -190,7 +185,7 @@ class CritiqueInfluence extends LabView {
     }));
     const parts = [choice(items, measure.id, (id) => this.tell({ measure: id }))];
     if (this.model.get("edited")?.tokens) {
-      const which = [{ id: "recorded", name: "recorded" }, { id: "own", name: "your words" }];
+      const which = [{ id: "recorded", name: "recorded" }, { id: "own", name: "your text" }];
       parts.push(choice(which, this.isOwn ? "own" : "recorded", (id) => this.tell({ own: id === "own" })));
     }
     parts.push(heatKey(measure, this.max));
@@ -247,12 +242,12 @@ class CritiqueInfluence extends LabView {
     this.stage.replaceChildren(response, table);
     this.stage.setAttribute(
       "aria-label",
-      `Influence of ${record.meta.sentences.length} sentences on ${record.tokens.length} tokens. Left and right arrows choose ` +
+      `Influence of ${record.meta.sentences.length} sentences on ${record.tokens.length} tokens. Left and right arrows select ` +
         "a token, up and down a sentence, Enter pins, M changes the measure, E edits the critique, Escape leaves.",
     );
   }
 
-  /** The tokens over their columns, upright where there is little room. */
+  /** The tokens over their columns, vertical where columns are narrow. */
   axis() {
     const width = this.cell * this.cells.length;
     const flat = this.cell >= 30;
@@ -277,7 +272,7 @@ class CritiqueInfluence extends LabView {
     return svg;
   }
 
-  /** One row of cells: a path for each colour, so that a matrix of thousands stays a few elements. */
+  /** One row of cells: one path per colour, so that a matrix of thousands of cells is only a few elements. */
   strip(row, marks) {
     const svg = shape("svg", { width: this.cell * this.cells.length, height: STRIP, class: "vpd-chart vpd-ci-strip", "aria-hidden": "true" });
     const wide = this.cell * this.cells.length;
@@ -293,7 +288,7 @@ class CritiqueInfluence extends LabView {
       });
     }
     for (const [heat, d] of paths) svg.append(shape("path", { d, class: `vpd-patch ${heat}` }));
-    // The sign without colour: a line under what the row makes less likely.
+    // The sign without colour: a line under tokens that the row makes less likely.
     const low = [...paths].filter(([heat]) => heat.startsWith("vpd-down"));
     for (const [, d] of low) {
       const under = d.replace(/M([\d.]+) 1h([\d.]+)v.*?z/g, `M$1 ${STRIP - 2}h$2`);
@@ -310,7 +305,7 @@ class CritiqueInfluence extends LabView {
     return svg;
   }
 
-  // -- what is chosen --
+  // -- selection --
 
   chosen() {
     const row = this.cursor.row ?? this.model.get("selected");
@@ -394,7 +389,7 @@ class CritiqueInfluence extends LabView {
     return `${name} on token ${token + 1} “${tokenLabel(tokens[token])}”: ${brief(values[token], measure.signed)} nats`;
   }
 
-  // -- the reader's own words --
+  // -- the reader's own text --
 
   isLive() {
     return Boolean(this.model.get("live")) && !this.model.offline;
@@ -406,12 +401,12 @@ class CritiqueInfluence extends LabView {
     const busy = this.model.get("busy");
     if (busy || this.model.get("trouble")) this.sent = false;
     this.button.disabled = Boolean(busy) || this.sent === true;
-    const waiting = "Waiting for the running cell to end: the model is not touched while it trains.";
+    const waiting = "Waiting for the running cell to finish: the model is never used while it trains.";
     const note = { queued: waiting, working: "Scoring …" }[busy] ?? (this.sent ? waiting : "");
-    this.note.textContent = note || clean(this.model.get("trouble")) || "Ctrl+Enter scores · Esc goes back";
+    this.note.textContent = note || clean(this.model.get("trouble")) || "Ctrl+Enter scores · Esc cancels";
     this.note.classList.toggle("vpd-ci-trouble", !note && Boolean(this.model.get("trouble")));
     if (this.editor.childElementCount === 0) {
-      const label = element("div", "vpd-caps", "What would other words have done? Change them and have the same response scored again.");
+      const label = element("div", "vpd-caps", "What effect would another text have? Edit it and score the same response again.");
       const bar = element("div", "vpd-tools");
       bar.append(this.button, this.note);
       this.editor.append(label, this.words, bar);
@@ -452,7 +447,7 @@ class CritiqueInfluence extends LabView {
     this.pin(row, token);
   }
 
-  /** Choose; what was chosen already is let go. */
+  /** Select; a second time deselects. */
   pin(row, token) {
     const now = [this.model.get("selected"), this.model.get("token")];
     const next = [row ?? now[0], token ?? now[1]];

@@ -1,4 +1,4 @@
-"""CritiqueInfluence: which sentence of the feedback moved which token, and the reader's own words in its place."""
+"""CritiqueInfluence: which sentence of the feedback moved which token, and what another text would have done."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from vpdlab_widgets.base import LabWidget, fallback_table, plain
 MEASURES = ("delta", "shapley", "kl")
 _PER_TOKEN = ("student_logp", "logp", "empty_logp", "total", "total_kl", "gap")
 _MATRICES = ("drop", "drop_kl", "shapley")
-_LONGEST = 20_000  # characters of the reader's own words
+_LONGEST = 20_000  # characters of the reader's own text
 
 
 class CritiqueInfluence(LabWidget):
-    """The critique's sentences against the response's tokens: a matrix of how far each moved the teacher.
+    """A matrix of sentences by tokens: how far each sentence of the critique moved the teacher at each token.
 
-    `selected` is the chosen row: sentence i is row i, then follow the whole critique, the additivity gap and the
-    variants (shuffled, swapped, ...); `token` is the chosen token. Both None where nothing is chosen.
+    `selected` is the selected row: sentence i is row i, followed by the whole critique, the additivity gap and the
+    variants (shuffled, swapped, ...); `token` is the selected token. Both are None if nothing is selected.
 
-    With `rescore`, the reader can write other words and have them scored. The scoring runs on the thread that made
-    the widget and, in a notebook, between cells: never while a cell that trains the model is running. What it made
-    of the reader's words stands in `own_record`.
+    With `rescore`, the reader can edit the critique and score the new text. Scoring runs on the thread that created the
+    widget and, in a notebook, between cells: never while a cell that trains the model is running. `own_record` is the
+    result.
 
     Args:
-        record: plain data from `vpdlab.influence.critique_influence`.
-        rescore: takes the reader's words, returns such a record of them (`vpdlab.influence.rescorer`).
-        measure: "delta", the change of log q at the sampled token when a sentence is left out; "shapley", the same
-            shared out exactly; "kl", how far the whole distribution moved.
-        title: plain text above it.
+        record: plain data from `vpdlab.study.influence.critique_influence`.
+        rescore: from the reader's text to such a record (`vpdlab.study.influence.rescorer`).
+        measure: "delta", the change of log q at the sampled token when a sentence is omitted; "shapley", the same
+            attributed exactly; "kl", how far the whole distribution moved.
+        title: plain text above the matrix.
 
     Raises:
-        TypeError: an unknown keyword, or a value that is no plain data.
-        ValueError: a list of another length than `tokens`.
+        TypeError: a keyword is unknown, or a value is not plain data.
+        ValueError: a list is not as long as `tokens`.
     """
 
     record = traitlets.Dict().tag(keyword=True)
@@ -47,7 +47,7 @@ class CritiqueInfluence(LabWidget):
     busy = traitlets.Enum(["", "queued", "working"], "").tag(sync=True, internal=True)
     trouble = traitlets.Unicode("").tag(sync=True, internal=True)
     own = traitlets.Bool(False).tag(sync=True)
-    """Whether the reader's own words are shown instead of the recorded critique."""
+    """Whether the reader's own text is shown instead of the recorded critique."""
     measure = traitlets.Enum(MEASURES, "delta").tag(sync=True)
     title = traitlets.Unicode("").tag(sync=True)
     token = traitlets.Int(None, allow_none=True).tag(sync=True)
@@ -68,7 +68,7 @@ class CritiqueInfluence(LabWidget):
         self.on_msg(self._on_message)
 
     def show(self, record: Mapping[str, Any], rescore: Callable[[str], Mapping[str, Any]] | None = None) -> None:
-        """Another rollout's record in its place; `rescore` scores other words on that one."""
+        """Show another rollout's record; `rescore` scores other texts on that rollout."""
         self.record = dict(record)
         self._take(rescore)
 
@@ -78,7 +78,7 @@ class CritiqueInfluence(LabWidget):
         self._rescore, self.live = rescore, rescore is not None
 
     def _on_message(self, widget: Any, content: Any, buffers: Any) -> None:
-        # This may run on any thread, and a cell may be training the model: only note what is wanted.
+        # This may run on any thread while a cell trains the model, so it only schedules the work.
         if not isinstance(content, dict) or content.get("kind") != "rescore" or self._rescore is None or self.busy:
             return
         text = str(content.get("text", ""))[:_LONGEST]
@@ -88,7 +88,7 @@ class CritiqueInfluence(LabWidget):
         elif threading.get_ident() == self._thread:
             self._work(text)
         else:
-            self.trouble = "the model's own thread cannot be reached from here"
+            self.trouble = "no event loop reaches the thread that created this widget"
 
     def _work(self, text: str) -> None:
         self.busy, self.trouble = "working", ""
@@ -97,13 +97,13 @@ class CritiqueInfluence(LabWidget):
             found = dict(self._rescore(text))
             self.edited = pack_influence(found)
             self.own_record, self.own = found, True
-        except Exception as error:  # noqa: BLE001  whatever it is, the reader sees it; a traceback would be lost here
+        except Exception as error:  # noqa: BLE001  the reader sees any error; a traceback would be lost here
             self.trouble = f"{type(error).__name__}: {error}"[:500]
         finally:
             self.busy = ""
 
     def fallback(self) -> str:
-        """A table of the sentences and what each did."""
+        """A table of the sentences and the effect of each."""
         record = self.record
         shapley = record.get("shapley") or [None] * len(record.get("sentences", ()))
         rows = [
@@ -124,10 +124,10 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 def pack_influence(record: Mapping[str, Any]) -> dict[str, Any]:
-    """An influence record on the wire: texts and scalars as they are, everything as long as the response as bytes.
+    """An influence record as sent to the browser: texts and scalars unchanged, per-token lists as bytes.
 
     Raises:
-        ValueError: for a list that is not as long as the response, or a matrix without a row a sentence.
+        ValueError: a list is not as long as the response, or a matrix does not have one row per sentence.
     """
     length, count = len(record["tokens"]), len(record["sentences"])
     long = {"tokens", "variants", *_PER_TOKEN, *_MATRICES}

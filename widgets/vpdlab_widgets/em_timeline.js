@@ -1,6 +1,6 @@
-// EMTimeline: stacked SVG panels over one iteration axis. Plain ES module; shared.js stands in front of it.
+// EMTimeline: stacked SVG panels over one iteration axis. Plain ES module; shared.js is prepended to it.
 
-// varies: left out where it is the same all along. zero: the axis holds 0. floor and ceiling: the axis never passes them.
+// varies: omitted if constant. zero: the axis includes 0. floor and ceiling: limits of the axis.
 export const PANELS = [
   {
     id: "success", name: "Success", unit: "", height: 118, zero: true, floor: 0, ceiling: 1, evals: true,
@@ -25,7 +25,7 @@ export const PANELS = [
     ],
   },
   {
-    id: "beta", name: "β", unit: "weight of the trust region", height: 64, varies: true,
+    id: "beta", name: "β", unit: "trust-region weight", height: 64, varies: true,
     series: [{ key: "beta", name: "β", colour: "orange" }],
   },
   {
@@ -38,7 +38,7 @@ export const PANELS = [
   },
 ];
 
-// What the readout can hold, in this order; a key that no row has is left out.
+// The values of the readout, in this order; a key that no row has is omitted.
 const READOUT = [
   ["success_rate", "success rate", ""],
   ["reward", "mean reward", ""],
@@ -70,14 +70,14 @@ const DRAG = 6; // pixels before a press becomes a brush
 
 // ---- pure functions, tested in node ----
 
-/** Rows in the order of their steps; where a step stands twice (a resumed run), the later row counts. */
+/** Rows in the order of their steps; if a step occurs twice (in a resumed run), the later row is used. */
 export function orderRows(rows) {
   const byStep = new Map();
   for (const row of rows) if (numberOf(row, "step") !== null) byStep.set(row.step, row);
   return [...byStep.values()].sort((a, b) => a.step - b.step);
 }
 
-/** Mean of a number over some rows; null where none of them has it. */
+/** Mean of a number over some rows; null if none of them has it. */
 export function meanOf(rows, key) {
   const values = rows.map((row) => numberOf(row, key)).filter((value) => value !== null);
   return values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null;
@@ -119,12 +119,8 @@ class Timeline extends LabView {
     this.head = element("div", "vpd-head");
     this.reason = element("div", "vpd-emt-reason");
     this.stage = element("div", "vpd-emt-stage");
-    this.stage.tabIndex = 0;
-    this.home = this.stage;
-    this.stage.setAttribute("role", "group");
-    this.stage.setAttribute("aria-roledescription", "timeline");
-    this.readout = element("div", "vpd-box vpd-emt-readout");
-    this.readout.setAttribute("role", "status");
+    this.makeHome(this.stage, "group", "timeline");
+    this.readout = statusLine("vpd-box vpd-emt-readout");
     this.root.append(this.head, this.reason, this.stage, this.readout);
 
     this.listen(this.stage, "pointermove", (event) => this.onMove(event));
@@ -133,8 +129,6 @@ class Timeline extends LabView {
     this.listen(this.stage, "pointercancel", () => (this.pressed = null));
     this.listen(this.stage, "pointerleave", () => this.moveTo(null));
     this.listen(this.stage, "click", (event) => this.onClick(event));
-    this.listen(this.stage, "keydown", (event) => this.onKey(event));
-    this.listen(this.stage, "blur", () => this.moveTo(null));
 
     this.hear("change:rows", () => this.takeRows());
     for (const name of ["evals", "title", "state", "reason", "total", "kl_target"]) {
@@ -153,8 +147,8 @@ class Timeline extends LabView {
     this.schedule();
   }
 
-  // New rows come as messages and are kept here, not in the model: what a view sets in the model is echoed to
-  // Python with the next selection, and would put an older list over the one that training is filling.
+  // New rows arrive as messages and are kept here, not in the model: what a view sets in the model is echoed to
+  // Python with the next selection, and would overwrite the list that training appends to with an older one.
   onMessage(message) {
     if (message?.kind !== "rows") return;
     if (this.rows.length < message.from) {
@@ -282,7 +276,7 @@ class Timeline extends LabView {
   drawESteps(svg, height) {
     if (this.eSteps.length === 0) return;
     const spacing = (this.x(this.eSteps.at(-1)) - this.x(this.eSteps[0])) / Math.max(1, this.eSteps.length - 1);
-    // So dense that lines would make the panel grey: the flags on the edge remain.
+    // Too dense: lines would fill the panel with grey, so only the flags on its edge are drawn.
     const dense = this.eSteps.length > 1 && spacing < 9;
     const xs = this.eSteps.map((step) => this.x(step).toFixed(1));
     if (!dense) svg.append(shape("path", { d: xs.map((x) => `M${x} 0V${height}`).join(""), class: "vpd-emt-estep" }));
@@ -331,7 +325,7 @@ class Timeline extends LabView {
     if (panel.unit) name.append(element("span", "vpd-unit", ` ${panel.unit}`));
     head.append(name);
     const keys = element("span", "vpd-keys");
-    // One line that says what the panel's own name says needs no key.
+    // A single line named like its panel needs no legend.
     const plainName = panel.series.length === 1 && !panel.evals.length && panel.goal === null;
     if (!plainName) for (const one of panel.series) keys.append(legendItem("line", one.colour, one.name));
     if (panel.evals.length) {
@@ -380,7 +374,7 @@ class Timeline extends LabView {
     if (this.data.length) this.showReadout(chosen);
   }
 
-  /** The range that is being brushed, else the window: [first, last] as indices; null where there is none. */
+  /** The range that is being brushed, else the window: [first, last] as indices; null if there is none. */
   range() {
     if (this.brush) return [Math.min(...this.brush), Math.max(...this.brush)];
     const window = this.model.get("window");
@@ -390,7 +384,7 @@ class Timeline extends LabView {
   }
 
   drawRange(panel, [first, last]) {
-    // Half a step on either side, so that a range of one iteration can be seen.
+    // Half a step on either side, so that a range of one iteration is visible.
     const half = Math.min(6, (this.x(this.steps.at(-1)) - this.x(this.steps[0])) / Math.max(1, this.steps.length - 1) / 2);
     const [left, right] = [this.x(this.steps[first]) - half, this.x(this.steps[last]) + half];
     panel.marks.append(shape("rect", { x: left, y: 0, width: right - left, height: panel.height, class: "vpd-emt-range" }));
@@ -426,7 +420,7 @@ class Timeline extends LabView {
     if (this.cursor === null && chosen < 0) marks.push("latest");
     if (index === chosen) marks.push("selected");
     if (numberOf(row, "e_loss") !== null) marks.push("E-step");
-    // A live run must not talk to a screen reader five times a second.
+    // A live run must not trigger a screen reader five times per second.
     this.readout.setAttribute("aria-live", marks[0] === "latest" ? "off" : "polite");
     const parts = [element("span", "vpd-emt-at", `iteration ${row.step}`)];
     for (const mark of marks) parts.push(" ", element("span", "vpd-mark", mark));
@@ -509,7 +503,7 @@ class Timeline extends LabView {
     this.choose(...brush);
   }
 
-  /** Shift with an arrow: the first one begins a range where the cursor is, the others move its other end. */
+  /** Shift with an arrow key: the first press starts a range at the cursor, further ones move its other end. */
   extend(by, from) {
     const last = this.data.length - 1;
     const start = this.anchor ?? from ?? last;
@@ -530,7 +524,7 @@ class Timeline extends LabView {
     if (index !== null && event.target.closest("svg")) this.toggle(index);
   }
 
-  /** Escape leaves one thing at a time: the cursor, the range, the selection. */
+  /** Escape clears one thing at a time: the cursor, the range, the selection. */
   leave() {
     this.anchor = null;
     if (this.cursor !== null) this.moveTo(null);

@@ -26,29 +26,29 @@ _COLUMNS = [
 
 
 class EMTimeline(LabWidget):
-    """The course of a run, an iteration a column; panels without data are left out.
+    """A run over its iterations, in stacked panels; panels without data are omitted.
 
-    `selected` is the chosen iteration's `step`, or None; a click, Enter and `widget.selected = 25` all set it.
+    `selected` is the selected iteration's `step`, or None; a click, Enter and `widget.selected = 25` all set it.
     `window` is a range of steps `[first, last]`, or None: dragging over the panels, Shift with the arrow keys and
-    `widget.window = [20, 40]` set it, and the readout then shows the means of that range.
+    `widget.window = [20, 40]` set it, and the readout then shows the means over that range.
 
-    A live run calls `append` after each iteration. The browser hears of it at most `MAX_UPDATES_PER_SECOND` times
-    a second, and only of what is new; call `flush()` (or set `state` to anything but `"running"`) at the end.
-    Between two updates `rows` in Python is ahead of the picture, never behind.
+    A live run calls `append` after each iteration. The browser is updated at most `MAX_UPDATES_PER_SECOND` times per
+    second, and only with new rows; call `flush()` (or set `state` to anything but `"running"`) at the end. Between two
+    updates `rows` in Python is ahead of the display, never behind.
 
     Args:
-        rows: one dict an iteration with the keys of `metrics.jsonl`; `step` is required, null is a gap.
+        rows: one dict per iteration with the keys of `metrics.jsonl`; `step` is required, None is a gap.
         title: plain text above the panels.
         evals: held-out points `{"step", "accuracy", "low", "high"}`, accuracy and interval in 0..1.
         kl_target: the target of a KL-controlled β in nats per token, drawn in the trust-region panel. A β that
-            changes has a panel of its own.
-        total: planned number of iterations; while `state` is `"running"` the axis reaches that far.
+            changes has its own panel.
+        total: planned number of iterations; while `state` is `"running"` the axis extends that far.
         state: `"running"`, `"complete"`, `"stopped"`, `"failed"`, or None for no badge.
-        reason: why a run stopped or failed, in words.
+        reason: why a run stopped or failed.
 
     Raises:
-        TypeError: an unknown keyword, or a value that is no plain data.
-        ValueError: a row or evaluation without an integer `step`.
+        TypeError: a keyword is unknown, or a value is not plain data.
+        ValueError: a row or evaluation has no integer `step`.
     """
 
     rows = traitlets.List(traitlets.Dict()).tag(sync=True)
@@ -63,11 +63,11 @@ class EMTimeline(LabWidget):
 
     def __init__(self, rows: Iterable[Mapping[str, Any]] = (), **kwargs: Any) -> None:
         super().__init__(rows=[dict(row) for row in rows], **kwargs)
-        self._sent_rows = len(self.rows)  # rows the browser has heard of
-        self._saved_rows = len(self.rows)  # rows in the last full state, which late displays and saved notebooks read
+        self._sent_rows = len(self.rows)  # rows sent to the browser
+        self._saved_rows = len(self.rows)  # rows in the last full state, where later views and notebooks start
         self._sent_evals = len(self.evals)
         self._last_update = float("-inf")
-        self._lock = threading.RLock()  # a browser's message may come on another thread than the training loop's
+        self._lock = threading.RLock()  # a browser's message may arrive on another thread than the training loop's
         self.observe(self._on_state, "state")
         self.observe(self._on_replaced, ["rows", "evals"])
         self.on_msg(self._on_message)
@@ -79,7 +79,7 @@ class EMTimeline(LabWidget):
     def extend(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add iterations, in order."""
         with self._lock:
-            # In place, so that traitlets sends nothing by itself: the whole list per iteration is quadratic.
+            # In place, so that traitlets sends nothing: sending the whole list each iteration would be quadratic.
             self.rows.extend([_record(row, f"rows[{len(self.rows) + index}]") for index, row in enumerate(rows)])
             self._update()
 
@@ -90,7 +90,7 @@ class EMTimeline(LabWidget):
             self._update()
 
     def flush(self) -> None:
-        """Send everything now, whole, so that a late display and a saved notebook have it."""
+        """Send the full state now, so that later views and a saved notebook have it."""
         with self._lock:
             self.send_state(["rows", "evals"])  # one message for both
             self._mark_all_sent()
@@ -101,8 +101,8 @@ class EMTimeline(LabWidget):
         now = time.monotonic()
         if now - self._last_update < 1 / MAX_UPDATES_PER_SECOND:
             return
-        # The full state is renewed each time the run has doubled: what is sent in all stays linear in the run's
-        # length, and a view that opens late is never more than half a run behind.
+        # The full state is sent each time the run has doubled: the total sent stays linear in the run's length, and
+        # a view that opens late is never more than half a run behind.
         if len(self.rows) >= 2 * self._saved_rows:
             self.flush()
             return
@@ -123,10 +123,10 @@ class EMTimeline(LabWidget):
             self.flush()
 
     def _on_replaced(self, change: Mapping[str, Any]) -> None:
-        self._mark_all_sent()  # a new list was assigned, and traitlets sends that whole
+        self._mark_all_sent()  # a new list was assigned, and traitlets sends all of it
 
     def _on_message(self, widget: Any, content: Any, buffers: Any) -> None:
-        # A view that opened between two updates found a gap in front of what it was sent.
+        # A view that opened between two updates lacks the rows before those it was sent.
         if isinstance(content, dict) and content.get("kind") == "resync":
             self.flush()
 
@@ -143,7 +143,7 @@ class EMTimeline(LabWidget):
         return value
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        self.flush()  # the new view starts from the full state
+        self.flush()  # a new view starts from the full state
         return super()._repr_mimebundle_(**kwargs)
 
     def fallback(self) -> str:
@@ -157,10 +157,10 @@ class EMTimeline(LabWidget):
 
 def _record(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(record, Mapping):
-        raise TypeError(f"{where}: a dict is needed, not {type(record).__name__}")
+        raise TypeError(f"{where}: expected a dict, not {type(record).__name__}")
     clean = plain(record, where)
     step = clean.get("step")
-    # a data frame gives its integers back as floats
+    # a data frame may return integers as floats
     if isinstance(step, bool) or not isinstance(step, int | float) or step != int(step):
         raise ValueError(f"{where}: `step` must be an integer, not {step!r}")
     clean["step"] = int(step)

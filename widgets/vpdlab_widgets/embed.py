@@ -1,7 +1,7 @@
-"""Widgets outside a notebook: their state, the host script and the theme as pieces of one offline HTML page.
+"""Widgets outside a notebook: their state, the host script and the theme as parts of one offline HTML page.
 
-`LabWidget.to_html` and the notebook exporter of vpdlab build their pages from these pieces, so there is one host
-(`host.js`), one theme (`page.css`) and one rule for what may stand inside a `<script>`.
+`LabWidget.to_html` and vpdlab's notebook exporter both build their pages from these parts, so there is one host script
+(`host.js`), one theme (`page.css`) and one rule for the content of a `<script>`.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Any
 
 _HERE = Path(__file__).parent
 
-# The page must never ask for anything: the policy turns "we wrote no address" into "the browser refuses to". Only
-# scripts whose sums it lists run, so none that text in the page might hold, and no handler in an attribute.
+# The page must never make a request: the policy makes the browser enforce it. Only scripts whose hashes it lists run,
+# so none that text in the page might contain, and no handler in an attribute.
 # 'unsafe-eval' is for plotly's WebGL traces, which compile their kernels with `new Function`.
 CONTENT_POLICY = (
-    "default-src 'none'; script-src {sums} 'unsafe-eval' blob:; style-src 'unsafe-inline'; img-src data: blob:; "
+    "default-src 'none'; script-src {hashes} 'unsafe-eval' blob:; style-src 'unsafe-inline'; img-src data: blob:; "
     "media-src data: blob:; font-src data:; worker-src blob:; base-uri 'none'; form-action 'none'"
 )
 
 
 def script_json(value: Any) -> str:
-    """JSON that may stand inside a `<script>` element.
+    """JSON that is safe inside a `<script>` element.
 
-    No `<`, `>` or `&` is left, so neither `</script>` nor `<!--` can end or bend the element.
+    It contains no `<`, `>` or `&`, so neither `</script>` nor `<!--` can end or alter the element.
 
     >>> script_json("</script>")
     '"\\\\u003c/script\\\\u003e"'
@@ -41,8 +41,8 @@ def script_json(value: Any) -> str:
 
 
 def script_source(source: str) -> str:
-    """JavaScript that may stand inside a `<script>` element: the three sequences that HTML reads there get a
-    backslash, which strings and regular expressions ignore."""
+    """JavaScript that is safe inside a `<script>` element: the three sequences that HTML interprets there are
+    escaped in a way that strings and regular expressions ignore."""
     return re.sub(r"<(?=!--|/?script)", r"\\x3c", source, flags=re.IGNORECASE)
 
 
@@ -52,12 +52,12 @@ def page_css() -> str:
 
 
 def host_script() -> str:
-    """The script that brings every `mount()` of a page to life."""
+    """The script that renders a widget into every `mount()` of a page."""
     return script_source((_HERE / "host.js").read_text(encoding="utf-8"))
 
 
 def mount(model_id: str, fallback: str = "") -> str:
-    """The place of one widget view; `fallback` is HTML that shows until (or unless) the widget renders."""
+    """The container of one widget view; `fallback` is HTML that is shown until (or unless) the widget renders."""
     return f'<div class="vpd-mount" data-vpd-model="{html.escape(model_id)}">{fallback}</div>'
 
 
@@ -76,7 +76,7 @@ def widget_script(models: Mapping[str, Mapping[str, Any]]) -> str:
         entries[model_id] = {
             "esm": _index(modules, state.get("_esm", "")),
             "css": _index(styles, state.get("_css", "")),
-            # `_model_name` and its like are for a widget manager, which is not here
+            # `_model_name` and the like are for a widget manager, and there is none
             "state": {key: value for key, value in state.items() if not key.startswith("_")},
             "buffers": entry.get("buffers", []),
         }
@@ -85,25 +85,25 @@ def widget_script(models: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def page(title: str, body: str, *, head: str = "", data: Sequence[str] = (), scripts: Sequence[str] = ()) -> str:
-    """One whole HTML document that needs nothing else.
+    """One self-contained HTML document.
 
     Args:
         title: plain text.
-        body: HTML. A script in it does not run.
+        body: HTML. Scripts in it do not run.
         head: HTML for the end of `<head>`, such as another `<style>`.
-        data: HTML of elements with data, such as `widget_script`, placed after the body.
-        scripts: JavaScript that may stand inside a `<script>`; it runs last, in this order.
+        data: HTML of data elements, such as `widget_script`, placed after the body.
+        scripts: JavaScript that is safe inside a `<script>`; runs last, in this order.
     """
-    # A browser reads line ends as \n before it takes the sum.
+    # Browsers normalise line ends to \n before hashing.
     sources = [source.replace("\r\n", "\n").replace("\r", "\n") for source in scripts]
-    sums = " ".join(f"'sha256-{_sum(source)}'" for source in sources)
+    hashes = " ".join(f"'sha256-{_sha256(source)}'" for source in sources)
     elements = "\n".join([*map(_writable, data), *(f"<script>{source}</script>" for source in sources)])
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY.format(sums=sums)}">
+<meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY.format(hashes=hashes)}">
 <link rel="icon" href="data:,">
 <title>{html.escape(_writable(title))}</title>
 <style>
@@ -118,11 +118,11 @@ def page(title: str, body: str, *, head: str = "", data: Sequence[str] = (), scr
 
 
 def _writable(text: str) -> str:
-    """Without halves of characters, which no file can hold: names of folders and saved states may have them."""
+    """Text without lone surrogates, which no file can contain; folder names and saved states may have them."""
     return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
 
 
-def _sum(source: str) -> str:
+def _sha256(source: str) -> str:
     return base64.b64encode(hashlib.sha256(source.encode("utf-8")).digest()).decode()
 
 

@@ -1,8 +1,8 @@
-// Brings widgets to life in a page without a kernel: a model with the calls that an anywidget module uses, and one
-// render per mount. Plain script, no import; the data stand in <script id="vpd-widgets">.
+// Runs widgets in a page without a kernel: a model with the methods that an anywidget module calls, and one render per
+// mount. Plain script, no imports; the data are in <script id="vpd-widgets">.
 (() => {
   "use strict";
-  const source = document.querySelector("script#vpd-widgets"); // no element that text in the page might hold
+  const source = document.querySelector("script#vpd-widgets"); // never an element made from text in the page
   if (!source) return;
   const { modules, styles, models } = JSON.parse(source.textContent);
 
@@ -14,7 +14,7 @@
   function makeModel(entry) {
     const state = structuredClone(entry.state);
     for (const { path, data } of entry.buffers) {
-      // Only ways that are there: a path to a prototype ends nowhere.
+      // Own properties only: a path cannot reach a prototype.
       const parent = path.slice(0, -1).reduce((node, key) => (Object.hasOwn(node, key) ? node[key] : {}), state);
       if (path.at(-1) !== "__proto__") parent[path.at(-1)] = toDataView(data);
     }
@@ -38,14 +38,14 @@
         else if (!listener) listeners.delete(name);
         else listeners.set(name, (listeners.get(name) ?? []).filter((other) => other !== listener));
       },
-      offline: true, // there is no kernel: a button that needs one hides
+      offline: true, // no kernel: buttons that need one are hidden
       save_changes() {},
       send() {},
     };
     return model;
   }
 
-  const imported = new Map(); // module number -> promise of what it exports
+  const imported = new Map(); // module number -> promise of its exports
   function importModule(number) {
     if (!imported.has(number)) {
       const url = URL.createObjectURL(new Blob([modules[number]], { type: "text/javascript" }));
@@ -68,7 +68,7 @@
     return live.get(id);
   }
 
-  // A kernel keeps linked widgets equal in a notebook; here the page does. Only among models that it shows.
+  // In a notebook the kernel synchronises linked widgets; here the page does, among the models that it shows.
   async function tie(id) {
     const source = await live.get(id);
     for (const link of models[id].state.links ?? []) {
@@ -83,7 +83,7 @@
   async function bringToLife(place) {
     const id = place.dataset.vpdModel;
     const entry = models[id];
-    if (!entry) throw new Error(`this page holds no data for the widget ${id}`);
+    if (!entry) throw new Error(`this page has no data for widget ${id}`);
     const widget = await importModule(entry.esm);
     const model = await liveModel(id, entry, widget);
     const el = document.createElement("div");

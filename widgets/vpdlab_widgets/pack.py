@@ -1,4 +1,4 @@
-"""Long lists as bytes: a widget message of 20,000 tokens is then a few arrays, not a million JSON values.
+"""Long lists as bytes, so that a widget message of 20,000 tokens is a few arrays, not a million JSON values.
 
 `unpackNumbers` and `unpackTexts` in shared.js read them. Numbers are little-endian; NaN stands for "no data".
 """
@@ -28,12 +28,12 @@ def integers(values: Iterable[int]) -> bytes:
 
 
 def texts(items: Sequence[str]) -> dict[str, Any]:
-    """All items as one UTF-8 text, and where each ends in UTF-16 units, which is how JavaScript counts.
+    """All items as one UTF-8 text, with the end of each in UTF-16 units, which JavaScript strings use.
 
     >>> texts(["a", "😀"])["ends"] == integers([1, 3])
     True
     """
-    # Half a surrogate pair cannot be written as UTF-8: it becomes one replacement mark, still one unit.
+    # A lone surrogate has no UTF-8 encoding: it becomes one replacement character, still one unit.
     whole = [item.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") for item in items]
     ends, end = [], 0
     for item in whole:

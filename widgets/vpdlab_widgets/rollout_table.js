@@ -1,29 +1,29 @@
-// RolloutTable: rollouts to sort, search and choose from. Plain ES module; shared.js stands in front of it.
+// RolloutTable: rollouts to sort, search and select. Plain ES module; shared.js is prepended to it.
 
 const ROW = 30; // height of a row in pixels: only the rows in sight exist
 const SHOWN = 12; // rows in sight at most
 const OUTCOMES = ["all", "right", "wrong", "no signal"];
 
-// `wide` is the column's width, `slim` that in a narrow notebook, without bars; columns without data are left out.
+// `wide` is the column's width, `slim` its width in a narrow notebook, without bars; columns without data are omitted.
 const COLUMNS = [
   { key: "success", name: "outcome", wide: "86px" },
   { key: "step", name: "step", wide: "40px", many: true },
   { key: "prompt", name: "problem", wide: "minmax(90px, 1fr)" },
   { key: "text", name: "response", wide: "minmax(110px, 1.4fr)" },
   { key: "length", name: "tokens", wide: "92px", slim: "54px", bar: "plain" },
-  { key: "kl", name: "KL a token", wide: "120px", slim: "84px", bar: "up" },
+  { key: "kl", name: "KL per token", wide: "120px", slim: "84px", bar: "up" },
   { key: "implicit_reward", name: "implicit reward", wide: "150px", slim: "108px", bar: "signed" },
   { key: "source", name: "feedback", wide: "minmax(80px, 0.8fr)" },
 ];
 
 // ---- pure functions, tested in node ----
 
-/** "right", "wrong" or "no signal": what a rollout is to the training step, and what came of it. */
+/** "right", "wrong" or "no signal": the rollout's outcome, and whether it has a training signal. */
 export function outcomeOf(row) {
   return row.success === true ? "right" : row.success === false ? "wrong" : "unknown";
 }
 
-/** Places of the rows that pass: `query` in any of their texts (upper and lower case alike), and the outcome. */
+/** Indices of the rows that match: `query` in any of their texts (ignoring case), and the outcome. */
 export function passing(rows, query, outcome) {
   const wanted = query.trim().toLowerCase();
   const texts = ["prompt", "text", "parsed", "answer", "critique", "demonstration", "source", "reason", "problem_id"];
@@ -36,7 +36,7 @@ export function passing(rows, query, outcome) {
   return places;
 }
 
-/** Places in the order of a column, "-" in front for the largest first; rows without a value come last either way. */
+/** Indices sorted by a column, with a leading "-" in descending order; rows without a value come last either way. */
 export function sorted(rows, places, sort) {
   if (!sort) return places;
   const down = sort.startsWith("-");
@@ -55,7 +55,7 @@ export function sorted(rows, places, sort) {
   return [...places].sort(compare);
 }
 
-/** The groups in the order they stand in: each a list of places, and the step they belong to. */
+/** The groups in order of appearance: each a list of indices, and the step they belong to. */
 export function groupsOf(rows) {
   const groups = new Map();
   rows.forEach((row, place) => {
@@ -66,7 +66,7 @@ export function groupsOf(rows) {
   return [...groups.values()];
 }
 
-/** Mean implicit reward of the right rollouts minus that of the wrong ones; null where one kind is missing. */
+/** Mean implicit reward of the right rollouts minus that of the wrong ones; null if one kind is missing. */
 export function marginOf(rows) {
   const mean = (kept) => kept.reduce((sum, row) => sum + row.implicit_reward, 0) / kept.length;
   const known = rows.filter((row) => numberOf(row, "implicit_reward") !== null);
@@ -98,15 +98,12 @@ class RolloutTable extends LabView {
     this.header = element("div", "vpd-rt-row vpd-rt-header");
     this.header.setAttribute("role", "row");
     this.body = element("div", "vpd-rt-body");
-    this.body.tabIndex = 0;
-    this.home = this.body;
-    this.body.setAttribute("role", "grid");
+    this.makeHome(this.body, "grid");
     this.sheet = element("div", "vpd-rt-sheet");
     this.body.append(this.sheet);
     this.table.append(this.header, this.body);
     this.details = element("div", "vpd-box vpd-rt-details");
-    this.status = element("div", "vpd-rt-status");
-    this.status.setAttribute("role", "status");
+    this.status = statusLine("vpd-rt-status");
     this.search = element("input", "vpd-field vpd-rt-search");
     Object.assign(this.search, { type: "search", placeholder: "search (/)", tabIndex: -1, maxLength: 200 });
     this.search.setAttribute("aria-label", "search in problems, responses and feedback");
@@ -124,8 +121,6 @@ class RolloutTable extends LabView {
     this.listen(this.body, "click", (event) => this.onClick(event));
     this.listen(this.body, "pointerover", (event) => this.moveTo(this.placeAt(event)));
     this.listen(this.body, "pointerleave", () => this.moveTo(null));
-    this.listen(this.body, "keydown", (event) => this.onKey(event));
-    this.listen(this.body, "blur", () => this.moveTo(null));
   }
 
   takeRows() {
@@ -142,7 +137,7 @@ class RolloutTable extends LabView {
     this.arrange();
   }
 
-  /** Filter and sort anew. */
+  /** Filter and sort again. */
   arrange() {
     const query = this.model.get("query");
     this.places = sorted(this.rows, passing(this.rows, query, this.model.get("outcome")), this.model.get("sort"));
@@ -172,7 +167,7 @@ class RolloutTable extends LabView {
     this.root.style.setProperty("--columns", this.columns.map((one) => (slim && one.slim) || one.wide).join(" "));
     this.body.style.height = `${Math.min(SHOWN, Math.max(1, this.places.length)) * ROW + 2}px`;
     this.sheet.style.height = `${Math.max(1, this.places.length) * ROW}px`;
-    // The header ends where the rows do, before their scroll bar.
+    // The header is as wide as the rows without their scroll bar.
     this.header.style.paddingRight = `${12 + this.body.offsetWidth - this.body.clientWidth}px`;
     this.follow();
   }
@@ -197,7 +192,7 @@ class RolloutTable extends LabView {
     const items = OUTCOMES.map((id) => ({ id, name: id }));
     const count = this.places.length === this.rows.length ? `${this.rows.length} rollouts` : `${this.places.length} of ${this.rows.length} rollouts`;
     const pick = choice(items, this.model.get("outcome"), (outcome) => this.tell({ outcome }));
-    // The field keeps its place in the page: moving it would take the caret out of it.
+    // The field stays in the document: moving it would lose the caret.
     if (!this.search.isConnected) this.controls.append(this.search);
     for (const node of [...this.controls.children]) if (node !== this.search) node.remove();
     this.controls.prepend(pick);
@@ -222,7 +217,7 @@ class RolloutTable extends LabView {
     );
   }
 
-  /** The largest first, then the smallest, then as it was. */
+  /** Descending, then ascending, then the original order. */
   sortBy(key) {
     const sort = this.model.get("sort");
     const first = ["prompt", "text", "source", "step"].includes(key) ? key : `-${key}`;
@@ -230,7 +225,7 @@ class RolloutTable extends LabView {
     this.tell({ sort: sort === first ? second : sort === second ? "" : first });
   }
 
-  /** A square a rollout, a column a group: full and green is right, small and red is wrong, hollow has no signal. */
+  /** A square per rollout, a column per group: full and green is right, small and red is wrong, hollow has no signal. */
   drawMosaic() {
     const tall = Math.max(0, ...this.groups.map((group) => group.places.length));
     const cell = Math.min(13, Math.floor(this.width / Math.max(1, this.groups.length + 1)));
@@ -284,7 +279,7 @@ class RolloutTable extends LabView {
     svg.addEventListener("pointermove", (event) => this.moveTo(hit(event)));
     svg.addEventListener("pointerleave", () => this.moveTo(null));
     svg.addEventListener("click", (event) => hit(event) !== null && this.toggle(hit(event)));
-    const caption = element("span", "vpd-caps vpd-rt-legend", "a column a group:");
+    const caption = element("span", "vpd-caps vpd-rt-legend", "one column per group:");
     for (const [kind, name] of [["right", "right"], ["wrong", "wrong"], ["none", "no signal"]]) {
       if (!paths[kind] && !faded[kind]) continue;
       const swatch = shape("svg", { width: 11, height: 11, "aria-hidden": "true" });
@@ -297,14 +292,14 @@ class RolloutTable extends LabView {
     this.mosaic.replaceChildren(svg, caption);
   }
 
-  /** The rows in sight. Those that are there already stay: a text that is being selected in them must not go. */
+  /** The visible rows. Existing ones are kept, so that text selected in them stays selected. */
   drawRows() {
     const first = Math.max(0, Math.floor(this.body.scrollTop / ROW) - 4);
     const last = Math.min(this.places.length, first + SHOWN + 10);
     if (this.drawn === `${first} ${last}`) return;
     this.drawn = `${first} ${last}`;
     if (this.places.length === 0) {
-      this.sheet.replaceChildren(element("div", "vpd-rt-none", this.rows.length ? "No rollout passes the filter" : "No rollouts"));
+      this.sheet.replaceChildren(element("div", "vpd-rt-none", this.rows.length ? "No rollout matches the filter" : "No rollouts"));
       return;
     }
     const lines = [];
@@ -336,7 +331,7 @@ class RolloutTable extends LabView {
     cell.setAttribute("role", "gridcell");
     if (key === "success") {
       const outcome = outcomeOf(row);
-      cell.append(element("i", `vpd-rt-dot vpd-rt-${outcome}`), row.finished === false ? `${outcome}, cut` : outcome);
+      cell.append(element("i", `vpd-rt-dot vpd-rt-${outcome}`), row.finished === false ? `${outcome}, truncated` : outcome);
       return cell;
     }
     if (!bar) {
@@ -358,7 +353,7 @@ class RolloutTable extends LabView {
     return cell;
   }
 
-  /** Rows, mosaic and details after the cursor or the selection has moved. */
+  /** Update rows, mosaic and details after the cursor or the selection has moved. */
   follow() {
     const selected = this.model.get("selected");
     const place = this.cursor ?? selected;
@@ -394,9 +389,9 @@ class RolloutTable extends LabView {
     const name = [row.step === null || row.step === undefined ? null : `step ${row.step}`, `rollout ${(row.index ?? place) + 1}`];
     head.append(element("span", "vpd-rt-name", name.filter(Boolean).join(" · ")));
     head.append(element("span", `vpd-badge vpd-${outcomeOf(row)}`, outcomeOf(row)));
-    if (row.finished === false) head.append(element("span", "vpd-mark", "cut at the token limit"));
-    if (row.truncated) head.append(element("span", "vpd-mark", `${row.truncated} tokens of the feedback cut`));
-    if (!row.recorded) head.append(element("span", "vpd-caps", "no numbers a token recorded"));
+    if (row.finished === false) head.append(element("span", "vpd-mark", "truncated at the token limit"));
+    if (row.truncated) head.append(element("span", "vpd-mark", `${row.truncated} tokens of the feedback truncated`));
+    if (!row.recorded) head.append(element("span", "vpd-caps", "no per-token numbers recorded"));
     const margin = marginOf(group);
     const right = group.filter((one) => one.success === true).length;
     const words = `its group: ${right} of ${group.length} right${margin === null ? "" : `, margin ${brief(margin, true)}`}`;
@@ -405,7 +400,7 @@ class RolloutTable extends LabView {
     const texts = [
       ["problem", row.prompt],
       ["response", row.text],
-      ["answer read", `${read}${row.answer ? `, expected ${clean(row.answer, 80)}` : ""}`],
+      ["parsed answer", `${read}${row.answer ? `, expected ${clean(row.answer, 80)}` : ""}`],
       [row.critique ? "feedback" : "", row.critique],
       [row.demonstration ? "solution shown to the teacher" : "", row.demonstration],
       [row.signal === false ? "no signal" : "", row.reason],

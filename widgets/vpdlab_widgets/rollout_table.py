@@ -1,4 +1,4 @@
-"""RolloutTable: the rollouts of an iteration, or of many: what came out, what was said of it, what it is worth."""
+"""RolloutTable: the rollouts of one or more iterations with outcome, feedback and implicit reward."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from vpdlab_widgets.base import LabWidget, fallback_table, plain
 
 OUTCOMES = ("all", "right", "wrong", "no signal")
 COLUMNS = ("success", "step", "prompt", "text", "length", "kl", "implicit_reward", "source")
-_TEXT_LIMIT = 4000  # characters of one text that the browser gets; all of it is in the record
+_TEXT_LIMIT = 4000  # characters of one text sent to the browser; the record has all of it
 _FALLBACK_COLUMNS = [
     ("step", "step"), ("prompt", "problem"), ("text", "response"), ("success", "right"), ("length", "tokens"),
-    ("kl", "KL (nats a token)"), ("implicit_reward", "implicit reward"), ("source", "feedback"),
+    ("kl", "KL (nats per token)"), ("implicit_reward", "implicit reward"), ("source", "feedback"),
 ]  # fmt: skip
 
 
 class RolloutTable(LabWidget):
-    """Rollouts a row each, to sort, search and choose from; above them a mosaic with a column for each group.
+    """A row per rollout, to sort, search and select; above the rows a mosaic with a column per group.
 
-    `selected` is the chosen row's place in `rows`, or None, so a TokenLens of the same records follows it with
+    `selected` is the index of the selected row in `rows`, or None, so a TokenLens of the same records follows it with
     `traitlets.link((table, "selected"), (lens, "index"))`.
 
     Args:
-        rows: plain dicts from `vpdlab.views.rollout_rows`.
+        rows: plain dicts from `vpdlab.show.widget_data.rollout_rows`.
         title: plain text above the table.
-        sort: one of `COLUMNS` to sort by, with a `-` in front for the largest first; empty keeps the rows' order.
-        query: only rows with this text in problem, response, answer, feedback or reason.
-        outcome: one of `OUTCOMES`.
+        sort: one of `COLUMNS` to sort by, with a leading `-` for descending order; empty keeps the rows' order.
+        query: show only rows with this text in problem, response, answer, feedback or reason.
+        outcome: show only rows with this one of `OUTCOMES`.
 
     Raises:
-        TypeError: an unknown keyword, or a value that is no plain data.
-        ValueError: an unknown `sort` or a `selected` row that is not there.
+        TypeError: a keyword is unknown, or a value is not plain data.
+        ValueError: `sort` is unknown, or `selected` is out of range.
     """
 
     rows = traitlets.List(traitlets.Dict()).tag(sync=True)
@@ -48,7 +48,7 @@ class RolloutTable(LabWidget):
 
     @property
     def row(self) -> dict[str, Any] | None:
-        """The chosen row."""
+        """The selected row, or None."""
         return None if self.selected is None else self.rows[self.selected]
 
     @traitlets.validate("rows")

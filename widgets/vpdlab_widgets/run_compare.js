@@ -1,4 +1,4 @@
-// RunCompare: learning curves of several runs, seeds as bands. Plain ES module; shared.js stands in front of it.
+// RunCompare: learning curves of several runs, seeds as bands. Plain ES module; shared.js is prepended to it.
 
 const AXES = [
   { id: "iterations", name: "iterations" },
@@ -6,14 +6,14 @@ const AXES = [
   { id: "tokens", name: "sampled tokens" },
   { id: "time", name: "training time" },
 ];
-// varies: left out where it is the same all along. floor and ceiling: the axis never passes them; zero: it holds 0.
+// varies: omitted if constant. floor and ceiling: limits of the axis; zero: it includes 0.
 const PANELS = [
   { id: "accuracy", name: "Held-out accuracy", unit: "", floor: 0, ceiling: 1 },
-  { id: "success_rate", name: "Success of the rollouts", unit: "", floor: 0, ceiling: 1 },
+  { id: "success_rate", name: "Success rate of the rollouts", unit: "", floor: 0, ceiling: 1 },
   { id: "margin", name: "Margin", unit: "implicit reward r̃", zero: true },
-  { id: "kl", name: "KL student‖teacher", unit: "nats a token", zero: true, floor: 0 },
-  { id: "kl_teacher", name: "KL teacher‖student", unit: "nats a token", zero: true, floor: 0 },
-  { id: "entropy", name: "Entropy", unit: "nats a token", floor: 0 },
+  { id: "kl", name: "KL student‖teacher", unit: "nats per token", zero: true, floor: 0 },
+  { id: "kl_teacher", name: "KL teacher‖student", unit: "nats per token", zero: true, floor: 0 },
+  { id: "entropy", name: "Entropy", unit: "nats per token", floor: 0 },
   { id: "length", name: "Length", unit: "tokens", floor: 0 },
   { id: "signal_share", name: "Share with a signal", unit: "", floor: 0, ceiling: 1, varies: true },
 ];
@@ -23,7 +23,7 @@ const PHASES = ["seconds_rollout", "seconds_feedback", "seconds_e", "seconds_m"]
 
 // ---- pure functions, tested in node ----
 
-/** Where each step of a run lies on an axis: a map from step to x, with 0 for before the first; null if unknown. */
+/** The position of each step of a run on an axis: a map from step to x, with 0 before the first; null if unknown. */
 export function placesOf(run, axis) {
   const rows = [...run.rows].filter((row) => numberOf(row, "step") !== null).sort((a, b) => a.step - b.step);
   const places = new Map([[0, 0]]);
@@ -39,7 +39,7 @@ export function placesOf(run, axis) {
   return places;
 }
 
-/** The points [x, y] of one run; what is null is left out. */
+/** The points [x, y] of one run without nulls. */
 export function pointsOf(run, key, places) {
   const rows = key === "accuracy" ? (run.evals ?? []) : run.rows;
   const points = [];
@@ -50,7 +50,7 @@ export function pointsOf(run, key, places) {
   return points.sort((a, b) => a[0] - b[0]);
 }
 
-/** The value at x on the line through sorted points; null outside of them. */
+/** The value at x on the line through sorted points; null outside their range. */
 export function valueAt(points, x) {
   if (points.length === 0 || x < points[0][0] || x > points.at(-1)[0]) return null;
   let low = 0;
@@ -64,7 +64,7 @@ export function valueAt(points, x) {
   return x1 === x0 ? y0 : y0 + ((x - x0) / (x1 - x0)) * (y1 - y0);
 }
 
-/** Mean and range over seeds, where every seed has a value: beyond the shortest run a mean would jump. */
+/** Mean and range over seeds at points where every seed has a value: beyond the shortest run the mean would jump. */
 export function bandOf(lines, count = GRID) {
   const filled = lines.filter((points) => points.length > 0);
   if (filled.length === 0) return [];
@@ -79,7 +79,7 @@ export function bandOf(lines, count = GRID) {
   });
 }
 
-/** Runs by method, in the order in which the methods come. */
+/** Runs by method, in order of appearance. */
 export function methodsOf(runs) {
   const methods = new Map();
   for (const run of runs) {
@@ -89,7 +89,7 @@ export function methodsOf(runs) {
   return [...methods].map(([name, members], i) => ({ name, runs: members, colour: (i % COLOURS) + 1 }));
 }
 
-/** Start, final and best accuracy of each run of a method, averaged over its runs; null where it was not evaluated. */
+/** Start, final and best accuracy of each run of a method, averaged over its runs; null without evaluations. */
 export function summaryOf(runs) {
   const all = runs.map((run) => pointsOf(run, "accuracy", placesOf(run, "iterations")).map(([, y]) => y)).filter((ys) => ys.length > 0);
   if (all.length === 0) return null;
@@ -100,7 +100,7 @@ export function summaryOf(runs) {
   return { start: over((ys) => ys[0]), final: over((ys) => ys.at(-1)), best: over((ys) => Math.max(...ys)), gain: over((ys) => ys.at(-1) - ys[0]) };
 }
 
-/** Seconds as a person says them. */
+/** A duration in human-readable form. */
 export function duration(seconds) {
   if (!Number.isFinite(seconds)) return "–";
   if (seconds < 100) return `${Number(seconds.toPrecision(3))} s`;
@@ -118,18 +118,12 @@ class RunCompare extends LabView {
     this.controls = element("div", "vpd-tools vpd-rc-controls");
     this.table = element("div", "vpd-rc-table");
     this.stage = element("div", "vpd-rc-stage");
-    this.stage.tabIndex = 0;
-    this.home = this.stage;
-    this.stage.setAttribute("role", "group");
-    this.stage.setAttribute("aria-roledescription", "learning curves");
-    this.status = element("div", "vpd-rc-status");
-    this.status.setAttribute("role", "status");
+    this.makeHome(this.stage, "group", "learning curves");
+    this.status = statusLine("vpd-rc-status");
     this.root.append(this.head, this.table, this.controls, this.stage, this.status);
     this.listen(this.stage, "pointermove", (event) => this.onPointer(event));
     this.listen(this.stage, "pointerleave", () => this.moveTo(null));
     this.listen(this.stage, "click", (event) => this.onClick(event));
-    this.listen(this.stage, "keydown", (event) => this.onKey(event));
-    this.listen(this.stage, "blur", () => this.moveTo(null));
     for (const name of ["runs", "axis", "hidden", "title"]) this.hear(`change:${name}`, () => this.renew());
     this.hear("change:selected", () => this.renew());
     this.watch(this.root);
@@ -165,13 +159,13 @@ class RunCompare extends LabView {
     parts.push(element("span", "vpd-mark", `${this.runs.length} runs, ${this.methods.length} ${this.methods.length === 1 ? "method" : "methods"}`));
     this.head.replaceChildren(...parts);
     const pick = choice(this.axes, this.axis?.id, (axis) => this.tell({ axis }));
-    const note = this.axis?.id === "time" ? [element("span", "vpd-caps", "without the time of evaluations")] : [];
+    const note = this.axis?.id === "time" ? [element("span", "vpd-caps", "evaluation time excluded")] : [];
     const hint = element("span", "vpd-hint", "← → move · ↑ ↓ run · X axis · Esc leaves");
     const label = element("span", "vpd-caps", "aligned by");
     this.controls.replaceChildren(...(this.axes.length > 1 ? [label, pick, ...note] : []), hint);
   }
 
-  /** A row a method: what it is drawn with, its seeds, where it starts and ends. */
+  /** A row per method: its line style, its seeds, its accuracy at the start and the end. */
   drawTable(hidden) {
     const header = ["method", "runs (seeds)", "start", "final", "best", "gain", "time"];
     const table = element("div", "vpd-rc-grid");
@@ -183,7 +177,7 @@ class RunCompare extends LabView {
       const name = element("button", `vpd-rc-method${hidden.has(method.name) ? " vpd-rc-off" : ""}`);
       name.type = "button";
       name.tabIndex = -1;
-      name.title = "hide or show";
+      name.title = "hide or show this method";
       name.setAttribute("aria-pressed", String(!hidden.has(method.name)));
       name.append(lineKey(method.colour), clean(method.name, 60));
       name.addEventListener("click", () => this.toggle(method.name));
@@ -220,7 +214,7 @@ class RunCompare extends LabView {
       if (methods.length && (!panel.varies || values.size > 1)) this.panels.push({ ...panel, methods });
     }
     if (this.panels.length === 0) {
-      this.stage.replaceChildren(element("div", "vpd-empty", this.runs.length ? "Every method is hidden" : "No runs"));
+      this.stage.replaceChildren(element("div", "vpd-empty", this.runs.length ? "All methods are hidden" : "No runs"));
       return;
     }
     const xs = this.panels.flatMap(({ methods }) => methods.flatMap(({ lines }) => lines.flatMap(({ points }) => points.map(([x]) => x))));
@@ -234,7 +228,7 @@ class RunCompare extends LabView {
       nodes.push(this.drawPanel(panel, width, first ? 230 : 132, first));
     });
     this.stage.replaceChildren(...nodes);
-    this.stage.setAttribute("aria-label", `Learning curves of ${this.runs.length} runs. Left and right arrows move, up and down choose a run, X changes the axis, Escape leaves.`);
+    this.stage.setAttribute("aria-label", `Learning curves of ${this.runs.length} runs. Left and right arrows move, up and down select a run, X changes the axis, Escape leaves.`);
   }
 
   drawPanel(panel, width, height, first) {

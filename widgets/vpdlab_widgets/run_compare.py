@@ -1,4 +1,4 @@
-"""RunCompare: runs side by side, the seeds of one method as a band."""
+"""RunCompare: learning curves of several runs, the seeds of one method as a band."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ AXES = ("iterations", "rollouts", "tokens", "time")
 class RunCompare(LabWidget):
     """Learning curves of several runs on one axis: iterations, rollouts, sampled tokens or training time.
 
-    Runs with the same `method` are seeds of one another: their mean is a line, their range a band. Evaluations are
-    not counted in the time. `selected` is the name of the chosen run, or None.
+    Runs with the same `method` are seeds of one another: their mean is a line, their range a band. Time excludes
+    evaluations. `selected` is the name of the selected run, or None.
 
     Args:
-        runs: plain dicts `{"name", "method", "seed", "rows", "evals"}` (`vpdlab.views.compared_runs`); rows are lines
-            of metrics.jsonl, evals lines of eval.jsonl. `rollouts_per_step` makes the axis of rollouts possible.
+        runs: plain dicts `{"name", "method", "seed", "rows", "evals"}` (`vpdlab.show.widget_data.compared_runs`): rows are
+            lines of metrics.jsonl, evals lines of eval.jsonl. The rollouts axis needs `rollouts_per_step` too.
         axis: one of `AXES`.
-        hidden: methods that are not drawn.
-        title: plain text above it.
+        hidden: methods not to draw.
+        title: plain text above the curves.
 
     Raises:
-        TypeError: an unknown keyword, or a value that is no plain data.
-        ValueError: a run without a name, a method or rows, or two of one name.
+        TypeError: a keyword is unknown, or a value is not plain data.
+        ValueError: a run has no name, method or rows, or two have the same name.
     """
 
     runs = traitlets.List(traitlets.Dict()).tag(sync=True)
@@ -59,7 +59,7 @@ class RunCompare(LabWidget):
         return proposal["value"]
 
     def fallback(self) -> str:
-        """A table of the runs: where they start and end."""
+        """A table of the runs with their first and last accuracy."""
         rows = []
         for run in self.runs:
             points = [e["accuracy"] for e in run.get("evals") or () if e.get("accuracy") is not None]

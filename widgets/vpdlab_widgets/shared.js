@@ -1,5 +1,5 @@
-// What every widget uses. `LabWidget` puts this text in front of each widget's own module, so the two are one plain ES
-// module without imports; names must therefore be unique across this file and any one widget.
+// Code shared by all widgets. `LabWidget` prepends this text to each widget's own module, so that the two form one plain
+// ES module without imports; names must therefore be unique across this file and any one widget.
 
 // ---- numbers, axes, paths: pure, tested in node ----
 
@@ -27,7 +27,7 @@ export function ticks(low, high, step) {
   return Array.from({ length: Math.max(0, last - first + 1) }, (_, i) => Number(((first + i) * step).toFixed(decimals)));
 }
 
-/** The axis of one panel: a domain that ends on ticks. Values that are null take no part. */
+/** The axis of one panel: a domain that ends on ticks. Null values are ignored. */
 export function axisOf(values, { zero = false, floor = -Infinity, ceiling = Infinity, count = 3 } = {}) {
   let low = Infinity;
   let high = -Infinity;
@@ -37,7 +37,7 @@ export function axisOf(values, { zero = false, floor = -Infinity, ceiling = Infi
     if (value > high) high = value;
   }
   if (low > high) return null;
-  // A rate has no axis over 1, a length none under 0; but data beyond such a limit are shown.
+  // A rate's axis ends at 1 and a length's starts at 0, unless the data lie beyond.
   const [lowest, highest] = [Math.min(floor, low), Math.max(ceiling, high)];
   const bounded = (value) => Math.min(Math.max(value, lowest), highest);
   if (zero) [low, high] = [Math.min(low, 0), Math.max(high, 0)];
@@ -50,7 +50,7 @@ export function axisOf(values, { zero = false, floor = -Infinity, ceiling = Infi
   return { domain, step, ticks: ticks(domain[0], domain[1], step) };
 }
 
-/** A linear map from a domain to a range; `invert` goes back. */
+/** A linear map from a domain to a range; `invert` is its inverse. */
 export function scaleOf([d0, d1], [r0, r1]) {
   const slope = d1 === d0 ? 0 : (r1 - r0) / (d1 - d0);
   const scale = (value) => r0 + (value - d0) * slope;
@@ -150,7 +150,7 @@ export function heatClass(value, max) {
   return level === 0 ? "" : `vpd-${value > 0 ? "up" : "down"}${level}`;
 }
 
-/** The size that gets the strongest colour: a high quantile, so that one outlier does not make all else pale. */
+/** The magnitude drawn in the strongest colour: a high quantile, so that one outlier does not make all else pale. */
 export function scaleMax(values, share = 0.99) {
   const sizes = [];
   for (const value of values) if (Number.isFinite(value) && value !== 0) sizes.push(Math.abs(value));
@@ -159,7 +159,7 @@ export function scaleMax(values, share = 0.99) {
   return sizes[Math.min(sizes.length - 1, Math.ceil(share * sizes.length) - 1)];
 }
 
-/** A probability in percent with the digits that tell something. */
+/** A probability in percent with its significant digits. */
 export function percent(p) {
   if (!Number.isFinite(p)) return "–";
   if (p >= 0.0995) return `${(100 * p).toFixed(1)} %`;
@@ -167,7 +167,7 @@ export function percent(p) {
   return p > 0 ? `${(100 * p).toExponential(1).replace("e-", "e−")} %` : "0 %";
 }
 
-/** A number in a sentence: three significant digits, a true minus, a sign where one is asked for. */
+/** A number in a sentence: three significant digits, a true minus sign, and a plus sign on request. */
 export function brief(value, signed = false) {
   if (!Number.isFinite(value)) return "–";
   const size = Math.abs(value);
@@ -175,18 +175,18 @@ export function brief(value, signed = false) {
   return (value < 0 ? "−" : signed && value > 0 ? "+" : "") + text;
 }
 
-// ---- text from outside ----
+// ---- untrusted text ----
 
-// Control characters, marks that change direction, invisible characters, and tags that spell hidden words.
+// Control characters, marks that change direction, invisible characters, and tag characters that encode hidden text.
 const STEERING = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]|\udb40[\udc00-\udfff]/g;
 
-/** Text on one line without control and direction-changing characters, and not endless. */
+/** Text on one line without control and direction-changing characters, of bounded length. */
 export function clean(text, limit = 400) {
   const safe = String(text ?? "").replace(STEERING, " ").replace(/[\t\n]/g, " ");
   return safe.length > limit ? `${safe.slice(0, limit - 1)}…` : safe;
 }
 
-/** Text of any length with its line breaks. What would steer the page shows as a mark, each unit for a unit. */
+/** Text of any length with its line breaks. Each control character becomes a visible mark of the same length. */
 export function visible(text) {
   return String(text ?? "").replace(STEERING, (found) => {
     if (found.length > 1) return "\ufffd\ufffd";
@@ -195,14 +195,14 @@ export function visible(text) {
   });
 }
 
-/** A token on one line, its white space made visible. */
+/** A token on one line, with visible white space. */
 export function tokenLabel(token, limit = 40) {
   const marked = visible(token).replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ | $/g, "·");
   const label = /^ +$/.test(token) ? "·".repeat(token.length) : marked;
   return label.length > limit ? `${label.slice(0, limit - 1)}…` : label;
 }
 
-/** Tokens a block: more siblings than that make the layout of a notebook quadratic in their number. */
+/** Tokens per block: more siblings than that make the layout of a notebook quadratic in their number. */
 const CHUNK = 400;
 
 /** Where chunks of at most `limit` tokens end: after a line break where there is one in the chunk's second half. */
@@ -254,19 +254,26 @@ export function shape(name, attributes, text) {
   return node;
 }
 
-/** A box that may scroll. Browsers make such a box a tab stop of its own, and a widget has one already. */
+/** A line that screen readers announce when it changes. */
+export function statusLine(className) {
+  const line = element("div", className);
+  line.setAttribute("role", "status");
+  return line;
+}
+
+/** A scrollable box. Browsers would make it a tab stop, but each widget has one already. */
 export function scroller(className, text = "") {
   const node = element("div", className, text);
   node.tabIndex = -1;
   return node;
 }
 
-/** Blocks out of sight are not laid out: how high the page takes one of so many characters to be until then. */
+/** Invisible blocks are not laid out: the height that the page assumes for a block of this many characters. */
 export function expectHeight(block, characters) {
   block.style.containIntrinsicBlockSize = `auto ${Math.max(1, Math.ceil(characters / 90)) * 24}px`;
 }
 
-/** A row of buttons of which one is chosen; `items` are {id, name, title}. */
+/** A row of buttons, one of them selected; `items` are {id, name, title}. */
 export function choice(items, chosen, onChoose) {
   const group = element("span", "vpd-choice");
   group.setAttribute("role", "group");
@@ -294,14 +301,14 @@ export function heatKey(measure, max) {
   return key;
 }
 
-/** Bring `node` into sight within `box` alone: the notebook around it must not jump. */
+/** Scroll `node` into view within `box` only: the notebook around it must not move. */
 export function reveal(box, node, margin = 24) {
   const [frame, at] = [box.getBoundingClientRect(), node.getBoundingClientRect()];
   if (at.top < frame.top + margin) box.scrollTop -= frame.top + margin - at.top;
   else if (at.bottom > frame.bottom - margin) box.scrollTop += at.bottom - frame.bottom + margin;
 }
 
-/** Keys of one tab stop. Plain keys stay here: a `b` that reached the notebook would add a cell. */
+/** Keyboard commands of a tab stop. Plain keys do not propagate: a `b` that reached the notebook would add a cell. */
 export function takeKeys(event, actions, canLeave = () => true) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.key === "Tab") return;
   if (event.key === "Escape" && !canLeave()) return; // nothing to leave: the notebook may have it
@@ -313,15 +320,15 @@ export function takeKeys(event, actions, canLeave = () => true) {
   event.preventDefault();
 }
 
-/** Whether somebody is just copying text out of `node`: then a click is no choice. */
+/** Whether text in `node` is being selected for copying: then a click does not select anything. */
 export function copying(node) {
   const selection = getSelection();
   return Boolean(selection && selection.toString() && selection.anchorNode && node.contains(selection.anchorNode));
 }
 
 /**
- * What every view does: a root element, listeners that end with it, one redraw a frame, a size that is watched.
- * A widget extends it, builds its elements in `constructor`, names its tab stop `home`, and draws in `draw()`.
+ * The base of every view: a root element, listeners that end with it, one redraw per frame, resize handling.
+ * A widget extends it, builds its elements in `constructor`, calls `makeHome` for its tab stop, and draws in `draw()`.
  */
 export class LabView {
   constructor(model, el, className) {
@@ -332,8 +339,8 @@ export class LabView {
     el.append(this.root);
     this.events = new AbortController();
     this.handlers = [];
-    // A button that was pressed is drawn anew and loses the focus; the keys that follow must not reach the notebook,
-    // where a plain x cuts a cell. So the focus goes to the widget's one tab stop.
+    // A pressed button is redrawn and loses the focus; keys typed next must not reach the notebook,
+    // where a plain x cuts a cell. So the focus moves to the widget's tab stop.
     this.listen(this.root, "click", (event) => event.target.closest?.("button") && this.home?.focus({ preventScroll: true }));
     this.listen(this.root, "keydown", (event) => takeKeys(event, {}, () => false));
     this.resize = new ResizeObserver(() => {
@@ -344,6 +351,16 @@ export class LabView {
   /** Call `handler` for an event of `node` until the view is destroyed. */
   listen(node, name, handler, options = {}) {
     node.addEventListener(name, handler, { ...options, signal: this.events.signal });
+  }
+
+  /** Make `node` the widget's tab stop: keys go to `onKey`, and the cursor goes when the focus does. */
+  makeHome(node, role, description = "") {
+    this.home = node;
+    node.tabIndex = 0;
+    node.setAttribute("role", role);
+    if (description) node.setAttribute("aria-roledescription", description);
+    this.listen(node, "keydown", (event) => this.onKey(event));
+    this.listen(node, "blur", () => this.moveTo(null, null));
   }
 
   /** Call `handler` for an event of the model ("change:rows", "msg:custom") until the view is destroyed. */
@@ -366,7 +383,7 @@ export class LabView {
     });
   }
 
-  /** Set traits and tell Python. */
+  /** Set traits and send them to Python. */
   tell(values) {
     for (const [name, value] of Object.entries(values)) this.model.set(name, value);
     this.model.save_changes();
@@ -380,7 +397,7 @@ export class LabView {
   }
 }
 
-/** What a widget's module exports by default: views of one class. */
+/** The default export of a widget's module: views of one class. */
 export function widgetOf(View) {
   return {
     render({ model, el }) {

@@ -1,49 +1,49 @@
-// TokenLens: a response as coloured text, with both distributions at the token that is looked at.
-// Plain ES module; shared.js stands in front of it.
+// TokenLens: a response as coloured text, with both distributions at the current token.
+// Plain ES module; shared.js is prepended to it.
 
 const ROWS = 10; // tokens in the two lists of bars
 const SPANS = 10;
 const SHORT = 80; // tokens of a response that is set larger
 const SPECIAL = /^<\|.{1,40}\|>$|^<\/?[a-z_]{1,20}>$|^\[[A-Z]{2,10}\]$/;
 
-// What tokens can be coloured by. `of(record, i)` is NaN where the record does not have it.
+// The measures that can colour tokens. `of(record, i)` is NaN where the record has no value.
 export const MEASURES = [
   {
     id: "kl", name: "KL", unit: "nats", needs: ["kl"], of: (r, i) => r.kl[i],
-    about: "how far apart the two distributions are: KL(student ‖ teacher)",
+    about: "divergence of the two distributions: KL(student ‖ teacher)",
   },
   {
     id: "ratio", name: "log q/π", unit: "nats", signed: true, needs: ["teacher_logp", "student_logp"],
-    of: (r, i) => r.teacher_logp[i] - r.student_logp[i], ends: ["teacher finds it less likely", "more likely"],
-    about: "log q − log π of the token that was written",
+    of: (r, i) => r.teacher_logp[i] - r.student_logp[i], ends: ["less likely under the teacher", "more likely"],
+    about: "log q − log π of the sampled token",
   },
   {
     id: "reward", name: "β log q/π", unit: "reward", signed: true, needs: ["teacher_logp", "student_logp", "beta"],
     of: (r, i) => r.beta * (r.teacher_logp[i] - r.student_logp[i]), ends: ["lowers the reward", "raises it"],
-    about: "the token's part in the implicit reward of the response",
+    about: "the token's part of the response's implicit reward",
   },
   {
     id: "rank", name: "rank change", unit: "ranks", signed: true, needs: ["student_rank", "teacher_rank"],
     of: rankChange, ends: ["teacher ranks it lower", "higher"],
-    about: "places that the teacher lifts the token in its list of likeliest tokens",
+    about: "by how many places the token ranks higher in the teacher's top-k list than in the student's",
   },
   {
     id: "student_entropy", name: "entropy π", unit: "nats", needs: ["student_entropy"],
-    of: (r, i) => r.student_entropy[i], about: "how undecided the student was here",
+    of: (r, i) => r.student_entropy[i], about: "uncertainty of the student about this token",
   },
   {
     id: "teacher_entropy", name: "entropy q", unit: "nats", needs: ["teacher_entropy"],
-    of: (r, i) => r.teacher_entropy[i], about: "how undecided the teacher is here",
+    of: (r, i) => r.teacher_entropy[i], about: "uncertainty of the teacher about this token",
   },
   {
     id: "surprise", name: "−log π", unit: "nats", needs: ["student_logp"], of: (r, i) => -r.student_logp[i],
-    about: "how unlikely the student found what it wrote",
+    about: "−log π: how improbable the sampled token was under the student",
   },
 ];
 
 // ---- pure functions, tested in node ----
 
-/** Places gained from the student's list to the teacher's. A token outside a list counts as just behind it. */
+/** Places gained from the student's list to the teacher's. A token outside a list counts as ranked directly after it. */
 export function rankChange(record, i) {
   const [a, b] = [record.student_rank[i], record.teacher_rank[i]];
   if (Number.isNaN(a) && Number.isNaN(b)) return NaN;
@@ -56,7 +56,7 @@ export function measuresOf(record) {
   const own = MEASURES.filter((one) => one.needs.every((name) => record[name] !== null && record[name] !== undefined));
   const named = Object.entries(record.weights).map(([name, values]) => ({
     id: name, name: clean(name, 40), unit: "", signed: values.some((value) => value < 0), of: (_, i) => values[i],
-    ends: ["negative", "positive"], about: "a list of the record's own",
+    ends: ["negative", "positive"], about: "further numbers in the record",
   }));
   return [...own, ...named];
 }
@@ -78,7 +78,7 @@ export function unpackRecord(packed) {
   return record;
 }
 
-/** Runs of neighbours of one sign above a share of `max`, the largest sums first; `peak` is the strongest of a run. */
+/** Runs of neighbours of the same sign above a share of `max`, largest sums first; `peak` is a run's largest value. */
 export function largestSpans(values, max, count = SPANS, share = 0.2) {
   const spans = [];
   let open = null;
@@ -98,8 +98,8 @@ export function largestSpans(values, max, count = SPANS, share = 0.2) {
 }
 
 /**
- * Both distributions at token `i`: the tokens of both lists by their larger probability, the written one always among
- * them, and the mass of all others. A probability that was not recorded is null.
+ * Both distributions at token `i`: the tokens of both lists ordered by their larger probability, the sampled token
+ * always included, and the mass of all others. A probability that was not recorded is null.
  */
 export function distributionsAt(record, i, count = ROWS) {
   const sides = ["student", "teacher"];
@@ -118,7 +118,7 @@ export function distributionsAt(record, i, count = ROWS) {
     }
   }
   const written = { student: exact(record.student_logp, i), teacher: exact(record.teacher_logp, i) };
-  // By text alone two tokens may look alike: the one with the written token's own probability is meant.
+  // Two tokens may have the same text: take the one with the sampled token's own probability.
   const same = [...rows.values()].find(
     (row) => row.word === record.tokens[i] && sides.every((side) => row[side] === null || near(row[side], written[side])),
   );
@@ -147,7 +147,7 @@ function near(a, b) {
   return b === null || Math.abs(a - b) <= 1e-4 * Math.max(a, b) + 1e-12;
 }
 
-/** How many items two lists share at their start, and then at their end. */
+/** Length of the shared prefix of two lists, and then of their shared suffix. */
 export function sharedEnds(a, b) {
   let head = 0;
   while (head < Math.min(a.length, b.length) && a[head] === b[head]) head++;
@@ -156,9 +156,9 @@ export function sharedEnds(a, b) {
   return { head, tail };
 }
 
-// ---- pieces of the view ----
+// ---- parts of the view ----
 
-/** A run of tokens as blocks of spans, each span knowing its place. */
+/** A run of tokens as blocks of spans, each span with its index. */
 function tokenBlocks(tokens, from, className = "") {
   let start = 0;
   const blocks = [];
@@ -190,7 +190,7 @@ function kindOf(token) {
 
 function outcomeOf(meta) {
   if (meta.success === true) return ["right", "vpd-right"];
-  if (meta.success === false) return [meta.finished === false ? "cut at the token limit" : "wrong", "vpd-wrong"];
+  if (meta.success === false) return [meta.finished === false ? "truncated at the token limit" : "wrong", "vpd-wrong"];
   return ["", ""];
 }
 
@@ -231,15 +231,11 @@ class TokenLens extends LabView {
     this.about = element("div", "vpd-tl-about");
     this.profile = element("div", "vpd-tl-profile");
     this.stage = element("div", "vpd-tl-stage");
-    this.stage.tabIndex = 0;
-    this.home = this.stage;
-    this.stage.setAttribute("role", "group");
-    this.stage.setAttribute("aria-roledescription", "tokens");
+    this.makeHome(this.stage, "group", "tokens");
     this.card = element("div", "vpd-box vpd-tl-card");
     this.spans = element("div", "vpd-tools vpd-tl-spans");
     this.under = element("div", "vpd-tl-xray");
-    this.status = element("div", "vpd-tl-status");
-    this.status.setAttribute("role", "status");
+    this.status = statusLine("vpd-tl-status");
     this.column = element("div", "vpd-tl-text");
     this.column.append(this.profile, this.stage, this.spans);
     const main = element("div", "vpd-tl-main");
@@ -250,8 +246,6 @@ class TokenLens extends LabView {
       this.listen(box, "pointerleave", () => this.moveTo(null));
       this.listen(box, "click", (event) => this.onClick(event));
     }
-    this.listen(this.stage, "keydown", (event) => this.onKey(event));
-    this.listen(this.stage, "blur", () => this.moveTo(null));
   }
 
   takeRecords() {
@@ -298,7 +292,7 @@ class TokenLens extends LabView {
     if (outcome) parts.push(element("span", `vpd-badge ${tone}`, outcome));
     if (this.packed.length === 1 && placeLabel(meta)) parts.push(element("span", "vpd-mark", placeLabel(meta)));
     if (meta.source) parts.push(element("span", "vpd-mark", `feedback: ${clean(meta.source, 60)}`));
-    if (meta.truncated) parts.push(element("span", "vpd-mark vpd-tl-warn", `${meta.truncated} tokens of the feedback were cut`));
+    if (meta.truncated) parts.push(element("span", "vpd-mark vpd-tl-warn", `${meta.truncated} tokens of the feedback truncated`));
     const keys = element("span", "vpd-keys");
     if (this.record?.teacher_logp) keys.append(sideKey("student", "student π"), sideKey("teacher", "teacher q"));
     this.head.replaceChildren(...parts, keys);
@@ -308,8 +302,8 @@ class TokenLens extends LabView {
     const meta = this.record?.meta ?? {};
     const told = meta.critique || meta.demonstration;
     const blocks = [["problem", meta.prompt]];
-    if (meta.critique) blocks.push(["feedback that only the teacher reads", meta.critique]);
-    if (meta.demonstration) blocks.push(["solution that only the teacher reads", meta.demonstration]);
+    if (meta.critique) blocks.push(["feedback, read by the teacher only", meta.critique]);
+    if (meta.demonstration) blocks.push(["solution, read by the teacher only", meta.demonstration]);
     if (!told && meta.reason) blocks.push(["no feedback", meta.reason]);
     this.about.replaceChildren(
       ...blocks.filter(([, text]) => text).map(([name, text]) => {
@@ -320,7 +314,7 @@ class TokenLens extends LabView {
     );
   }
 
-  /** Which record: its problem, and among that problem's rollouts a slider over iterations and rollouts. */
+  /** Choice of the record: its problem, and a slider over that problem's iterations and rollouts. */
   drawSteps(index) {
     this.steps.hidden = this.packed.length < 2;
     if (this.steps.hidden) return;
@@ -346,7 +340,7 @@ class TokenLens extends LabView {
       parts.push(select);
     }
     const mine = problems.get(current) ?? [];
-    // While it is dragged the slider must stay the same element.
+    // The slider must remain the same element while it is dragged.
     const same = this.range?.isConnected && this.mine?.length > 1 && mine.join() === this.mine.join();
     this.mine = mine;
     if (!same) {
@@ -366,7 +360,7 @@ class TokenLens extends LabView {
     Object.assign(this.range, { type: "range", min: 0, max: this.mine.length - 1, step: 1, tabIndex: -1 });
     this.range.setAttribute("aria-label", "recorded rollouts of this problem");
     this.range.addEventListener("input", () => this.tell({ index: this.mine[Number(this.range.value)] }));
-    // The outcome of each, so that one can go to where it changes.
+    // The outcome of each rollout, to show where it changes.
     this.dots = this.mine.length <= 64 ? this.mine.map((i) => element("i", `vpd-tl-tick ${outcomeOf(this.packed[i].meta)[1]}`)) : [];
     const dots = element("span", "vpd-tl-ticks");
     dots.append(...this.dots);
@@ -406,7 +400,7 @@ class TokenLens extends LabView {
     const count = record.tokens ? `${record.tokens.length} tokens` : "text without recorded tokens";
     this.stage.setAttribute(
       "aria-label",
-      `Response, ${count}. Arrow keys move, Enter pins, C changes the colour, N goes to the next large span, ` +
+      `Response, ${count}. Arrow keys move, Enter pins, C changes the colour, N moves to the next large span, ` +
         "brackets change the rollout, X shows both prompts, Escape leaves.",
     );
   }
@@ -420,7 +414,7 @@ class TokenLens extends LabView {
     return Float32Array.from(record.tokens, (_, i) => measure.of(record, i));
   }
 
-  /** One scale for all records that can be slid through: else colours of two iterations cannot be compared. */
+  /** One scale for all records on the slider, so that colours are comparable between iterations. */
   maxOf(measure) {
     if (!this.maxima.has(measure.id)) {
       const all = [];
@@ -435,7 +429,7 @@ class TokenLens extends LabView {
     return this.maxima.get(measure.id);
   }
 
-  /** Colour the tokens; everything that depends on what they are coloured by. */
+  /** Colour the tokens, and update everything that depends on the measure. */
   paint() {
     const measure = this.measure();
     this.values = measure && this.valuesOf(this.record, measure);
@@ -462,7 +456,7 @@ class TokenLens extends LabView {
       return;
     }
     if (!measure) {
-      const why = "No numbers were recorded for these tokens: a run keeps them for the first rollouts of each iteration (record_tokens).";
+      const why = "No per-token numbers for this rollout: a run records them for the first rollouts of each iteration only (record_tokens).";
       this.controls.replaceChildren(element("span", "vpd-caps", why));
       return;
     }
@@ -508,7 +502,7 @@ class TokenLens extends LabView {
     this.drawSpans(this.measure());
   }
 
-  /** The measure along the whole response: where to look, and where one is. A short one has room for its tokens. */
+  /** The measure along the whole response, with the current position; a short response shows its tokens too. */
   drawProfile(measure) {
     this.profile.hidden = !this.values || this.values.length < 2;
     const width = Math.floor(this.profile.clientWidth); // 0 as long as it is hidden
@@ -563,7 +557,7 @@ class TokenLens extends LabView {
     this.profile.replaceChildren(svg);
   }
 
-  // -- the token that is looked at --
+  // -- the current token --
 
   selected() {
     const selected = this.model.get("selected");
@@ -609,7 +603,7 @@ class TokenLens extends LabView {
     return `${parts.join(" · ")}`;
   }
 
-  /** The token to show before one is chosen; the spans themselves may be sorted by place. */
+  /** The token to show before one is selected; the spans themselves may be sorted by position. */
   strongestPeak() {
     const size = (span) => Math.abs(this.values[span.peak]);
     return this.found?.length ? this.found.reduce((a, b) => (size(b) > size(a) ? b : a)).peak : null;
@@ -688,7 +682,7 @@ class TokenLens extends LabView {
 
   // -- both prompts --
 
-  /** Short prompts are shown at once: beside the card there is room under a short response. */
+  /** Short prompts are shown initially: beside the card there is room under a short response. */
   xrayShown() {
     const { student = [], teacher = [] } = this.record?.contexts ?? {};
     return this.xray ?? (this.isShort() && student.length + teacher.length > 0 && student.length + teacher.length <= 400);
@@ -731,14 +725,14 @@ class TokenLens extends LabView {
     const { meta, tokens } = this.record;
     const box = element("section", `vpd-tl-side vpd-tl-${side}`);
     const name = element("div", "vpd-tl-side-head");
-    name.append(sideKey(side, `what the ${side} reads`));
+    name.append(sideKey(side, `the ${side}'s prompt`));
     name.append(element("span", "vpd-caps vpd-num", `${context.length} tokens, then the response's ${tokens.length}`));
-    if (side === "teacher" && meta.truncated) name.append(element("span", "vpd-mark vpd-tl-warn", `${meta.truncated} cut to fit`));
+    if (side === "teacher" && meta.truncated) name.append(element("span", "vpd-mark vpd-tl-warn", `${meta.truncated} truncated`));
     const text = scroller("vpd-tl-exact");
     const parts = [[0, Math.min(head, context.length), ""], [head, tail, " vpd-tl-own"], [Math.max(head, tail), context.length, ""]];
     for (const [start, end, className] of parts) {
       if (end <= start) continue;
-      // Negative places: these are no tokens of the response.
+      // Negative indices: not tokens of the response.
       const run = element("span", `vpd-tl-run${className}`);
       for (const block of tokenBlocks(context.slice(start, end), -1e9)) run.append(...block.childNodes);
       text.append(run);
@@ -750,7 +744,7 @@ class TokenLens extends LabView {
     return box;
   }
 
-  /** The response under each prompt: the part around the token that is looked at, the same in both. */
+  /** The response under each prompt: the part around the current token, the same in both. */
   followXray() {
     if (this.under.hidden || !this.record?.tokens) return;
     const i = this.cursor ?? this.selected() ?? this.strongestPeak() ?? 0;
@@ -759,7 +753,7 @@ class TokenLens extends LabView {
     const end = n <= 160 ? n : Math.min(n, start + 120);
     for (const box of this.under.children) {
       const { divide, response, offset } = box.vpdParts;
-      const place = `response token ${i + 1} stands at place ${offset + i + 1}`;
+      const place = `response token ${i + 1} is at position ${offset + i + 1}`;
       divide.textContent = place;
       if (this.followed === start) continue;
       const spans = tokenBlocks(this.record.tokens.slice(start, end), start).flatMap((block) => [...block.childNodes]);
@@ -807,7 +801,7 @@ class TokenLens extends LabView {
     this.showToken();
   }
 
-  /** Go to token `i` and bring it into sight; `pin` fixes it there. */
+  /** Move to token `i` and scroll it into view; `pin` pins it. */
   jump(i, pin = false) {
     if (this.spanAt[i]) reveal(this.stage, this.spanAt[i], 48);
     if (!pin) this.moveTo(i);
@@ -828,7 +822,7 @@ class TokenLens extends LabView {
     if (at >= 0) this.tell({ colour: offered[(at + by + offered.length) % offered.length] });
   }
 
-  /** The token on the line above or below that is nearest by eye. */
+  /** The token on the line above or below that is visually nearest. */
   lineFrom(i, by) {
     const here = this.spanAt[i].getBoundingClientRect();
     const x = (here.left + here.right) / 2;

@@ -1,4 +1,4 @@
-"""TokenLens: a response token by token, coloured by what student and teacher disagree on."""
+"""TokenLens: a response token by token, coloured by how student and teacher disagree."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _FALLBACK_TOKENS = 400
 
 
 class TokenLens(LabWidget):
-    """Responses as text, each token coloured by a number of the reader's choice; one response at a time.
+    """One response at a time as text, each token coloured by a measure that the reader chooses.
 
-    `selected` is the pinned token's place in the response (from 0), or None. `index` is the record shown, or None:
+    `selected` is the index of the pinned token in the response (from 0), or None. `index` is the record shown, or None:
     `traitlets.link((table, "selected"), (lens, "index"))` makes a table of the same records drive the lens.
 
     Args:
-        records: plain dicts from `vpdlab.views.lens_records`, or one of them. All per-token lists are optional: what
-            a run did not record is not offered, and a record without `tokens` shows its text.
+        records: plain dicts from `vpdlab.show.widget_data.lens_records`, or one of them. All per-token lists are optional:
+            what a run did not record is not offered, and a record without `tokens` shows its text only.
         index: which record is shown.
-        colour: what the tokens are coloured by: one of `MEASURES`, or the name of a list in the records' `weights`.
-        title: plain text above it.
+        colour: the measure that colours the tokens: one of `MEASURES`, or the name of a list in the records' `weights`.
+        title: plain text above the response.
 
     Raises:
-        TypeError: an unknown keyword, or a value that is no plain data.
-        ValueError: a list of another length than `tokens`, an unknown `colour`, an `index` that is not there.
+        TypeError: a keyword is unknown, or a value is not plain data.
+        ValueError: a list is not as long as `tokens`, `colour` is unknown, or `index` is out of range.
     """
 
     records = traitlets.List(traitlets.Dict()).tag(keyword=True)
@@ -51,7 +51,7 @@ class TokenLens(LabWidget):
 
     @property
     def record(self) -> dict[str, Any] | None:
-        """The record that is shown."""
+        """The record shown, or None."""
         return None if self.index is None or self.index >= len(self.records) else self.records[self.index]
 
     def _send_records(self, change: Any = None) -> None:
@@ -72,7 +72,7 @@ class TokenLens(LabWidget):
         return value
 
     def fallback(self) -> str:
-        """The response shown at present, coloured, without any interaction."""
+        """The current response, coloured, without interaction."""
         record = self.record
         if record is None:
             return "<p>TokenLens: no response</p>"
@@ -91,11 +91,11 @@ def _span(token: str, value: float | None, largest: float) -> str:
 
 
 def pack_record(record: Mapping[str, Any], where: str = "record") -> dict[str, Any]:
-    """One record on the wire: scalars as they are, everything as long as the response as bytes.
+    """One record as sent to the browser: scalars unchanged, per-token lists as bytes.
 
     Raises:
-        TypeError: a value that is no plain data.
-        ValueError: a per-token list that is not as long as `tokens`.
+        TypeError: a value is not plain data.
+        ValueError: a per-token list is not as long as `tokens`.
     """
     tokens = record.get("tokens")
     long = {"tokens", "weights", *NUMBERS}
@@ -134,7 +134,7 @@ def _numbers(source: Mapping[str, Any], name: str, length: int, where: str) -> b
 def _tops(
     lists: Sequence[Sequence[str]], logps: Sequence[Sequence[float]], words: dict[str, int], length: int, where: str
 ) -> dict[str, Any]:
-    """Lists of likeliest tokens: their texts once in `words`, places in it as integers, -1 where a list is shorter."""
+    """Top-k lists: each text once in `words`, and indices into it, -1 where a list is shorter than the longest."""
     if len(lists) != length or len(logps) != length:
         raise ValueError(f"{where}: {len(lists)} and {len(logps)} lists for {length} tokens")
     k = max(map(len, lists), default=0)

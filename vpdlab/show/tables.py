@@ -1,7 +1,7 @@
-"""Text from a run, shown: tables, headings and lines that stay text, whatever is written in them.
+"""Text from a run as tables, headings and lines that remain text, whatever they contain.
 
-A data set's problems, a model's answers, a critic's words, names and settings are other people's text. In a notebook
-everything that shows them goes through here, or through the widgets and figures, which do the same.
+A data set's problems, a model's answers, a critic's output, names and settings are untrusted text. In a notebook
+they are only shown through this module, or through the widgets and figures, which escape text too.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vpdlab_widgets.base import safe, visible
+from vpdlab_widgets.base import safe, shortened, visible
 
-_LONGEST = 4000  # characters of a cell
+_LONGEST = 4000  # characters per cell
 _CELL = "text-align: left; vertical-align: top; white-space: pre-wrap"
 
 
 class Shown:
-    """What a notebook shows: HTML in which all text is escaped, and plain text for a terminal."""
+    """An object that a notebook displays: HTML with all text escaped, and plain text for a terminal."""
 
     def __init__(self, markup: str, text: str) -> None:
         self._markup, self._text = markup, text
@@ -29,11 +29,11 @@ class Shown:
 
 
 def table(rows: Sequence[Mapping[str, Any]], none: str = "none") -> Shown:
-    """Plain rows as a table; where there are none, a word.
+    """Plain rows as a table.
 
     Args:
         rows: the first one's keys are the columns.
-        none: what stands in place of an empty table.
+        none: text shown instead of an empty table.
     """
     if not rows:
         return Shown(f"<p>{safe(none, _LONGEST)}</p>", visible(none))
@@ -47,20 +47,19 @@ def table(rows: Sequence[Mapping[str, Any]], none: str = "none") -> Shown:
 
 
 def heading(title: str, headline: str, lines: Sequence[str] = ()) -> Shown:
-    """A title, a sentence in bold, and lines below it."""
+    """A title, a sentence in bold, and further lines."""
     below = "<br>".join(safe(line, _LONGEST) for line in lines)
     markup = f"<h2>{safe(title, _LONGEST)}</h2><p><b>{safe(headline, _LONGEST)}</b></p><p>{below}</p>"
     return Shown(markup, "\n".join(map(plain, [title, headline, *lines])))
 
 
 def plain(text: Any, limit: int = _LONGEST) -> str:
-    """Text for `print`: without what would steer a terminal, and not endless.
+    """Text for `print`: without control characters that a terminal obeys, and of bounded length.
 
     >>> plain("red: \\x1b[31m")
     'red: \ufffd[31m'
     """
-    text = visible(text)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return shortened(visible(text), limit)
 
 
 def _cell(value: Any) -> str:

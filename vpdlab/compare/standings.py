@@ -1,4 +1,4 @@
-"""The table and the picture of a comparison, from its run folders alone."""
+"""The table and figure of a comparison, computed from its run folders alone."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vpdlab.errors import UserError
-from vpdlab.markup import in_markdown
 from vpdlab.record import RunRecord, load_run
-from vpdlab.views import training_seconds
+from vpdlab.show.markup import in_markdown
+from vpdlab.show.summary import training_seconds
 
 if TYPE_CHECKING:
     from vpdlab.compare import Cell
 
-WINDOW = 5  # last iterations that final length and entropy are a mean over
-DRAWS = 2000
+WINDOW = 5  # final length and entropy are means over this many iterations
+DRAWS = 2000  # bootstrap resamples
 
 
 def summarise(cells: Sequence[Cell], level: float | None = None) -> list[dict[str, Any]]:
-    """One plain dict for each preset and method, from the run folders: means over seeds, with intervals.
+    """One plain dict per preset and method, from the run folders: means over seeds, with intervals.
 
-    The intervals are percentile bootstraps that draw seeds and, within them, held-out problems; so with three seeds
-    they say little about seeds, and no more than they can. `against` is the difference to the first method on the same
-    problems and seeds.
+    The intervals are percentile bootstraps over seeds and, within each, over held-out problems; with three seeds they
+    carry little information about the spread over seeds. `difference` is that to the first method, `against`, on the
+    same problems and seeds.
 
     Args:
-        level: held-out accuracy of the sample efficiency; default half way from the start to the best final mean.
+        cells: the runs of the comparison, all complete.
+        level: the accuracy whose cost in rollouts is reported; default: halfway from the start to the best final mean.
     """
     rows = []
     for preset in dict.fromkeys(cell.preset for cell in cells):
@@ -52,21 +53,21 @@ def summarise(cells: Sequence[Cell], level: float | None = None) -> list[dict[st
 
 
 def _finished(cell: Cell) -> RunRecord:
-    """The record of a run that is to be compared. Raises UserError where it is not whole."""
+    """The record of a run to compare. Raises UserError if it is incomplete."""
     record = load_run(cell.folder)
     if not record.rows or not record.eval_rows:
-        raise UserError(f"{cell.folder} holds no iteration or no evaluation: remove it, and run the comparison again")
+        raise UserError(f"{cell.folder} has no iteration or no evaluation: remove it and run the comparison again")
     for row in record.eval_rows:
         shares = [row.get("accuracy", -1.0), *row.get("by_problem", [])]
         if len(shares) < 2 or not all(0.0 <= share <= 1.0 for share in shares):
             raise UserError(
-                f"{cell.folder / 'eval.jsonl'} has no shares in accuracy or by_problem at step {row['step']}"
+                f"{cell.folder / 'eval.jsonl'}: accuracy or by_problem at step {row['step']} is missing or outside 0..1"
             )
     return record
 
 
 def _spread(name: str, values: np.ndarray) -> dict[str, Any]:
-    """Mean of [seeds, problems], its interval, and the mean of each seed."""
+    """Mean of `values` [seeds, problems], its interval, and the mean of each seed."""
     rng = np.random.default_rng(0)
     seeds, problems = values.shape
     means = [
@@ -81,7 +82,7 @@ def _spread(name: str, values: np.ndarray) -> dict[str, Any]:
 
 
 def _course(group: Sequence[RunRecord], goal: float) -> dict[str, Any]:
-    """Best evaluation, rollouts to a level, and where length and entropy ended; means over seeds."""
+    """Best evaluation, rollouts to an accuracy of `goal`, final length and entropy; means over seeds."""
 
     def tail(record: RunRecord, key: str) -> float | None:
         values = [row[key] for row in record.rows[-WINDOW:] if row[key] is not None]
@@ -109,13 +110,13 @@ def _rollouts(record: RunRecord, step: int) -> int:
 
 
 def _rollouts_to(record: RunRecord, goal: float) -> int | None:
-    """Rollouts up to the first evaluation at or above a level; None where none is."""
+    """Rollouts up to the first evaluation at or above `goal`; None if there is none."""
     steps = [e["step"] for e in record.eval_rows if e["accuracy"] >= goal]
     return _rollouts(record, steps[0]) if steps else None
 
 
 def curves(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Held-out accuracy over rollouts, as plain dicts for plots: preset, method, seed, rollouts, accuracy."""
+    """Learning curves for `plots.compare_figure`: plain dicts with preset, method, seed, rollouts, accuracy."""
     found = []
     for cell in cells:
         record = load_run(cell.folder)
@@ -131,7 +132,7 @@ def curves(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table, for people."""
+    """The rows of `summarise` as Markdown tables, one per preset."""
 
     def percent(row: Mapping[str, Any], name: str, sign: str = "") -> str:
         return (
@@ -145,10 +146,10 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         lines += [
             f"### {in_markdown(preset).strip('`')}",
             "",
-            f"From {100 * first['start']:.1f} % at the start; {len(first['seeds'])} seeds of"
+            f"Starting from {100 * first['start']:.1f} %; {len(first['seeds'])} seeds of"
             f" {first['rollouts']:,} rollouts; held-out accuracy in percent, [95 % interval over seeds and problems].",
             "",
-            f"| method | final | seeds | against {in_markdown(first['method']).strip('`')} | best on the way |"
+            f"| method | final | seeds | against {in_markdown(first['method']).strip('`')} | best |"
             f" rollouts to {100 * first['level']:.0f} % | length | entropy | seconds |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
@@ -170,20 +171,20 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def write(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], out: Path, command: str) -> Path:
-    """Leave compare.json, compare.md and compare.html (an offline page with the picture) in the comparison's folder."""
+    """Write compare.json, compare.md and compare.html (an offline page with the figure) to the comparison's folder."""
     import nbformat
 
-    from vpdlab.page import notebook_to_page
-    from vpdlab.plots import compare_figure
+    from vpdlab.show.page import notebook_to_page
+    from vpdlab.show.plots import compare_figure
 
     lines = curves(cells)
     (out / "compare.json").write_text(json.dumps({"rows": rows, "curves": lines}, indent=2) + "\n", encoding="utf-8")
     text = f"{markdown(rows)}\nMade by {in_markdown(command)}.\n"
     (out / "compare.md").write_text(text, encoding="utf-8")
-    picture = {"application/vnd.plotly.v1+json": json.loads(compare_figure(lines).to_json())}
+    figure = {"application/vnd.plotly.v1+json": json.loads(compare_figure(lines).to_json())}
     cells_ = [
         nbformat.v4.new_markdown_cell("# Methods on the same problems"),
-        nbformat.v4.new_code_cell("", execution_count=1, outputs=[nbformat.v4.new_output("display_data", picture)]),
+        nbformat.v4.new_code_cell("", execution_count=1, outputs=[nbformat.v4.new_output("display_data", figure)]),
         nbformat.v4.new_markdown_cell(text),
     ]
     notebook = out / "compare.ipynb"

@@ -1,4 +1,4 @@
-"""HTML that someone else may have written, made harmless: one list of what may stand in a page."""
+"""Untrusted HTML made harmless: one list of the elements and attributes that a page may contain."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ATTRIBUTES = {
     "*": {"class", "style", "title", "lang", "dir", "role", "aria-label", "data-mime-type"},
     "details": {"open"},
 }
-# What moves nothing out of its place and asks for nothing.
+# Properties that neither reposition an element nor load anything.
 _STYLES = {
     "background", "background-color", "border", "border-bottom", "border-top", "color", "font-family", "font-size",
     "font-style", "font-weight", "height", "max-width", "min-width", "padding", "text-align", "text-decoration",
@@ -36,9 +36,9 @@ _LINK = re.compile(r"<(?=\s*/?\s*a\b)", re.IGNORECASE)
 
 
 def clean(markup: str) -> str:
-    """HTML without what could run, move the reader elsewhere, ask for something or hide as part of the page.
+    """HTML without anything that could run, navigate, make a request or pass as part of the page.
 
-    Links to other places stay where a notebook's text has them; images stay where the page holds them itself.
+    Links in a notebook's text are kept; images are kept if their data is embedded.
     """
     return nh3.clean(
         markup,
@@ -55,14 +55,14 @@ def _kept(tag: str, name: str, value: str) -> str | None:
     if name == "src":
         return value if re.match(r"data:image/(png|jpeg|gif|webp|svg\+xml);base64,", value) else None
     if name == "style" and re.search(r"url|image|\\", value, re.IGNORECASE):
-        return None  # asks for something, or hides that it does
+        return None  # may load something, or hide that it does
     if name in ("href", "cite") and value.strip().lower().startswith("data:"):
         return None
     return value
 
 
 def without_links(value: Any) -> Any:
-    """A plotly figure as JSON data whose labels make no links; plotly's other tags only dress a word."""
+    """A plotly figure as JSON data whose labels contain no links; plotly's other tags only format text."""
     if isinstance(value, str):
         return _LINK.sub("&lt;", value)
     if isinstance(value, dict):
@@ -71,7 +71,7 @@ def without_links(value: Any) -> Any:
 
 
 def in_markdown(text: str) -> str:
-    """Text as a name in Markdown: as code where it is plain, else with every sign with a meaning as its number."""
+    """Text as a name in Markdown: as code if it is harmless, else with every special character as an entity."""
     if re.fullmatch(r"[\w .:,=+/@%~-]+", text):
         return f"`{text}`"
     return re.sub(r"[^\w\s]", lambda sign: f"&#{ord(sign[0])};", " ".join(visible(text).split()))

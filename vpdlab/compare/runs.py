@@ -1,8 +1,7 @@
-"""Several methods and seeds on the same problems, with the same rollout seeds and the same budget; one table.
+"""Several methods and seeds on the same problems, with the same rollout seeds and the same budget.
 
-Each run is a process of its own with a run folder of its own, and the comparison is read from these folders alone. So
-it can be interrupted and taken up again at the next run, extended by another method or seed, and made anew from what is
-there.
+Each run has its own process and run folder, and the comparison is computed from these folders alone. So it can be
+interrupted and continued, extended by a method or seed, and recomputed from existing folders.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from typing import Any
 from vpdlab.config import BUDGET, FREE, HINTS, RunConfig, known_fields, read_options
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.record import RunRecord, load_run
+from vpdlab.show.summary import training_seconds
 from vpdlab.tasks.common.options import typed
-from vpdlab.views import training_seconds
 
 
 @dataclass(frozen=True)
@@ -51,14 +50,16 @@ class Cell:
 
 
 def plan(bases: Mapping[str, RunConfig], labels: Sequence[str], seeds: Sequence[int], out: Path) -> list[Cell]:
-    """The runs of a comparison, seed by seed, so that an interrupted one has whole seeds.
+    """The runs of a comparison, ordered by seed, so that an interrupted comparison has complete seeds.
 
     Args:
-        bases: name -> the settings that all methods share.
-        labels: methods, each with settings of its own where wanted: "vpd", "vpd:e_every=1,beta=0.2".
+        bases: preset name -> the settings that all methods share.
+        labels: methods, optionally with their own settings: "vpd", "vpd:e_every=1,beta=0.2".
+        seeds: of each method.
+        out: folder of the comparison.
 
     Raises:
-        UserError: for an unknown method or setting, or one that does not fit the method.
+        UserError: a method or setting is unknown, or a setting does not fit the method.
     """
     from vpdlab.learn.checks import check
     from vpdlab.learn.methods import get_method
@@ -80,44 +81,44 @@ def plan(bases: Mapping[str, RunConfig], labels: Sequence[str], seeds: Sequence[
 
 
 def _file_name(label: str) -> str:
-    """A label as part of a run's name; a long one is cut, and told apart by its checksum."""
+    """A label as part of a run's name; a long one is cut and made unique by its checksum."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", label)
     return name if len(name) <= 50 else f"{name[:40]}-{zlib.crc32(label.encode()):08x}"
 
 
 def _settings(text: str) -> dict[str, Any]:
-    """`e_every=1,feedback=verifier+sibling` as fields of RunConfig; the words of a list are parted by +."""
+    """`e_every=1,feedback=verifier+sibling` as fields of RunConfig; + separates the items of a list."""
     parts = text.split(",") if text else []
     for part in parts:
         if "=" not in part:
-            raise UserError(f"{part!r} is no setting of a method: write METHOD:FIELD=VALUE, for instance vpd:e_every=1")
+            raise UserError(f"{part!r} is not a setting of a method: write METHOD:FIELD=VALUE, as in vpd:e_every=1")
     fields = known_fields(read_options(parts))
     lists = {name for name in fields if typing.get_origin(HINTS[name]) is tuple}
     return typed("compare", {name: v.split("+") if name in lists else v for name, v in fields.items()}, HINTS)
 
 
 def state(cell: Cell) -> str:
-    """`done` (complete, with these very settings) or `open` (not begun, or ended on the way).
+    """`done` (complete, with exactly these settings) or `open` (not started, or interrupted).
 
     Raises:
-        UserError: where the folder holds a run with other settings, or one that is running.
+        UserError: the folder contains a run with other settings, or one that is running.
     """
     if not (cell.folder / "config.json").exists():
         return "open"
     record = load_run(cell.folder)
     ours = cell.config.to_dict()
-    theirs = RunConfig().to_dict() | record.config  # a setting that is younger than the run had its default
+    theirs = RunConfig().to_dict() | record.config  # a setting added since that run had its default
     other = sorted(name for name in ours if theirs[name] != ours[name] and name not in FREE - BUDGET)
     if other:
         name = other[0]
         raise UserError(
-            f"{cell.folder} holds a run with {name} {theirs[name]!r}, but now it is {ours[name]!r}: name another"
-            " folder with --out, or remove this one"
+            f"{cell.folder} contains a run with {name} {theirs[name]!r}, but the comparison has {ours[name]!r}: choose"
+            " another folder with --out, or remove this one"
         )
     status = record.status
     pid = status.get("pid")
     if status["state"] == "running" and pid != os.getpid() and _alive(pid):
-        raise UserError(f"{cell.folder} is being written by process {pid}: wait for it, or end it")
+        raise UserError(f"{cell.folder} is being written by process {pid}: wait for it or stop it")
     return "done" if status["state"] == "complete" else "open"
 
 
@@ -131,7 +132,7 @@ def _alive(pid: Any) -> bool:
 
 
 def default_jobs(cells: Sequence[Cell]) -> int:
-    """As many runs at once as the cores bear where the settings pin the threads of each; else one."""
+    """Number of concurrent runs: as many as fit the CPU cores if every run's thread count is set, else one."""
     threads = max(cell.config.threads for cell in cells)
     pinned = all(cell.config.threads for cell in cells) and all(cell.config.device in ("auto", "cpu") for cell in cells)
     import torch
@@ -140,42 +141,47 @@ def default_jobs(cells: Sequence[Cell]) -> int:
 
 
 def run_all(cells: Sequence[Cell], jobs: int, say: Callable[[str], None] = print) -> None:
-    """Run what is not done yet, `jobs` at a time. What began and did not end begins anew.
+    """Run what is not done yet, `jobs` at a time. Interrupted runs start over.
+
+    Args:
+        cells: the runs of the comparison.
+        jobs: number of concurrent runs.
+        say: receives a line of text after each run.
 
     Raises:
-        RunFailed: at the end, where some runs failed; it names their logs.
-        KeyboardInterrupt: the runs that are under way finish their iteration first.
+        RunFailed: at the end, if some runs failed; it names their logs.
+        KeyboardInterrupt: on an interrupt; runs in progress finish their iteration first.
     """
-    states = [state(cell) for cell in cells]  # all of them, before the first begins
+    states = [state(cell) for cell in cells]  # check all before the first starts
     todo = [cell for cell, found in zip(cells, states, strict=True) if found == "open"]
     if len(todo) < len(cells):
-        say(f"{len(cells) - len(todo)} of {len(cells)} runs are there already")
+        say(f"{len(cells) - len(todo)} of {len(cells)} runs are already done")
     failed: list[Cell] = []
     for number, (cell, code) in enumerate(_processes(todo, jobs), start=1):
-        words = "failed" if code else _outcome(load_run(cell.folder))
-        say(f"{number + len(cells) - len(todo)}/{len(cells)}  {cell.name}: {words}")
+        result = "failed" if code else _outcome(load_run(cell.folder))
+        say(f"{number + len(cells) - len(todo)}/{len(cells)}  {cell.name}: {result}")
         failed += [cell] if code else []
     if failed:
         raise RunFailed(f"{len(failed)} runs failed; see {', '.join(str(_log(cell)) for cell in failed)}")
 
 
 def _processes(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, int]]:
-    """Each cell and the exit status of its process, as they end."""
+    """Each cell and the exit status of its process, in the order in which they end."""
     with ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(_run, cell, jobs): cell for cell in cells}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
-        finally:  # interrupted, say: the terminal has told the processes too, and they finish their iteration
+        finally:  # on an interrupt the terminal signals the processes too, and they finish their iteration
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _run(cell: Cell, jobs: int) -> int:
-    if cell.folder.exists():  # begun and not ended: `state` has seen to it that it is ours and at rest
+    if cell.folder.exists():  # interrupted; `state` has checked that it is ours and not running
         shutil.rmtree(cell.folder)
     settings = _log(cell).with_suffix(".yaml")
     settings.parent.mkdir(parents=True, exist_ok=True)
-    # JSON is YAML: the very settings of this run, for `vpdlab train --preset FILE` too.
+    # JSON is YAML: the exact settings of this run, also usable as `vpdlab train --preset FILE`.
     settings.write_text(json.dumps(cell.config.to_dict(), indent=2) + "\n", encoding="utf-8")
     env = dict(os.environ)
     if jobs > 1:

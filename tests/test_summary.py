@@ -1,4 +1,4 @@
-"""Views: records as the widgets and the command line show them."""
+"""Summaries of a run: lines of text and rows of tables."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from vpdlab.config import RunConfig
 from vpdlab.record import METRICS, load_run
-from vpdlab.views import (
+from vpdlab.show.summary import (
     changed_settings,
     columns,
     conclusion,
     drift,
-    eval_points,
     fresh_warnings,
     gain,
-    lens_records,
     measured,
     newest_run,
     phase_times,
@@ -39,11 +36,6 @@ def evaluation(step: int, accuracy: float) -> dict[str, Any]:
 
 
 EVALS = [evaluation(0, 0.25), evaluation(10, 0.75), evaluation(20, 0.5)]
-
-
-def test_points_are_accuracies_with_their_intervals() -> None:
-    assert eval_points(EVALS[:1]) == [{"step": 0, "accuracy": 0.25, "low": 0.15, "high": 0.35}]
-    assert eval_points([]) == []
 
 
 def test_gain_compares_the_ends_and_names_the_best() -> None:
@@ -110,7 +102,7 @@ def test_each_named_warning_is_fresh_once() -> None:
     ]
 
 
-# -- a whole run, looked back at -------------------------------------------------------------------------------
+# -- a whole run ---------------------------------------------------------------------------------------------------
 
 
 def folder_of_a_run(folder: Path, state: str = "complete", age: float = 0, steps: int = 2) -> Path:
@@ -172,9 +164,9 @@ def test_time_is_shared_among_the_phases_that_took_any() -> None:
     found = phase_times([ROW | {"tokens_rollout": 500, "tokens_m": 100, "seconds_e": None}] * 2)
     assert [line["phase"] for line in found] == ["rollout", "feedback", "M-step"]
     assert found[0] == {
-        "phase": "rollout", "seconds": "2.0", "share": "40 %", "tokens": "1,000", "tokens a second": "500"
+        "phase": "rollout", "seconds": "2.0", "share": "40 %", "tokens": "1,000", "tokens per second": "500"
     }  # fmt: skip
-    assert found[1]["tokens a second"] == "–"
+    assert found[1]["tokens per second"] == "–"
 
 
 def test_each_warning_is_told_once_with_its_span() -> None:
@@ -184,8 +176,8 @@ def test_each_warning_is_told_once_with_its_span() -> None:
         {"step": 3, "warnings": ["a: three", "b: x"]},
     ]
     assert warning_spans(rows) == [
-        {"warning": "a", "iterations": 2, "first": 1, "last": 3, "the last time": "three"},
-        {"warning": "b", "iterations": 1, "first": 3, "last": 3, "the last time": "x"},
+        {"warning": "a", "iterations": 2, "first": 1, "last": 3, "latest message": "three"},
+        {"warning": "b", "iterations": 1, "first": 3, "last": 3, "latest message": "x"},
     ]
     assert warning_spans([{"step": 1}]) == []
 
@@ -198,27 +190,6 @@ def test_drift_compares_the_ends_and_leaves_gaps_out() -> None:
         {"metric": "delta", "first 3": "–", "last 3": "–", "change": "–"},
     ]
     assert drift(rows[:1], ["kl"]) == [{"metric": "kl", "first 1": "1", "last 1": "1", "change": "+0"}]
-
-
-def test_the_lens_takes_the_beta_that_each_step_used() -> None:
-    records = [{"step": 1, "response_ids": None}, {"step": 3, "response_ids": None}, {"step": 9, "response_ids": None}]
-    assert [item["beta"] for item in lens_records(records, beta={1: 0.1, 3: 0.4})] == [0.1, 0.4, None]
-    assert [item["beta"] for item in lens_records(records, beta=0.2)] == [0.2, 0.2, 0.2]
-
-
-def test_a_run_knows_the_betas_of_its_steps(tmp_path: Path) -> None:
-    from toy import toy_run
-
-    run = toy_run(record=True, out=str(tmp_path / "run"), beta=0.1, kl_target=1e-9, eval_every=-1, steps=3)
-    list(run.steps())
-    record = load_run(tmp_path / "run")
-    betas = record.betas
-    assert betas[1] == 0.1 == record.config["beta"]
-    assert betas[3] > betas[1]
-    (item, *_) = lens_records(record.rollouts(3), beta=betas)
-    assert item["beta"] == betas[3]
-    row = next(row for row in record.rollouts(3) if row["implicit_reward"] is not None)
-    assert row["implicit_reward"] == pytest.approx(betas[3] * (row["teacher_sum"] - row["student_sum"]))
 
 
 def test_the_conclusion_says_of_which_part_of_the_problems_it_speaks() -> None:

@@ -1,14 +1,13 @@
-"""A problem so small that every response can be written down: what training estimates by sampling, exactly.
+"""Exact EM on problems so small that every response can be enumerated: what training estimates by sampling.
 
-The responses are the leaves of a tree over a small vocabulary. A policy is a table of logits, one row for each prefix
-that a response can have on its way. Student and teacher are two tables on the same tree: a response has the same tokens
-whichever context it is seen through. Whether they share parameters is the caller's choice, since a table may be
-computed from anything:
+The responses are the leaves of a tree over a small vocabulary. A policy is a table of logits, one row per prefix of a
+response. Student and teacher are two tables on the same tree: a response has the same tokens in either context. Whether
+they share parameters is up to the caller, since a table may be computed from anything:
 
-    student, teacher = base, base + offset      # shared weights; the offset is what the feedback does
-    student = tied(tree, weights)               # a student that cannot tell prefixes apart
+    student, teacher = base, base + offset      # shared weights; the offset is the effect of the feedback
+    student = tied(tree, weights)               # a student that cannot distinguish prefixes
 
-Everything is exact and can be differentiated; nothing is sampled. Log-probabilities are in nats, rewards are 0 or 1
+Everything is exact and differentiable; nothing is sampled. Log-probabilities are in nats, rewards are 0 or 1
 (any numbers would do), beta is in units of reward per nat. Axes: Y all responses, R response tokens, P prefixes, V
 vocabulary. The symbols are those of VPD (arXiv 2605.15113): pi the student, q the teacher, pi* the prior pi_ref tilted
 by the reward.
@@ -30,15 +29,15 @@ from vpdlab.losses import kl, token_divergence
 
 @dataclass(frozen=True, eq=False)
 class Tree:
-    """All responses over a vocabulary, and the prefixes on their way.
+    """All responses over a vocabulary, and all their prefixes.
 
     Attributes:
-        vocabulary: V, how many tokens there are.
+        vocabulary: V, the number of tokens.
         responses: Y responses as tuples of tokens, in lexical order.
-        prefixes: P prefixes, shortest first; the row of a prefix in a table is its place here. The first is ().
+        prefixes: P prefixes, shortest first; the row of a prefix in a table is its index here. The first is ().
         tokens: the responses padded with 0.
-        states: row of the prefix that each token follows; 0 where padded.
-        mask: which positions hold a token.
+        states: row of the prefix before each token; 0 where padded.
+        mask: True at positions that hold a token.
     """
 
     vocabulary: int
@@ -50,9 +49,11 @@ class Tree:
 
 
 def grow(vocabulary: int, horizon: int, end: int | None = None) -> Tree:
-    """The tree of all responses of `horizon` tokens.
+    """The tree of all responses of up to `horizon` tokens.
 
     Args:
+        vocabulary: V, the number of tokens.
+        horizon: the longest response, in tokens.
         end: a token that ends a response early; None: all responses have the same length.
     """
     prefixes: list[tuple[int, ...]] = []
@@ -78,12 +79,12 @@ def grow(vocabulary: int, horizon: int, end: int | None = None) -> Tree:
 
 
 def tied(tree: Tree, weights: Float[Tensor, " v"]) -> Float[Tensor, "p v"]:
-    """The table of a policy that cannot tell prefixes apart: the same logits at every one."""
+    """The table of a policy that cannot distinguish prefixes: the same logits in every row."""
     return weights.expand(len(tree.prefixes), -1)
 
 
 def next_logp(tree: Tree, table: Float[Tensor, "p v"]) -> Float[Tensor, "y r v"]:
-    """Distribution over the next token at each position of each response; padded positions hold that of the root."""
+    """Distribution over the next token at each position of each response; padded positions hold the root's."""
     return table.log_softmax(-1)[tree.states]
 
 
@@ -94,14 +95,14 @@ def token_logp(tree: Tree, table: Float[Tensor, "p v"]) -> Float[Tensor, "y r"]:
 
 
 def sequence_logp(tree: Tree, table: Float[Tensor, "p v"]) -> Float[Tensor, " y"]:
-    """log pi(y) of each response: they are all there, so the probabilities add up to 1."""
+    """log pi(y) of each response; since all responses are listed, the probabilities sum to 1."""
     return token_logp(tree, table).sum(-1)
 
 
 def table_of(tree: Tree, logp: Float[Tensor, " y"]) -> Float[Tensor, "p v"]:
-    """The table whose responses have these log-probabilities: each token's share of the mass that passes its prefix.
+    """The table under which the responses have these log-probabilities: each token's share of its prefix's mass.
 
-    So every distribution over responses is a policy, and pi* is one too.
+    So every distribution over responses is a policy, pi* included.
     """
     passes = torch.zeros(len(tree.prefixes), tree.vocabulary, len(tree.responses), dtype=torch.bool)
     rows = torch.arange(len(tree.responses))[:, None].expand_as(tree.mask)
@@ -141,7 +142,7 @@ def elbo(
 def objective(
     logp: Float[Tensor, " y"], prior_logp: Float[Tensor, " y"], reward: Float[Tensor, " y"], beta: float
 ) -> Float[Tensor, ""]:
-    """J(pi) = E_pi[r] - beta KL(pi||pi_ref), in units of reward. It is beta times the ELBO: one and the same scale."""
+    """J(pi) = E_pi[r] - beta KL(pi||pi_ref), in units of reward. It equals beta times the ELBO."""
     return beta * elbo(logp, prior_logp, reward, beta)
 
 
@@ -156,8 +157,8 @@ def path_divergence(
 
     Args:
         alpha: which divergence, as in `losses.token_divergence`.
-        through_states: whether the gradient also sees that other tokens lead to other prefixes. Training on sampled
-            responses does not see it. With it, and alpha 1, this is KL(pi||q) over responses, in value and gradient.
+        through_states: whether the gradient includes the effect of a token on later prefixes. Training on sampled
+            responses omits it. With it, and alpha 1, this is KL(pi||q) over responses, in value and gradient.
     """
     logp = sequence_logp(tree, student)
     found = token_divergence(next_logp(tree, student), next_logp(tree, teacher), alpha)
@@ -168,7 +169,7 @@ def path_divergence(
 
 
 def reverse_loss(tree: Tree, student: Float[Tensor, "p v"], teacher: Float[Tensor, "p v"]) -> Float[Tensor, ""]:
-    """KL(pi||q) over responses: the M-step of the paper's mathematics."""
+    """KL(pi||q) over responses: the M-step as the paper derives it."""
     return kl(sequence_logp(tree, student), sequence_logp(tree, teacher))
 
 
@@ -181,12 +182,12 @@ MStep = Callable[[Tree, Tensor, Tensor], Tensor]
 M_STEPS: Mapping[str, MStep] = {
     "reverse": reverse_loss,
     "forward": forward_loss,
-    "token": path_divergence,  # what training does: prefixes from pi, no gradient through them
+    "token": path_divergence,  # as in training: prefixes sampled from pi, no gradient through them
 }
 
 
 def descend(loss: Callable[[Tensor], Tensor], start: Tensor, lr: float, updates: int) -> list[Tensor]:
-    """Plain gradient descent: the parameters before the first update and after each one, detached."""
+    """Gradient descent; returns the parameters before the first update and after each one, detached."""
     path = [start.detach().clone()]
     for _ in range(updates):
         here = path[-1].clone().requires_grad_()
@@ -208,12 +209,16 @@ def em(
     lr: float = 1.0,
     updates: int = 1,
 ) -> list[Tensor]:
-    """Exact E-steps q = pi*, each with an M-step by gradient on a student of any family.
+    """Exact EM: E-steps q = pi*, each followed by an M-step by gradient descent on any parametrisation of the student.
 
     Args:
-        build: from the student's parameters to its table.
+        tree: the responses.
+        build: computes the student's table from its parameters.
+        start: the initial parameters.
+        reward, beta: of each response; reward per nat.
+        iterations: number of E- and M-steps.
         m_step: a loss of the tree, the student's table and the teacher's, such as those in `M_STEPS`.
-        anchor: pi_ref of each E-step: the student as it is ("dynamic", the paper's), or as it was at the start.
+        anchor: pi_ref of each E-step: the current student ("dynamic", as in the paper) or the initial one.
         lr, updates: of the gradient descent in each M-step.
 
     Returns:

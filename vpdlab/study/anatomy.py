@@ -1,7 +1,7 @@
-"""What a method asks of each token: minus the gradient of its loss with respect to the student's logits.
+"""The push of a method on each token: minus the gradient of its loss with respect to the student's logits.
 
-All methods of the family, whatever their loss, come down to a push on the logits at each response token. On the same
-rollouts these pushes can be laid side by side: which tokens a method moves, how hard, and toward what.
+Every method, whatever its loss, reduces to a push on the logits at each response token. On the same rollouts the pushes
+of several methods can be compared: which tokens each one moves, how strongly, and toward what.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from vpdlab.model.distributions import Term, TokenDist
 
 @dataclass(frozen=True)
 class Push:
-    """What a loss asks of one response of T tokens.
+    """The push of a loss on one response of T tokens.
 
     Attributes:
-        logits: [T, V] minus the gradient of the whole batch's loss, times the response tokens of the batch: what the
-            token's own term of a token mean would give.
+        logits: [T, V] minus the gradient of the whole batch's loss, times the number of response tokens in the batch:
+            for a token mean, the gradient of the token's own term.
         tokens: [T] the response.
     """
 
@@ -32,24 +32,24 @@ class Push:
 
     @property
     def weight(self) -> Tensor:
-        """[T] the push on the token that was written: above 0 it is to become likelier."""
+        """[T] the push on the sampled token: positive raises its probability."""
         return self.logits.gather(1, self.tokens[:, None])[:, 0]
 
     @property
     def size(self) -> Tensor:
-        """[T] half the sum of absolute pushes: how much is moved from some tokens to others."""
+        """[T] half the sum of absolute pushes: the amount moved from some tokens to others."""
         return self.logits.abs().sum(1) / 2
 
     def most(self, place: int, count: int = 3) -> list[tuple[int, float]]:
-        """The tokens that are pushed hardest at one place, as (id, push), hardest first."""
+        """The tokens with the largest absolute push at one position, as (id, push), largest first."""
         order = self.logits[place].abs().argsort(descending=True)[:count]
         return [(int(token), float(self.logits[place, token])) for token in order]
 
 
 def pushes(learner: Learner, batch: Batch, method: Method) -> list[Push]:
-    """What `method` asks of each of the batch's B rollouts; nothing is updated.
+    """The push of `method` on each of the batch's B rollouts; no weight is updated.
 
-    The V logits of every token are held at once: meant for a few rollouts.
+    All V logits of every token are in memory at once, so this is meant for a few rollouts.
     """
     told = method.prepare(learner, batch, method) if method.prepare else {}
     leaves: list[Tensor] = []

@@ -1,7 +1,7 @@
-"""What `vpdlab doctor` says: is this machine ready, what is missing, and what to do about it.
+"""`vpdlab doctor`: whether this machine is ready, what is missing, and what to do about it.
 
-Nothing here fails because something is missing: a finding is a `Check`, and its remedy is a command or one
-sentence. Looking takes a few seconds, most of them torch's own import.
+Nothing here fails because something is missing: each finding is a `Check`, and its remedy is a command or one sentence.
+It takes a few seconds, most of them for importing torch.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Check:
     """One finding.
 
     Attributes:
-        name: what was looked at.
-        state: "ok"; "missing" for something that can be done without; "problem" for something to mend.
-        detail: what was found.
-        remedy: what to do about it; empty where there is nothing to do.
+        name: of what was checked.
+        state: "ok"; "missing" for something optional; "problem" for something to fix.
+        detail: the finding.
+        remedy: what to do about it; empty if there is nothing to do.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Check:
 
 
 def examine() -> list[Check]:
-    """Look at the machine and the environment; never raises because something is missing."""
+    """Check the machine and the environment; never raises because something is missing."""
     return [
         _python(),
         *_packages(),
@@ -65,7 +65,7 @@ def examine() -> list[Check]:
 
 
 def _python() -> Check:
-    # An older Python does not get this far: pip and make refuse it.
+    # pip and make refuse an older Python, so there is none here.
     return Check("python", "ok", f"{platform.python_version()} ({sys.executable})")
 
 
@@ -73,7 +73,7 @@ def _packages() -> list[Check]:
     try:
         lines = importlib.metadata.requires("vpdlab") or []
     except importlib.metadata.PackageNotFoundError:
-        return [Check("vpdlab", "problem", "not installed, only found on the path", "pip install -e .")]
+        return [Check("vpdlab", "problem", "not installed, only on the import path", "pip install -e .")]
     wanted = [Requirement(line) for line in lines]
     wanted = [need for need in wanted if need.marker is None or need.marker.evaluate({"extra": ""})]
     checks = {need.name: _package(need) for need in wanted}
@@ -95,7 +95,7 @@ def _package(need: Requirement) -> Check:
 
 
 def _cores() -> int:
-    """The cores this process may use; fewer than the machine has inside a container or a job."""
+    """Cores that this process may use; fewer than the machine has inside a container or a job."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -104,8 +104,8 @@ def _cores() -> int:
 def _torch() -> list[Check]:
     try:
         import torch
-    except (ImportError, OSError) as error:  # OSError: a shared library that does not load
-        return [Check("device", "problem", f"torch does not import: {error}", "pip install --force-reinstall torch")]
+    except (ImportError, OSError) as error:  # OSError: a shared library fails to load
+        return [Check("device", "problem", f"cannot import torch: {error}", "pip install --force-reinstall torch")]
     cpu = f"{torch.get_num_threads()} torch threads on {_cores()} cores"
     if torch.cuda.is_available():
         return [_gpu(index, torch.cuda.get_device_properties(index)) for index in range(torch.cuda.device_count())]
@@ -113,7 +113,7 @@ def _torch() -> list[Check]:
         return [Check("device", "ok", f"Apple GPU (mps); {cpu}")]
     if _nvidia():
         remedy = "install a CUDA build of torch that fits the driver (pytorch.org, Get Started)"
-        return [Check("device", "problem", f"an NVIDIA driver is here, but torch sees no GPU; {cpu}", remedy)]
+        return [Check("device", "problem", f"an NVIDIA driver is installed, but torch sees no GPU; {cpu}", remedy)]
     return [Check("device", "ok", f"CPU; {cpu}; enough for the bundled model")]
 
 
@@ -134,15 +134,15 @@ def _memory() -> Check:
     memory = psutil.virtual_memory()
     detail = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
     if memory.available < 2 * GIB:
-        return Check("memory", "problem", detail, "close something: the bundled model needs 2 GiB, smollm2-135m 6 GiB")
+        return Check("memory", "problem", detail, "free some memory: the bundled model needs 2 GiB, smollm2-135m 6 GiB")
     return Check("memory", "ok", detail)
 
 
 def _disk() -> Check:
     free = shutil.disk_usage(Path.cwd()).free
-    detail = f"{free / GIB:.1f} GiB free in the current folder, where runs/ grows"
+    detail = f"{free / GIB:.1f} GiB free in the current folder, where runs/ is written"
     if free < 2 * GIB:
-        return Check("disk", "problem", detail, "free some space, or give `--out` a folder on another disk")
+        return Check("disk", "problem", detail, "free some space, or set `--out` to a folder on another disk")
     return Check("disk", "ok", detail)
 
 
@@ -155,7 +155,7 @@ def _load() -> Check:
     load = os.getloadavg()[0]
     detail = f"load {load:.1f} on {cores} cores, {setting}"
     if load > cores * 1.25 and threads != "1":
-        remedy = "others are busy here: OMP_NUM_THREADS=1 is many times faster than threads that fight for cores"
+        remedy = "other processes use the cores: OMP_NUM_THREADS=1 is many times faster than competing threads"
         return Check("threads", "problem", detail, remedy)
     return Check("threads", "ok", detail)
 
@@ -169,23 +169,23 @@ def _kernel() -> Check:
     try:
         spec = KernelSpecManager().get_kernel_spec("python3")
     except NoSuchKernel:
-        return Check(name, "problem", "no kernel called python3", "python -m ipykernel install --sys-prefix")
+        return Check(name, "problem", "no kernel named python3", "python -m ipykernel install --sys-prefix")
     program = str(spec.argv[0]) if spec.argv else "nothing"
     own = program == "python" or Path(program).parent == Path(sys.executable).parent
     if not own:
         remedy = "open notebooks with `vpdlab lab`, or run: python -m ipykernel install --sys-prefix"
-        return Check(name, "problem", f"python3 starts {program}, another environment", remedy)
+        return Check(name, "problem", f"python3 starts {program}, from another environment", remedy)
     return Check(name, "ok", "python3 runs in this environment")
 
 
 def _vllm() -> Check:
-    # By import name, not by distribution: the CPU build goes by another name.
+    # By import name, not by distribution: the CPU build has another name.
     if importlib.util.find_spec("vllm") is not None:
         return Check("vllm", "ok", "installed, for `sampler vllm`")
     if sys.platform != "linux":
-        return Check("vllm", "missing", "runs on Linux only; `sampler vllm` needs a server, named by vllm_url", REMEDY)
+        return Check("vllm", "missing", "runs on Linux only; here `sampler vllm` needs a server (vllm_url)", REMEDY)
     return Check(
-        "vllm", "missing", "not installed; only `sampler vllm` needs it, a faster one than transformers", REMEDY
+        "vllm", "missing", "not installed; only needed for `sampler vllm`, which is faster than transformers", REMEDY
     )
 
 
@@ -199,16 +199,16 @@ def _bubblewrap() -> Check:
     try:
         found = describe()
     except (UserError, SandboxError) as error:
-        return Check("bubblewrap", "problem", f"installed, but {error}", "allow user namespaces, or name a server")
+        return Check("bubblewrap", "problem", f"installed, but {error}", "allow user namespaces or use a server")
     held, python = len(found["holds"]), found["python"]
-    return Check("bubblewrap", "ok", f"{use}: {held} trials held; programs run on Python {python}")
+    return Check("bubblewrap", "ok", f"{use}: passed {held} trials; programs run on Python {python}")
 
 
 def _chromium() -> Check:
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if program := shutil.which(name):
             return Check("chromium", "ok", f"{program} (for vpdlab's own tests)")
-    return Check("chromium", "missing", "only vpdlab's own browser tests need it", "apt-get install chromium")
+    return Check("chromium", "missing", "only needed for vpdlab's own browser tests", "apt-get install chromium")
 
 
 def _models() -> list[Check]:
@@ -218,27 +218,27 @@ def _models() -> list[Check]:
         if entry["present"]:
             checks.append(Check(name, "ok", entry["where"]))
         elif entry["name"] == "apprentice":
-            checks.append(Check(name, "problem", f"not in {entry['where']}, where it belongs", "install vpdlab again"))
+            checks.append(Check(name, "problem", f"not in {entry['where']}, where it should be", "reinstall vpdlab"))
         else:
             remedy = f"vpdlab models get {entry['name']}"
-            checks.append(Check(name, "missing", f"not in {cache_dir()} yet", remedy))
+            checks.append(Check(name, "missing", f"not yet in {cache_dir()}", remedy))
     return checks
 
 
 def _offline() -> Check:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
-        return Check("hub", "ok", "HF_HUB_OFFLINE is set: only models and data already on this machine")
-    return Check("hub", "ok", "HF_HUB_OFFLINE is not set: hub names are downloaded when first used")
+        return Check("hub", "ok", "HF_HUB_OFFLINE is set: only models and data on this machine are used")
+    return Check("hub", "ok", "HF_HUB_OFFLINE is not set: hub models and data are downloaded on first use")
 
 
 def render(checks: list[Check]) -> str:
-    """The findings as an aligned table, each remedy on a line of its own, and a closing sum.
+    """The findings as an aligned table, each remedy on its own line, followed by a count.
 
     >>> print(render([Check("python", "ok", "3.12.1"), Check("vllm", "missing", "not installed", "pip install vllm")]))
     ok       python  3.12.1
     missing  vllm    not installed
              -> pip install vllm
-    1 ok, 1 missing (can be done without), 0 problems
+    1 ok, 1 missing (optional), 0 problems
     """
     width = max((len(check.name) for check in checks), default=0)
     lines = []
@@ -248,5 +248,5 @@ def render(checks: list[Check]) -> str:
             lines.append(f"{'':<7}  -> {check.remedy}")
     count = {state: sum(check.state == state for check in checks) for state in ("ok", "missing", "problem")}
     problems = f"{count['problem']} problem{'' if count['problem'] == 1 else 's'}"
-    lines.append(f"{count['ok']} ok, {count['missing']} missing (can be done without), {problems}")
+    lines.append(f"{count['ok']} ok, {count['missing']} missing (optional), {problems}")
     return "\n".join(lines)

@@ -1,0 +1,182 @@
+"""Runs over their iterations, and runs compared over their rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vpdlab.show.plots.style import BLUE, COLOURS, GREY, ORANGE, dress, label, labels, number, numbers
+
+PANELS = (
+    # title, unit, [(key, name, colour, dash)]
+    ("success", "share", [("success_rate", "success rate of the rollouts", ORANGE, "solid")]),
+    ("margin", "reward units", [("margin", "margin", ORANGE, "solid"), ("delta", "shift δ", BLUE, "dot")]),
+    ("KL(student‖teacher)", "nats per token", [("kl", "KL", ORANGE, "solid")]),
+    ("entropy", "nats per token", [("entropy", "entropy", ORANGE, "solid")]),
+    ("length", "tokens", [("length", "length", ORANGE, "solid")]),
+)
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+
+
+def training_figure(rows: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]] = ()) -> Any:
+    """Accuracy, margin, KL, entropy and length over iterations; ticks along the lower edge mark the E-steps.
+
+    A panel without any number is left out: a method without a teacher has no margin.
+
+    Args:
+        rows: lines of metrics.jsonl. A null is a gap.
+        evals: lines of eval.jsonl: held-out accuracy with its interval.
+
+    Returns:
+        A plotly `Figure`.
+    """
+    from plotly.subplots import make_subplots
+
+    shown = [panel for panel in PANELS if panel is PANELS[0] or _has_data(rows, panel)]
+    figure = make_subplots(rows=len(shown), cols=1, shared_xaxes=True, vertical_spacing=0.175 / len(shown))
+    for place, (title, unit, lines) in enumerate(shown, start=1):
+        for line in _metric_lines(rows, lines, first=place == 1):
+            figure.add_trace(line, row=place, col=1)
+        figure.update_yaxes(
+            title={"text": f"{title}<br><span style='font-size:0.85em'>{unit}</span>"}, row=place, col=1
+        )
+    if evals:
+        figure.add_trace(_accuracy(evals), row=1, col=1)
+    _mark_e_steps(figure, rows)
+    dress(figure, 170 * len(shown), "")
+    figure.update_xaxes(dtick=1 if len(rows) <= 12 else None)  # there is no iteration 1.5
+    figure.update_xaxes(title="iteration", row=len(shown), col=1)
+    return figure.update_layout(hovermode="x unified")
+
+
+def _has_data(rows: Sequence[Mapping[str, Any]], panel: tuple[str, str, list[tuple[str, ...]]]) -> bool:
+    return any(number(row[key]) is not None for row in rows for key, *_ in panel[2])
+
+
+def _metric_lines(rows: Sequence[Mapping[str, Any]], lines: Sequence[tuple[str, ...]], first: bool) -> list[Any]:
+    """The lines of one panel; a metric that most rows lack is drawn as points."""
+    import plotly.graph_objects as go
+
+    traces = []
+    for key, name, colour, dash in lines:
+        values = numbers([row[key] for row in rows])
+        count = sum(value is not None for value in values)
+        if count:
+            trace = go.Scatter(
+                x=numbers([row["step"] for row in rows]), y=values, name=name,
+                mode="markers" if count < len(values) / 2 else "lines",
+                line={"color": colour, "dash": dash, "width": 2}, marker={"color": colour, "size": 6},
+                showlegend=len(lines) > 1 or first, legend="legend",
+            )  # fmt: skip
+            traces.append(trace)
+    return traces
+
+
+def _accuracy(evals: Sequence[Mapping[str, Any]]) -> Any:
+    import plotly.graph_objects as go
+
+    values = numbers([e["accuracy"] for e in evals])
+    highs, lows = (numbers([e[f"accuracy_{end}"] for e in evals]) for end in ("high", "low"))
+    return go.Scatter(
+        x=numbers([e["step"] for e in evals]), y=values, name="held-out accuracy, 95 % interval", mode="lines+markers",
+        line={"color": BLUE, "width": 2}, marker={"size": 7},
+        error_y={
+            "type": "data", "symmetric": False, "color": BLUE, "thickness": 1.2,
+            "array": [_minus(high, v) for high, v in zip(highs, values, strict=True)],
+            "arrayminus": [_minus(v, low) for low, v in zip(lows, values, strict=True)],
+        },
+    )  # fmt: skip
+
+
+def _minus(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one - other
+
+
+def _mark_e_steps(figure: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add a tick to the first panel's lower edge for each iteration with an E-step."""
+    import plotly.graph_objects as go
+
+    marked = numbers([row["step"] for row in rows if row["e_loss"] is not None])
+    if marked:
+        ticks = go.Scatter(
+            x=marked, y=[0] * len(marked), name="E-step", mode="markers", hoverinfo="skip",
+            marker={"symbol": "line-ns-open", "size": 10, "color": GREY},
+        )  # fmt: skip
+        figure.add_trace(ticks, row=1, col=1)
+
+
+def lines_figure(x: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[float | None]]], x_title: str) -> Any:
+    """Lines over one axis in stacked panels: panel title -> line name -> values. A None is a gap."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(
+        rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.12, subplot_titles=labels(list(panels))
+    )
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    shown: set[str] = set()
+    several = any(len(lines) > 1 for lines in panels.values())
+    for place, lines in enumerate(panels.values(), start=1):
+        for name, values in lines.items():
+            mode = "lines+markers" if len(x) < 40 else "lines"
+            line = go.Scatter(
+                x=numbers(x), y=numbers(values), name=label(name), mode=mode, legendgroup=label(name),
+                line={"color": COLOURS[names.index(name) % len(COLOURS)], "width": 2}, marker={"size": 6},
+                showlegend=several and name not in shown,
+            )  # fmt: skip
+            shown.add(name)
+            figure.add_trace(line, row=place, col=1)
+    dress(figure, 120 + 190 * len(panels), "")
+    figure.update_xaxes(title=label(x_title), row=len(panels), col=1)
+    figure.update_annotations(font={"size": 13})
+    return figure.update_layout(margin={"t": 60}, legend={"y": 1.06 + 0.06 / len(panels)})
+
+
+def compare_figure(curves: Sequence[Mapping[str, Any]]) -> Any:
+    """Held-out accuracy over rollouts, a panel per preset: the mean over seeds, and their range as a band.
+
+    Args:
+        curves: one dict per run: preset, method, seed, rollouts, accuracy (`standings.curves`).
+    """
+    from plotly.subplots import make_subplots
+
+    presets = list(dict.fromkeys(curve["preset"] for curve in curves))
+    methods = list(dict.fromkeys(curve["method"] for curve in curves))
+    figure = make_subplots(
+        rows=1, cols=len(presets), subplot_titles=labels(presets), shared_yaxes=True, horizontal_spacing=0.04
+    )
+    for column, preset in enumerate(presets, start=1):
+        for place, method in enumerate(methods):
+            mine = [curve for curve in curves if curve["preset"] == preset and curve["method"] == method]
+            for trace in _band(mine, method, place, legend=column == 1) if mine else ():
+                figure.add_trace(trace, row=1, col=column)
+    dress(figure, 420, "rollouts")
+    figure.update_yaxes(rangemode="tozero")
+    figure.update_yaxes(title="held-out accuracy", tickformat=".0%", col=1)
+    return figure.update_layout(hovermode="x unified", margin={"t": 90}, legend={"y": 1.12})
+
+
+def _band(curves: Sequence[Mapping[str, Any]], name: str, place: int, legend: bool) -> Sequence[Any]:
+    """The mean line of one method, and the range over its seeds."""
+    import plotly.graph_objects as go
+
+    colour, dash = COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
+    points = numbers(curves[0]["rollouts"])
+    at = list(zip(*(curve["accuracy"] for curve in curves), strict=True))
+    lows, highs, means = [min(v) for v in at], [max(v) for v in at], [sum(v) / len(v) for v in at]
+    name = label(name)
+    shared = {"legendgroup": name, "hoverinfo": "skip", "showlegend": False}
+    edge = go.Scatter(x=points, y=highs, mode="lines", line={"width": 0}, **shared)
+    fill = go.Scatter(
+        x=points, y=lows, mode="lines", line={"width": 0}, fill="tonexty", fillcolor=f"{_rgba(colour, 0.16)}", **shared
+    )
+    line = go.Scatter(
+        x=points, y=means, mode="lines+markers", name=name, legendgroup=name, showlegend=legend,
+        line={"color": colour, "dash": dash, "width": 2}, marker={"size": 6}, hovertemplate="%{y:.1%}",
+    )  # fmt: skip
+    return edge, fill, line
+
+
+def _rgba(colour: str, alpha: float) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"

@@ -1,0 +1,104 @@
+"""Run records in the form that each widget of `vpdlab_widgets` takes: plain dicts, no torch and no model needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+
+_TOKEN_NUMBERS = ("student_logp", "teacher_logp", "kl", "divergence", "student_entropy", "teacher_entropy")
+_ROLLOUT_FIELDS = (
+    "step", "problem_id", "group", "index", "prompt", "text", "success", "reward", "finished", "source", "reason",
+    "critique", "demonstration", "truncated", "implicit_reward",
+)  # fmt: skip
+_LENS_FIELDS = (
+    *_ROLLOUT_FIELDS, "tokens", *_TOKEN_NUMBERS, "student_top", "student_top_logp", "teacher_top", "teacher_top_logp",
+    "student_context", "teacher_context",
+)  # fmt: skip
+_ROW_FIELDS = (*_ROLLOUT_FIELDS, "parsed", "answer", "signal")
+_COMPARED = (
+    "step", "success_rate", "margin", "kl", "kl_teacher", "entropy", "length", "signal_share", "tokens_rollout",
+    "seconds_rollout", "seconds_feedback", "seconds_e", "seconds_m",
+)  # fmt: skip
+
+
+def eval_points(evals: Sequence[Row]) -> list[dict[str, Any]]:
+    """Held-out accuracy for `EMTimeline(evals=...)`: step, accuracy, low, high."""
+    return [
+        {"step": e["step"], "accuracy": e["accuracy"], "low": e["accuracy_low"], "high": e["accuracy_high"]}
+        for e in evals
+    ]
+
+
+def lens_records(
+    records: Sequence[Row],
+    beta: float | Mapping[int, float | None] | None = None,
+    weights: Mapping[str, Sequence[Sequence[float] | None]] | None = None,
+) -> list[dict[str, Any]]:
+    """Rollouts for `TokenLens`, in the order given: item i is record i.
+
+    Args:
+        records: rollouts of a run, of one iteration or of several (`load_run(folder).rollouts(5)`).
+        beta: turns log-ratios into each token's part of the implicit reward: one number, or one per step
+            (`RunRecord.betas`), which differs from the config's where `kl_target` adapts it; None omits that part.
+        weights: name -> further per-token numbers: for each record a list as long as its response, or None.
+    """
+    items = []
+    for place, record in enumerate(records):
+        own = beta.get(record["step"]) if isinstance(beta, Mapping) else beta
+        item = {name: record.get(name) for name in _LENS_FIELDS} | {"beta": own}
+        for side in ("student", "teacher"):
+            item[f"{side}_rank"] = token_ranks(record.get("response_ids"), record.get(f"{side}_top_ids"))
+        item["weights"] = {name: lists[place] for name, lists in (weights or {}).items()}
+        items.append(item)
+    return items
+
+
+def token_ranks(tokens: Sequence[int] | None, top_ids: Sequence[Sequence[int]] | None) -> list[int | None] | None:
+    """Rank of each token in its top-k list, counted from 1; None for a token that is not in the list.
+
+    >>> token_ranks([7, 9], [[7, 8], [7, 8]])
+    [1, None]
+    """
+    if tokens is None or top_ids is None:
+        return None
+    places = [{id: rank for rank, id in enumerate(ids, start=1)} for ids in top_ids]
+    return [ranks.get(token) for token, ranks in zip(tokens, places, strict=True)]
+
+
+def rollout_rows(records: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rollouts for `RolloutTable`, in the order given: row i is record i.
+
+    `kl` is the mean over the response's tokens in nats, None outside the recorded subset; `implicit_reward` is None
+    where the rollout has no signal.
+    """
+    return [
+        {
+            **{name: record.get(name) for name in _ROW_FIELDS},
+            "length": len(record["response_ids"]),
+            "kl": sum(record["kl"]) / len(record["kl"]) if record.get("kl") else None,
+            "recorded": record.get("tokens") is not None,
+        }
+        for record in records
+    ]
+
+
+def compared_runs(runs: Sequence[Any], labels: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Recorded runs for `RunCompare`.
+
+    Args:
+        runs: `RunRecord`s, as returned by `load_run`.
+        labels: one per run; runs with the same label are seeds of one another. Default: each run's method.
+    """
+    return [
+        {
+            "name": run.folder.name,
+            "method": labels[place] if labels else run.config["method"],
+            "seed": run.config["seed"],
+            "rollouts_per_step": run.config["prompts"] * run.config["group"],
+            "rows": [{name: row.get(name) for name in _COMPARED} for row in run.rows],
+            "evals": [{"step": e["step"], "accuracy": e["accuracy"]} for e in run.eval_rows],
+        }
+        for place, run in enumerate(runs)
+    ]
