@@ -58,7 +58,7 @@ lint: env ## style, types, layers, notebooks without outputs
 	$(BIN)/ruff format --check $(PACKAGES)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/python tests/test_house.py notebooks
+	$(BIN)/python tests/house/test_house.py notebooks
 
 format: env ## mend what ruff can mend
 	$(BIN)/ruff check --fix $(PACKAGES) notebooks

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from places import TESTS
 from toy import toy_model
 
 from vpdlab import cli, processes
@@ -23,7 +24,6 @@ from vpdlab.errors import UserError
 from vpdlab.record import METRICS, load_run
 from vpdlab.run.resume import FREE
 
-TESTS = Path(__file__).parent
 ENV = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS.parent / "widgets"), str(TESTS)])}
 # Evaluated without drawing: AdamW turns the rounding of another order of sums into 2e-4 of a weight, and a number near
 # a token's edge then draws another token.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-from vpdlab.chat import Chat, ChatRefused
+from vpdlab.prompts.chat import Chat, ChatRefused
 from vpdlab.errors import UserError
 from vpdlab.prompts import checking
 from vpdlab.prompts.encoding import Encoder

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import vpdlab_widgets.em_timeline as em_timeline
+from places import ROOT
 from traitlets import TraitError
 from vpdlab_widgets import EMTimeline, LabWidget
 from vpdlab_widgets.base import _STEERING, FALLBACK_LIMIT, plain
 from vpdlab_widgets.embed import script_json, script_source, widget_script
 
-SCRIPT_TESTS = Path(__file__).parents[1] / "widgets" / "tests"
+SCRIPT_TESTS = ROOT / "widgets" / "tests"
 
 
 def row(step: int, **values: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """How the house is kept: layout, layers, versions that agree, notebooks without outputs.
 
-`python tests/test_house.py notebooks [FILE ...]` runs the notebook check alone, for `make lint` and the commit hook.
+`python tests/house/test_house.py notebooks [FILE ...]` runs the notebook check alone, for `make lint` and the commit
+hook.
 """
 
 from __future__ import annotations
@@ -186,5 +187,5 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] != ["notebooks"]:
-        sys.exit("usage: python tests/test_house.py notebooks [FILE ...]")
+        sys.exit("usage: python tests/house/test_house.py notebooks [FILE ...]")
     sys.exit(main(sys.argv[2:]))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 import torch
 from jaxtyping import TypeCheckError
+from places import TESTS
 
 pytest_plugins = ["pytester"]
 
@@ -33,7 +33,7 @@ WHOLE_MODULE = 'import pytest\npytest.skip("missing: a data set", allow_module_l
 
 @pytest.fixture
 def suite(pytester: pytest.Pytester) -> pytest.Pytester:
-    pytester.makeconftest(Path(__file__).with_name("conftest.py").read_text(encoding="utf-8"))
+    pytester.makeconftest((TESTS / "conftest.py").read_text(encoding="utf-8"))
     pytester.makepyfile(test_suite=SUITE, test_whole=WHOLE_MODULE)
     return pytester
 

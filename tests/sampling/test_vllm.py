@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 import torch
+from places import ROOT
 from safetensors.torch import load_file
 from toy import equal, toy_run, train, weights
 from vpdlab.sampling.make import check_sampler, make_sampler
@@ -762,7 +763,7 @@ def server(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    page = (Path(__file__).parents[1] / "docs" / "engines.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
     (said,) = re.findall(r"^(VLLM_SERVER_DEV_MODE=1 .*?)^```$", page, re.DOTALL | re.MULTILINE)
     words = shlex.split(said.replace("\\\n", " "))
     mode, _, *options = words  # as the page says it, with this model, this port and this build's settings

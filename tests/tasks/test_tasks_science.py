@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import DATA
 
 from vpdlab.errors import UserError
 from vpdlab.tasks.science import SYSTEM, Science, read_choices, read_letter
@@ -22,7 +23,6 @@ LISTED, HELD = "the choices A, B, C, D.", "holds something else."
 PROMPT = "Which score?\n\nA: 0.8\nB: 1.4\nC: 1.72\nD: -0.16\nPlease reason step by step."
 # domain: rows as they stand in the files (train, test), problems that overlap
 OURS = {"biology": (7, 3, 0), "chemistry": (7, 3, 0), "material": (8, 3, 1), "physics": (9, 3, 0)}
-DATA = Path(__file__).parent / "data"
 COUNTS = {"biology": (450, 50, 0), "chemistry": (1890, 210, 0), "material": (841, 94, 1), "physics": (720, 80, 0)}
 
 

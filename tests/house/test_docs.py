@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from vpdlab.config import HINTS
 from vpdlab.learn.methods import METHODS
 
-ROOT = Path(__file__).parents[1]
 METHODS_PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 
 

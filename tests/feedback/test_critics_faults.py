@@ -31,6 +31,7 @@ from hostile_server import (
     request,
     usage,
 )
+from places import ROOT
 from toy import toy_run
 
 from vpdlab.errors import UserError
@@ -288,6 +289,6 @@ def test_the_bomb_takes_no_memory_of_the_process(tmp_path) -> None:
         "try: net.exchange('POST', server.url, seconds=5, largest=1 << 20, body=b'{}')\n"
         "except net.BadReply: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
     )
-    root = Path(__file__).parent.parent
+    root = ROOT
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 32 * 1024  # KiB

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from places import TESTS
 from toy import Parity, equal, toy_model, weights
 
 from vpdlab import cli
@@ -586,7 +587,7 @@ def test_thirty_kills_lose_nothing(tmp_path):
     config = RunConfig.make(**{"model": toy_model(), **SMALL, **fields}, threads=1)
     settings = tmp_path / "settings.yaml"
     settings.write_text(json.dumps(config.to_dict()))
-    program = Path(__file__).with_name("killed.py")
+    program = TESTS / "killed.py"
     command = [sys.executable, str(program), str(settings)]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(program.parent), *sys.path])}
     subprocess.run([*command, str(tmp_path / "whole"), "0"], env=env, check=True, timeout=120, capture_output=True)

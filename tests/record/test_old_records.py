@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from places import DATA
 
 from vpdlab import load_run, manifest, views
 from vpdlab.cli import main
@@ -24,7 +25,7 @@ from vpdlab.compare import Cell, standings, state
 from vpdlab.record import METRICS, SCHEMA
 from vpdlab.show import plots
 
-OLD = Path(__file__).parent / "data" / "run-v1"
+OLD = DATA / "run-v1"
 
 
 @pytest.fixture

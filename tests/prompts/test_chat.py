@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from test_prompts import CHAT, PROBLEM, TOKENIZER, build_tokenizer
 
-from vpdlab.chat import CLOCK, Chat
+from vpdlab.prompts.chat import CLOCK, Chat
 from vpdlab.errors import UserError
 from vpdlab.prompts import Renderer, Templates
 from vpdlab.types import Feedback, Problem
