@@ -17,7 +17,10 @@ import pytest
 from jaxtyping import install_import_hook
 
 # Before anything imports these modules: shapes in their signatures are checked from here on.
-CHECKED = [f"vpdlab.{name}" for name in ("losses", "credit", "batch", "scoring", "tabular")]
+CHECKED = [
+    "vpdlab.losses", "vpdlab.credit", "vpdlab.model.batch", "vpdlab.model.comparison", "vpdlab.model.distributions",
+    "vpdlab.model.chunks", "vpdlab.study.tabular",
+]  # fmt: skip
 install_import_hook(CHECKED, "beartype.beartype")
 
 import torch

@@ -11,12 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from supports import on_support
 from torch import Tensor
 from torch.testing import assert_close
 
 from vpdlab import losses
 from vpdlab.credit import tilted_weight
-from vpdlab.model.comparison import Support, on_support
+from vpdlab.model.comparison import Support
 
 PROPERTY = settings(max_examples=60, deadline=None, database=None, derandomize=True)
 ALPHAS = (0.0, 0.25, 0.5, 0.9, 1.0)

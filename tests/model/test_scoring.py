@@ -8,11 +8,13 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from supports import on_support
 from torch import Tensor
 from torch.testing import assert_close
 
 from vpdlab import losses
-from vpdlab.model.comparison import Comparison, Support, Term, TokenDist, compare, on_support, token_logp, top_lists
+from vpdlab.model.comparison import Comparison, Support, compare_tokens, token_logp, top_lists
+from vpdlab.model.distributions import Term, TokenDist
 
 N, H, V = 37, 5, 2**14  # at 1 MiB a chunk holds 16 rows: 37 rows are 3 chunks, the last one short
 FULL, TOPK = Support(), Support("topk", 20)
@@ -60,7 +62,7 @@ def test_numbers_beside_the_divergence_are_those_of_the_full_vocabulary() -> Non
     student, teacher, at = states(0, 50), states(1, 50), tokens(50)
     s, t, rows = direct(student), direct(teacher), torch.arange(N)
     for support, alpha in SUPPORTS.values():
-        found = compare(student, teacher, at, support, alpha)
+        found = compare_tokens(student, teacher, at, support, alpha)
         assert_close(found.student_logp, s[rows, at])
         assert_close(found.teacher_logp, t[rows, at])
         assert_close(found.kl, (s.exp() * (s - t)).sum(-1))
@@ -71,21 +73,21 @@ def test_numbers_beside_the_divergence_are_those_of_the_full_vocabulary() -> Non
 def test_each_support_gives_the_divergence_it_names() -> None:
     student, teacher, at = states(0, 50), states(1, 50), tokens(50)
     s, t = direct(student), direct(teacher)
-    assert_close(compare(student, teacher, at, FULL, 0.3).divergence, losses.token_divergence(s, t, 0.3))
+    assert_close(compare_tokens(student, teacher, at, FULL, 0.3).divergence, losses.token_divergence(s, t, 0.3))
     ids = s.topk(20).indices
     kept = s.gather(-1, ids), t.gather(-1, ids)
     assert_close(
-        compare(student, teacher, at, TOPK, 0.3).divergence,
+        compare_tokens(student, teacher, at, TOPK, 0.3).divergence,
         losses.token_divergence(losses.add_tail(kept[0]), losses.add_tail(kept[1]), 0.3),
     )
     alone = [logp - logp.exp().sum(-1, keepdim=True).log() for logp in kept]
     assert_close(
-        compare(student, teacher, at, Support("topk", 20, "renormalise"), 0.3).divergence,
+        compare_tokens(student, teacher, at, Support("topk", 20, "renormalise"), 0.3).divergence,
         losses.token_divergence(*alone, 0.3),
     )
     rows = torch.arange(N)
     assert_close(
-        compare(student, teacher, at, Support("sampled"), 1.0).divergence,
+        compare_tokens(student, teacher, at, Support("sampled"), 1.0).divergence,
         (s[rows, at] - t[rows, at]) * s[rows, at],
     )
 
@@ -93,8 +95,8 @@ def test_each_support_gives_the_divergence_it_names() -> None:
 @pytest.mark.parametrize("k", [50, 51, 10**6])
 def test_topk_at_or_above_the_vocabulary_is_full(k: int) -> None:
     student, teacher, at = states(0, 50), states(1, 50), tokens(50)
-    full = compare(student, teacher, at, FULL, 0.5).divergence
-    assert torch.equal(compare(student, teacher, at, Support("topk", k), 0.5).divergence, full)
+    full = compare_tokens(student, teacher, at, FULL, 0.5).divergence
+    assert torch.equal(compare_tokens(student, teacher, at, Support("topk", k), 0.5).divergence, full)
 
 
 @pytest.mark.parametrize("tail", ["bucket", "renormalise"])
@@ -140,7 +142,7 @@ def test_the_mixture_of_several_terms_is_geometric_and_normalised() -> None:
     product = direct(first).exp() ** 0.25 * direct(second).exp() ** 0.75
     assert_close(mixed.logp().exp(), product / product.sum(-1, keepdim=True))
     at = tokens(50)
-    assert_close(compare(first, mixed, at, FULL, 1.0).teacher_logp, mixed.logp()[torch.arange(N), at])
+    assert_close(compare_tokens(first, mixed, at, FULL, 1.0).teacher_logp, mixed.logp()[torch.arange(N), at])
 
 
 def test_a_mixture_with_all_weight_on_one_term_is_that_term() -> None:
@@ -158,7 +160,7 @@ def test_a_single_weighted_term_is_normalised_too() -> None:
 def test_entropy_and_kl_take_excluded_tokens() -> None:
     head = torch.tensor([[1.0], [2.0], [-math.inf]])  # the last token has probability 0 on both sides
     student, teacher = (TokenDist((Term(torch.tensor([[h]]), head),)) for h in (1.0, 2.0))
-    found = compare(student, teacher, torch.tensor([0]), FULL, 0.5)
+    found = compare_tokens(student, teacher, torch.tensor([0]), FULL, 0.5)
     s, t = torch.tensor([1.0, 2.0]).log_softmax(-1), torch.tensor([2.0, 4.0]).log_softmax(-1)
     assert found.kl.item() == pytest.approx((s.exp() * (s - t)).sum().item(), abs=1e-6)
     assert found.student_entropy.item() == pytest.approx(-(s.exp() * s).sum().item(), abs=1e-6)
@@ -174,7 +176,7 @@ def test_log_softmax_is_taken_in_float32_for_a_bfloat16_model() -> None:
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 0.999])
 def test_the_sampled_support_is_reverse_kl_only(alpha: float) -> None:
     with pytest.raises(ValueError, match="alpha must be 1"):
-        compare(states(0, 50), states(1, 50), tokens(50), Support("sampled"), alpha)
+        compare_tokens(states(0, 50), states(1, 50), tokens(50), Support("sampled"), alpha)
 
 
 def test_top_lists_are_each_sides_own() -> None:
@@ -190,7 +192,7 @@ def test_top_lists_are_each_sides_own() -> None:
 
 def test_no_tokens_give_empty_numbers() -> None:
     empty = torch.zeros(0, dtype=torch.long)
-    found = compare(states(0, 50, n=0), states(1, 50, n=0), empty, TOPK, 0.5)
+    found = compare_tokens(states(0, 50, n=0), states(1, 50, n=0), empty, TOPK, 0.5)
     assert [part.shape for part in found] == [(0,)] * 7
     assert token_logp(states(0, 50, n=0), empty).shape == (0,)
 
@@ -201,7 +203,7 @@ def test_no_tokens_give_empty_numbers() -> None:
 @pytest.mark.parametrize(("support", "alpha"), SUPPORTS.values(), ids=SUPPORTS)
 def test_chunks_change_neither_numbers_nor_gradients(support: Support, alpha: float) -> None:
     student, teacher, at = states(0, grad=True), states(1), tokens()
-    whole, chunked = (compare(student, teacher, at, support, alpha, mib) for mib in (64, 1))
+    whole, chunked = (compare_tokens(student, teacher, at, support, alpha, mib) for mib in (64, 1))
     for name, one, other in zip(Comparison._fields, whole, chunked, strict=True):
         assert_close(one, other, msg=lambda text, name=name: f"{name}: {text}")
     weights = torch.linspace(-1, 1, N, dtype=torch.float64)
@@ -236,7 +238,7 @@ def test_token_logp_has_the_gradient_of_its_value() -> None:
 @pytest.mark.parametrize(("support", "alpha"), SUPPORTS.values(), ids=SUPPORTS)
 def test_only_divergence_and_own_log_probability_have_a_gradient(support: Support, alpha: float, mib: int) -> None:
     student, teacher = states(0, grad=True), states(1, grad=True)
-    found = compare(student, teacher, tokens(), support, alpha, mib)
+    found = compare_tokens(student, teacher, tokens(), support, alpha, mib)
     assert [part.requires_grad for part in found] == [True, True, False, False, False, False, False]
     (found.divergence.sum() + found.student_logp.sum()).backward()
     assert teacher.terms[0].hidden.grad is None
@@ -260,11 +262,11 @@ def largest_saved() -> Iterator[list[int]]:
 def test_what_is_kept_for_the_backward_pass_does_not_grow_with_the_vocabulary() -> None:
     student, teacher, at = states(0, grad=True), states(1), tokens()
     with largest_saved() as whole:
-        compare(student, teacher, at, TOPK, 0.5, mib=64)
+        compare_tokens(student, teacher, at, TOPK, 0.5, mib=64)
     assert whole[0] >= N * V
     for score in (
-        lambda: compare(student, teacher, at, TOPK, 0.5, mib=1),
-        lambda: compare(student, teacher, at, FULL, 1.0, mib=1),
+        lambda: compare_tokens(student, teacher, at, TOPK, 0.5, mib=1),
+        lambda: compare_tokens(student, teacher, at, FULL, 1.0, mib=1),
         lambda: token_logp(student, at, mib=1),
     ):
         with largest_saved() as chunked:

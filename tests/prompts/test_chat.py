@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from test_prompts import CHAT, PROBLEM, TOKENIZER, build_tokenizer
 
-from vpdlab.prompts.chat import CLOCK, Chat
 from vpdlab.errors import UserError
 from vpdlab.prompts import Renderer, Templates
+from vpdlab.prompts.chat import CLOCK, Chat
 from vpdlab.types import Feedback, Problem
 
 TALK = "{% for m in messages %}<|open|>{{ m.role }}\n{{ m.content }}<|close|>\n{% endfor %}"
