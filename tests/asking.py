@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vpdlab.feedback import Context
 from vpdlab.feedback.endpoint import Budget, EndpointCritic
 from vpdlab.sampling import Sampling
 from vpdlab.types import Outcome, Problem, Rollout
@@ -25,4 +26,4 @@ def failures(count: int = 1) -> list[Rollout]:
 
 
 def ask(judge: EndpointCritic, count: int = 1) -> list:
-    return judge(failures(count), seed=0, purpose="train", step=1)
+    return judge(failures(count), Context((), step=1))

@@ -24,10 +24,12 @@ from toy import Parity, toy_run
 
 from vpdlab import processes
 from vpdlab.config import RunConfig
+from vpdlab.feedback import Context
 from vpdlab.feedback.critics import Critique
 from vpdlab.model.sharding import whole
 from vpdlab.run import Run, iterate
-from vpdlab.types import Outcome, Rollout, View
+from vpdlab.run.observe import metrics_row
+from vpdlab.types import Outcome, Rollout, SampledText
 
 PATIENCE = 60.0
 
@@ -42,10 +44,10 @@ class Breaks(Parity):
         return super().verify(rollout)
 
 
-def mutter(rollouts: list[Rollout], **how: Any) -> list[Critique]:
+def mutter(rollouts: list[Rollout], context: Context) -> list[Critique]:
     """A critic who says the attempt itself: enough for one that learns."""
     return [
-        Critique(rollout.text[:20] or "no", "", View(rollout.prompt_ids, rollout.response_ids), rollout.logps)
+        Critique(rollout.text[:20] or "no", "", SampledText(rollout.prompt_ids, rollout.tokens))
         for rollout in rollouts
     ]
 
@@ -58,8 +60,8 @@ def update(
     In the process `poisoned` the first iteration's loss is NaN. With `central` the main process samples for all.
     """
     run = toy_run(grad_clip=0.0, **fields)
-    if run.criticism is not None:
-        run.criticism.critic = mutter
+    if run.critic is not None:
+        run.critic.critic = mutter
     policy, verify, batches, gradients = run.learner.policy, run.verify, [], []
     generate, asked = run.sampler.generate, []
     run.sampler.central = central
@@ -74,13 +76,14 @@ def update(
         parameters = policy.parameters if optimizer is policy.optimizer else policy.teacher_parameters
         gradients.append([None if p.grad is None else whole(p.grad).clone() for p in parameters])
 
-    backward = policy.backward
+    backward, rows = policy.backward, []
     if processes.rank() == poisoned:
-        policy.backward = lambda loss: backward(loss * (math.nan if run.learner.step == 1 else 1.0))
+        policy.backward = lambda loss: backward(loss * (math.nan if not rows else 1.0))
     run.verify = keep
     for optimizer in {policy.optimizer, policy.e_optimizer}:
         optimizer.register_step_pre_hook(look)
-    rows = [iterate(run, step) for step in range(1, steps + 1)]
+    for step in range(1, steps + 1):
+        rows.append(metrics_row(iterate(run, step)))
     weights = {name: whole(value) for name, value in policy.model.state_dict().items()}
     return {"rows": rows, "batches": batches, "gradients": gradients, "weights": weights, "asked": asked}
 

@@ -12,6 +12,7 @@ import torch
 from vpdlab.config import RunConfig
 from vpdlab.model.loading import without_bars
 from vpdlab.run import Run, iterate
+from vpdlab.run.observe import metrics_row
 from vpdlab.types import Outcome, Problem, Rollout
 from vpdlab.zoo.make_apprentice import build_model, build_tokenizer
 
@@ -53,7 +54,7 @@ def toy_run(record: bool = False, task: Any = None, **fields: Any) -> Run:
 
 def train(run: Run, steps: int = 3) -> list[dict[str, Any]]:
     """Iterate without evaluation or record."""
-    return [iterate(run, step) for step in range(1, steps + 1)]
+    return [metrics_row(iterate(run, step)) for step in range(1, steps + 1)]
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
 import json
 import math
 from pathlib import Path
@@ -24,6 +22,7 @@ from vpdlab.config import (
     read_options,
     read_preset,
     read_values,
+    settings,
 )
 from vpdlab.errors import UserError
 
@@ -32,12 +31,7 @@ NUMBERS = [name for name, hint in HINTS.items() if hint in (int, float)]
 
 def documented() -> dict[str, str]:
     """Each field with the docstring that stands right under it."""
-    (tree,) = ast.parse(inspect.getsource(RunConfig)).body
-    found = {}
-    for node, below in zip(tree.body, tree.body[1:], strict=False):
-        if isinstance(node, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            found[node.target.id] = below.value.value
-    return found
+    return {one.name: one.text for one in settings()}
 
 
 def refused(**fields: Any) -> str:
@@ -57,9 +51,8 @@ def test_every_field_is_documented_where_it_is_declared() -> None:
 
 
 def test_every_number_has_a_range_that_holds_its_default() -> None:
-    bounded = [name for name, _, _ in RANGES]
-    assert sorted(bounded) == sorted(NUMBERS)
-    for name, low, high in RANGES:
+    assert sorted(RANGES) == sorted(NUMBERS)
+    for name, (low, high) in RANGES.items():
         assert low <= getattr(RunConfig(), name) <= high
 
 
@@ -68,7 +61,7 @@ def test_a_config_cannot_be_changed() -> None:
         RunConfig().steps = 3  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(("name", "low", "high"), RANGES)
+@pytest.mark.parametrize(("name", "low", "high"), [(name, *bounds) for name, bounds in RANGES.items()])
 def test_a_number_outside_its_range_is_refused(name: str, low: float, high: float) -> None:
     kind = HINTS[name]
     for value in (low - 1, high + 1) if kind is int else (low - 1e-3, high * 2, math.nan, math.inf):
@@ -97,8 +90,7 @@ def test_a_number_outside_its_range_is_refused(name: str, low: float, high: floa
         ({"task_args": {"digits": 3}}, "but must be a list of words"),
         ({"task_args": ["digits"]}, "task_args has 'digits': write NAME=VALUE, for instance digits=3"),
         ({"task_args": ["3=digits"]}, "task_args has '3=digits': write NAME=VALUE"),
-        ({"feedback": []}, "feedback is empty: choose from verifier, sibling"),
-        ({"feedback": ["judge"]}, "feedback names 'judge': choose from verifier, sibling"),
+        ({"feedback": []}, "feedback is empty"),
     ],
 )
 def test_a_value_of_another_type_is_refused_and_never_converted(fields: dict[str, Any], message: str) -> None:

@@ -7,10 +7,12 @@ import torch
 from toy import equal, toy_run, train, weights
 
 from vpdlab.errors import UserError
-from vpdlab.feedback.critics import LONGEST, Criticism, Critique, as_data, gives_away
-from vpdlab.learn.state import MStep
+from vpdlab.feedback import Context
+from vpdlab.feedback.critics import LONGEST, CriticSource, Critique, as_data, gives_away
+from vpdlab.learn.critic_update import reinforce_critic
+from vpdlab.learn.results import MStep
 from vpdlab.record import METRICS, load_run
-from vpdlab.types import Outcome, Problem, Rollout
+from vpdlab.types import Outcome, Problem, Rollout, View
 
 CRITIQUE = {"feedback": ("critique",), "critic_max_tokens": 7}
 CHOICE = Problem("c", "?", "B", data={"choices": {"A": "argon", "B": "neon gas", "C": "He"}})
@@ -26,7 +28,7 @@ class Scripted:
     def __init__(self, *said: str | None) -> None:
         self.said, self.asked = said, []
 
-    def __call__(self, rollouts, *, seed, purpose, step) -> list[Critique]:
+    def __call__(self, rollouts, context) -> list[Critique]:
         self.asked.append([(r.group, r.index) for r in rollouts])
         words = [self.said[i % len(self.said)] for i in range(len(rollouts))]
         return [Critique(text, "" if text else "the critic did not answer") for text in words]
@@ -66,26 +68,23 @@ def test_any_other_answer_is_given_away_by_standing_there(answer, text, leaked) 
 
 def test_failures_are_criticised_and_successes_shown_a_sibling() -> None:
     critic = Scripted("Wrong family.")
-    criticism = Criticism(critic)
+    source = CriticSource(critic)
     group = [rollout(0), rollout(1, 1.0), rollout(2), rollout(3, 1.0)]
-    criticism.ask(group, seed=0, purpose="train", step=1)
+    notes = source(group, Context(group))
     assert critic.asked == [[(0, 0), (0, 2)]]
-    notes = [criticism.source(one, group) for one in group]
     assert [note.source for note in notes] == ["critique", "sibling", "critique", "sibling"]
     assert notes[0].critique == "Wrong family." and notes[1].demonstration == "answer 3"
-    alone = criticism.source(group[1], group[:2])
+    (alone,) = source([group[1]], Context(group[:2]))
     assert not alone.signal and alone.reason == "the only success of its group"
 
 
 def test_a_critic_that_fails_is_a_reason_and_a_leak_can_be_dropped() -> None:
     group = [rollout(0), rollout(1)]
-    criticism = Criticism(Scripted(None, "It is option B."), drop_leaks=True)
-    criticism.ask(group, seed=0, purpose="train", step=1)
-    silent, leaky = (criticism.source(one, group) for one in group)
+    silent, leaky = CriticSource(Scripted(None, "It is option B."), drop_leaks=True)(group, Context(group))
     assert (silent.signal, silent.reason) == (False, "the critic did not answer")
     assert (leaky.signal, leaky.leaked, leaky.reason) == (False, True, "the critique gave the answer away")
-    criticism.drop_leaks = False
-    assert criticism.source(group[1], group).leaked is True and criticism.source(group[1], group).signal
+    _, kept = CriticSource(Scripted(None, "It is option B."))(group, Context(group))
+    assert kept.leaked is True and kept.signal
 
 
 def test_a_critics_words_are_data() -> None:
@@ -129,19 +128,18 @@ def test_the_same_seed_says_the_same_and_a_frozen_critic_does_not_change() -> No
             Rollout(p, g, 0, run.render.student(p), (70,), (0.0,), "It is 9.", True, Outcome(0.0))
             for g, p in enumerate(task.load("train")[:3])
         ]
-        run.criticism.ask(rollouts, seed=0, purpose="train", step=5)
-        found.append([critique.text for critique in run.criticism.said.values()])
+        found.append([one.critique for one in run.critic(rollouts, Context(rollouts, step=5))])
     assert found[0] == found[1]
 
 
 def test_only_what_no_earlier_source_speaks_of_is_asked_about() -> None:
     run = toy_run(**(CRITIQUE | {"feedback": ("verifier", "critique"), "feedback_mode": "first"}))
-    run.criticism = Criticism(Scripted("Wrong."))
+    run.critic = CriticSource(Scripted("Wrong."))
     problem = run.task.load("train")[0]
     spoken = Rollout(problem, 0, 0, (1,), (2,), (0.0,), "x", True, Outcome(0.0, "Too low."))
     silent = Rollout(problem, 0, 1, (1,), (2,), (0.0,), "x", True, Outcome(0.0, None))
     notes = run.feedback([spoken, silent], step=1)
-    assert run.criticism.critic.asked == [[(0, 1)]]
+    assert run.critic.critic.asked == [[(0, 1)]]
     assert [note.source for note in notes] == ["verifier", "critique"]
 
 
@@ -150,11 +148,11 @@ def test_the_rollouts_are_on_disk_before_a_critic_is_asked(tmp_path) -> None:
     found = []
 
     class Looking(Scripted):
-        def __call__(self, rollouts, **where) -> list[Critique]:
-            found.extend(load_run(tmp_path / "run").rollouts(where["step"]))
-            return super().__call__(rollouts, **where)
+        def __call__(self, rollouts, context) -> list[Critique]:
+            found.extend(load_run(tmp_path / "run").rollouts(context.step))
+            return super().__call__(rollouts, context)
 
-    run.criticism = Criticism(Looking("Wrong."))
+    run.critic = CriticSource(Looking("Wrong."))
     list(run.steps())
     assert len(found) == 16 and {r["reason"] for r in found} == {"the critic was not asked yet"}
     after = load_run(tmp_path / "run").rollouts(1)
@@ -171,11 +169,12 @@ def test_a_judge_that_learns_reinforces_what_lowered_the_belief_in_failures() ->
         Rollout(p, g, 0, run.render.student(p), (70, 71), (0.0, 0.0), "It is 9.", True, Outcome(0.0))
         for g, p in enumerate(problems)
     ]
-    run.criticism.ask(failures, seed=0, purpose="train", step=1)
-    views = [critique.view for critique in run.criticism.said.values()]
+    batch = run.pack(failures, run.critic(failures, Context(failures, step=1)))
+    views = [View(one.sampled.context_ids, one.sampled.tokens.ids) for one in batch.feedback]
     policy = run.learner.policy
     before = policy.score(views)
-    loss = run.criticism.learn(run.learner, failures, torch.tensor([1.0, 0.0, 0.0, -1.0]))
+    drop = torch.tensor([1.0, 0.0, 0.0, -1.0]) * batch.lengths
+    loss = reinforce_critic(run.learner, batch, MStep(student_logp=drop, teacher_logp=torch.zeros(4)))
     change = policy.score(views) - before
     assert loss is not None and change[0] > 0.01 and change[3] < -0.01
 
@@ -184,11 +183,11 @@ def test_equal_critiques_teach_the_judge_nothing() -> None:
     run = toy_run(critic_learns=True, **CRITIQUE)
     start = weights(run)
     batch = run.pack([], [])
-    assert run.reinforce_critic(batch, MStep()) is None
+    assert reinforce_critic(run.learner, batch, MStep()) is None
     problem = run.task.load("train")[0]
     failures = [Rollout(problem, 0, i, (1,), (70,), (0.0,), "It is 9.", True, Outcome(0.0)) for i in range(3)]
-    run.criticism.ask(failures, seed=0, purpose="train", step=1)
-    run.criticism.learn(run.learner, failures, torch.zeros(3))
+    batch = run.pack(failures, run.critic(failures, Context(failures, step=1)))
+    assert reinforce_critic(run.learner, batch, MStep(student_logp=torch.zeros(3), teacher_logp=torch.zeros(3))) == 0.0
     assert equal(weights(run), start)
 
 

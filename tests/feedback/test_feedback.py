@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vpdlab.feedback import give_feedback, sibling, verifier, without_thoughts
+from vpdlab.feedback import Context, give_feedback, sibling, verifier, without_thoughts
 from vpdlab.types import Feedback, Outcome, Problem, Rollout
 
 PROBLEM = Problem("p", "?", "7")
@@ -15,16 +15,22 @@ def rollout(index: int, reward: float = 0.0, text: str = "", notes: str | None =
     return Rollout(PROBLEM, group, index, (1,), (2,), (-0.1,), text or f"answer {index}", True, outcome)
 
 
+def shown(one: Rollout, group: list[Rollout]) -> Feedback:
+    """A sibling's demonstration for one rollout of a group."""
+    (feedback,) = sibling([one], Context(group))
+    return feedback
+
+
 # -- verifier --------------------------------------------------------------------------------------------------
 
 
 def test_the_verifier_says_what_the_environment_said() -> None:
-    assert verifier(rollout(0), []) == Feedback(critique="Too low.", source="verifier")
+    assert verifier([rollout(0)], Context([])) == [Feedback(critique="Too low.", source="verifier")]
 
 
 @pytest.mark.parametrize("notes", [None, "", " \n"])
 def test_words_that_say_nothing_are_no_signal(notes: str | None) -> None:
-    said = verifier(rollout(0, notes=notes), [])
+    (said,) = verifier([rollout(0, notes=notes)], Context([]))
     assert said == Feedback(reason="the environment said nothing")
     assert not said.signal
 
@@ -34,36 +40,36 @@ def test_words_that_say_nothing_are_no_signal(notes: str | None) -> None:
 
 def test_a_sibling_is_the_next_success_of_the_group_and_never_oneself() -> None:
     group = [rollout(0), rollout(1, 1.0), rollout(2), rollout(3, 1.0), rollout(4)]
-    shown = [sibling(one, group).demonstration for one in group]
+    found = [shown(one, group).demonstration for one in group]
     # After the last success the first one follows; successes show each other.
-    assert shown == ["answer 1", "answer 3", "answer 3", "answer 1", "answer 1"]
+    assert found == ["answer 1", "answer 3", "answer 3", "answer 1", "answer 1"]
 
 
 def test_the_order_in_which_a_group_arrives_changes_nothing() -> None:
     group = [rollout(index, float(index in (1, 3))) for index in range(5)]
     for one in group:
-        assert sibling(one, group) == sibling(one, group[::-1])
+        assert shown(one, group) == shown(one, group[::-1])
 
 
 def test_a_lone_success_shows_itself_to_the_others_only() -> None:
     group = [rollout(0), rollout(1, 1.0)]
-    assert sibling(group[0], group) == Feedback(demonstration="answer 1", source="sibling")
-    assert sibling(group[1], group) == Feedback(reason="the only success of its group")
+    assert shown(group[0], group) == Feedback(demonstration="answer 1", source="sibling")
+    assert shown(group[1], group) == Feedback(reason="the only success of its group")
 
 
 def test_a_group_without_success_has_no_sibling_signal() -> None:
     group = [rollout(0), rollout(1, 0.9)]  # nearly right is not right
-    assert [sibling(one, group) for one in group] == [Feedback(reason="no success in the group")] * 2
+    assert [shown(one, group) for one in group] == [Feedback(reason="no success in the group")] * 2
 
 
 def test_a_sibling_that_only_thought_shows_nothing() -> None:
     group = [rollout(0), rollout(1, 1.0, "<think>seven</think>")]
-    assert sibling(group[0], group) == Feedback(reason="the sibling's response is empty")
+    assert shown(group[0], group) == Feedback(reason="the sibling's response is empty")
 
 
 def test_a_sibling_is_shown_without_its_thoughts() -> None:
     group = [rollout(0), rollout(1, 1.0, "<think>three and\nfour</think>\n\nSeven.")]
-    assert sibling(group[0], group).demonstration == "Seven."
+    assert shown(group[0], group).demonstration == "Seven."
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from torch.testing import assert_close
 from toy import equal, toy_run, train, weights
 
 from vpdlab.errors import UserError
-from vpdlab.feedback import give_feedback
 from vpdlab.learn.e_step import OBJECTIVES, e_step
 from vpdlab.learn.m_step import m_step
 from vpdlab.learn.methods import METHODS, get_method
@@ -20,7 +19,6 @@ from vpdlab.learn.state import Batch, adapted
 from vpdlab.record import METRICS, load_run
 from vpdlab.run import Run
 from vpdlab.study.anatomy import pushes
-from vpdlab.tasks import verify_all
 from vpdlab.types import Outcome
 
 FULL = {"support": "full", "max_new_tokens": 6}
@@ -46,11 +44,6 @@ def opened(name: str, **fields) -> Run:
     return run
 
 
-def packed(run: Run) -> Batch:
-    rollouts = verify_all(run.task, run.rollouts(1))
-    return run.pack(rollouts, give_feedback(rollouts, run.config.feedback, run.config.feedback_mode))
-
-
 class Facts:
     """All there is to know about a batch, row by row: log-probabilities [T, V] of both sides, advantage, signal."""
 
@@ -62,8 +55,9 @@ class Facts:
         self.tokens = [torch.tensor(r.response_ids) for r in batch.rollouts]
         with torch.no_grad():
             self.student = [next(policy.minibatches([view]))[0] for view in batch.student]
-            self.student = [policy.states(view).logp() for view in self.student]
-            self.teacher = [run.learner.teacher.states(next(policy.minibatches([v]))[0]).logp() for v in batch.teacher]
+            self.student = [policy.token_dist(view).logp() for view in self.student]
+            teacher = run.learner.teacher
+            self.teacher = [teacher.token_dist(next(policy.minibatches([v]))[0]).logp() for v in batch.teacher]
         rewards = [rollout.verified.reward for rollout in batch.rollouts]
         groups = [rollout.group for rollout in batch.rollouts]
         means = {g: sum(r for r, h in zip(rewards, groups, strict=True) if h == g) / groups.count(g) for g in groups}
@@ -81,9 +75,9 @@ class Facts:
         return torch.as_tensor(weight).reshape(-1, 1) * (one_hot - self.student[row].exp())
 
 
-def check(run: Run, expected) -> None:
+def check(run: Run, expected, step: int = 1) -> None:
     """`expected(facts, row)` is minus the gradient of the loss with respect to the logits, times all its tokens."""
-    batch = packed(run)
+    batch = dataclasses.replace(run.batch(), step=step)
     facts = Facts(run, batch)
     found = pushes(run.learner, batch, run.method)
     assert max(push.size.max().item() for push in found) > 1e-3
@@ -188,14 +182,13 @@ def test_reshape_adds_the_log_ratio_to_the_advantage() -> None:
 
 def test_reweight_scales_the_advantage_within_its_clip() -> None:
     run = opened("reweight", reweight_alpha=0.5, reweight_clip=0.4, reweight_steps=10)
-    run.learner.step = 3  # two of ten steps on: a share of 0.4 is left
 
     def expected(f: Facts, row: int) -> Tensor:
         a = f.advantage[row]
         factor = (math.copysign(1.0, a) * (a != 0) * f.difference(row)).exp().clamp(0.6, 1.4)
         return f.score(row, a * (0.6 + 0.4 * factor))
 
-    check(run, expected)
+    check(run, expected, step=3)  # two of ten steps on: a share of 0.4 is left
 
 
 @pytest.mark.parametrize("gate", ["difference", "entropy", "either"])
@@ -224,7 +217,7 @@ def test_opsd_cuts_each_entry_of_the_forward_kl() -> None:
 
 def test_truncated_weights_scale_the_distillation() -> None:
     run = opened("sdpo", is_clip=1.5)
-    batch = packed(run)
+    batch = run.batch()
     # As if the sampler had found the first rollout's tokens half, the others' twice as likely.
     shifted = [
         dataclasses.replace(r, logps=tuple(x + math.log(0.5 if i == 0 else 2.0) for x in r.logps))
@@ -243,7 +236,7 @@ def test_truncated_weights_scale_the_distillation() -> None:
 )  # fmt: skip
 def test_a_hybrid_without_its_teacher_is_grpo(name, fields) -> None:
     hybrid, plain = opened(name, **fields), opened("grpo")
-    for a, b in zip(*(pushes(run.learner, packed(run), run.method) for run in (hybrid, plain)), strict=True):
+    for a, b in zip(*(pushes(run.learner, run.batch(), run.method) for run in (hybrid, plain)), strict=True):
         assert_close(a.logits, b.logits, rtol=1e-5, atol=1e-7)
 
 
@@ -263,7 +256,7 @@ def test_minibatches_change_no_method(name, fields) -> None:
     for tokens in (1, 16384):
         run = opened(name, minibatch_tokens=tokens, **fields)
         run.learner.policy.step = lambda *_: 1.0  # keep the gradient
-        m_step(run.learner, packed(run), run.method)
+        m_step(run.learner, run.batch(), run.method)
         gradients.append([p.grad for p in run.learner.policy.parameters])
     for a, b in zip(*gradients, strict=True):
         assert_close(a, b, rtol=1e-4, atol=1e-6)
@@ -322,7 +315,7 @@ def test_a_method_without_teacher_that_asks_for_one_is_told() -> None:
     run = opened("grpo")
     run.method = dataclasses.replace(METHODS["sdpo"], views="student")
     with pytest.raises(ValueError, match="this method looks at no teacher"):
-        m_step(run.learner, packed(run), run.method)
+        m_step(run.learner, run.batch(), run.method)
 
 
 @pytest.mark.parametrize(
@@ -353,7 +346,7 @@ def test_unknown_methods_are_refused_with_the_list() -> None:
 def test_each_objective_trains_the_teacher(objective, anchor) -> None:
     run = opened("vpd", e_objective=objective, anchor=anchor, lr=3e-4)
     start = weights(run)
-    done = e_step(run.learner, packed(run))
+    done = e_step(run.learner, run.batch())
     assert not equal(weights(run), start)
     assert done.updates == 1 and math.isfinite(done.loss)
     assert (done.delta is not None) == (objective in ("bco", "kto"))
@@ -363,7 +356,7 @@ def test_each_objective_trains_the_teacher(objective, anchor) -> None:
 def test_each_objective_raises_the_margin(objective) -> None:
     """Many updates on one batch: successes gain over failures, whatever the objective."""
     run = opened("vpd", e_objective=objective, e_epochs=10, lr=3e-4)
-    batch = packed(run).select(packed(run).signal)
+    batch = run.batch().select(run.batch().signal)
     policy, success = run.learner.policy, batch.success
     before = policy.score(batch.teacher)
     e_step(run.learner, batch)
@@ -377,7 +370,7 @@ def test_minibatches_change_no_objective(objective) -> None:
     for tokens in (1, 16384):
         run = opened("vpd", e_objective=objective, minibatch_tokens=tokens)
         run.learner.policy.step = lambda *_: 1.0
-        e_step(run.learner, packed(run))
+        e_step(run.learner, run.batch())
         gradients.append([p.grad for p in run.learner.policy.parameters])
     for a, b in zip(*gradients, strict=True):
         assert_close(a, b, rtol=1e-4, atol=1e-6)
@@ -385,21 +378,21 @@ def test_minibatches_change_no_objective(objective) -> None:
 
 def test_the_fixed_anchor_stays_where_the_run_began() -> None:
     run = opened("vpd", anchor="fixed")
-    batch = packed(run)
+    batch = run.batch()
     start = run.learner.policy.score(batch.student)
     train(run, 2)
-    assert_close(run.learner.prior(batch), start, rtol=1e-6, atol=1e-6)
+    assert_close(run.learner.prior(batch)[0], start, rtol=1e-6, atol=1e-6)
     assert (run.learner.policy.score(batch.student) - start).abs().max() > 1e-3
 
 
 def test_the_dynamic_anchor_slides_along() -> None:
     run = opened("vpd")
     train(run, 2)
-    batch = packed(run)
-    assert_close(run.learner.prior(batch), run.learner.policy.score(batch.student), rtol=1e-6, atol=1e-6)
+    batch = run.batch()
+    assert_close(run.learner.prior(batch)[0], run.learner.policy.score(batch.student), rtol=1e-6, atol=1e-6)
     e_step(run.learner, batch)  # what the sampler said is history now
-    assert torch.equal(run.learner.prior(batch), run.learner.policy.score(batch.student))
-    assert (run.learner.prior(batch) - batch.sampled_logp).abs().max() > 1e-3
+    assert torch.equal(run.learner.prior(batch)[0], run.learner.policy.score(batch.student))
+    assert (run.learner.prior(batch)[0] - batch.sampled_logp).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -429,7 +422,7 @@ def test_a_run_with_a_target_logs_the_beta_that_it_used() -> None:
 def test_the_e_step_takes_rollouts_with_feedback_alone() -> None:
     run = opened("vpd")
     run.method = dataclasses.replace(METHODS["joint"], e_step=e_step)
-    everyone = packed(run)
+    everyone = run.batch()
     done = run.method.e_step(run.learner, everyone)
     assert len(everyone) == 16 and int(everyone.signal.sum()) == 12
     assert done.teacher_logp.shape == (12,)

@@ -37,7 +37,7 @@ def test_an_adapter_is_saved_as_it_is_live(name, tmp_path):
     for _ in range(3):
         for (batch,) in policy.minibatches(views):
             policy.backward(-policy.logp(batch).mean())
-        policy.step()
+        policy.update("student")
     after = policy.score(views)
     policy.save(tmp_path / "saved")
     saved = plain(str(tmp_path / "saved"))

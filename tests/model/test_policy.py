@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_loop import packed
 from toy import toy_model, toy_run, train
 
 from vpdlab.config import RunConfig
@@ -95,7 +94,7 @@ def test_a_lora_student_leaves_the_base_alone():
 @pytest.mark.parametrize("precision", ["bfloat16", "bfloat16-mixed"])
 def test_bfloat16_scores_near_float32(precision):
     exact, rough = toy_run(), toy_run(precision=precision)
-    batch = packed(exact)
+    batch = exact.batch()
     a, b = exact.learner.policy.score(batch.teacher), rough.learner.policy.score(batch.teacher)
     assert b.dtype == torch.float32
     torch.testing.assert_close(a, b, rtol=0.02, atol=0.5)

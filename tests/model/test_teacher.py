@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_loop import packed
 from toy import equal, toy_run, weights
 
 from vpdlab.learn.e_step import e_step
@@ -17,7 +16,7 @@ from vpdlab.run import Run
 def teacher_logp(run: Run, batch: Batch) -> torch.Tensor:
     """All log-probabilities of the M-step's teacher on the first rows, [N, V]."""
     (view,) = next(iter(run.learner.policy.minibatches(batch.teacher, rows=range(4))))
-    return run.learner.teacher.states(view).logp()
+    return run.learner.teacher.token_dist(view).logp()
 
 
 def steps(run: Run, batch: Batch) -> list[torch.Tensor]:
@@ -42,14 +41,14 @@ def steps(run: Run, batch: Batch) -> list[torch.Tensor]:
 )
 def test_what_moves_a_teacher(kind, after_e, after_m):
     run = toy_run(teacher=kind)
-    start, e, m = steps(run, packed(run))
+    start, e, m = steps(run, run.batch())
     assert torch.equal(start, e) != after_e
     assert torch.equal(e, m) != after_m
 
 
 def test_ema_follows_by_its_rate():
     run = toy_run(teacher="ema", teacher_rate=0.25)
-    copy = run.learner.teacher._copy
+    copy = run.learner.teacher.kept
     start = [value.clone() for value in copy.values]
     with torch.no_grad():
         for p in run.learner.policy.parameters:
@@ -62,7 +61,7 @@ def test_ema_follows_by_its_rate():
 @pytest.mark.parametrize(("mix", "twin"), [(0.0, "frozen"), (1.0, "shared")])
 def test_the_trust_region_ends_at_frozen_and_at_live(mix, twin):
     runs = toy_run(teacher="trust-region", trust_mix=mix), toy_run(teacher=twin)
-    batch = packed(runs[0])
+    batch = runs[0].batch()
     for run in runs:
         with torch.no_grad():
             run.learner.policy.parameters[0].mul_(1.5)  # the live weights have left the frozen ones
@@ -71,7 +70,7 @@ def test_the_trust_region_ends_at_frozen_and_at_live(mix, twin):
 
 def test_the_trust_region_is_the_normalised_geometric_mixture():
     run, frozen = toy_run(teacher="trust-region", trust_mix=0.3), toy_run(teacher="frozen")
-    batch = packed(run)
+    batch = run.batch()
     with torch.no_grad():
         run.learner.policy.parameters[0].mul_(1.5)
     live = toy_run(teacher="shared")
@@ -86,7 +85,7 @@ def test_the_trust_region_is_the_normalised_geometric_mixture():
 @pytest.mark.parametrize("lora_rank", [0, 4])
 def test_an_adapter_teacher_is_trained_by_the_e_step_alone(lora_rank):
     run = toy_run(teacher="adapter", lora_rank=lora_rank)
-    batch, policy = packed(run), run.learner.policy
+    batch, policy = run.batch(), run.learner.policy
     mine = {id(p) for p in policy.teacher_parameters}
     assert not mine & {id(p) for p in policy.parameters}
 
@@ -107,7 +106,7 @@ def test_an_adapter_teacher_is_trained_by_the_e_step_alone(lora_rank):
 
 def test_a_fresh_adapter_teacher_starts_as_the_student():
     decoupled, shared = toy_run(teacher="adapter"), toy_run(teacher="shared")
-    batch = packed(shared)
+    batch = shared.batch()
     torch.testing.assert_close(teacher_logp(decoupled, batch), teacher_logp(shared, batch), rtol=0, atol=0)
 
 

@@ -194,7 +194,7 @@ def test_the_environment_of_each_resume_is_recorded(tmp_path):
 
 def test_what_a_critics_server_was_asked_counts_on(tmp_path):
     run = opened(tmp_path / "run", feedback=["critique"], critic_max_tokens=4)
-    run.criticism.critic.budget = Budget(run.config.critic_calls - 5, run.config.critic_tokens - 700)
+    run.critic.critic.budget = Budget(run.config.critic_calls - 5, run.config.critic_tokens - 700)
     run._open_record()
     saved = Checkpoints(tmp_path / "run" / "checkpoints").read(0)
     assert isinstance(saved, Saved) and saved.state["spent"] == {"calls": 5, "tokens": 700}

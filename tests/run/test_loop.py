@@ -13,24 +13,20 @@ import torch
 from toy import Parity, equal, toy_run, train, weights
 
 from vpdlab.errors import RunFailed, UserError
-from vpdlab.feedback import give_feedback
 from vpdlab.learn import m_step as m_steps
 from vpdlab.learn.e_step import e_step, split
 from vpdlab.learn.m_step import Method, m_step
 from vpdlab.learn.methods import METHODS
-from vpdlab.learn.state import CHECKED, Batch, Mismatch
+from vpdlab.learn.parts import shuffled
+from vpdlab.learn.results import Mismatch
+from vpdlab.learn.state import CHECKED, Batch
 from vpdlab.losses import reward_shift
 from vpdlab.record import METRICS, load_run
-from vpdlab.run import Run, shuffled
+from vpdlab.run import Run
 from vpdlab.tasks import verify_all
 from vpdlab.types import Outcome
 
 TEACHERS = ("shared", "ema", "snapshot", "frozen", "trust-region", "adapter")
-
-
-def packed(run: Run, step: int = 1) -> Batch:
-    rollouts = verify_all(run.task, run.rollouts(step))
-    return run.pack(rollouts, give_feedback(rollouts, run.config.feedback, run.config.feedback_mode))
 
 
 @pytest.mark.parametrize("teacher", ["shared", "ema", "trust-region"])
@@ -65,7 +61,7 @@ def test_the_result_does_not_depend_on_the_minibatches(monkeypatch, tokens, rows
     """Rows a minibatch, and rows of logits a chunk (with its recomputation), change no gradient."""
     whole, split = toy_run(), toy_run(minibatch_tokens=tokens)
     one = gradients(whole)
-    monkeypatch.setattr("vpdlab.model.comparison._chunk_rows", lambda dist, mib: rows)
+    monkeypatch.setattr("vpdlab.model.chunks.chunk_rows", lambda dist, mib: rows)
     other = gradients(split)
     for a, b in zip(one, other, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
@@ -75,13 +71,13 @@ def gradients(run: Run, batch: Batch | None = None) -> list[torch.Tensor]:
     """The gradients that the E-step and then the M-step hand to the optimiser."""
     policy, found = run.learner.policy, []
 
-    def keep(optimizer=None):
+    def keep(role):
         found.extend(p.grad.clone() for p in policy.parameters if p.grad is not None)
         policy.model.zero_grad()
         return 1.0
 
-    policy.step = keep
-    batch = packed(run) if batch is None else batch
+    policy.update = keep
+    batch = run.batch() if batch is None else batch
     e_step(run.learner, batch)
     m_step(run.learner, batch, run.method)
     assert len(found) == 2 * len(policy.parameters)
@@ -90,10 +86,10 @@ def gradients(run: Run, batch: Batch | None = None) -> list[torch.Tensor]:
 
 def test_the_result_does_not_depend_on_the_order_of_rollouts():
     run = toy_run()
-    batch = packed(run)
+    batch = run.batch()
     order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(0)).tolist()
     mixed = Batch(
-        *([part[i] for i in order] for part in (batch.rollouts, batch.notes, batch.student, batch.teacher)),
+        *([part[i] for i in order] for part in (batch.rollouts, batch.feedback, batch.student, batch.teacher)),
         success=batch.success[order],
         signal=batch.signal[order],
     )
@@ -103,7 +99,7 @@ def test_the_result_does_not_depend_on_the_order_of_rollouts():
 
 def test_scores_do_not_depend_on_padding():
     run = toy_run()
-    batch, policy = packed(run), run.learner.policy
+    batch, policy = run.batch(), run.learner.policy
     together = policy.score(batch.teacher)
     alone = torch.cat([policy.score([view]) for view in batch.teacher])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
@@ -116,7 +112,7 @@ def test_what_a_group_begins_with_is_read_once_and_changes_nothing(fields, token
     whole.learner.policy._shares = False
     read = []
     for run in (apart, whole):
-        views = packed(run).teacher
+        views = run.batch().teacher
         read.append(sum(view.read for (view,) in run.learner.policy.minibatches(views)))
         for batch in run.learner.policy.minibatches(views) if tokens == 16384 else ():
             assert (batch[0].shared is None) == (run is whole)
@@ -128,10 +124,10 @@ def test_what_a_group_begins_with_is_read_once_and_changes_nothing(fields, token
 def test_the_e_step_reads_nothing_twice(monkeypatch):
     """The prior is the sampler's; the pass that finds the shift is the update's own, where one minibatch is all."""
     run = toy_run()
-    batch, policy = packed(run), run.learner.policy
+    batch, policy = run.batch(), run.learner.policy
     real, calls = policy.states, []
     monkeypatch.setattr(policy, "states", lambda view: calls.append(view) or real(view))
-    torch.testing.assert_close(run.learner.prior(batch), policy.score(batch.student), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(run.learner.prior(batch)[0], policy.score(batch.student), rtol=1e-5, atol=1e-5)
     calls.clear()
     done = e_step(run.learner, batch)
     # Besides, a few rows show that sampler and scorer agree.
@@ -162,9 +158,9 @@ def test_the_mismatch_by_hand():
 
 def test_minibatches_of_the_e_step_are_updates():
     run = toy_run(e_minibatch=1, e_unit="prompts", e_epochs=2)
-    assert e_step(run.learner, packed(run)).updates == 8  # 4 prompts, twice
-    assert split(packed(run), 0, "rollouts", 1) == [list(range(16))]
-    assert [len(rows) for rows in split(packed(run), 6, "rollouts", 1)] == [6, 6, 4]
+    assert e_step(run.learner, run.batch()).updates == 8  # 4 prompts, twice
+    assert split(run.batch(), 0, "rollouts", 1) == [list(range(16))]
+    assert [len(rows) for rows in split(run.batch(), 6, "rollouts", 1)] == [6, 6, 4]
 
 
 def test_the_moving_shift_remembers():
@@ -173,7 +169,7 @@ def test_the_moving_shift_remembers():
     fresh = toy_run(shift="step")
     first = train(fresh, 1)[0]["delta"]
     assert deltas[0] == first  # nothing to remember yet
-    batch = packed(run, 4)
+    batch = run.batch(4)
     now = reward_shift(
         run.learner.policy.score(batch.teacher), run.learner.policy.score(batch.student), batch.success, 0.1
     ).item()
@@ -333,7 +329,7 @@ def test_a_run_that_never_began_leaves_no_trace_of_one(tmp_path):
 
 def test_scores_that_are_not_finite_do_not_reach_the_moving_shift(monkeypatch):
     run = toy_run(shift="ema")
-    batch, real = packed(run), run.learner.policy.token_logp
+    batch, real = run.batch(), run.learner.policy.token_logp
     monkeypatch.setattr(run.learner.policy, "token_logp", lambda view: real(view) * float("nan"))
     done = e_step(run.learner, batch)
     assert (done.reason, done.skipped, done.loss) == ("log-probabilities are not finite", 1, None)

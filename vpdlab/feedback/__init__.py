@@ -5,6 +5,17 @@ A source is a function ``(rollouts, context) -> list[Feedback]`` over the whole 
 `endpoint` one behind a server, `reply` what may be used of a server's reply. `noise` corrupts feedback for studies.
 """
 
-from vpdlab.feedback.sources import SOURCES, Context, Source, give_feedback
+from vpdlab.feedback.sources import (
+    SOURCES,
+    Context,
+    Source,
+    give_feedback,
+    reference,
+    sibling,
+    verifier,
+    without_thoughts,
+)
 
-__all__ = ["SOURCES", "Context", "Source", "give_feedback"]
+__all__ = [
+    "SOURCES", "Context", "Source", "give_feedback", "reference", "sibling", "verifier", "without_thoughts",
+]  # fmt: skip
