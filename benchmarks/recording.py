@@ -12,8 +12,8 @@ the iteration is on disk, though in a run the rollouts are written behind the ne
 of all its rollouts, and the rollouts of one iteration, by one process after another that has imported pyarrow and
 pandas before.
 
-3. Iterations late in a run and early in another one take turns. The learning rate is next to 0, so that both do the
-same work.
+3. Iterations of 16 rollouts late in a run and early in another one take turns. The learning rate is next to 0, so that
+both do the same work.
 """
 
 from __future__ import annotations
@@ -62,16 +62,7 @@ def measure(given: argparse.Namespace, scratch: Path) -> list[list[str]]:
     without = found["no record"]
     rows = []
     for name, seconds in found.items():
-        compared = ["", "", ""]
-        if seconds is not without:
-            share = common.ratios([one.clock for one in seconds], [one.clock for one in without])
-            spent = [one.processor - other.processor for one, other in zip(seconds, without, strict=True)]
-            more = statistics.median(one.clock for one in seconds) - statistics.median(one.clock for one in without)
-            compared = [
-                f"{1e3 * more:.1f}",
-                common.spread([1e3 * value for value in spent], 1),
-                common.spread(share, 3),
-            ]
+        compared = ["", "", ""] if seconds is without else against(seconds, without)
         rows.append([name, common.spread([one.clock for one in seconds], 3), *compared, f"{kib[name]:.1f}"])
     return rows
 
@@ -151,8 +142,8 @@ def late(given: argparse.Namespace, scratch: Path) -> list[list[str]]:
         return Run.open(
             RunConfig.make(
                 "tour-common", method="vpd", steps=given.late + 2 * given.steps + 4, eval_every=-1, e_every=1, lr=1e-12,
-                prompts=given.prompts, group=given.group, device=given.device, threads=given.threads,
-                checkpoint_every=0, out=str(scratch / name),
+                prompts=4, group=4, device=given.device, threads=given.threads, checkpoint_every=0,
+                out=str(scratch / name),
             )
         )  # fmt: skip
 
@@ -176,6 +167,14 @@ def late(given: argparse.Namespace, scratch: Path) -> list[list[str]]:
     ]
 
 
+def against(seconds: list[common.Seconds], without: list[common.Seconds]) -> list[str]:
+    """What a record costs beside no record: ms more by the clock and of the processor, and the ratio."""
+    share = common.ratios([one.clock for one in seconds], [one.clock for one in without])
+    spent = [one.processor - other.processor for one, other in zip(seconds, without, strict=True)]
+    more = statistics.median(one.clock for one in seconds) - statistics.median(one.clock for one in without)
+    return [f"{1e3 * more:.1f}", common.spread([1e3 * value for value in spent], 1), common.spread(share, 3)]
+
+
 def size(run: Any, steps: int) -> float:
     """KiB that an iteration has left: its line of metrics and its rollouts."""
     if run.recorder is None:
@@ -193,6 +192,7 @@ def main() -> None:
         long=dict(type=int, default=10_000, help="iterations of the long record"),
         rollouts=dict(type=int, default=128, help="rollouts of each of its iterations"),
         repeats=dict(type=int, default=5, help="how often it is read"),
+        only=dict(choices=("measure", "reading", "late"), help="one of the three parts"),
         late=dict(type=int, default=1500, help="iterations before the late ones"),
     )
     given = parser.parse_args()
@@ -209,6 +209,8 @@ def main() -> None:
         late: ["iterations", "s", "CPU s"],
     }
     for part, heads in parts.items():
+        if given.only not in (None, part.__name__):
+            continue
         with tempfile.TemporaryDirectory() as scratch:
             rows = part(given, Path(scratch))
         common.show(heads, rows)
