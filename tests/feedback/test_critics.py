@@ -200,7 +200,7 @@ def test_a_run_with_a_learning_judge_says_so() -> None:
     ("fields", "words"),
     [
         ({"max_context": 60}, "the critic's prompt of problem .* tokens without any attempt, but max_context is 60"),
-        ({"max_context": 500}, "max_context 500 [+] critic_max_tokens 20 is more than the 512 positions"),
+        ({"max_context": 500}, "max_context 500 [+] critic_max_tokens 20 exceeds the 512 positions"),
     ],
 )
 def test_a_critic_that_has_no_room_is_refused_before_the_first_step(fields, words) -> None:

@@ -91,6 +91,6 @@ def test_the_opposite_of_a_critique(text, opposite) -> None:
 
 
 def test_shares_that_exceed_the_whole_are_refused() -> None:
-    with pytest.raises(UserError, match="the shares of noise add up to 1.5, but must not exceed 1"):
+    with pytest.raises(UserError, match="the noise shares add up to 1.5, but must not exceed 1"):
         RunConfig(noise_drop=0.75, noise_shuffle=0.75)
     assert shares(RunConfig(noise_drop=0.5)) == NONE | {"drop": 0.5}

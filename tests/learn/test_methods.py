@@ -314,7 +314,7 @@ def test_a_method_can_be_added_by_one_function() -> None:
 def test_a_method_without_teacher_that_asks_for_one_is_told() -> None:
     run = opened("grpo")
     run.method = dataclasses.replace(METHODS["sdpo"], views="student")
-    with pytest.raises(ValueError, match="this method looks at no teacher"):
+    with pytest.raises(ValueError, match="this method has no teacher"):
         m_step(run.learner, run.batch(), run.method)
 
 
