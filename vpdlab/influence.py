@@ -98,7 +98,7 @@ def critique_influence(
     Returns:
         Plain data for `vpdlab_widgets.CritiqueInfluence`. Per response token, in nats: `logp` under the whole critique,
         `empty_logp` under none, `student_logp`; `total` = logp - empty_logp and `total_kl`; `drop` and `drop_kl`
-        [sentences][tokens]; `shapley` [sentences][tokens] or null with a `shapley_reason`; `gap` = total - sum of drop;
+        [sentences, tokens]; `shapley` [sentences, tokens] or null with a `shapley_reason`; `gap` = total - sum of drop;
         `variants` with `delta` = logp - that variant's, and `kl`. KL is KL(q with the whole critique || q with the
         variant) over the full vocabulary. `cut` names the prompts that had to be truncated.
 
