@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "LOG")] + sorted(
     ROOT.glob("docs/*.md")
 )
+HISTORY = {"LOG.md", "CHANGELOG.md"}  # name what was
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LANGUAGES = {"python", "bash", "json", "text"}
 SMALL = ["--steps", "1", "--group", "2", "--max_new_tokens", "8", "--eval_every", "-1"]
@@ -213,6 +214,13 @@ def test_the_task_of_your_own_trains(tmp_path, monkeypatch, capsys) -> None:
     (words,) = commands(page)
     assert cli.main([*words, *SMALL, "--out", "runs/a"]) == 0
     assert "own: 2 train, 1 test problems from prompts.jsonl" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", **named([path for path in PAGES if path.name not in HISTORY]))
+def test_every_path_that_is_named_exists(path: Path) -> None:
+    """Paths of the repository in code spans; what `make` writes is not there yet."""
+    found = re.findall(r"`((?:vpdlab|vpdlab_widgets|widgets|tests|docs|benchmarks|notebooks)/[\w./*-]*)`", read(path))
+    assert [name for name in found if not list(ROOT.glob(name.rstrip("/")))] == []
 
 
 # -- names ---------------------------------------------------------------------------------------------------------
