@@ -100,7 +100,10 @@ def reference(room: str) -> str:
     """The page of a room: the docstrings and public members of all its modules."""
     inner = [path.relative_to(ROOT).with_suffix("") for path in (PACKAGE / room).rglob("*.py") if path.name[0] != "_"]
     names = [f"vpdlab.{room}", *sorted(".".join(path.parts) for path in inner)]
-    return f"# vpdlab.{room}\n\n" + "\n\n".join(f"::: {name}" for name in names) + "\n"
+    first, *others = names
+    return (
+        "\n\n".join([f"::: {first}\n    options:\n      heading_level: 1", *(f"::: {name}" for name in others)]) + "\n"
+    )
 
 
 def reference_index() -> str:
@@ -131,7 +134,7 @@ def write_source(folder: Path, chosen: list[str]) -> list[Any]:
         (folder / name).write_text(text, encoding="utf-8")
     return [
         {"Notebooks": [name for name in made if name.startswith("notebooks/")]},
-        {"Reference": [name for name in made if name.startswith("reference/")]},
+        {"Reference": ["reference/index.md", *({f"vpdlab.{room}": f"reference/{room}.md"} for room in rooms())]},
         {"Project": [page for page in TOP.values() if page != "index.md"]},
     ]
 
