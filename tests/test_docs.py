@@ -12,11 +12,13 @@ import subprocess
 import sys
 import urllib.parse
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from toy import equal, weights
 
-from vpdlab import RunConfig, cli
+from vpdlab import Run, RunConfig, cli
 from vpdlab.config import HINTS, SOURCES
 from vpdlab.methods import METHODS
 
@@ -135,24 +137,32 @@ def test_the_python_of_a_page_runs(path: Path, tmp_path, monkeypatch, capsys) ->
         METHODS.pop("sure", None)
         sys.modules.pop("plural", None)
     if check := CHECKS.get(path.name):
-        check(capsys.readouterr().out.splitlines())
+        check(capsys.readouterr().out.splitlines(), space)
 
 
-def _methods(out: list[str]) -> None:
+def _methods(out: list[str], space: dict) -> None:
     assert [line.split()[0] for line in out[:3]] == ["1", "2", "3"]
     assert all(float(line.split()[2]) > 0 for line in out[:3])
     assert out[3].startswith("tensor(")
 
 
-def _tasks(out: list[str]) -> None:
+def _tasks(out: list[str], space: dict) -> None:
     assert [line.split()[0] for line in out] == ["1", "2", "3"]
 
 
-def _readme(out: list[str]) -> None:
+def _readme(out: list[str], space: dict) -> None:
     assert [line.split()[0] for line in out] == [str(step) for step in range(1, 41)]
 
 
-CHECKS = {"methods.md": _methods, "tasks.md": _tasks, "README.md": _readme}
+def _iteration(out: list[str], space: dict) -> None:
+    """The page's code is an iteration: a run's first step ends in the same weights, bit for bit."""
+    twin = Run.open(replace(space["config"], steps=1, eval_every=-1), record=False)
+    start = weights(twin)
+    assert len(list(twin.steps())) == 1
+    assert equal(weights(space["run"]), weights(twin)) and not equal(start, weights(twin))
+
+
+CHECKS = {"iteration.md": _iteration, "methods.md": _methods, "tasks.md": _tasks, "README.md": _readme}
 
 
 def commands(path: Path) -> list[list[str]]:
