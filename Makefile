@@ -9,11 +9,11 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help env vllm demo lab test bench lint format clean
+.PHONY: help env vllm demo lab test coverage bench lint format docs dist clean
 
 help: ## this list
 	@echo "vpdlab: make TARGET (PYTHON=$(PYTHON))"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1	\2/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1	\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 env: $(STAMP) ## the virtual environment .venv with everything in it
 
@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	       "Name another one: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (a few minutes the first time)"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,docs]'
 	@touch $(STAMP)
 
 vllm: $(VLLM) ## vLLM's CPU build, added to .venv: for tests, and for rollouts without a GPU
@@ -50,6 +50,10 @@ test: env ## all tests: the fast ones first
 	$(PYTEST) -m "not slow"
 	$(PYTEST) -m slow
 
+coverage: env ## coverage of the fast tests: a table, and build/coverage/index.html
+	@mkdir -p build
+	$(PYTEST) -m "not slow" --cov --cov-report=term --cov-report=html:build/coverage
+
 bench: env ## how fast it is, on this machine (a quarter of an hour): build/benchmarks.md
 	$(BIN)/python benchmarks
 
@@ -63,6 +67,14 @@ lint: env ## style, types, layers, notebooks without outputs
 format: env ## mend what ruff can mend
 	$(BIN)/ruff check --fix $(PACKAGES) notebooks
 	$(BIN)/ruff format $(PACKAGES)
+
+docs: env ## the documentation site, build/docs; notebooks that its cache lacks are executed (minutes)
+	$(TEST_ENV) $(BIN)/python docs/make_settings.py
+	$(TEST_ENV) $(BIN)/python docs/make_site.py
+
+dist: env ## wheel and sdist, dist; no network needed
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
 
 clean: ## remove builds and caches; the environment and the runs stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

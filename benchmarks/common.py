@@ -232,7 +232,6 @@ def model_folder(name: str, scratch: Path, device: str = "cpu") -> str:
     """
     from vpdlab import zoo
 
-
     if name not in SHAPES:
         return zoo.resolve(name)
     folder = scratch / name

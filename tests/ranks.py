@@ -47,8 +47,7 @@ class Breaks(Parity):
 def mutter(rollouts: list[Rollout], context: Context) -> list[Critique]:
     """A critic who says the attempt itself: enough for one that learns."""
     return [
-        Critique(rollout.text[:20] or "no", "", SampledText(rollout.prompt_ids, rollout.tokens))
-        for rollout in rollouts
+        Critique(rollout.text[:20] or "no", "", SampledText(rollout.prompt_ids, rollout.tokens)) for rollout in rollouts
     ]
 
 

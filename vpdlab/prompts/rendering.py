@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-from vpdlab.prompts.chat import Chat, ChatRefused
 from vpdlab.errors import UserError
 from vpdlab.prompts import checking
+from vpdlab.prompts.chat import Chat, ChatRefused
 from vpdlab.prompts.encoding import Encoder
 from vpdlab.prompts.templates import Templates
 from vpdlab.types import Feedback, Problem, Rollout, View
