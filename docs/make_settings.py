@@ -21,9 +21,9 @@ Each setting is declared once, as a field of `vpdlab.RunConfig`. It is an option
 `--e-every 1`), a parameter of the notebook `train` (`-p e_every 1`), a key of a preset, and a field of a run's
 `config.json`. `vpdlab train --help` prints this list.
 
-A resumed run may change the settings marked "may change": they decide how long, how fast and what is written. The others affect
-results. A setting that differs from its default although the chosen method does not read it is reported when a run
-starts.
+A resumed run may change the settings marked "may change": they decide how long, how fast and what is written. The
+others affect results. A setting that differs from its default although the chosen method does not read it is reported
+when a run starts.
 """
 
 

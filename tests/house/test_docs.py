@@ -1,7 +1,7 @@
 """The documents: every link leads somewhere, every Python block runs, every command is one that vpdlab takes.
 
-README.md, CONTRIBUTING.md, CHANGELOG.md, LOG.md and docs/*.md are checked as Markdown; tests/house/test_site.py builds the
-site from them.
+README.md, CONTRIBUTING.md, CHANGELOG.md, LOG.md and docs/*.md are checked as Markdown; tests/house/test_site.py builds
+the site from them.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from pathlib import Path
 import pytest
 from toy import equal, weights
 
-from vpdlab import Run, RunConfig, cli
-from vpdlab.config import HINTS, SOURCES
+from vpdlab import Run, RunConfig, cli, zoo
+from vpdlab.config import HINTS
+from vpdlab.feedback.sources import CRITIQUE, SOURCES
 from vpdlab.learn.methods import METHODS
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "LOG")] + sorted(
     ROOT.glob("docs/*.md")
 )
@@ -192,7 +193,7 @@ def test_every_command_is_one_that_vpdlab_takes(path: Path, words: list[str], tm
     elif command == "compare":
         assert cli.main([*words, "--dry-run"]) == 0
     elif command == "models":
-        assert rest == ["get", *[entry["name"] for entry in models.catalog() if entry["name"] in rest]]
+        assert rest == ["get", *[entry["name"] for entry in zoo.catalog() if entry["name"] in rest]]
     elif rest:  # eval, export, report: their options fit, and the run is what is missing
         assert cli.main(words) == 2
         err = capsys.readouterr().err
@@ -246,7 +247,7 @@ def test_the_page_of_tasks_names_settings_and_sources_that_exist() -> None:
     page = read(ROOT / "docs" / "tasks.md")
     assert set(re.findall(r"--(\w+)", page)) <= set(HINTS)
     table = page.split("## Feedback sources")[1].split("### Critics")[0]
-    assert set(re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)) == set(SOURCES)
+    assert set(re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)) == {*SOURCES, CRITIQUE}
 
 
 def test_the_page_of_vllm_names_settings_that_exist() -> None:

@@ -14,22 +14,20 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CONDA_NAMES = {"pytorch": "torch"}
 LONGEST_FILE, LONGEST_FUNCTION = 300, 40  # lines
 # What is longer: to be shortened, never to be added to. The widgets' scripts are one file each by design.
 LONG = {
-    "benchmarks/memory.py: child", "benchmarks/memory.py: lines", "benchmarks/recording.py: measure",
-    "benchmarks/rollouts.py: main", "benchmarks/step.py", "benchmarks/step.py: trl_trainer",
-    "benchmarks/step.py: with_trl", "vpdlab/checkpoint.py", "vpdlab/cli.py", "vpdlab/config.py", "vpdlab/loop.py",
-    "vpdlab/loop.py: open", "vpdlab/observe.py: metrics_row", "vpdlab/policy.py", "vpdlab/resume.py",
-    "vpdlab/samplers/__init__.py: sample", "vpdlab/sandbox/inside.py: encode",
-    "vpdlab/sandbox/judge.py: judge_function", "vpdlab/scoring.py", "vpdlab/scoring.py: compare",
-    "vpdlab/tasks/math_forms.py", "vpdlab/tasks/reasoning.py",
+    "benchmarks/memory.py: child", "benchmarks/memory.py: lines", "benchmarks/rollouts.py: main", "benchmarks/step.py",
+    "benchmarks/step.py: trl_trainer", "benchmarks/step.py: with_trl", "vpdlab/sampling/__init__.py: sample",
+    "vpdlab/sandbox/inside.py: encode", "vpdlab/sandbox/judge.py: judge_function", "vpdlab/tasks/common/math_forms.py",
+    "vpdlab/tasks/reasoning.py",
 }  # fmt: skip
 
 
@@ -78,6 +76,22 @@ def test_the_readme_s_map_names_the_rooms_and_nothing_else() -> None:
     cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     named = [name for cell in cells for name in re.findall(r"`(\w+)/?`", cell)]
     assert sorted(named) == sorted(rooms(ROOT / "vpdlab"))
+
+
+ROOMS = sorted(path.parent for path in (ROOT / "vpdlab").rglob("__init__.py"))
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=[str(room.relative_to(ROOT)) for room in ROOMS])
+def test_a_room_s_docstring_names_what_is_in_it(room: Path) -> None:
+    text = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8"))) or ""
+    assert sorted(name for name in rooms(room) if not re.search(rf"\b{name}\b", text)) == []
+
+
+def test_tests_mirror_the_rooms() -> None:
+    folders = {path.name for path in (ROOT / "tests").iterdir() if list(path.glob("test_*.py"))}
+    packages = {path.parent.name for path in (ROOT / "vpdlab").glob("*/__init__.py")}
+    assert packages - folders == set()
+    assert folders - packages == {"house", "notebooks", "widgets"}
 
 
 def too_long(root: Path, folders: tuple[str, ...]) -> set[str]:

@@ -17,7 +17,7 @@ import pytest
 from vpdlab import __version__, load_run
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"vpdlab": ROOT / "vpdlab", "vpdlab_widgets": ROOT / "widgets" / "vpdlab_widgets"}
 LEFT_OUT = ("__pycache__", ".pyc", ".ipynb_checkpoints")
 

@@ -13,7 +13,7 @@ import pytest
 from offline_browser import offline_page
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = "10_teacher_logits"
 
 

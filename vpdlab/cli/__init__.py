@@ -1,4 +1,5 @@
-"""The command line. `commands` has the commands, `options` reads their words.
+"""The command line. commands: what each command does. options: its words. headless: notebooks without a browser.
+doctor: what is installed.
 
 Exit status: 0 done; 1 the run or the command failed; 2 the input was wrong (one line says how); 130 interrupted.
 """

@@ -80,18 +80,13 @@ class Parts:
         if config.threads:
             torch.set_num_threads(config.threads)
         task = task or make_task(config.task, **config.task_options())
-        templates = Templates.read(config.templates) if config.templates else Templates()
         policy = policy or Policy.load(config)
         if policy.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(policy.device)
-        context = config.max_context or policy.longest - config.max_new_tokens
-        render = Renderer(policy.tokenizer, templates, context, read_values(config.chat_args))
-        sampler = sampler or _open_sampler(config, policy, render)
-        kind = KINDS["shared"] if method.views == "student" else teacher_kind(config.teacher)
-        learner = Learner(
-            config, policy, kind(policy),
-            anchor=Copy(policy) if config.anchor == "fixed" and method.e_step else None, exact=sampler.exact,
-        )  # fmt: skip
+        render = _renderer(config, policy)
+        sampler = sampler or engines.find(config.sampler).open_sampler(config, policy, render.max_context)
+        assert sampler is not None
+        learner = _learner(config, policy, method, sampler.exact)
         critic = open_critic(config, policy, render, sampler) if CRITIQUE in config.feedback else None
         parts = cls(config, task, method, learner, render, sampler, critic, handed_in)
         parts._check_problems()
@@ -230,8 +225,16 @@ def _identities(method: Method | None, sampler: Sampler | None, policy: Policy |
     return {name: identity for name, identity in found.items() if identity is not None}
 
 
-def _open_sampler(config: RunConfig, policy: Policy, render: Renderer) -> Sampler:
-    return engines.find(config.sampler).open_sampler(config, policy, render.max_context)
+def _renderer(config: RunConfig, policy: Policy) -> Renderer:
+    templates = Templates.read(config.templates) if config.templates else Templates()
+    context = config.max_context or policy.longest - config.max_new_tokens
+    return Renderer(policy.tokenizer, templates, context, read_values(config.chat_args))
+
+
+def _learner(config: RunConfig, policy: Policy, method: Method, exact: bool) -> Learner:
+    kind = KINDS["shared"] if method.views == "student" else teacher_kind(config.teacher)
+    anchor = Copy(policy) if config.anchor == "fixed" and method.e_step else None
+    return Learner(config, policy, kind(policy), anchor=anchor, exact=exact)
 
 
 @lru_cache(maxsize=8)

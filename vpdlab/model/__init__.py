@@ -1,5 +1,9 @@
-"""A language model from the outside: loading it, what its weights and layers allow, and the forward passes over it.
+"""The policy, the teacher and everything between a model folder and a log-probability.
 
-`loading` reads a folder and refuses what cannot be trained as it is, `traits` reads limits off the config, `passes` has
-the forward passes that sampling and scoring are made of, and `probe` measures whether they agree on this model.
+loading: a folder, checked. traits: limits that the config states. passes: the forward passes of sampling and scoring.
+probe: a measurement of whether they agree on this model. saving: an ordinary Hugging Face folder. policy: the network
+in its two roles. teacher: which weights read the feedback prompt. updates: optimiser steps. devices: the device.
+adapters: LoRA. sharding: FSDP2.
+batch: views as padded tensors. distributions: next-token distributions as hidden states. chunks: walking them in chunks
+of logits. comparison: divergence, KL and entropy of student and teacher.
 """

@@ -91,21 +91,18 @@ def compare_tokens(
     if support.kind == "sampled" and (alpha != 1.0 or measure is not None):
         raise ValueError(f"the sampled support is reverse KL: alpha must be 1, not {alpha}, and there is no measure")
     measure = measure or partial(losses.token_divergence, alpha=alpha)
-    found: dict[int, tuple[Tensor | None, Tensor | None, Tensor, tuple[Tensor, ...]]] = {}
-
-    def look(rows: slice, s: Tensor) -> tuple[Tensor | None, Tensor, Tensor, tuple[Tensor, ...]]:
-        """Everything without gradient: the support, the teacher on it and at the tokens, KL and entropies."""
-        t = teacher.logp(rows)
-        ids = _support_ids(s, support)
-        return ids, *_pick(t, ids, tokens[rows], support.tail), _measured(s, t)
+    fixed: dict[int, tuple[Tensor | None, Tensor | None, Tensor, tuple[Tensor, ...]]] = {}
 
     def one(rows: slice, s: Tensor) -> tuple[Tensor, ...]:
-        with torch.no_grad():
-            if rows.start not in found:
-                ids, on, at, measured = look(rows, s)
-                found[rows.start] = ids, None if ids is None else on, at, measured
+        with torch.no_grad():  # the support, the teacher on it and at the tokens, KL and entropies
+            if rows.start not in fixed:
+                t = teacher.logp(rows)
+                ids = _support_ids(s, support)
+                on, at = _pick(t, ids, tokens[rows], support.tail)
+                measured = _measured(s, t)
+                fixed[rows.start] = ids, None if ids is None else on, at, measured
             else:  # recomputed in the backward pass: only results with a gradient are needed
-                ids, kept, at, measured = found[rows.start]
+                ids, kept, at, measured = fixed[rows.start]
                 on = teacher.logp(rows) if kept is None else kept
         s_on, s_at = _pick(s, ids, tokens[rows], support.tail)
         divergence = losses.sampled_divergence(s_at, at) if support.kind == "sampled" else measure(s_on, on)

@@ -19,7 +19,8 @@ class RunCompare(LabWidget):
     evaluations. `selected` is the name of the selected run, or None.
 
     Args:
-        runs: plain dicts `{"name", "method", "seed", "rows", "evals"}` (`vpdlab.show.widget_data.compared_runs`): rows are
+        runs: plain dicts `{"name", "method", "seed", "rows", "evals"}` (`vpdlab.show.widget_data.compared_runs`): rows
+        are
             lines of metrics.jsonl, evals lines of eval.jsonl. The rollouts axis needs `rollouts_per_step` too.
         axis: one of `AXES`.
         hidden: methods not to draw.

@@ -25,7 +25,8 @@ class TokenLens(LabWidget):
     `traitlets.link((table, "selected"), (lens, "index"))` makes a table of the same records drive the lens.
 
     Args:
-        records: plain dicts from `vpdlab.show.widget_data.lens_records`, or one of them. All per-token lists are optional:
+        records: plain dicts from `vpdlab.show.widget_data.lens_records`, or one of them. All per-token lists are
+        optional:
             what a run did not record is not offered, and a record without `tokens` shows its text only.
         index: which record is shown.
         colour: the measure that colours the tokens: one of `MEASURES`, or the name of a list in the records' `weights`.
