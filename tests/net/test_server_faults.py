@@ -8,7 +8,8 @@ import pytest
 from hostile_server import ALL, HostileServer, http, raw
 
 from vpdlab.errors import RunFailed, UserError
-from vpdlab.sampling import Sampling, server
+from vpdlab.sampling import Sampling
+from vpdlab.sampling.vllm_engine import server
 from vpdlab.sampling.vllm_engine.server import ServerEngine
 
 MODELS = b'{"data": [{"id": "tiny", "max_model_len": 4096}]}'

@@ -19,11 +19,11 @@ import pandas as pd
 import pytest
 from places import DATA
 
-from vpdlab import load_run, manifest, views
+from vpdlab import load_run, manifest
 from vpdlab.cli import main
 from vpdlab.compare import Cell, standings, state
 from vpdlab.record import METRICS, SCHEMA
-from vpdlab.show import plots
+from vpdlab.show import plots, summary, widget_data
 
 OLD = DATA / "run-v1"
 
@@ -61,14 +61,14 @@ def test_its_rollouts_are_read_with_and_without_vpdlab() -> None:
 
 def test_all_that_a_report_shows_is_made_of_it() -> None:
     record = load_run(OLD).check()
-    assert views.lens_records(record.rollouts(2), beta=record.betas)
-    assert len(views.rollout_table(record.rollouts(1))) == 8
-    assert views.tally(views.columns(record, ["source", "success"]), "source")
-    assert views.conclusion(record.eval_rows)
-    assert views.eval_points(record.eval_rows)
-    assert views.changed_settings(record.config)
-    assert views.phase_times(record.rows)
-    assert views.compared_runs([record])[0]["method"] == "vpd"
+    assert widget_data.lens_records(record.rollouts(2), beta=record.betas)
+    assert len(summary.rollout_table(record.rollouts(1))) == 8
+    assert summary.tally(summary.columns(record, ["source", "success"]), "source")
+    assert summary.conclusion(record.eval_rows)
+    assert widget_data.eval_points(record.eval_rows)
+    assert summary.changed_settings(record.config)
+    assert summary.phase_times(record.rows)
+    assert widget_data.compared_runs([record])[0]["method"] == "vpd"
     assert plots.training_figure(record.rows, record.eval_rows).data
 
 

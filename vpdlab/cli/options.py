@@ -97,7 +97,8 @@ def parse_preset(program: str, args: Sequence[str], base: RunConfig | None = Non
                 f"--preset NAME sets many at once: {', '.join(presets())}, or a YAML file. With --resume a run's own"
                 f" settings hold; those that run code or send something are asked for again, or {TRUST} obeys them."
             )
-            return _by_group(tyro.cli(_grouped(base), prog=program, description=text, args=rest)), known.preset
+            options = tyro.cli(_grouped(base), prog=program, description=text, args=rest)
+            return _by_group(options).asked_for(given(args, HINTS)), known.preset
     except SystemExit as error:
         if error.code:
             raise UserError(one_line(words.getvalue())) from None

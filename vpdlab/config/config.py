@@ -10,10 +10,10 @@ import dataclasses
 import difflib
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from vpdlab.config import learning, rules, running
 from vpdlab.config.setting import SettingInfo, describe
@@ -69,7 +69,7 @@ class RunConfig(  # a dataclass collects its fields from the last base to the fi
         Raises:
             UserError: for an unknown preset or field, or a value that does not fit its field.
         """
-        return cls(**{**(read_preset(preset) if preset else {}), **known_fields(fields)})
+        return cls(**{**(read_preset(preset) if preset else {}), **known_fields(fields)}).asked_for(fields)
 
     @classmethod
     def from_names(cls, names: Mapping[str, Any]) -> RunConfig:
@@ -106,9 +106,16 @@ class RunConfig(  # a dataclass collects its fields from the last base to the fi
             key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
         }
 
-    def changed(self) -> set[str]:
-        """Names of the settings that differ from their defaults."""
-        return {field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default}
+    def asked_for(self, names: Iterable[str]) -> Self:
+        """The same config, which remembers the settings that a person has named beside a preset."""
+        object.__setattr__(self, "_asked", frozenset(names))
+        return self
+
+    @property
+    def asked(self) -> frozenset[str]:
+        """Settings that a person has named; where that is not known, those that differ from their defaults."""
+        changed = {field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default}
+        return frozenset(changed & self.__dict__.get("_asked", changed))
 
 
 HINTS: dict[str, Any] = typing.get_type_hints(RunConfig)

@@ -43,9 +43,9 @@ def check(method: Method, config: RunConfig, own_sampler: bool = False) -> None:
 
 
 def unused(method: Method, config: RunConfig) -> list[str]:
-    """Settings that differ from their defaults although nothing in this run reads them, in order of declaration."""
-    read = set(_read(method, config))
-    return [name for name in config.to_dict() if name in config.changed() & _special(method) - read]
+    """Settings that were asked for although nothing in this run reads them, in order of declaration."""
+    idle = config.asked & _special(method) - set(_read(method, config))
+    return [name for name in config.to_dict() if name in idle]
 
 
 def _special(method: Method) -> set[str]:

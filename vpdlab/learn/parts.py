@@ -70,13 +70,13 @@ class Parts:
         Raises:
             UserError: for anything in the config that does not fit what it names.
         """
-        config = renamed(config, task, method, sampler, policy)
+        asked, config = config.asked, renamed(config, task, method, sampler, policy)
         pick_device(config.device)  # a bad name is reported before a model is loaded; several processes meet here
         handed_in = _identities(method, sampler, policy)
         method = method or get_method(config.method)
         check(method, config, own_sampler=sampler is not None)
-        if not_read := unused(method, config):
-            notice(f"method {method.name} does not use these settings: {', '.join(not_read)}")
+        if idle := unused(method, config.asked_for(asked)):
+            notice(f"nothing in this run reads {', '.join(idle)} (method {method.name}): the value has no effect")
         if config.threads:
             torch.set_num_threads(config.threads)
         task = task or make_task(config.task, **config.task_options())
