@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
@@ -15,10 +16,9 @@ import pytest
 from offline_browser import offline_page
 from toy import equal, toy_run, weights
 
-from vpdlab import cli
+from vpdlab import Parts, cli, iterate
 from vpdlab.cli import headless
 from vpdlab.record import load_run
-from vpdlab.run import Run, iterate
 
 SMALL = ["--prompts=4", "--group=4", "--eval-problems=8", "--eval-samples=2"]
 
@@ -36,22 +36,29 @@ def errors(path) -> list[str]:
 
 @pytest.mark.parametrize("teacher", ["shared", "ema", "adapter"])
 def test_the_tours_lines_end_in_the_same_weights_as_iterate(teacher):
-    """With the teacher that the tour shows, and with others that a reader may put in its place."""
+    """With the teacher that the tour shows, and with others that a reader may choose instead."""
     names: dict = {}
     first, *lines, last = code("00_tour")
     assert 'teacher="shared"' in first
     for cell in [first.replace('teacher="shared"', f'teacher="{teacher}"'), *lines]:
         exec(cell, names)
-    assert "verify_all" in last  # samples anew: no part of the step
-    twin = Run.open(names["config"], record=False)
+    assert last.startswith("again = ")  # samples again: not part of the step
+    twin = Parts.open(names["config"])
     start = weights(twin)
-    row = iterate(twin, names["step"])
-    assert row["e_loss"] is not None and row["m_loss"] is not None
-    assert equal(weights(names["run"]), weights(twin))
+    iteration = iterate(twin, names["step"])
+    assert iteration.e.loss is not None and iteration.m.loss is not None
+    assert equal(weights(names["parts"]), weights(twin))
     assert not equal(start, weights(twin))
-    copies = [run.learner.teacher._copy for run in (names["run"], twin)]
     if teacher == "ema":
-        assert equal(*(dict(enumerate(copy.values)) for copy in copies))
+        kept = [parts.learner.teacher.kept for parts in (names["parts"], twin)]
+        assert equal(*(dict(enumerate(copy.values)) for copy in kept))
+
+
+def test_the_tours_lines_up_to_the_batch_are_those_of_iterate():
+    page = [line.partition("#")[0].strip() for line in inspect.getsource(iterate).splitlines()]
+    tour = [line.partition("#")[0].strip() for cell in code("00_tour")[1:3] for line in cell.splitlines()]
+    shared = [line for line in tour if line in page]
+    assert [line.partition(" = ")[0] for line in shared] == ["lr, beta", "rollouts", "feedback", "batch"]
 
 
 def test_every_parameter_of_the_training_notebook_is_a_setting():
@@ -66,14 +73,14 @@ def test_every_parameter_of_the_training_notebook_is_a_setting():
 
 WALKS = {
     "00_tour": ("One iteration by hand", "<math"),
-    "10_teacher_logits": ("What the teacher knows, token by token", "vpd-view"),
-    "20_e_step": ("The E-step: a teacher that learns from outcomes", "<math"),
-    "30_m_step": ("The M-step: what the student really receives", "cosine with full"),
+    "10_teacher_logits": ("The teacher, token by token", "vpd-view"),
+    "20_e_step": ("The E-step: train the teacher on outcomes", "<math"),
+    "30_m_step": ("The M-step: what the student receives", "cosine with full"),
     "40_co_evolution": ("Co-evolution: teacher and student", "vpd-view"),
-    "50_feedback_sources": ("Where the words come from", "failures with feedback"),
+    "50_feedback_sources": ("Sources of feedback", "failures with feedback"),
     "70_where_it_fails": ("Where it fails", "no-success"),
     "em_exact": ("EM, exactly", "<math"),
-    "one_rollout": ("One rollout, several gradients", "How alike are they"),
+    "one_rollout": ("One rollout, several gradients", "How similar are the methods"),
 }
 
 
@@ -156,7 +163,7 @@ def test_the_training_notebook_runs_with_the_fields_of_the_command_line(tmp_path
     assert (record.config["steps"], record.config["prompts"], record.config["task_args"]) == (4, 4, ["digits=3"])
     assert [row["step"] for row in record.rows if row["delta"] is not None or row["notes"]] == [2, 4]
     page = (out / "train.html").read_text()
-    assert "What came of it" in page and "held-out accuracy" in page
+    assert "Before and after" in page and "held-out accuracy" in page
     assert "step 4/4" in capfd.readouterr().out  # progress reaches the terminal while the notebook runs
     assert cli.main(args) == 2  # the folder holds a run now
     assert load_run(out).rows == record.rows
