@@ -84,7 +84,7 @@ def test_what_is_done_is_kept_and_what_was_interrupted_begins_anew(tmp_path, mon
             leave(cell, [0.5])
         return 0
 
-    monkeypatch.setattr(compare, "_run", fake)
+    monkeypatch.setattr(compare.runs, "_run", fake)
     said: list[str] = []
     compare.run_all(found, jobs=2, say=said.append)
     assert {id(cell) for cell in ran} == {id(cell) for cell in found[1:]}
@@ -101,7 +101,7 @@ def test_a_run_that_failed_is_named_and_the_others_go_on(tmp_path, monkeypatch) 
         leave(cell, [0.5])
         return 0
 
-    monkeypatch.setattr(compare, "_run", fake)
+    monkeypatch.setattr(compare.runs, "_run", fake)
     with pytest.raises(RunFailed, match=r"1 runs failed; see .*vpd-s0\.log"):
         compare.run_all(found, jobs=1, say=lambda line: None)
     assert compare.state(found[1]) == "done"

@@ -26,7 +26,7 @@ from vpdlab.feedback.endpoint import Budget
 from vpdlab.learn.m_step import Method
 from vpdlab.learn.methods import METHODS, distillation
 from vpdlab.record import METRICS, load_run, rollouts
-from vpdlab.run import Run, checkpoint
+from vpdlab.run import Run, checkpoint, train
 from vpdlab.run.checkpoint import Checkpoints, Saved
 from vpdlab.run.resume import FREE, locked
 
@@ -177,7 +177,7 @@ def test_a_complete_run_may_be_made_longer(tmp_path):
 
 def test_resume_begins_where_there_is_no_run_yet(tmp_path, capsys):
     trained(tmp_path / "run", resume=True)
-    assert "holds no run yet: it begins" in capsys.readouterr().out
+    assert "holds no run yet: starting a new one" in capsys.readouterr().out
     config = load_run(tmp_path / "run").config
     assert config["resume"] is False  # it is no property of the run
 
@@ -195,7 +195,7 @@ def test_the_environment_of_each_resume_is_recorded(tmp_path):
 def test_what_a_critics_server_was_asked_counts_on(tmp_path):
     run = opened(tmp_path / "run", feedback=["critique"], critic_max_tokens=4)
     run.critic.critic.budget = Budget(run.config.critic_calls - 5, run.config.critic_tokens - 700)
-    run._open_record()
+    train._open_record(run)
     saved = Checkpoints(tmp_path / "run" / "checkpoints").read(0)
     assert isinstance(saved, Saved) and saved.state["spent"] == {"calls": 5, "tokens": 700}
     again = opened(tmp_path / "two", feedback=["critique"], critic_max_tokens=4, critic_calls=100)
@@ -291,7 +291,7 @@ def test_a_base_under_an_adapter_must_be_the_same(tmp_path):
 def test_other_versions_are_said(run_folder, monkeypatch, capsys):
     monkeypatch.setattr("vpdlab.run.environment.versions", lambda: {"torch": "9.9"})
     opened(run_folder, resume=True, steps=6)
-    assert "torch 2" in (said := capsys.readouterr().out) and "(now 9.9): what follows need not be equal" in said
+    assert "torch 2" in (said := capsys.readouterr().out) and "(now 9.9): results may not be equal" in said
 
 
 # -- damage ------------------------------------------------------------------------------------------------------------
@@ -332,7 +332,7 @@ def test_damage_is_named_and_stepped_back_from(run_folder, capsys, damage):
     said = capsys.readouterr().out
     (line,) = [line for line in said.splitlines() if "cannot be used" in line]
     assert line.startswith(f"{place / 'step-000004'} cannot be used: ") and reason in line
-    assert "goes on from step 2" in said
+    assert "resuming from step 2" in said
     assert run.resumed is not None and run.resumed.step == 2 and len(run.rows) == 2
 
 
@@ -550,7 +550,7 @@ def test_the_command_goes_on_with_the_runs_own_settings(tmp_path, capsys):
     capsys.readouterr()
     assert cli.main(["train", "--resume", "--out", str(out), "--steps=3"]) == 0
     said = capsys.readouterr().out
-    assert "goes on from step 2" in said and "step 3/3" in said and "step 2/3" not in said
+    assert "resuming from step 2" in said and "step 3/3" in said and "step 2/3" not in said
     record = load_run(out)
     assert record.config["lr"] == 1e-3 and [row["step"] for row in record.rows] == [1, 2, 3]
     assert cli.main(["train", "--out", str(out), "--resume", "--lr", "0.5"]) == 2
@@ -571,7 +571,7 @@ def test_a_notebook_goes_on_with_the_same_name(tmp_path):
     assert record.rows[:2] == first and [row["step"] for row in record.rows] == [1, 2, 3]
     assert record.status["state"] == "complete"
     executed = (out / "train.ipynb").read_text()
-    assert "goes on from step 2" in executed and "step 3/3" in executed
+    assert "resuming from step 2" in executed and "step 3/3" in executed
 
 
 # -- killed ------------------------------------------------------------------------------------------------------------

@@ -125,8 +125,8 @@ def test_the_e_step_reads_nothing_twice(monkeypatch):
     """The prior is the sampler's; the pass that finds the shift is the update's own, where one minibatch is all."""
     run = toy_run()
     batch, policy = run.batch(), run.learner.policy
-    real, calls = policy.states, []
-    monkeypatch.setattr(policy, "states", lambda view: calls.append(view) or real(view))
+    real, calls = policy.token_dist, []
+    monkeypatch.setattr(policy, "token_dist", lambda view: calls.append(view) or real(view))
     torch.testing.assert_close(run.learner.prior(batch)[0], policy.score(batch.student), rtol=1e-5, atol=1e-5)
     calls.clear()
     done = e_step(run.learner, batch)
@@ -209,13 +209,13 @@ def test_without_any_feedback_nothing_changes():
 
 def test_a_loss_that_is_not_finite_touches_nothing_and_ends_the_run(monkeypatch, tmp_path):
     run = toy_run(record=True, out=str(tmp_path / "run"), max_skipped=2, e_every=0, steps=9, eval_every=-1)
-    real = m_steps.compare
+    real = m_steps.compare_tokens
 
     def broken(*args, **kwargs):
         found = real(*args, **kwargs)
         return found._replace(divergence=found.divergence * float("nan"))
 
-    monkeypatch.setattr(m_steps, "compare", broken)
+    monkeypatch.setattr(m_steps, "compare_tokens", broken)
     start = weights(run)
     with pytest.raises(RunFailed, match="2 iterations in a row"):
         list(run.steps())
@@ -314,7 +314,7 @@ def test_a_run_is_trained_once(tmp_path):
     run = toy_run(record=True, out=str(tmp_path / "run"))
     list(run.steps())
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
-    with pytest.raises(UserError, match="this run has begun already"):
+    with pytest.raises(UserError, match="this run has started already"):
         list(run.steps())
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
 
@@ -363,7 +363,7 @@ def test_a_task_without_held_out_problems_is_told(monkeypatch):
         def load(self, split):
             return super().load(split) if split == "train" else []
 
-    monkeypatch.setattr("vpdlab.run.make_task", lambda name, **options: Empty())
+    monkeypatch.setattr("vpdlab.learn.parts.make_task", lambda name, **options: Empty())
     with pytest.raises(UserError, match="has no held-out problems: set eval_every to -1"):
         toy_run()
     assert toy_run(eval_every=-1).task.name == "parity"

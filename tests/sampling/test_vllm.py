@@ -748,7 +748,7 @@ def test_a_run_from_the_command_line_goes_on_where_it_was(tiny: str, tmp_path: P
     settings.write_text(json.dumps(fields), encoding="utf-8")
     vpdlab("whole")
     vpdlab("halves", "--steps", "2")
-    assert "goes on from step 2" in vpdlab("halves", "--resume")
+    assert "resuming from step 2" in vpdlab("halves", "--resume")
     ends = [load_file(tmp_path / out / "final" / "model.safetensors") for out in ("whole", "halves")]
     assert equal(*ends)
     assert not equal(ends[0], load_file(Path(tiny) / "model.safetensors"))

@@ -13,8 +13,11 @@ import sys
 from collections.abc import Sequence
 
 from vpdlab import net, processes
-from vpdlab.cli.commands import COMMANDS
+from vpdlab.cli.commands import COMMANDS, names
+from vpdlab.cli.options import as_options, one_line, parse_preset, parse_run
 from vpdlab.errors import RunFailed, UserError
+
+__all__ = ["COMMANDS", "as_options", "main", "names", "one_line", "parse_preset", "parse_run"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

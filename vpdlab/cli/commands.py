@@ -200,13 +200,14 @@ def models(args: Sequence[str]) -> int:
     arguments.add_argument("action", nargs="?", choices=["list", "get"], default="list")
     arguments.add_argument("name", nargs="?", help="for get")
     chosen = arguments.parse_args(args)
+    from vpdlab import zoo
 
     if chosen.action == "get":
         if not chosen.name:
             raise UserError("name the model to get: vpdlab models get smollm2-135m")
-        print(models.get(chosen.name))
+        print(zoo.get(chosen.name))
         return 0
-    for entry in models.catalog():
+    for entry in zoo.catalog():
         size = f"{entry['parameters'] / 1e6:.1f} M" if entry["parameters"] else "?"
         here = "here" if entry["present"] else f"get it: vpdlab models get {entry['name']}"
         print(f"{entry['name']:14}  {size:>8}  {entry['licence']:10}  {entry['what']} ({here})")
