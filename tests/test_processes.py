@@ -136,7 +136,7 @@ def test_what_processes_hand_each_other(job):
     assert job("meet", 2, lines="processes.added(0.5, processes.rank())").left == [(1.0, 1.0)] * 2
     assert job("meet", 2, lines="processes.anywhere(processes.rank() == 1)").left == [True] * 2
     parted = job("meet", 2, lines="processes.agree('the numbers', lambda: processes.rank())", ends=False)
-    assert parted.codes == [1, 1] and all("have parted: the numbers" in words for words in parted.words)
+    assert parted.codes == [1, 1] and all("ranks diverged: the numbers" in words for words in parted.words)
 
 
 def test_gradients_that_one_process_lacks_are_zeros_there(job):

@@ -58,7 +58,7 @@ def test_unknown_names(capsys):
         (["--teacher", "me"], "invalid choice 'me' for argument '--teacher'"),
         (["--steps"], "Missing value for argument '--steps'"),
         (["--preset"], "argument --preset: expected one argument; the presets are "),
-        (["--device", "abacus"], "device 'abacus' cannot be used here"),
+        (["--device", "abacus"], "device 'abacus' is unavailable"),
         (["--out", "runs/.hidden"], "out is 'runs/.hidden'"),
         (["--task-args", "digits"], "task_args has 'digits': write NAME=VALUE"),
         (["--feedback", "oracle"], "feedback names 'oracle': choose from verifier, sibling"),

@@ -27,7 +27,6 @@ import torch
 from places import ROOT
 from safetensors.torch import load_file
 from toy import equal, toy_run, train, weights
-from vpdlab.sampling.make import check_sampler, make_sampler
 
 from vpdlab.config import RunConfig
 from vpdlab.errors import RunFailed, UserError
@@ -38,7 +37,7 @@ from vpdlab.model.teacher import Copy
 from vpdlab.run import Run
 from vpdlab.sampling import Completion, Sampling
 from vpdlab.sampling.engines.transformers import HFSampler
-from vpdlab.sampling.engines.vllm import BOUND, VLLMSampler, checked, content, seed
+from vpdlab.sampling.engines.vllm import BOUND, VLLMSampler, check, checked, content, open_sampler, seed
 from vpdlab.sampling.vllm_engine.server import ServerEngine, checked_url
 from vpdlab.types import View
 from vpdlab.zoo.make_apprentice import build_tokenizer
@@ -118,25 +117,25 @@ def test_without_vllm_one_line_says_so_before_a_model_is_loaded(monkeypatch: pyt
 
 def test_a_temperature_that_vllm_would_raise_is_refused() -> None:
     with pytest.raises(UserError, match="temperature is 0.001, but vLLM samples at 0.01 or above"):
-        check_sampler(RunConfig.make(sampler="vllm", vllm_url="http://localhost:1", temperature=0.001))
-    check_sampler(RunConfig.make(sampler="vllm", vllm_url="http://localhost:1", eval_temperature=0.0))
+        check(RunConfig.make(sampler="vllm", vllm_url="http://localhost:1", temperature=0.001))
+    check(RunConfig.make(sampler="vllm", vllm_url="http://localhost:1", eval_temperature=0.0))
 
 
 def test_several_processes_need_a_server_and_whole_weights(monkeypatch: pytest.MonkeyPatch, fake: FakeServer) -> None:
     run = toy_run()
     monkeypatch.setattr("vpdlab.processes.count", lambda: 2)
     with pytest.raises(UserError, match="several processes need a vLLM server beside them: name it with vllm_url"):
-        check_sampler(replace(run.config, sampler="vllm"))
+        check(replace(run.config, sampler="vllm"))
     served = replace(run.config, sampler="vllm", vllm_url=fake.url)
-    with pytest.raises(UserError, match="sampler vllm takes whole weights, and shard cuts them"):
-        check_sampler(replace(served, shard=True))
-    assert make_sampler(served, run.learner.policy, 100).central
+    with pytest.raises(UserError, match="sampler vllm needs whole weights"):
+        check(replace(served, shard=True))
+    assert open_sampler(served, run.learner.policy, 100).central
 
 
 def test_a_gpu_that_is_not_the_first_is_told_how_to_be() -> None:
     policy = SimpleNamespace(device=torch.device("cuda:2"), model=toy_run().learner.policy.model, longest=512)
     with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES=2 and device cuda"):
-        make_sampler(RunConfig.make(sampler="vllm"), policy, 100)  # type: ignore[arg-type]
+        open_sampler(RunConfig.make(sampler="vllm"), policy, 100)  # type: ignore[arg-type]
 
 
 def test_a_seed_is_a_function_of_its_stream() -> None:
