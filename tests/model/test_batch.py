@@ -115,7 +115,7 @@ def test_equal_contexts_keep_their_last_token() -> None:
     """It predicts the first token of the response."""
     cut = collate([View((1, 2, 3), (5,), group=0), View((1, 2, 3), (6,), group=0)], [0, 1], share=True).shared
     assert cut is not None
-    assert (cut.ids.tolist(), cut.tail.tolist()) == ([[1, 2]], [[3, 5], [3, 6]])
+    assert (cut.prefix.tolist(), cut.suffix.tolist()) == ([[1, 2]], [[3, 5], [3, 6]])
 
 
 def test_plan_counts_a_common_beginning_once_and_keeps_groups_together() -> None:

@@ -84,7 +84,7 @@ def test_what_could_not_be_saved_at_the_end_is_told_before_the_first_step(part, 
 def test_a_disk_without_room_for_the_student_is_told_before_the_first_step(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(UserError, match="room for 0 MiB"):
+    with pytest.raises(UserError, match="has 0 MiB free"):
         toy_run(record=True, out=str(tmp_path / "run"))
 
 

@@ -93,7 +93,7 @@ def test_before_it_runs_a_program_is_not_the_hosts_folders(monkeypatch):
 def test_a_start_that_takes_too_long_says_that_we_ended_it(monkeypatch):
     slow_start(monkeypatch, 60)
     monkeypatch.setattr(process, "STARTUP", 0.2)
-    with pytest.raises(SandboxError, match="did not start: we ended it, since nothing ran within 0"):
+    with pytest.raises(SandboxError, match="did not start: killed, since nothing ran within 0"):
         run("print(1)")
 
 
@@ -101,7 +101,10 @@ def test_an_end_that_is_none_of_ours_says_so(monkeypatch):
     whole = wall.driver()
     for end, words in (
         ("import os; os._exit(3)", "it ended with exit status 3 \\(by itself\\)"),
-        ("import os, resource as r; r.setrlimit(r.RLIMIT_CPU, (1, 1))\nwhile True: pass", "signal 9, which we did not"),
+        (
+            "import os, resource as r; r.setrlimit(r.RLIMIT_CPU, (1, 1))\nwhile True: pass",
+            "signal 9, which vpdlab",
+        ),
         ("raise ImportError('no such thing')", "ImportError: no such thing"),
     ):
         monkeypatch.setattr(wall, "driver", lambda end=end: f"{end}\n{whole}")
@@ -127,12 +130,12 @@ def test_the_trial_of_the_wall_is_tried_again(monkeypatch):
     assert run("print(1)").stdout == "1\n"
     assert len(calls) == 4
     for end, words in (
-        ("timeout", "we ended it, since it took more than 10 seconds"),
-        ("memory", "we ended it, since"),
+        ("timeout", "killed after 10 seconds"),
+        ("memory", "killed for taking more than"),
     ):
         monkeypatch.setattr(wall.Bubblewrap, "execute", lambda *_, end=end: Report(end=end))
         monkeypatch.setattr(backends, "_known", {})
-        with pytest.raises(UserError, match=f"the sandbox cannot be tried: {words}"):
+        with pytest.raises(UserError, match=f"the sandbox cannot be tested: {words}"):
             run("print(1)")
 
 

@@ -74,8 +74,8 @@ def examine(
 def _apart(model: Any, where: str, gap: float) -> UserError:
     return UserError(
         f"{_name(model)} gives log-probabilities {gap:.2g} nats apart when a row is read alone and {where}:"
-        f" {traits.layer_words(model)} do not attend to exactly the earlier tokens (padding, the cache or other rows"
-        " change what they compute), so training would be wrong; choose another model"
+        f" {traits.layer_words(model)} are not plain attention over exactly the earlier tokens (padding, the cache or"
+        " other rows change what they compute), so training would be wrong; choose another model"
     )
 
 

@@ -186,8 +186,8 @@ def _check_heads(model: str) -> None:
     known = CPUAttentionBackend.get_supported_head_sizes()
     if size not in known:
         raise UserError(
-            f"vLLM's CPU build supports attention heads of {', '.join(map(str, known))} dimensions, but those of {model}"
-            f" have {size}: use sampler transformers, or another model"
+            f"vLLM's CPU build supports attention heads of {', '.join(map(str, known))} dimensions, but those of"
+            f" {model} have {size}: use sampler transformers, or another model"
         )
 
 
