@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from vpdlab.tasks.common.math_forms import same, tidy, unreadable
+from vpdlab.tasks.common.math_forms import same
+from vpdlab.tasks.common.math_notation import tidy, unreadable
 from vpdlab.tasks.math import Judge, Math
 from vpdlab.types import Problem, Rollout
 

@@ -22,7 +22,7 @@ import torch
 
 from vpdlab.errors import UserError
 from vpdlab.tasks import verify_all
-from vpdlab.tasks.common.guard import in_a_line, surroundings_kept
+from vpdlab.tasks.common.guard import raised_in_one_line, surroundings_kept
 from vpdlab.tasks.common.outcomes import checked
 from vpdlab.tasks.own import Own, find_function
 from vpdlab.types import Outcome, Problem, Rollout
@@ -405,9 +405,9 @@ def test_a_function_keeps_its_signature_and_name(data: str) -> None:
 
 
 def test_an_exception_is_told_in_one_line() -> None:
-    assert in_a_line(ValueError("a\n\tb")) == "ValueError: a b"
-    assert in_a_line(KeyError("x")) == "KeyError: 'x'"
-    assert in_a_line(SystemExit()) == "SystemExit"
+    assert raised_in_one_line(ValueError("a\n\tb")) == "ValueError: a b"
+    assert raised_in_one_line(KeyError("x")) == "KeyError: 'x'"
+    assert raised_in_one_line(SystemExit()) == "SystemExit"
 
 
 class Item:

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vpdlab.errors import UserError
-from vpdlab.tasks.reasoning import CRITICS, FORM, FORMULAS, LITERALS, Reasoning, explain
+from vpdlab.tasks.common.critics import CRITICS, FORM, explain
+from vpdlab.tasks.reasoning import FORMULAS, LITERALS, Reasoning
 from vpdlab.types import Problem, Rollout
 
 FAMILIES = [  # quick ones, of every category

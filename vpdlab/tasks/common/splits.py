@@ -52,13 +52,13 @@ def drop_duplicates(
             overlapping += key not in kept[split]
             if told(first) != told(problem):
                 contradicting.append(problem.id)
-    said = [f"{repeated} repeated"] * bool(repeated)
-    said += [f"{overlapping} in train that also stand in test"] * bool(overlapping)
-    words = "dropped " + ", ".join(said) if said else ""
+    counts = [f"{repeated} duplicates"] * bool(repeated)
+    counts += [f"{overlapping} from train that are in test"] * bool(overlapping)
+    summary = "dropped " + ", ".join(counts) if counts else ""
     if contradicting:
-        words += f"; {len(contradicting)} of these had another answer than the one kept (such as {contradicting[0]})"
+        summary += f"; {len(contradicting)} of them had a different answer from the one kept (e.g. {contradicting[0]})"
     lists = with_unique_ids(list(kept["train"].values()), list(kept["test"].values()))
-    return lists[0], lists[1], words
+    return lists[0], lists[1], summary
 
 
 def with_unique_ids(*splits: Sequence[One]) -> list[list[One]]:
@@ -88,11 +88,11 @@ def hold_out(task: str, problems: Sequence[One], share: float, seed: int) -> tup
     """
     if len(problems) < 2:
         raise UserError(f"task {task}: {len(problems)} problem(s) cannot be split into train and test")
-    ranked = sorted(range(len(problems)), key=lambda place: _digest(f"{seed}\n{text_of(problems[place])}"))
+    ranked = sorted(range(len(problems)), key=lambda index: _digest(f"{seed}\n{text_of(problems[index])}"))
     chosen = set(ranked[: min(max(1, round(share * len(problems))), len(problems) - 1)])
     parts: tuple[list[One], list[One]] = ([], [])
-    for place, problem in enumerate(problems):
-        parts[place in chosen].append(problem)
+    for index, problem in enumerate(problems):
+        parts[index in chosen].append(problem)
     return parts
 
 
