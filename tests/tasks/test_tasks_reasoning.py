@@ -81,7 +81,7 @@ def test_what_repeats_is_dropped_and_said() -> None:
     train, test = task.load("train"), task.load("test")
     assert len(train) + len(test) <= 200  # 10 x 10 x 2 problems exist
     assert not {p.id for p in train} & {p.id for p in test}
-    assert re.search(r"dropped \d+ repeated, \d+ in train that also stand in test", task.summary)
+    assert re.search(r"dropped \d+ duplicate\(s\), \d+ from train", task.summary)
 
 
 def test_options_reach_the_family() -> None:
@@ -96,7 +96,7 @@ def test_options_reach_the_family() -> None:
         ({"family": "qqqq"}, "no family 'qqqq': there are"),
         ({"family": "composite"}, "no family 'composite'"),
         ({"max_term": 3}, "chain_sum has no option 'max_term': it takes min_terms, max_terms"),
-        ({"min_terms": 9, "max_terms": 3}, "chain_sum refuses min_terms=9, max_terms=3: "),
+        ({"min_terms": 9, "max_terms": 3}, "chain_sum rejects min_terms=9, max_terms=3: "),
         ({"min_terms": "many"}, "family chain_sum: min_terms is .many., but must be a whole number"),
         ({"size": 0}, "size is 0"),
         ({"heldout": 1.5}, "heldout is 1.5"),

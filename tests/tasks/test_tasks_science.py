@@ -164,7 +164,7 @@ def test_a_prompt_without_readable_choices_takes_any_letter_and_is_counted(tmp_p
     write(tmp_path / "train.json", [item(1, prompt="Look at the picture.", answer="F")])
     write(tmp_path / "test.json", [item(3)])
     task = Science(str(tmp_path))
-    assert "1 whose choices the prompt does not list" in task.summary
+    assert "1 without choices in the prompt" in task.summary
     problem = task.load("train")[0]
     assert task.verify(rollout(problem, "<answer>F</answer>")).success
     assert task.verify(rollout(problem, "<answer>G</answer>")).notes == "The answer chose option G, which is not right."
@@ -209,7 +209,7 @@ def test_one_file_is_split_by_words_whatever_its_order(tmp_path: Path) -> None:
     assert len(held[0]) == 10
     assert held[0] == held[1] != held[2]
     assert not held[0] & {p.id for p in one.load("train")}
-    assert "held out by words, seed 0" in one.summary
+    assert "held out by text, seed 0" in one.summary
 
 
 def test_a_training_file_alone_is_split_and_a_test_file_alone_is_only_tested(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def check_items(folder: Path, counts: tuple[int, int, int]) -> None:
     task = Science(str(folder))
     assert len(task.load("train")) == train - overlap
     assert len(task.load("test")) == test
-    assert ("dropped 1 in train that also stand in test" in task.summary) == bool(overlap)
+    assert ("dropped 1 from train that are also in test" in task.summary) == bool(overlap)
     assert "does not list" not in task.summary
     problems = [*task.load("train"), *task.load("test")]
     assert len({p.id for p in problems}) == len(problems)

@@ -128,7 +128,7 @@ class Science:
         parts = [f"science: {len(train)} train, {len(test)} test problems from {data}"]
         parts += [f"held out by text, seed {split_seed}"] if "test" not in pieces else []
         parts += [dropped] if dropped else []
-        parts += [f"{unread} prompts do not list their choices"] if unread else []
+        parts += [f"{unread} without choices in the prompt"] if unread else []
         self.summary: str = "; ".join(parts)
 
     def load(self, split: str) -> Sequence[Problem]:

@@ -52,8 +52,8 @@ def drop_duplicates(
             overlapping += key not in kept[split]
             if told(first) != told(problem):
                 contradicting.append(problem.id)
-    counts = [f"{repeated} duplicates"] * bool(repeated)
-    counts += [f"{overlapping} from train that are in test"] * bool(overlapping)
+    counts = [f"{repeated} duplicate(s)"] * bool(repeated)
+    counts += [f"{overlapping} from train that are also in test"] * bool(overlapping)
     summary = "dropped " + ", ".join(counts) if counts else ""
     if contradicting:
         summary += f"; {len(contradicting)} of them had a different answer from the one kept (e.g. {contradicting[0]})"
