@@ -149,7 +149,7 @@ def problem(rng: random.Random, digits: int) -> Problem:
 
 
 def corrupted(rng: random.Random, right: str, near: float, share: float = 0.6) -> str:
-    """A corrupted answer: each digit changes with probability `share`, by one (probability `near`) or to a random one."""
+    """A corrupted answer: each digit changes with probability `share`, by one (probability `near`) or at random."""
     if rng.random() < 0.03:
         return right[:-1] or "0" if rng.random() < 0.5 else right + rng.choice("0123456789")
     digits = []
