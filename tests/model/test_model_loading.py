@@ -1,4 +1,4 @@
-"""Model folders that are broken or odd are refused when they are opened, by the part that is wrong."""
+"""Broken or unusual model folders are rejected when opened, with the part that is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is saved is what was trained, and what could not be saved at the end is refused at the start."""
+"""The saved model equals the trained one, and a model that could not be saved is rejected at the start."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_an_adapter_is_saved_as_it_is_live(name, tmp_path):
 
 
 def test_a_layer_that_uses_its_weight_without_the_adapter_is_refused_at_open(tmp_path, monkeypatch):
-    """As some kernels do: they take `layer.weight`, and the adapter's forward pass is never called."""
+    """As in some kernels, which use `layer.weight` and never call the adapter's forward pass."""
     from peft.tuners.lora.layer import Linear
 
     folder = save(tmp_path / "model", "LlamaConfig", **HEADS)

@@ -1,4 +1,4 @@
-"""The vLLM sampler. What needs no engine first: seeds, when weights are sent, what is refused; then vLLM itself."""
+"""The vLLM sampler: first without an engine (seeds, weight transfer, rejected settings), then vLLM itself."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def streams(n: int) -> list[tuple[int, ...]]:
 
 
 def scored(policy: Policy, contexts: Sequence[Sequence[int]], done: Sequence[Completion]) -> list[torch.Tensor]:
-    """Log-probabilities of the completions under the policy, a row each."""
+    """Log-probabilities of the completions under the policy, one row each."""
     found = []
     for context, one in zip(contexts, done, strict=True):
         (batch,) = next(iter(policy.minibatches([View(tuple(context), one.ids)])))
@@ -67,7 +67,7 @@ def gaps(policy: Policy, contexts: Sequence[Sequence[int]], done: Sequence[Compl
 
 
 class Perfect:
-    """An engine that samples the policy itself, and remembers what it was told; `off` is added to what it reports."""
+    """An engine that samples the policy itself and records its calls; `off` is added to its log-probabilities."""
 
     def __init__(self, policy: Policy) -> None:
         self.held: Any = None
@@ -236,7 +236,7 @@ def test_tokens_that_the_policy_would_not_sample_so_end_the_run() -> None:
 def test_log_probabilities_within_a_nucleus_are_not_passed_off_as_others() -> None:
     run, engine = with_perfect_engine()
     cut = Sampling(0.6, 0.9, 5)
-    engine.off = -math.log(0.95)  # as if the nucleus held 0.95 of the mass
+    engine.off = -math.log(0.95)  # as if the nucleus had a mass of 0.95
     done = run.sampler.generate(CONTEXTS, streams(3), cut)
     assert all(math.isnan(value) for one in done for value in one.logps)
     for engine.off in (-math.log(0.8), -0.01):  # more than a nucleus of 0.9 explains; less than nothing
@@ -272,7 +272,7 @@ def test_nothing_is_left_where_weights_lay(tmp_path: Path) -> None:
     left, fresh = tmp_path / "vpdlab-weights-a", tmp_path / "vpdlab-weights-b"
     for folder in (left, fresh):
         folder.mkdir()
-    os.utime(left, (0, 0))  # as a killed run may leave it; the other may be another run's
+    os.utime(left, (0, 0))  # as left by a killed run; the other may belong to another run
     engine = Perfect(run.learner.policy)
     engine.load = lambda path: seen.append(path)  # type: ignore[method-assign]
     sampler = VLLMSampler(run.learner.policy, engine, "float32", str(tmp_path))
@@ -302,7 +302,7 @@ class FakeLLM:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A vLLM that believes it has a GPU."""
+    """A vLLM that pretends to have a GPU."""
     from vpdlab.sampling.vllm_engine.local import LocalEngine
 
     def request(name: str, number: int, path: str) -> Any:
@@ -316,7 +316,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_on_a_gpu_it_sleeps_between_phases(gpu: None, tmp_path: Path) -> None:
-    """The order of what vLLM is told. That vLLM then does it, only a GPU can show."""
+    """The order of calls to vLLM. Their effect can only be tested on a GPU."""
     from vpdlab.sampling.vllm_engine.local import LocalEngine, Spec
 
     engine = LocalEngine.of(Spec("somewhere", "bfloat16", 300, 8, 0.3))
@@ -352,7 +352,7 @@ def test_on_a_gpu_each_version_of_an_adapter_has_a_number_of_its_own(gpu: None, 
 
 
 class FakeServer:
-    """Answers like vLLM's server, with the tokens that `reply` names for a request."""
+    """Replies like vLLM's server, with the tokens that `reply` returns for a request."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, dict[str, Any]]] = []
@@ -605,7 +605,7 @@ def test_after_an_update_it_samples_the_new_weights(tiny: str) -> None:
     new = run.sampler.generate(CONTEXTS, streams(3), Sampling(max_new_tokens=24))
     assert gaps(policy, CONTEXTS, new).abs().max() < 1e-3
     assert gaps(policy, CONTEXTS, old).abs().max() > 0.1
-    with torch.no_grad():  # a copy, as a teacher or a frozen critic is one
+    with torch.no_grad():  # a copy, like a teacher or a frozen critic
         copy = Copy(policy)
         copy.values[0].mul_(1.1)
         with copy.lent():
@@ -619,7 +619,7 @@ def test_after_an_update_it_samples_the_new_weights(tiny: str) -> None:
 @needs_vllm
 @pytest.mark.slow
 def test_a_head_that_stays_old_is_found(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fault of vLLM's CPU build that samplers/worker.py mends, put back."""
+    """Reintroduces the bug of vLLM's CPU build that `vllm_engine.worker` works around."""
     from vpdlab.sampling import worker
 
     run = vllm_run(tiny, lr=1e-2)
@@ -643,7 +643,7 @@ def test_each_teacher_is_sampled_as_itself(tiny: str, teacher: str) -> None:
     with run.learner.teacher.playing():
         done = run.sampler.generate(CONTEXTS, streams(3), Sampling(max_new_tokens=24))
         assert gaps(policy, CONTEXTS, done).abs().max() < 1e-3
-    if teacher != "trust-region":  # whose live half is the student
+    if teacher != "trust-region":  # its live half is the student
         assert gaps(policy, CONTEXTS, done).abs().max() > 1e-3
 
 
@@ -670,7 +670,7 @@ def test_a_model_that_the_cpu_build_cannot_run_is_told_at_once() -> None:
 
 
 def followed(run: Run) -> list[Completion]:
-    """What is sampled behind three updates, of which the engine must have heard."""
+    """Samples after three updates, which must have reached the engine."""
     first = run.sampler.generate(CONTEXTS, streams(3), Sampling(max_new_tokens=24))
     train(run, 3)
     done = run.sampler.generate(CONTEXTS, streams(3), Sampling(max_new_tokens=24))
@@ -763,7 +763,7 @@ def server(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     page = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
     (said,) = re.findall(r"^(VLLM_SERVER_DEV_MODE=1 .*?)^```$", page, re.DOTALL | re.MULTILINE)
     words = shlex.split(said.replace("\\\n", " "))
-    mode, _, *options = words  # as the page says it, with this model, this port and this build's settings
+    mode, _, *options = words  # as documented, with this model, this port and this build's settings
     ours = {"MODEL": tiny, "8000": str(port), "bfloat16": "float32", "2048": "300"}
     command = [sys.executable, *(ours.get(word, word) for word in options), "--enforce-eager"]
     env = os.environ | dict([mode.split("=")]) | {

@@ -1,4 +1,4 @@
-"""What every task shares: building by name, the answer block, verification, duplicates."""
+"""Shared code of tasks: building by name, the answer block, verification, duplicates."""
 
 from __future__ import annotations
 

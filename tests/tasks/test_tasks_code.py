@@ -1,4 +1,4 @@
-"""Code: three data sets read, code found in a response, visible tests for training and hidden ones for evaluation."""
+"""Code: reading three data sets, extracting code from responses, visible tests in training and hidden in evaluation."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def test_all_reference_solutions_pass():
 
 
 class Mutate(ast.NodeTransformer):
-    """Changes the `turn`-th place of a program that can be changed, and nothing else."""
+    """Mutates the `turn`-th mutable location of a program."""
 
     SWAPS: ClassVar[dict[type, type]] = {
         ast.Lt: ast.GtE, ast.Gt: ast.LtE, ast.LtE: ast.Gt, ast.GtE: ast.Lt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -254,7 +254,7 @@ def mutants(code: str, entry: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_single_mutation_that_the_tests_see_fails_and_is_named():
-    """Our verdict on mutants is that of the original test code, run whole; where it fails, the failing case is told."""
+    """Verdicts on mutants agree with the original test code, run as a whole; on failure the case is named."""
     limits, rows = Limits(seconds=2), [row for _, row in humaneval_rows()]
 
     def original(row: dict[str, Any], code: str) -> bool:

@@ -1,4 +1,4 @@
-"""Options of tasks: NAME=VALUE is read by the type that the task declares, or refused in one line that names it."""
+"""Task options: NAME=VALUE is parsed by the declared type, or rejected in one line that names it."""
 
 from __future__ import annotations
 

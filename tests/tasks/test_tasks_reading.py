@@ -1,4 +1,4 @@
-"""Files of items as people have them: read whole, or refused in one line with file, line and field."""
+"""Files of items in the wild: read completely, or rejected in one line with file, line and field."""
 
 from __future__ import annotations
 

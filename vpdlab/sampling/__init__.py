@@ -1,7 +1,7 @@
 """Samplers map contexts to completions, both as token ids.
 
 A sampler is any object with ``generate(contexts, streams, sampling) -> list[Completion]``; `sample` turns problems into
-rollouts with any sampler.
+rollouts with any sampler. engines: the sampling backends. vllm_engine: vLLM in this process or behind a URL.
 """
 
 from __future__ import annotations
@@ -67,19 +67,10 @@ def stream(seed: int, purpose: str, step: int, problem: Problem, index: int) -> 
 
 
 def sample(
-    sampler: Sampler,
-    render: Renderer,
-    tokenizer: Any,
-    problems: Sequence[Problem],
-    n: int,
-    sampling: Sampling,
-    *,
-    seed: int,
-    purpose: str = "train",
-    step: int = 0,
-    contexts: Sequence[Sequence[int]] | None = None,
+    sampler: Sampler, render: Renderer, tokenizer: Any, problems: Sequence[Problem], n: int, sampling: Sampling, *,
+    seed: int, purpose: str = "train", step: int = 0, contexts: Sequence[Sequence[int]] | None = None,
     version: int | None = None,
-) -> list[Rollout]:
+) -> list[Rollout]:  # fmt: skip
     """Sample n rollouts of each problem, group by group. Each rank generates its share, or rank 0 all of them
     (`Sampler.central`).
 

@@ -10,6 +10,12 @@ programs. Before the first candidate runs, a program that attempts forbidden ope
 the results. The judge (`judge`) never gives a program the expected values. A failure of the sandbox itself is a
 `SandboxError`, never a verdict, and a candidate cannot cause one. Without a wall nothing runs.
 
+backends: a backend by its name. wall: bubblewrap; remote: a SandboxFusion server; seccomp: the system-call filter;
+probe: the test of the wall. process: supervises a program; memory: its memory use; limits: its limits and its report;
+inside: the program around the candidate's code. cases: tests as cases; scope and constants: which asserts can be one.
+judge: verdicts; answers, values and outputs: what a candidate sent back, compared; showing and wording: values and
+feedback as text; pool: several candidates in parallel.
+
 The sandbox does not protect from flaws in the kernel. A program can use its processes and its memory until its time
 is up, and can read the system's /usr (`wall` lists the limits).
 """

@@ -8,6 +8,9 @@ A task is any object with
 * optionally ``verify_many(rollouts) -> list[Outcome]``, for tasks that can judge in parallel.
 
 To add a task, write a class like this in a file of this folder; the file has the task's name.
+
+arithmetic: sums. code: programs judged by tests. math: boxed answers. reasoning: reasoning-gym. science: multiple
+choice. own: your own prompts and function.
 """
 
 from __future__ import annotations
@@ -136,5 +139,5 @@ def _judged(task: Task, rollout: Rollout) -> Outcome:
     except (Exception, KeyboardInterrupt):
         raise
     except BaseException as error:
-        said = raised_in_one_line(error)
-        raise UserError(f"task {task.name}, problem {rollout.problem.id}: verify raised {said}") from error
+        raised = raised_in_one_line(error)
+        raise UserError(f"task {task.name}, problem {rollout.problem.id}: verify raised {raised}") from error

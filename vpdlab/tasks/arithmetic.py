@@ -91,20 +91,20 @@ class Arithmetic:
         return list(drawn.values())
 
 
-def critique(said: str, right: str) -> str:
+def critique(given: str, right: str) -> str:
     """Feedback on a number: one short sentence per digit, most significant first, that quotes the digit.
 
     A digit is right, too high or too low, never by how much. A wrong sign or number of digits comes first.
     """
     sentences = []
-    if said.startswith("-") != right.startswith("-"):
-        sentences.append(f"The sign of {said} is wrong.")
-    said, right = said.lstrip("-"), right.lstrip("-")
-    if len(said) != len(right):
-        few = "few" if len(said) < len(right) else "many"
-        return " ".join([*sentences, f"The number {said} has too {few} digits."])
-    for place in range(len(said) - 1, -1, -1):
-        digit, wanted = said[-1 - place], right[-1 - place]
+    if given.startswith("-") != right.startswith("-"):
+        sentences.append(f"The sign of {given} is wrong.")
+    given, right = given.lstrip("-"), right.lstrip("-")
+    if len(given) != len(right):
+        few = "few" if len(given) < len(right) else "many"
+        return " ".join([*sentences, f"The number {given} has too {few} digits."])
+    for power in range(len(given) - 1, -1, -1):
+        digit, wanted = given[-1 - power], right[-1 - power]
         verdict = "right" if digit == wanted else "too low" if digit < wanted else "too high"
-        sentences.append(f"The {PLACES[place]} digit {digit} is {verdict}.")
+        sentences.append(f"The {PLACES[power]} digit {digit} is {verdict}.")
     return " ".join(sentences)

@@ -88,8 +88,8 @@ class Code:
             "task code", data, SOURCES[source].fields
         )  # fmt: skip
         pieces: dict[str, list[Item]] = {}
-        for split, (place, rows) in splits.items():
-            items = [_item(source, row, f"{place} {where}", keep) for where, row in rows]
+        for split, (origin, rows) in splits.items():
+            items = [_item(source, row, f"{origin} {where}", keep) for where, row in rows]
             pieces[split] = [item for item in items if _between(item, since, until)]
         train, test, dropped = _splits(pieces, heldout, split_seed)
         self._items = {item.id: item for item in (*train, *test)}
@@ -180,8 +180,8 @@ def _between(item: Item, since: str, until: str) -> bool:
 def _splits(pieces: dict[str, list[Item]], heldout: float, seed: int) -> tuple[list[Item], list[Item], str]:
     """(train, test, what was dropped): the data's own splits; else both are the same, or some problems are held out."""
     if len(pieces) > 1:
-        return drop_duplicates(pieces["train"], pieces["test"], told=_tests)
-    items, _, dropped = drop_duplicates(next(iter(pieces.values())), [], told=_tests)
+        return drop_duplicates(pieces["train"], pieces["test"], agree_on=_tests)
+    items, _, dropped = drop_duplicates(next(iter(pieces.values())), [], agree_on=_tests)
     return (*(hold_out("code", items, heldout, seed) if heldout else (items, items)), dropped)
 
 

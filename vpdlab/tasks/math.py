@@ -75,8 +75,8 @@ class Math:
         if not 0 < heldout < 1:
             raise UserError(f"task math: heldout is {heldout!r}, but must lie between 0 and 1")
         pieces = {
-            split: _problems(split, place, rows)
-            for split, (place, rows) in read_splits("task math", data, FIELDS).items()
+            split: _problems(split, origin, rows)
+            for split, (origin, rows) in read_splits("task math", data, FIELDS).items()
         }
         train, test, dropped = drop_duplicates(pieces.get("train", []), pieces.get("test", []))
         if "train" not in pieces or "test" not in pieces:  # one split, whatever its name
@@ -221,23 +221,23 @@ def boxed(text: str) -> str | None:
     return text[last[0] : last[1]].strip() if last else None
 
 
-def _problems(split: str, place: str, rows: Iterable[tuple[str, Any]]) -> list[Problem]:
+def _problems(split: str, origin: str, rows: Iterable[tuple[str, Any]]) -> list[Problem]:
     problems = []
     for where, row in rows:
         if not isinstance(row, dict):
-            raise UserError(f"{place} {where}: expected an object with a problem and its answer, found {shown(row)}")
+            raise UserError(f"{origin} {where}: expected an object with a problem and its answer, found {shown(row)}")
         prompt = next((row[name] for name in ("question", "problem", "prompt") if row.get(name)), None)
         if isinstance(prompt, list):  # chat messages: use the last user turn
             turns = [turn.get("content") for turn in prompt if isinstance(turn, dict) and turn.get("role") == "user"]
             prompt = turns[-1] if turns else None
         if not isinstance(prompt, str) or not prompt.strip():
             raise UserError(
-                f"{place} {where}: no problem: expected text in question, problem or prompt, found {shown(row)}"
+                f"{origin} {where}: no problem: expected text in question, problem or prompt, found {shown(row)}"
             )
-        gold = _gold(row, f"{place} {where}")
+        gold = _gold(row, f"{origin} {where}")
         if not gold:
             raise UserError(
-                f"{place} {where}: no final answer (#### 72, \\boxed{{}}, answer or reward_model.ground_truth)"
+                f"{origin} {where}: no final answer (#### 72, \\boxed{{}}, answer or reward_model.ground_truth)"
             )
         about = {name: row[name] for name in ("level", "subject", "type") if isinstance(row.get(name), str | int)}
         name = row.get("unique_id")

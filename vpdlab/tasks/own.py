@@ -62,9 +62,9 @@ class Own:
         # Their source shows on resume whether responses are still judged the same way.
         self.judge, self.judge_modules = inspect.unwrap(self._verify), getattr(self._verify, "modules", {})
         splits = read_splits("task own", data, None)
-        pieces = {split: _problems(split, place, rows) for split, (place, rows) in splits.items()}
+        pieces = {split: _problems(split, origin, rows) for split, (origin, rows) in splits.items()}
         train, test, dropped = drop_duplicates(
-            pieces.get("train", []), pieces.get("test", []), told=lambda problem: (problem.answer, problem.data)
+            pieces.get("train", []), pieces.get("test", []), agree_on=lambda problem: (problem.answer, problem.data)
         )
         if "test" not in pieces:
             train, test = hold_out("own", train, heldout, split_seed)
@@ -155,21 +155,21 @@ def _load_file(path: Path) -> Any:
     return module
 
 
-def _problems(split: str, place: str, rows: Iterable[tuple[str, Any]]) -> list[Problem]:
+def _problems(split: str, origin: str, rows: Iterable[tuple[str, Any]]) -> list[Problem]:
     problems: list[Problem] = []
     for where, row in rows:
         if not isinstance(row, Mapping):
-            raise UserError(f"{place} {where}: expected an object with a prompt, found {shown(row)}")
+            raise UserError(f"{origin} {where}: expected an object with a prompt, found {shown(row)}")
         texts = {}
         for field in ("prompt", "answer", "system", "id"):
             value = row.get(field)
             if field in ("answer", "id") and isinstance(value, numbers.Real) and not isinstance(value, bool):
                 value = str(value)
             if value is not None and not isinstance(value, str):
-                raise UserError(f"{place} {where}: field {field!r} is {shown(value)}, but must be text")
+                raise UserError(f"{origin} {where}: field {field!r} is {shown(value)}, but must be text")
             texts[field] = value or ""
         if not texts["prompt"].strip():
-            raise UserError(f"{place} {where}: field 'prompt' is missing: it must be what the student reads")
+            raise UserError(f"{origin} {where}: field 'prompt' is missing: it must be what the student reads")
         name = texts["id"] or f"{split}-{where.replace(' ', '')}"
         data = {key: value for key, value in row.items() if key not in texts}
         problems.append(Problem(name, texts["prompt"], texts["answer"], texts["system"], data))

@@ -80,7 +80,7 @@ class Reasoning:
             pairs = zip(made[split], entries, strict=True)
             self._entries |= {problem.id: entry for problem, entry in reversed(list(pairs))}  # the first of duplicates
         # A question may have several right answers, any of which the scorer accepts.
-        train, test, dropped = drop_duplicates(made["train"], made["test"], told=lambda problem: None)
+        train, test, dropped = drop_duplicates(made["train"], made["test"], agree_on=lambda problem: None)
         self._problems = {"train": train, "test": test}
         parts = [f"reasoning, {family}: {len(train)} train, {len(test)} test problems"] + ([dropped] if dropped else [])
         parts += ["problems differ between processes unless PYTHONHASHSEED is set"] if family in UNSTEADY else []

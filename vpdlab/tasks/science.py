@@ -115,8 +115,8 @@ class Science:
         self.form = form
         splits = read_splits(f"task {self.name}", data, FIELDS)
         pieces = {
-            split: _problems(split if "test" in splits else "item", place, rows)
-            for split, (place, rows) in splits.items()
+            split: _problems(split if "test" in splits else "item", origin, rows)
+            for split, (origin, rows) in splits.items()
         }
         if form == "letter":
             pieces = {split: [_letter_first(problem) for problem in problems] for split, problems in pieces.items()}
@@ -185,13 +185,13 @@ def _shortened(text: str) -> str:
     return text if len(text) <= QUOTED else text[: QUOTED - 1] + "…"
 
 
-def _problems(split: str, place: str, rows: Iterable[tuple[str, Any]]) -> list[Problem]:
+def _problems(split: str, origin: str, rows: Iterable[tuple[str, Any]]) -> list[Problem]:
     """Rows as (where, fields) → problems."""
     problems = []
     for where, row in rows:
         if not isinstance(row, dict):
-            raise UserError(f"{place} {where}: expected an object with prompt and answer, found {shown(row)}")
-        problem = _problem(row, f"{place} {where}")
+            raise UserError(f"{origin} {where}: expected an object with prompt and answer, found {shown(row)}")
+        problem = _problem(row, f"{origin} {where}")
         idx = row.get("idx")
         name = f"{split}-{where.replace(' ', '')}" if idx is None else f"{split}-{idx}"
         problems.append(Problem(name, problem.prompt, problem.answer, problem.system, problem.data))

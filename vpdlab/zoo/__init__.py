@@ -1,7 +1,7 @@
 """Sources of models: the bundled one, one from a package index, the hub, a folder.
 
 `resolve` turns any model name into the path of an ordinary Hugging Face folder (or a hub name), so that all other code
-treats models alike.
+treats models alike. smollm2 downloads and converts SmolLM2-135M; make_apprentice trains the bundled model.
 """
 
 from __future__ import annotations

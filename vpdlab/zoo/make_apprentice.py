@@ -153,10 +153,10 @@ def corrupted(rng: random.Random, right: str, near: float, share: float = 0.6) -
     if rng.random() < 0.03:
         return right[:-1] or "0" if rng.random() < 0.5 else right + rng.choice("0123456789")
     digits = []
-    for place, digit in enumerate(right):
+    for index, digit in enumerate(right):
         if rng.random() < share:
             digit = str((int(digit) + rng.choice((-1, 1))) % 10) if rng.random() < near else rng.choice("0123456789")
-        digits.append("1" if place == 0 and digit == "0" and len(right) > 1 else digit)
+        digits.append("1" if index == 0 and digit == "0" and len(right) > 1 else digit)
     return "".join(digits)
 
 

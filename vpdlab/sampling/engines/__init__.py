@@ -5,6 +5,8 @@ A backend module defines
 * ``SETTINGS``: the fields of RunConfig that only it reads;
 * ``check(config)``: raises UserError, before a model is loaded, if it is not installed or does not suit the run;
 * ``open_sampler(config, policy, max_context) -> Sampler``.
+
+transformers: the model in this process. vllm: a vLLM engine or server.
 """
 
 from __future__ import annotations

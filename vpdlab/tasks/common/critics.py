@@ -79,7 +79,7 @@ def _sequence(metadata: Mapping[str, Any], answer: str, reference: str) -> str |
         return f'The answer lists "{first}", which does not belong there or stands there too often.'
     if missing:
         return f"The answer leaves out {missing.total()} of the {len(right)} items that belong in it."
-    wrong = next((place for place in range(len(right)) if given[place] != right[place]), None)
+    wrong = next((index for index in range(len(right)) if given[index] != right[index]), None)
     if wrong is None:
         return FORM
     return f'The answer lists the right items, but "{shown[wrong][:40]}" does not belong at place {wrong + 1}.'
@@ -89,15 +89,15 @@ def _spelling(metadata: Mapping[str, Any], answer: str, reference: str) -> str |
     if len(answer) != len(reference):
         return f"The answer has {len(answer)} characters, but the word has {len(reference)}."
     pairs = zip(answer.casefold(), reference.casefold(), strict=True)
-    wrong = next((place for place, (given, right) in enumerate(pairs, 1) if given != right), None)
+    wrong = next((index for index, (given, right) in enumerate(pairs, 1) if given != right), None)
     return f'In the answer "{answer}" the letter at place {wrong} is the first that is wrong.' if wrong else FORM
 
 
 def _fraction(metadata: Mapping[str, Any], answer: str, reference: str) -> str | None:
-    found = re.fullmatch(r"\$?\s*(?:\\d?frac)?\s*\{?\s*(\d{1,18})\s*(?:/|\}\s*\{)\s*(\d{1,18})\s*\}?\s*\$?", answer)
-    if found is None or int(found[2]) == 0:
+    match = re.fullmatch(r"\$?\s*(?:\\d?frac)?\s*\{?\s*(\d{1,18})\s*(?:/|\}\s*\{)\s*(\d{1,18})\s*\}?\s*\$?", answer)
+    if match is None or int(match[2]) == 0:
         return FORM
-    top, bottom = int(found[1]), int(found[2])
+    top, bottom = int(match[1]), int(match[2])
     if Fraction(top, bottom) != Fraction(metadata["numerator"], metadata["denominator"]):
         return f"{top}/{bottom} is not equal to the fraction that was to be simplified."
     common = math.gcd(top, bottom) > 1

@@ -79,15 +79,15 @@ def _same_time(gold: str, answer: str, equal: Equal) -> bool | None:
 
 
 def _time(text: str) -> tuple[tuple[int, int, int], bool] | None:
-    found = TIME.fullmatch(text)
-    if found is None or not (found[2] or found[4]) or int(found[1]) > 24:
+    match = TIME.fullmatch(text)
+    if match is None or not (match[2] or match[4]) or int(match[1]) > 24:
         return None
-    hour = int(found[1])
-    if found[4]:
+    hour = int(match[1])
+    if match[4]:
         if not 1 <= hour <= 12:
             return None
-        hour = hour % 12 + 12 * (found[4].lower() == "p")
-    return (hour, int(found[2] or 0), int(found[3] or 0)), bool(found[4]) or hour > 12
+        hour = hour % 12 + 12 * (match[4].lower() == "p")
+    return (hour, int(match[2] or 0), int(match[3] or 0)), bool(match[4]) or hour > 12
 
 
 def _same_date(gold: str, answer: str, equal: Equal) -> bool | None:
@@ -99,11 +99,11 @@ def _dates(text: str) -> tuple[int, ...]:
     """A day as (year, month, day), the year 0 where none is named; () for what is none. 1/2/2024, which may be read in
     two ways, is equal to itself alone."""
     text = re.sub(r"(?<=[0-9])(?:st|nd|rd|th)\b", "", text)
-    if found := ISO.fullmatch(text):
-        year, month, day = map(int, found.groups())
+    if match := ISO.fullmatch(text):
+        year, month, day = map(int, match.groups())
         return (year, month, day) if 1 <= month <= 12 and 1 <= day <= 31 else ()
-    if found := SLASHED.fullmatch(text):
-        one, two, year = map(int, found.groups())
+    if match := SLASHED.fullmatch(text):
+        one, two, year = map(int, match.groups())
         if not 1 <= min(one, two) <= 12 or max(one, two) > 31:
             return ()
         sure = one == two or max(one, two) > 12
@@ -137,10 +137,10 @@ def _same_list(gold: str, answer: str, equal: Equal) -> bool | None:
     if len(missing) > LONGEST:
         return None
     for one in missing:
-        match = next((two for two in rest if same(one, two, equal)), None)
-        if match is None:
+        partner = next((two for two in rest if same(one, two, equal)), None)
+        if partner is None:
             return False
-        rest.remove(match)
+        rest.remove(partner)
     return True
 
 
@@ -152,21 +152,21 @@ def _items(text: str) -> tuple[str, str, list[str]]:
         left, right, bare = bare[0], bare[-1], bare[1:-1]
     parts, depth, start = [], 0, 0
     bare = bare if left else re.sub(r",?\s*\b(?:and|or)\b\s*", ",", bare)
-    for place, char in enumerate(bare):
+    for index, char in enumerate(bare):
         depth += (char in "([{") - (char in ")]}")
         if char in ",;" and depth == 0:
-            parts.append(bare[start:place].strip())
-            start = place + 1
+            parts.append(bare[start:index].strip())
+            start = index + 1
     return left, right, [part for part in (*parts, bare[start:].strip()) if part]
 
 
 def _closes(text: str) -> int:
     """Index at which the bracket that opens the text is closed."""
     depth = 0
-    for place, char in enumerate(text):
+    for index, char in enumerate(text):
         depth += (char in "([{") - (char in ")]}")
         if depth == 0:
-            return place
+            return index
     return -1
 
 

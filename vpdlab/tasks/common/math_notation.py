@@ -45,32 +45,32 @@ def numbers_in_latex(text: str) -> str:
     """Rewrite thousands separators, mixed numbers and exponents as LaTeX that math-verify understands."""
     text = re.sub(r"(?<![\w.,/])([0-9]{1,3})((?:[ '_][0-9]{3})+)(?![\w/]| ?[0-9])", _joined, text)
     text = re.sub(r"(?<![\w.,/])([0-9]{1,3})((?:,[0-9]{3})+)(?![\w/]|,[0-9])", _joined_outside, text)
-    text = EXPONENT.sub(lambda found: rf"{found[1]}\times 10^{{{int(found[2])}}}", text)
+    text = EXPONENT.sub(lambda match: rf"{match[1]}\times 10^{{{int(match[2])}}}", text)
     text = re.sub(rf"({NUMBER})\s*[xX*]\s*10\s*\^", r"\1\\times 10^", text)
     return re.sub(r"(?<![\w./])(-?)([0-9]+) ([0-9]+)/([0-9]+)(?![\w/.])", r"\1(\2+\\frac{\3}{\4})", text)
 
 
-def _joined(found: re.Match[str]) -> str:
-    return re.sub(r"\D", "", found[0])
+def _joined(match: re.Match[str]) -> str:
+    return re.sub(r"\D", "", match[0])
 
 
-def _joined_outside(found: re.Match[str]) -> str:
+def _joined_outside(match: re.Match[str]) -> str:
     """Remove commas between thousands; inside brackets a comma separates items."""
-    before = found.string[: found.start()]
-    return found[0] if sum(map(before.count, "([{")) > sum(map(before.count, ")]}")) else _joined(found)
+    before = match.string[: match.start()]
+    return match[0] if sum(map(before.count, "([{")) > sum(map(before.count, ")]}")) else _joined(match)
 
 
 def words_of(text: str) -> str:
     """The answer without LaTeX text commands."""
-    while text != (found := WRAPPED.sub(r" \1 ", text)):
-        text = found
+    while text != (unwrapped := WRAPPED.sub(r" \1 ", text)):
+        text = unwrapped
     text = re.sub(r"\{\s*([:;.-])\s*\}", r"\1", text)
     return re.sub(r"\s*:\s*", ":", " ".join(text.split())).rstrip(". ")
 
 
 def unreadable(text: str) -> str:
     """Why an expected answer cannot be compared; "" if it can."""
-    said = words_of(numbers_in_latex(tidy(text)))
-    if re.fullmatch(r"-?[0-9.]+(?: +-?[0-9.]+)+", said):
+    words = words_of(numbers_in_latex(tidy(text)))
+    if re.fullmatch(r"-?[0-9.]+(?: +-?[0-9.]+)+", words):
         return "holds several numbers with nothing between them: write 1, 2 for a list, 1234 for one number"
     return ""

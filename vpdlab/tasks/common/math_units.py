@@ -30,20 +30,20 @@ def quantity(text: str) -> tuple[str, str]:
     """(number, canonical unit); text without a unit is returned as the number."""
     if based := BASE.fullmatch(text):
         return based[1], f"base {based[2]}"
-    found = QUANTITY.fullmatch(text)
-    if found is None or len(text) > 200:
+    match = QUANTITY.fullmatch(text)
+    if match is None or len(text) > 200:
         return text, ""
-    sign, number, rest = found[1] or "", found[2], (found[3] or "").strip()
+    sign, number, rest = match[1] or "", match[2], (match[3] or "").strip()
     unit = CURRENCIES.get(sign.replace("\\", ""), "")
     first, _, more = rest.partition(" ")
     if first.casefold() in SCALES:
         number, rest = rf"{number}\times 10^{{{SCALES[first.casefold()]}}}", more.strip()
-    elif rest and len(rest) == 1 and rest != "°" and text[found.start(3) - 1] != " ":
+    elif rest and len(rest) == 1 and rest != "°" and text[match.start(3) - 1] != " ":
         return text, ""  # 5m is a product or metres: left to math-verify
     named = _unit(rest)
     if rest and not named:
-        return (text, "") if number == found[2] else (number, "")
-    return (number, named or unit) if named or unit or number != found[2] else (text, "")
+        return (text, "") if number == match[2] else (number, "")
+    return (number, named or unit) if named or unit or number != match[2] else (text, "")
 
 
 def _unit(text: str) -> str:

@@ -29,12 +29,12 @@ One = TypeVar("One", bound=Worded)
 
 
 def drop_duplicates(
-    train: Iterable[One], test: Iterable[One], told: Callable[[One], Any] = lambda one: getattr(one, "answer", None)
+    train: Iterable[One], test: Iterable[One], agree_on: Callable[[One], Any] = lambda one: getattr(one, "answer", None)
 ) -> tuple[list[One], list[One], str]:
     """Keep each problem once: the first within a split, the held-out one across splits. Also makes ids unique.
 
     Args:
-        told: the fields on which duplicates should agree (the reference answer); disagreements are reported.
+        agree_on: the fields on which duplicates should agree (the reference answer); disagreements are reported.
 
     Returns:
         (train, test, a summary of what was dropped; "" if nothing was).
@@ -50,7 +50,7 @@ def drop_duplicates(
                 continue
             repeated += key in kept[split]
             overlapping += key not in kept[split]
-            if told(first) != told(problem):
+            if agree_on(first) != agree_on(problem):
                 contradicting.append(problem.id)
     counts = [f"{repeated} duplicate(s)"] * bool(repeated)
     counts += [f"{overlapping} from train that are also in test"] * bool(overlapping)
