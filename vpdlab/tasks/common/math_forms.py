@@ -28,7 +28,7 @@ from vpdlab.tasks.common.math_notation import NUMBER, numbers_in_latex, tidy, un
 from vpdlab.tasks.common.math_units import quantity, unit_alias
 
 Equal = Callable[[str, str], bool]
-"""Whether math-verify calls two LaTeX formulas equal."""
+"""Whether math-verify considers two LaTeX formulas equal."""
 
 LONGEST = 12  # items of a list of which each is compared with each
 TIME = re.compile(r"([0-9]{1,2})(?::([0-5][0-9]))?(?::([0-5][0-9]))?\s*(?:([ap])\.?\s*m\.?)?", re.I)
@@ -96,8 +96,8 @@ def _same_date(gold: str, answer: str, equal: Equal) -> bool | None:
 
 
 def _dates(text: str) -> tuple[int, ...]:
-    """A day as (year, month, day), the year 0 where none is named; () for what is none. 1/2/2024, which may be read in
-    two ways, is equal to itself alone."""
+    """A date as (year, month, day), with year 0 if it has none; () if the text is not a date. 1/2/2024, which is
+    ambiguous, only equals itself."""
     text = re.sub(r"(?<=[0-9])(?:st|nd|rd|th)\b", "", text)
     if match := ISO.fullmatch(text):
         year, month, day = map(int, match.groups())
@@ -126,7 +126,7 @@ def _same_list(gold: str, answer: str, equal: Equal) -> bool | None:
         return False
     if len(wanted) != len(given):
         return False
-    if left == "[" and not open_:  # an interval is no list
+    if left == "[" and not open_:  # an interval, not a list
         return False
     named = any("=" in item for item in wanted) != any("=" in item for item in given)
     if named or (left or open_) in ("(", "["):

@@ -17,7 +17,7 @@ EXPONENT = re.compile(rf"(?<![\w.\\])({NUMBER})[eE]([+-]?[0-9]{{1,4}})(?![\w.])"
 
 def tidy(text: str) -> str:
     """Normalise digits, signs, spaces and degree marks."""
-    text = re.sub("(?<=[0-9])\\s?–\\s?(?=[0-9])", " to ", text)  # a range is no difference
+    text = re.sub("(?<=[0-9])\\s?–\\s?(?=[0-9])", " to ", text)  # a range, not a difference
     text = "".join(_plain(char) for char in text.translate(SIGNS))
     text = SPACES.sub(" ", re.sub(r"(?<!\\)\\!", "", text))
     marks = re.findall(r"(?<!\\)\$", text)  # a single one is a currency
