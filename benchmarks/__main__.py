@@ -1,11 +1,11 @@
-"""All speed benchmarks, one after the other, each in a process of its own; at the end one table, as Markdown too.
+"""All speed benchmarks in sequence, each in a separate process, with a summary table at the end.
 
     python benchmarks                   # or: make bench
-    python benchmarks --quick           # seconds: does everything run?
+    python benchmarks --quick           # a smoke test of seconds
     python benchmarks --only memory e_step --threads 2
     python benchmarks --device cuda     # the shape of Qwen3-1.7B, random weights, in bfloat16
 
-build/benchmarks.md then has the table of each and what became of the goals.
+build/benchmarks.md then has all tables and the results of the goals.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ON_A_GPU = {
     "e_step": "--shape qwen3-1.7b --precision bfloat16 --prompts 16 --group 8 --tokens 256",
     "memory": "--dtype bfloat16",
 }
-# It measures the samplers alone and knows no --quick and no --device.
+# rollouts.py has neither --quick nor --device.
 ROLLOUTS = {True: "--model apprentice --problems 2 --group 2 --tokens 8 --repeat 1", False: "--problems 4 --repeat 2"}
 
 
@@ -39,7 +39,7 @@ def command(script: str, given: argparse.Namespace) -> list[str]:
 
 
 def run(script: str, given: argparse.Namespace) -> tuple[list[str], float, int]:
-    """What a script prints (shown at once, too), the seconds it takes, and how it ends."""
+    """Run a script and pass its output through; returns its lines, the seconds and the exit status."""
     lines, start = [], time.perf_counter()
     with subprocess.Popen(command(script, given), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -53,7 +53,7 @@ def main() -> None:
     parser = common.options(
         __doc__,
         only=dict(nargs="+", choices=SCRIPTS, default=list(SCRIPTS)),
-        out=dict(default="build/benchmarks.md", help="where the Markdown goes"),
+        out=dict(default="build/benchmarks.md", help="Markdown file to write"),
     )
     given = parser.parse_args()
     given.threads = given.threads or common.cores()
@@ -69,7 +69,7 @@ def main() -> None:
         goals = [line.removeprefix("goal: ").split(" | ") for line in lines if line.startswith("goal: ")]
         ended = "failed" if status else f"{seconds:.0f} s"
         rows += [[script, ended, *goal] for goal in goals] or [[script, ended, "", "", "", ""]]
-    heads = ["benchmark", "took", "goal", "wanted", "found", "met"]
+    heads = ["benchmark", "took", "goal", "wanted", "measured", "met"]
     print()
     common.show(heads, rows)
     out = Path(given.out)

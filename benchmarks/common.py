@@ -1,7 +1,8 @@
-"""What the speed benchmarks share: the work, the clock, the table, the machine.
+"""Shared code of the speed benchmarks: workload, timing, tables, machine.
 
-The work is made here, so that it is the same everywhere: problems and feedback of a set number of words, outcomes by
-turns. Nothing is judged; a benchmark of speed needs both classes in each group and words for every rollout.
+The workload is generated, so that it is the same everywhere: problems and feedback of a given number of words, and
+alternating outcomes. Nothing is judged: a speed benchmark only needs both outcomes in each group and feedback for every
+rollout.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ VERDICTS = ("right", "too low", "too high")
 
 
 class Drill:
-    """Problems of random words and feedback of random words, other ones for each rollout; or sums of two numbers, with
-    feedback in the words that the apprentice knows. Every second rollout of a group is a success.
+    """Problems of random words with random feedback that differs for each rollout; or sums of two numbers, with
+    feedback in the apprentice's vocabulary. Every second rollout of a group is a success.
 
     Args:
         problem_words, note_words: length of each problem and of each feedback.
-        sums: sums instead of words.
+        sums: sums instead of random words.
     """
 
     name = "drill"
@@ -57,12 +58,13 @@ class Drill:
         return self._problems
 
     def note(self, problem: Problem, index: int) -> str:
-        """The feedback on a rollout of a problem, before it was sampled: it depends on nothing that was."""
+        """The feedback on a rollout of a problem, independent of what was sampled."""
         rng = random.Random(f"{problem.id} {index}")
         if not self.sums:
             return text(rng, self.note_words)
-        said = [f"The {place} digit {rng.randint(0, 9)} is {rng.choice(VERDICTS)}." for place in ("tens", "ones")]
-        return " ".join(said)
+        return " ".join(
+            f"The {digit} digit {rng.randint(0, 9)} is {rng.choice(VERDICTS)}." for digit in ("tens", "ones")
+        )
 
     def verify(self, rollout: Rollout) -> Outcome:
         from vpdlab.types import Outcome
@@ -76,18 +78,18 @@ def text(rng: random.Random, words: int) -> str:
 
 # -- the command line ------------------------------------------------------------------------------------------
 def options(doc: str | None, **more: dict[str, Any]) -> argparse.ArgumentParser:
-    """The options that all speed benchmarks take; `more` names further ones with what argparse is told of them."""
+    """A parser with the common options; `more` maps further ones to their argparse arguments."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: does it run?")
-    parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0: one a physical core")
+    parser.add_argument("--quick", action="store_true", help="a smoke test of seconds instead of minutes")
+    parser.add_argument("--threads", type=int, default=0, help="torch threads; 0: one per physical core")
     parser.add_argument("--device", default="cpu", help="cpu, cuda")
-    for name, told in more.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", **told)
+    for name, arguments in more.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", **arguments)
     return parser
 
 
 def pin(given: argparse.Namespace) -> None:
-    """Set the threads, and keep the network and the progress bars out of it. Call it before transformers loads."""
+    """Set the number of threads, and disable network access and progress bars. Call it before transformers loads."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -108,7 +110,7 @@ def cores() -> int:
 
 
 def machine(given: argparse.Namespace, dtype: str = "float32") -> str:
-    """One line: what these numbers were measured on, and of what."""
+    """One line that describes the machine, its load and the code."""
     import torch
 
     from vpdlab.run.environment import revision
@@ -135,14 +137,14 @@ def synchronise(device: str) -> None:
 
 
 class Seconds(NamedTuple):
-    """By the clock, and of the processor (all threads), which busy neighbours disturb less."""
+    """Wall seconds and CPU seconds (all threads), which other load on the machine affects less."""
 
     clock: float
     processor: float
 
 
 def timed(job: Callable[[], Any], device: str = "cpu") -> Seconds:
-    """Seconds of a job; what it queued on a GPU is waited for."""
+    """Seconds of a job, including the work that it queued on a GPU."""
     synchronise(device)
     clock, processor = time.perf_counter(), time.process_time()
     job()
@@ -151,31 +153,31 @@ def timed(job: Callable[[], Any], device: str = "cpu") -> Seconds:
 
 
 def alternate(jobs: dict[str, Callable[[], Seconds]], rounds: int, warm: int = 1) -> dict[str, list[Seconds]]:
-    """What each job returns, round after round, so that a slow moment of the machine meets them all; the first `warm`
-    rounds are not counted."""
-    found: dict[str, list[Seconds]] = {name: [] for name in jobs}
+    """The results of the jobs, which alternate so that a slow moment of the machine affects them all; the first `warm`
+    rounds are discarded."""
+    results: dict[str, list[Seconds]] = {name: [] for name in jobs}
     for turn in range(warm + rounds):
         for name, job in jobs.items():
             value = job()
             if turn >= warm:
-                found[name].append(value)
-    return found
+                results[name].append(value)
+    return results
 
 
 # -- the table -------------------------------------------------------------------------------------------------
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Median, and in brackets the smallest and the largest."""
+    """Median, with minimum and maximum in parentheses."""
     low, middle, high = min(values), statistics.median(values), max(values)
     return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
 
 
 def ratios(mine: Sequence[float], other: Sequence[float]) -> list[float]:
-    """Round by round: a slow moment that lasted a round cancels out."""
+    """Ratios round by round, in which a slow round cancels out."""
     return [a / b for a, b in zip(mine, other, strict=True)]
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of an aligned table that is Markdown as well."""
+    """The lines of an aligned Markdown table."""
     lines = [list(heads), *(list(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
     shown = [
@@ -189,7 +191,7 @@ def show(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def goal(given: argparse.Namespace, words: str, measured: float, most: float) -> None:
-    """A line that `python benchmarks` collects: what was wanted, what was found. A quick run says nothing of it."""
+    """Print a line that `python benchmarks` collects: the goal and the result. A quick run prints none."""
     if not given.quick:
         met = "yes" if measured <= most else "NO"
         print(f"goal: {words} | at most {most:g} | {measured:.2f} | {met}", flush=True)
@@ -197,7 +199,7 @@ def goal(given: argparse.Namespace, words: str, measured: float, most: float) ->
 
 # -- runs ------------------------------------------------------------------------------------------------------
 def open_run(task: Any = None, **fields: Any) -> Run:
-    """A run that leaves no folder behind and is evaluated never."""
+    """A run without a folder and without evaluations."""
     from vpdlab import RunConfig
     from vpdlab.run import Run
 
@@ -205,10 +207,10 @@ def open_run(task: Any = None, **fields: Any) -> Run:
 
 
 def never_ends(run: Run) -> None:
-    """Responses of this run are as long as they may be: no token ends one."""
+    """Make all responses of this run as long as allowed: no token ends one."""
     import torch
 
-    run.sampler._ends = torch.empty(0, dtype=torch.long, device=run.learner.policy.device)
+    run.sampler._ends = torch.empty(0, dtype=torch.long, device=run.policy.device)
 
 
 # -- models of a given shape -----------------------------------------------------------------------------------
@@ -225,10 +227,9 @@ SHAPES: dict[str, dict[str, int]] = {
 
 
 def model_folder(name: str, scratch: Path, device: str = "cpu") -> str:
-    """Where a model lies: that of a name, or random weights of one of `SHAPES`, written to `scratch`.
+    """Folder of a named model, or of random weights of one of `SHAPES`, which are written to `scratch`.
 
-    The tokenizer of a shape is the apprentice's, so that nothing has to be fetched; its words are but a few of the
-    shape's vocabulary.
+    A shape gets the apprentice's tokenizer, so that nothing is downloaded; it uses a small part of the vocabulary.
     """
     from vpdlab import zoo
 
@@ -252,13 +253,13 @@ def model_folder(name: str, scratch: Path, device: str = "cpu") -> str:
 
 
 def body_parameters(model: Any) -> int:
-    """Parameters that every token is multiplied with: all but the embeddings and the head."""
+    """Parameters without the embeddings and the head."""
     tables = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
     return sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in tables)
 
 
 def matrix_limit(device: str, precision: str, seconds: float = 1.0) -> float:
-    """FLOP/s of a large matrix product: what this device gives to a program that does nothing else."""
+    """FLOP/s of a large matrix product: the practical limit of this device."""
     import torch
 
     dtype = torch.float32 if precision == "float32" else torch.bfloat16
@@ -268,4 +269,4 @@ def matrix_limit(device: str, precision: str, seconds: float = 1.0) -> float:
     times: list[float] = []
     while sum(times) < seconds:
         times.append(timed(lambda: left @ right, device).clock)
-    return 2.0 * size**3 / min(times)  # a limit: the moment that nothing disturbed
+    return 2.0 * size**3 / min(times)  # the fastest, since this is a limit

@@ -1,14 +1,14 @@
-"""What the E-step costs: an iteration of VPD at F = 1, 5, 10 against one of SDPO, on the same rollouts.
+"""Cost of the E-step: an iteration of VPD at F = 1, 5, 10 against one of SDPO, on the same rollouts.
 
     python benchmarks/e_step.py
     python benchmarks/e_step.py --models apprentice --rounds 20
     python benchmarks/e_step.py --device cuda --shape qwen3-1.7b --precision bfloat16 --prompts 16 --group 8
 
-Three iterations take turns: SDPO's, VPD's with an E-step, VPD's without one. All meet the same weights and the same
-random streams, so they sample the same rollouts: the learning rate is so small that it moves nothing, and the work is
-the same at any rate. An iteration at F is (one with the E-step + F - 1 without) / F. The apprentice runs the preset
-tour-common; others the top 20 and the tail, all responses of one length. The ratios to SDPO are taken round by round;
-the paper has 1.3 to 1.55.
+Three iterations alternate: SDPO's, VPD's with an E-step, VPD's without one. All have the same weights and the same
+random streams, and therefore the same rollouts: the learning rate is too small to change the weights, which does not
+change the work. An iteration at F is (one with the E-step + F - 1 without) / F. The apprentice runs the preset
+tour-common; other models use the top 20 and the tail, with responses of equal length. The ratios to SDPO are taken
+round by round; the paper has 1.3 to 1.55.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ OTHERS = {"prompts": 4, "group": 4, "tokens": 32}
 
 
 def iterations(given: argparse.Namespace, model: str, folder: str) -> Any:
-    """A function (method, whether with an E-step, number) -> that iteration's seconds, phase by phase."""
+    """A function (method, whether with an E-step, number) -> the iteration's seconds by phase, and its tokens."""
     from vpdlab.learn.methods import get_method
-    from vpdlab.run import iterate
+    from vpdlab.run import Iteration, iterate
 
     usual = APPRENTICE if model == "apprentice" else OTHERS
     size = {name: getattr(given, name) or value for name, value in usual.items()}
@@ -49,40 +49,39 @@ def iterations(given: argparse.Namespace, model: str, folder: str) -> Any:
 
     def taken(method: str, with_e: bool, number: int) -> dict[str, float]:
         run.method, run.config = get_method(method), configs[with_e]
-        rows: list[dict[str, Any]] = []
-        seconds = common.timed(lambda: rows.append(iterate(run, number)), given.device)
-        row = rows[0]
-        if (row["e_loss"] is not None) is not with_e or row["skipped"]:
-            raise SystemExit(
-                f"{model}: the E-step ran where it should not have, or the other way round: {row['notes']}"
-            )
+        done: list[Iteration] = []
+        seconds = common.timed(lambda: done.append(iterate(run, number)), given.device)
+        it = done[0]
+        if (it.e.loss is not None) is not with_e or it.e.skipped or it.m.skipped:
+            raise SystemExit(f"{model}: an E-step was expected: {with_e}; E-step: {it.e.reason}; M-step: {it.m.reason}")
+        tokens = sum(len(rollout.response_ids) for rollout in it.rollouts)
         whole = {"whole": seconds.clock, "processor": seconds.processor}
-        return {**whole, "tokens": row["tokens_rollout"], **{p: row[f"seconds_{p}"] for p in PHASES}}
+        return {**whole, "tokens": tokens, **{phase: it.seconds[phase] for phase in PHASES}}
 
     return taken
 
 
 def measure(given: argparse.Namespace, model: str, folder: str) -> list[list[str]]:
-    """The rows of one model."""
+    """The table rows of one model."""
     taken = iterations(given, model, folder)
     ways = {"SDPO": ("sdpo", False), "with": ("vpd", True), "without": ("vpd", False)}
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+    times: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     for number in range(given.rounds + 1):
         for name, (method, with_e) in ways.items():
             numbers = taken(method, with_e, number + 1)
             if number:
-                found[name].append(numbers)
-    for turn in zip(*found.values(), strict=True):
+                times[name].append(numbers)
+    for turn in zip(*times.values(), strict=True):
         if len({numbers["tokens"] for numbers in turn}) != 1:
-            raise SystemExit(f"{model}: the rollouts are not the same, so nothing can be compared")
-    rows = [line(model, "SDPO", found["SDPO"], ["", ""])]
+            raise SystemExit(f"{model}: the rollouts differ, so the times cannot be compared")
+    rows = [line(model, "SDPO", times["SDPO"], ["", ""])]
     for every in (1, 5, 10):
         mixed = [
             {key: (value + (every - 1) * without[key]) / every for key, value in with_e.items()}
-            for with_e, without in zip(found["with"], found["without"], strict=True)
+            for with_e, without in zip(times["with"], times["without"], strict=True)
         ]
         share, spent = (
-            common.ratios([a[key] for a in mixed], [b[key] for b in found["SDPO"]]) for key in ("whole", "processor")
+            common.ratios([a[key] for a in mixed], [b[key] for b in times["SDPO"]]) for key in ("whole", "processor")
         )
         compared = [common.spread(share), f"{statistics.median(spent):.2f}"]
         rows.append(line(model, f"VPD, F = {every}", mixed, compared))
@@ -91,22 +90,20 @@ def measure(given: argparse.Namespace, model: str, folder: str) -> list[list[str
     return rows
 
 
-def line(model: str, name: str, found: list[dict[str, float]], shares: list[str]) -> list[str]:
-    seconds = [common.spread([numbers[key] for numbers in found], 3) for key in (*PHASES, "whole")]
-    return [model, name, *seconds, *shares, f"{statistics.median(numbers['tokens'] for numbers in found):.0f}"]
+def line(model: str, name: str, measured: list[dict[str, float]], shares: list[str]) -> list[str]:
+    seconds = [common.spread([numbers[key] for numbers in measured], 3) for key in (*PHASES, "whole")]
+    return [model, name, *seconds, *shares, f"{statistics.median(numbers['tokens'] for numbers in measured):.0f}"]
 
 
 def main() -> None:
     parser = common.options(
         __doc__,
         models=dict(nargs="+", default=["smollm2-135m", "apprentice"]),
-        shape=dict(choices=list(common.SHAPES), help="random weights of this shape in place of the models"),
+        shape=dict(choices=list(common.SHAPES), help="random weights of this shape instead of the models"),
         precision=dict(default="float32", choices=["float32", "bfloat16", "bfloat16-mixed"]),
-        rounds=dict(
-            type=int, default=0, help="rounds that count; one more goes before them; 0: 2, 10 for small models"
-        ),
-        prompts=dict(type=int, default=0, help="problems an iteration; 0: 4, and 16 for the apprentice"),
-        group=dict(type=int, default=0, help="rollouts a problem; 0: 4, and 8 for the apprentice"),
+        rounds=dict(type=int, default=0, help="rounds to measure, after one warm-up round; 0: 2, 10 for small models"),
+        prompts=dict(type=int, default=0, help="problems per iteration; 0: 4, and 16 for the apprentice"),
+        group=dict(type=int, default=0, help="rollouts per problem; 0: 4, and 8 for the apprentice"),
         tokens=dict(type=int, default=0, help="longest response; 0: 32, and 12 for the apprentice"),
     )
     given = parser.parse_args()

@@ -4,13 +4,13 @@
     python benchmarks/memory.py --vocabularies 151936 --tokens 2048
     python benchmarks/memory.py --device cuda --dtype bfloat16
 
-From hidden states [T, H] of student and teacher and the head [V, H] to the reverse KL on the student's top 20 and the
-tail, its mean, and the gradients of hidden states and head. `all` is the plain way, as TRL 1.16's loss goes it: the
-logits of both, a log-sum-exp of each, top-k, tail. The others are `scoring.compare` (which takes the KLs and entropies
-of the record as well), at several `logit_mib`. Each is measured in a process of its own: peak is the most memory
-above what the hidden states and the head take, the gradients included. Loss and gradients are compared with those of
-`all`: the largest difference as a share of the largest entry. "beyond gradients" leaves out the gradients of head and
-hidden states, which are the same for all and stay: at V = 152k that of the head alone takes 594 MiB.
+The input is the hidden states [T, H] of student and teacher and the head [V, H], the output the mean reverse KL on the
+student's top 20 and the tail, with the gradients of hidden states and head. `all` is the plain way, as in TRL 1.16's
+loss: the logits of both, a log-sum-exp of each, top-k, tail. The others are `comparison.compare_tokens` (which also
+computes the KLs and entropies of the record), at several values of `logit_mib`. Each is measured in a separate process:
+peak is the maximum memory beyond the hidden states and the head, including the gradients. Loss and gradients are
+compared with those of `all`: the largest difference as a share of the largest entry. "beyond gradients" excludes the
+gradients of head and hidden states, which are always needed: at V = 152k that of the head alone takes 594 MiB.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ TOP_K = 20
 WIDTHS = {49_152: 576, 151_936: 1024}  # of SmolLM2-135M and Qwen3-0.6B
 ALL = "all"
 USUAL_MIB, SMALL_MIB = "256", "128"
-SMALL_AT = 2048  # the small chunk is measured at this length only: it is about the memory
-ARRAYS = 4  # [T, V] arrays that the plain way holds at its peak: whether it fits is asked before
+SMALL_AT = 2048  # the only length with the small chunk, which is about memory
+ARRAYS = 4  # [T, V] arrays of the plain way at its peak, to check beforehand whether it fits
 
 
-# -- one measurement, in a process of its own ------------------------------------------------------------------
+# -- one measurement, in a separate process --------------------------------------------------------------------
 def plain_loss(student: Any, teacher: Any, head: Any) -> Any:
     """The mean reverse KL on the student's top-k and the tail, from all logits (after TRL's loss_utils.py)."""
     import torch
     import torch.nn.functional as F
 
     def logits(hidden: Any) -> Any:
-        return F.linear(hidden, head).float() / 1.0  # divided by the temperature, as there
+        return F.linear(hidden, head).float() / 1.0  # divided by the temperature, as in TRL
 
     with torch.no_grad():
         t = logits(teacher)
@@ -61,57 +61,61 @@ def left(kept: Any) -> Any:
 def our_loss(student: Any, teacher: Any, head: Any, mib: int) -> Any:
     import torch
 
-    from vpdlab.model.comparison import Support, Term, TokenDist, compare
+    from vpdlab.model.comparison import Support, compare_tokens
+    from vpdlab.model.distributions import Term, TokenDist
 
     tokens = torch.zeros(len(student), dtype=torch.long, device=student.device)
     sides = [TokenDist((Term(hidden, weight),)) for hidden, weight in ((student, head), (teacher, head.detach()))]
-    return compare(*sides, tokens, Support("topk", TOP_K, "bucket"), alpha=1.0, mib=mib).divergence.mean()
+    return compare_tokens(*sides, tokens, Support("topk", TOP_K, "bucket"), alpha=1.0, mib=mib).divergence.mean()
 
 
-def child(job: dict[str, Any]) -> dict[str, float]:
-    """Seconds, peak in MiB, and the largest differences from what `all` left in the job's file."""
+def tensors(job: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """Hidden states of student and teacher, and a head; student and head take gradients."""
     import torch
 
-    torch.set_num_threads(job["threads"])
     generator = torch.Generator().manual_seed(0)
     dtype, device = getattr(torch, job["dtype"]), job["device"]
     v, h, t = job["V"], job["H"], job["T"]
-    shapes = ((t, h), (t, h), (v, h))
     student, teacher, head = (
         torch.randn(shape, generator=generator).mul_(scale).to(device, dtype)
-        for shape, scale in zip(shapes, (1.0, 1.0, 3 * h**-0.5), strict=True)
+        for shape, scale in zip(((t, h), (t, h), (v, h)), (1.0, 1.0, 3 * h**-0.5), strict=True)
     )
-    # Near to each other, as a student and the same model with feedback are.
+    # Close to each other, as a student and the same model with feedback are.
     teacher = teacher.mul_(0.2).add_(student)
-    student.requires_grad_()
-    head.requires_grad_()
+    return student.requires_grad_(), teacher, head.requires_grad_()
 
-    def loss() -> Any:
-        return plain_loss(student, teacher, head) if job["way"] == ALL else our_loss(
-            student, teacher, head, int(job["way"])
-        )  # fmt: skip
 
+def child(job: dict[str, Any]) -> dict[str, float]:
+    """Seconds, peak in MiB, and the largest differences from the results of `all` in the job's file."""
+    import torch
+
+    torch.set_num_threads(job["threads"])
+    device = job["device"]
+    student, teacher, head = tensors(job)
     few = student.detach()[:8].clone().requires_grad_()
-    our_loss(few, teacher[:8], head, 256).backward()  # libraries wake up, threads start
+    our_loss(few, teacher[:8], head, 256).backward()  # warm-up of libraries and threads
     head.grad = None
     values: list[Any] = []
 
     def step() -> None:
-        values.append(loss())
+        plain = job["way"] == ALL
+        values.append(
+            plain_loss(student, teacher, head) if plain else our_loss(student, teacher, head, int(job["way"]))
+        )
         values[0].backward()
 
     before = held(device)
     forget_peak(device)
     seconds = common.timed(step, device)
-    found = {"seconds": seconds.clock, "processor": seconds.processor, "peak": peak(device) - before}
-    result = {"loss": values[0].detach(), "hidden": student.grad, "head": head.grad[:: max(1, v // 4096)]}
+    numbers = {"seconds": seconds.clock, "processor": seconds.processor, "peak": peak(device) - before}
+    result = {"loss": values[0].detach(), "hidden": student.grad, "head": head.grad[:: max(1, job["V"] // 4096)]}
     if job["way"] == ALL:
         torch.save(result, job["file"])
     elif Path(job["file"]).exists():
-        wanted = torch.load(job["file"], weights_only=True, map_location=device)
+        expected = torch.load(job["file"], weights_only=True, map_location=device)
         for name, value in result.items():
-            found[name] = ((value - wanted[name]).abs().max() / wanted[name].abs().max()).item()
-    return found
+            numbers[name] = ((value - expected[name]).abs().max() / expected[name].abs().max()).item()
+    return numbers
 
 
 def held(device: str) -> float:
@@ -133,7 +137,7 @@ def forget_peak(device: str) -> None:
 
 
 def peak(device: str) -> float:
-    """Most MiB ever in use. VmHWM is this program's own; ru_maxrss would begin with what started it."""
+    """Peak MiB in use. VmHWM is this process's own; ru_maxrss would start at the parent's."""
     if device != "cpu":
         import torch
 
@@ -149,7 +153,7 @@ def peak(device: str) -> float:
 
 # -- the table -------------------------------------------------------------------------------------------------
 def ask(job: dict[str, Any]) -> dict[str, float] | None:
-    """The child's numbers; None where it found no memory."""
+    """The child's numbers; None if it ran out of memory."""
     command = [sys.executable, __file__, "--child", json.dumps(job)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -163,7 +167,7 @@ def fits(v: int, h: int, t: int, device: str) -> bool:
     import psutil
 
     if device != "cpu":
-        return True  # the child says so itself
+        return True  # the child reports it
     return ARRAYS * 4 * v * t + 4 * 4 * v * h < 0.8 * psutil.virtual_memory().available
 
 
@@ -173,48 +177,51 @@ def gradients(given: argparse.Namespace, v: int, h: int, t: int) -> float:
 
 
 def lines(given: argparse.Namespace, v: int, t: int, scratch: Path) -> list[list[str]]:
-    """The rows of one size: the plain way, and ours with one or two sizes of chunks."""
+    """The table rows of one size: the plain way, and ours with one or two chunk sizes."""
     h = WIDTHS.get(v, 1024)
     job = {"V": v, "H": h, "T": t, "device": given.device, "dtype": given.dtype, "threads": given.threads}
     job["file"] = str(scratch / f"{v}-{t}.pt")
-    ways = [ALL, USUAL_MIB, *([SMALL_MIB] if t == SMALL_AT else [])]
-    found: dict[str, list[dict[str, float]]] = {}
+    measured: dict[str, list[dict[str, float]]] = {
+        way: [] for way in (ALL, USUAL_MIB, *([SMALL_MIB] if t == SMALL_AT else []))
+    }
     for _ in range(given.repeat):
-        for way in ways:
+        for way, runs in measured.items():
             numbers = ask({**job, "way": way}) if way != ALL or fits(v, h, t, given.device) else None
-            found.setdefault(way, []).extend([numbers] if numbers else [])
+            runs.extend([numbers] if numbers else [])
     Path(job["file"]).unlink(missing_ok=True)
-    rows, plain = [], found[ALL]
-    for way in ways:
-        mine = found[way]
+    rows = []
+    for way, mine in measured.items():
         name = "all logits" if way == ALL else f"logit_mib {way}"
         if not mine:
             rows.append([f"{v}", f"{t}", name, "does not fit here", *[""] * 6])
             continue
         compared = [""] * 5
-        kept = gradients(given, v, h, t)
-        if plain and way != ALL:
-            share = [a["peak"] / b["peak"] for a, b in zip(mine, plain, strict=True)]
-            slower, spent = (
-                [a[key] / b[key] for a, b in zip(mine, plain, strict=True)] for key in ("seconds", "processor")
-            )
-            beyond = [(a["peak"] - kept) / (b["peak"] - kept) for a, b in zip(mine, plain, strict=True)]
-            off = max(mine[0][key] for key in ("loss", "hidden", "head"))
-            compared = [
-                common.spread(share, 3),
-                common.spread(beyond, 3),
-                common.spread(slower),
-                f"{statistics.median(spent):.2f}",
-                f"{off:.0e}",
-            ]
-            if off > given.tolerance:
-                raise SystemExit(f"V {v}, T {t}, {name}: loss or gradient differ by {off:.1e} from the plain way's")
-            if (v, t) == (151_936, 2048):
-                common.goal(given, f"peak of the M-step's loss, V 152k, T 2048, {name}", min(share), 1 / 8)
-                common.goal(given, f"the same beyond the gradients, {name}", min(beyond), 1 / 8)
+        if measured[ALL] and way != ALL:
+            compared = against(given, mine, measured[ALL], (v, h, t), name)
         peaks, seconds = ([one[key] for one in mine] for key in ("peak", "seconds"))
         rows.append([f"{v}", f"{t}", name, common.spread(peaks, 0), common.spread(seconds), *compared])
     return rows
+
+
+def against(
+    given: argparse.Namespace, mine: list[dict[str, float]], plain: list[dict[str, float]], size: tuple[int, int, int],
+    name: str,
+) -> list[str]:  # fmt: skip
+    """Ours against the plain way: ratios of peak, peak beyond gradients, time and CPU time; the largest difference."""
+    v, _, t = size
+    kept = gradients(given, *size)
+    share, slower, spent = (
+        common.ratios([a[key] for a in mine], [b[key] for b in plain]) for key in ("peak", "seconds", "processor")
+    )
+    beyond = common.ratios([a["peak"] - kept for a in mine], [b["peak"] - kept for b in plain])
+    off = max(mine[0][key] for key in ("loss", "hidden", "head"))
+    if off > given.tolerance:
+        raise SystemExit(f"V {v}, T {t}, {name}: loss or gradient differ by {off:.1e} from the plain way's")
+    if (v, t) == (151_936, 2048):
+        common.goal(given, f"peak of the M-step's loss, V 152k, T 2048, {name}", min(share), 1 / 8)
+        common.goal(given, f"the same beyond the gradients, {name}", min(beyond), 1 / 8)
+    ratios = [common.spread(share, 3), common.spread(beyond, 3), common.spread(slower)]
+    return [*ratios, f"{statistics.median(spent):.2f}", f"{off:.0e}"]
 
 
 def main() -> None:
@@ -225,7 +232,7 @@ def main() -> None:
         __doc__,
         vocabularies=dict(nargs="+", type=int, default=list(WIDTHS)),
         tokens=dict(nargs="+", type=int, default=[512, 1024, 2048, 4096]),
-        repeat=dict(type=int, default=1, help="measurements of each"),
+        repeat=dict(type=int, default=1, help="number of measurements"),
         dtype=dict(default="float32", choices=["float32", "bfloat16"], help="of hidden states and head"),
     )
     given = parser.parse_args()

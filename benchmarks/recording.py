@@ -1,18 +1,18 @@
-"""What the record costs, how fast a long one is read, and whether a late iteration costs what an early one did.
+"""Cost of recording, speed of reading a long record, and the cost of late iterations against early ones.
 
     python benchmarks/recording.py
     python benchmarks/recording.py --steps 50 --long 10000
 
-1. Seconds and bytes of an iteration without a record, and with more and more of it. Runs of VPD on the apprentice
-(preset tour-common) take turns, iteration after iteration, with the same seed and so the same rollouts: without a
-folder, then with one and the numbers of no token, of the tokens of 8 rollouts, and of all. The seconds are those until
-the iteration is on disk, though in a run the rollouts are written behind the next step.
+1. Seconds and bytes of an iteration without a record, and with increasingly detailed ones. Runs of VPD on the
+apprentice (preset tour-common) alternate, iteration by iteration, with the same seed and therefore the same rollouts:
+without a folder, then with one and per-token numbers of no rollouts, of 8 and of all. The time includes writing the
+iteration to disk, which in a run overlaps with the next step.
 
-2. A record of many iterations of 128 small rollouts, written by the recorder itself: its opening, its metrics, a column
-of all its rollouts, and the rollouts of one iteration, by one process after another that has imported pyarrow and
-pandas before.
+2. A record of many iterations of 128 small rollouts, written by the recorder: opening it, reading its metrics, a column
+of all its rollouts, and the rollouts of one iteration, each time in a new process that has already imported pyarrow and
+pandas.
 
-3. Iterations of 16 rollouts late in a run and early in another one take turns. The learning rate is next to 0, so that
+3. Iterations of 16 rollouts late in one run and early in another alternate. The learning rate is close to 0, so that
 both do the same work.
 """
 
@@ -47,7 +47,7 @@ def measure(given: argparse.Namespace, scratch: Path) -> list[list[str]]:
         )  # fmt: skip
         runs[name] = Run.open(config, record=tokens is not None)
 
-    with ExitStack() as stack:  # closed last one first: each has put its own answer to an interrupt over the last one's
+    with ExitStack() as stack:  # closed in reverse order: each installs a signal handler over the previous one
         steps = {name: stack.enter_context(closing(run.steps())) for name, run in runs.items()}
 
         def iteration(name: str) -> None:
@@ -57,11 +57,11 @@ def measure(given: argparse.Namespace, scratch: Path) -> list[list[str]]:
                 recorder._settle(wait=True)
 
         jobs = {name: (lambda name=name: common.timed(lambda: iteration(name), given.device)) for name in runs}
-        found = common.alternate(jobs, given.steps)
+        times = common.alternate(jobs, given.steps)
         kib = {name: size(run, given.steps + 1) for name, run in runs.items()}
-    without = found["no record"]
+    without = times["no record"]
     rows = []
-    for name, seconds in found.items():
+    for name, seconds in times.items():
         compared = ["", "", ""] if seconds is without else against(seconds, without)
         rows.append([name, common.spread([one.clock for one in seconds], 3), *compared, f"{kib[name]:.1f}"])
     return rows
@@ -69,7 +69,7 @@ def measure(given: argparse.Namespace, scratch: Path) -> list[list[str]]:
 
 # -- a long record ---------------------------------------------------------------------------------------------
 def synthetic(given: argparse.Namespace, folder: Path) -> list[float]:
-    """Write a record of many small rollouts; the seconds until each iteration was on disk."""
+    """Write a record of many small rollouts; returns the seconds to write each iteration to disk."""
     from vpdlab.record import METRICS, Recorder
 
     rng = random.Random(0)
@@ -86,15 +86,15 @@ def synthetic(given: argparse.Namespace, folder: Path) -> list[float]:
 
 
 def rollout(rng: random.Random, index: int) -> dict[str, Any]:
-    """A rollout of a few tokens, with what a run of VPD records of it beside the tokens' numbers."""
+    """A rollout of a few tokens, with the columns that a run of VPD records except per-token numbers."""
     ids = [rng.randint(0, 400) for _ in range(rng.randint(4, 12))]
     texts = {"prompt": "What is 3 + 4?", "answer": "7", "text": f"The answer is {ids[0]}.", "source": "verifier"}
-    told = {
+    feedback = {
         "environment": "The ones digit 3 is too low.",
         "teacher_prompt": "What is 3 + 4? The ones digit is too low.",
     }
     sums = {"student_sum": -1.0, "teacher_sum": -2.0, "implicit_reward": -0.1}
-    return texts | told | sums | {
+    return texts | feedback | sums | {
         "problem_id": f"p{index // 8}", "group": index // 8, "index": index % 8, "reward": float(index % 2),
         "success": bool(index % 2), "finished": True, "signal": True, "prompt_ids": list(range(12)),
         "teacher_ids": list(range(30)), "response_ids": ids, "logps": [-rng.random() for _ in ids],
@@ -117,7 +117,7 @@ print(*(later - earlier for earlier, later in zip([started, *times], times)))
 
 
 def reading(given: argparse.Namespace, scratch: Path) -> list[list[str]]:
-    """A row for each way of reading a long record, and one for an iteration's writing."""
+    """A row for each way of reading a long record, and one for writing an iteration."""
     folder = scratch / "long"
     written = synthetic(given, folder)
     command = [sys.executable, "-c", READ, str(folder), str(given.long // 2)]
@@ -134,7 +134,7 @@ def reading(given: argparse.Namespace, scratch: Path) -> list[list[str]]:
 
 
 def late(given: argparse.Namespace, scratch: Path) -> list[list[str]]:
-    """Iterations after `given.late` others and at the start of a run, by turns."""
+    """Alternate iterations after `given.late` others with iterations at the start of a run."""
     from vpdlab import RunConfig
     from vpdlab.run import Run
 
@@ -155,20 +155,20 @@ def late(given: argparse.Namespace, scratch: Path) -> list[list[str]]:
             name: (lambda name=name: common.timed(lambda: next(steps[name]), given.device))
             for name in ("early", "late")
         }
-        found = common.alternate(jobs, 2 * given.steps)
-    ratio = statistics.median(s.processor for s in found["late"]) / statistics.median(
-        s.processor for s in found["early"]
+        times = common.alternate(jobs, 2 * given.steps)
+    ratio = statistics.median(s.processor for s in times["late"]) / statistics.median(
+        s.processor for s in times["early"]
     )
     common.goal(given, f"iteration {given.late} against the first ones, CPU seconds", ratio, 1.05)
     places = {"early": "1", "late": str(given.late + 1)}
     return [
         [f"from iteration {places[name]} on", *(common.spread(values, 4) for values in zip(*seconds, strict=True))]
-        for name, seconds in found.items()
+        for name, seconds in times.items()
     ]
 
 
 def against(seconds: list[common.Seconds], without: list[common.Seconds]) -> list[str]:
-    """What a record costs beside no record: ms more by the clock and of the processor, and the ratio."""
+    """The cost of a record against no record: additional ms (wall and CPU), and the ratio."""
     share = common.ratios([one.clock for one in seconds], [one.clock for one in without])
     spent = [one.processor - other.processor for one, other in zip(seconds, without, strict=True)]
     more = statistics.median(one.clock for one in seconds) - statistics.median(one.clock for one in without)
@@ -176,7 +176,7 @@ def against(seconds: list[common.Seconds], without: list[common.Seconds]) -> lis
 
 
 def size(run: Any, steps: int) -> float:
-    """KiB that an iteration has left: its line of metrics and its rollouts."""
+    """KiB per iteration: its line of metrics and its rollouts."""
     if run.recorder is None:
         return 0.0
     files = [run.recorder.folder / "metrics.jsonl", *run.recorder.folder.glob("rollouts/*.parquet")]
@@ -186,13 +186,13 @@ def size(run: Any, steps: int) -> float:
 def main() -> None:
     parser = common.options(
         __doc__,
-        steps=dict(type=int, default=20, help="iterations that count"),
+        steps=dict(type=int, default=20, help="iterations to measure"),
         prompts=dict(type=int, default=16),
-        group=dict(type=int, default=8, help="rollouts a problem"),
+        group=dict(type=int, default=8, help="rollouts per problem"),
         long=dict(type=int, default=10_000, help="iterations of the long record"),
-        rollouts=dict(type=int, default=128, help="rollouts of each of its iterations"),
-        repeats=dict(type=int, default=5, help="how often it is read"),
-        only=dict(choices=("measure", "reading", "late"), help="one of the three parts"),
+        rollouts=dict(type=int, default=128, help="rollouts per iteration of the long record"),
+        repeats=dict(type=int, default=5, help="number of times it is read"),
+        only=dict(choices=("measure", "reading", "late"), help="run one of the three parts"),
         late=dict(type=int, default=1500, help="iterations before the late ones"),
     )
     given = parser.parse_args()

@@ -1,16 +1,16 @@
-"""Tokens a second of the transformers sampler, of vLLM and of transformers' own `generate`; and how far apart the
-log-probabilities of a sampler and of the policy are.
+"""Throughput of the transformers sampler, of vLLM and of transformers' own `generate`, and the difference between a
+sampler's log-probabilities and the policy's.
 
     python benchmarks/rollouts.py                     # smollm2-135m; a quarter of an hour on one core
     python benchmarks/rollouts.py --model apprentice --samplers ours generate
     python benchmarks/rollouts.py --problems 16 --group 8 --tokens 256 --threads 2
 
-All of them read the same prompts with one seed, a GROUP of rollouts for each problem. "fixed" lengths: no token ends a
-response, so that each one has TOKENS; "natural": responses end where they end, at TOKENS at most, and only their own
-tokens count. The samplers take turns, REPEAT times; medians, with the lowest and the highest, and the median of tokens
-for each second that the processor worked, which busy neighbours change less. vLLM's time holds what its sampler does
-beside sampling: comparing weights, and scoring some completions again. "new weights" is the time of a call that has to
-send them first, less the same call without.
+All samplers read the same prompts with the same seed, with GROUP rollouts for each problem. "fixed" lengths: no token
+ends a response, so each has TOKENS tokens; "natural": responses end by themselves, after TOKENS at most, and only their
+own tokens count. The samplers alternate, REPEAT times. The table has the median, minimum and maximum, and the median of
+tokens per CPU second, which other load on the machine affects less. vLLM's time includes what its sampler does beside
+sampling: comparing weights, and scoring some completions again. "new weights" is the time of a call that sends them
+first, minus that of the same call without.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from typing import Any
 import torch
 
 from vpdlab import RunConfig
-from vpdlab.learn.state import Mismatch
+from vpdlab.learn.results import Mismatch
 from vpdlab.model.batch import TokenBatch
-from vpdlab.model.policy import end_ids
+from vpdlab.model.traits import end_ids
 from vpdlab.run import Run
 from vpdlab.sampling import Completion, Sampling
 from vpdlab.sampling.engines.transformers import HFSampler
@@ -49,12 +49,12 @@ def open_run(given: argparse.Namespace, precision: str, sampler: str) -> Run:
 
 
 def generate(run: Run, contexts: Sequence[Sequence[int]], tokens: int, ends: Sequence[int]) -> list[Completion]:
-    """transformers' own: left padding, all rows until the last one has ended."""
+    """transformers' own `generate`: left padding, and all rows run until the last one has ended."""
     width = max(map(len, contexts))
     ids = torch.tensor([[0] * (width - len(c)) + list(c) for c in contexts])
     mask = torch.tensor([[0] * (width - len(c)) + [1] * len(c) for c in contexts])
     torch.manual_seed(0)
-    out = run.learner.policy.model.generate(
+    out = run.policy.model.generate(
         input_ids=ids, attention_mask=mask, max_new_tokens=tokens, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
         eos_token_id=list(ends) or None, pad_token_id=0,
     )[:, width:].tolist()  # fmt: skip
@@ -64,7 +64,7 @@ def generate(run: Run, contexts: Sequence[Sequence[int]], tokens: int, ends: Seq
 
 def jobs(run: Run, given: argparse.Namespace, contexts: list[Any], ends: list[int]) -> dict[str, Job]:
     streams, sampling = [(1, row) for row in range(len(contexts))], Sampling(1.0, 1.0, given.tokens)
-    ours = HFSampler(run.learner.policy, len(contexts))
+    ours = HFSampler(run.policy, len(contexts))
     ours._ends = torch.tensor(ends, dtype=torch.long)
     found: dict[str, Job] = {
         "ours": partial(ours.generate, contexts, streams, sampling),
@@ -78,14 +78,14 @@ def jobs(run: Run, given: argparse.Namespace, contexts: list[Any], ends: list[in
 
 
 def timed(job: Job) -> tuple[float, float, list[Completion]]:
-    """Seconds on the wall, seconds of the processor, and what came back."""
+    """Wall seconds, CPU seconds and the result of a job."""
     start, busy = time.perf_counter(), time.process_time()
     done = job()
     return time.perf_counter() - start, time.process_time() - busy, done
 
 
 def speeds(work: dict[str, Job], repeat: int) -> dict[str, list[tuple[float, float]]]:
-    """Tokens a second and tokens a second of the processor, in each round; every other round the other way round."""
+    """Tokens per second and per CPU second of each round; every other round in reverse order."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in work}
     for number in range(repeat):
         for name in list(work)[:: -1 if number % 2 else 1]:
@@ -103,8 +103,42 @@ def mismatch(run: Run, contexts: Sequence[Sequence[int]], done: Sequence[Complet
     def add(batch: TokenBatch, ours: torch.Tensor) -> None:
         found.add(ours, torch.tensor([value for row in batch.rows.tolist() for value in done[row].logps]))
 
-    run.learner.policy.score(views, add)
+    run.policy.score(views, add)
     return f"{found.worst:9.1e} {found.mean:9.1e} {found.kl:9.1e} {sum(len(one.ids) for one in done):8d}"
+
+
+def measure(given: argparse.Namespace, precision: str) -> list[str]:
+    """Print the speeds at one precision; returns the lines of log-probability differences."""
+    run = open_run(given, precision, "vllm" if "vllm" in given.samplers else "transformers")
+    problems = run.task.load("train")[: given.problems]
+    contexts = [list(run.render.student(problem)) for problem in problems for _ in range(given.group)]
+    work: dict[str, Job] = {}
+    for lengths, ends in (("fixed", []), ("natural", sorted(end_ids(run.policy.model, run.policy.tokenizer)))):
+        work = jobs(run, given, contexts, ends)
+        for job in work.values():
+            job()  # warm-up: compilation, weight transfer, caches
+        for name, rates in speeds(work, given.repeat).items():
+            wall, busy = zip(*rates, strict=True)
+            numbers = f"{statistics.median(wall):8.1f} {min(wall):8.1f} {max(wall):8.1f}"
+            own = statistics.median(busy)
+            print(f"{NAMES[name]:<26} {precision:<10} {lengths:<9} {numbers} {own:12.1f}", flush=True)
+    gaps = [
+        f"{NAMES[name]:<26} {precision:<10} {mismatch(run, contexts, job())}"
+        for name, job in work.items()
+        if name != "generate"
+    ]
+    if "vllm" in work:
+        print(f"{'new weights: seconds':<26} {precision:<10} {'':<9} {transfer(run, contexts):8.2f}", flush=True)
+    return gaps
+
+
+def transfer(run: Run, contexts: Sequence[Sequence[int]]) -> float:
+    """Seconds that sending new weights to vLLM adds to a call."""
+    sampler: Any = run.sampler
+    short = partial(sampler.generate, contexts[:1], [(1, 0)], Sampling(1.0, 1.0, 1))
+    without = statistics.median(timed(short)[0] for _ in range(5))
+    sampler.engine.held = None
+    return timed(short)[0] - without
 
 
 def main() -> None:
@@ -125,31 +159,7 @@ def main() -> None:
     print(f"{given.threads} thread(s) on {os.cpu_count()} cores, load before: {os.getloadavg()[0]:.2f}\n")
     columns = f"{'median':>8} {'lowest':>8} {'highest':>8} {'a CPU second':>12}"
     print(f"{'tokens a second':<26} {'precision':<10} {'lengths':<9} {columns}")
-    gaps = []
-    for precision in ("float32", "bfloat16"):
-        run = open_run(given, precision, "vllm" if "vllm" in given.samplers else "transformers")
-        problems = run.task.load("train")[: given.problems]
-        contexts = [list(run.render.student(problem)) for problem in problems for _ in range(given.group)]
-        for lengths, ends in (
-            ("fixed", []),
-            ("natural", sorted(end_ids(run.learner.policy.model, run.learner.policy.tokenizer))),
-        ):
-            work = jobs(run, given, contexts, ends)
-            for job in work.values():
-                job()  # what is compiled, sent or filled once
-            for name, rates in speeds(work, given.repeat).items():
-                wall, busy = zip(*rates, strict=True)
-                numbers = f"{statistics.median(wall):8.1f} {min(wall):8.1f} {max(wall):8.1f}"
-                own = statistics.median(busy)
-                print(f"{NAMES[name]:<26} {precision:<10} {lengths:<9} {numbers} {own:12.1f}", flush=True)
-        for name, job in work.items():
-            if name != "generate":
-                gaps.append(f"{NAMES[name]:<26} {precision:<10} {mismatch(run, contexts, job())}")
-        if "vllm" in work:
-            short = partial(run.sampler.generate, contexts[:1], [(1, 0)], Sampling(1.0, 1.0, 1))
-            without = statistics.median(timed(short)[0] for _ in range(5))
-            run.sampler.engine.held = None
-            print(f"{'new weights: seconds':<26} {precision:<10} {'':<9} {timed(short)[0] - without:8.2f}", flush=True)
+    gaps = [line for precision in ("float32", "bfloat16") for line in measure(given, precision)]
     print(f"\n{'nats, sampler to policy':<26} {'precision':<10} {'max':>9} {'mean':>9} {'k3 KL':>9} {'tokens':>8}")
     print("\n".join(gaps))
 

@@ -1,9 +1,9 @@
-"""How fast model-written code is judged, and what a thousand timeouts leave behind.
+"""Speed of judging model-written code, and what a thousand timeouts leave behind.
 
     python benchmarks/sandbox.py [--programs 200] [--timeouts 1000] [--workers 0]
 
-"cold" is the first verdict of a fresh process, the trial of the wall included; "warm" is every later one. A verdict is
-one function judged on three cases: a fresh namespace and a fresh interpreter each time.
+"cold" is the first verdict of a new process, including the test of the wall; "warm" is any later one. A verdict is one
+function judged on three cases, in a new namespace and interpreter each time.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def row(name: str, seconds: list[float], rate: float | None = None) -> str:
 
 
 def processes() -> int:
-    """Processes that are children of this one, zombies too, at any depth bubblewrap could have left them."""
-    found = subprocess.run(["ps", "-eo", "ppid=,comm="], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(None, 1) for line in found.splitlines()]
+    """Number of child processes and remaining bubblewrap processes, zombies included."""
+    listing = subprocess.run(["ps", "-eo", "ppid=,comm="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 1) for line in listing.splitlines()]
     return sum(name.startswith("bwrap") or (int(parent) == os.getpid() and name != "ps") for parent, name in rows)
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--programs", type=int, default=200)
     parser.add_argument("--timeouts", type=int, default=1000)
-    parser.add_argument("--workers", type=int, default=0, help="0: one a core")
+    parser.add_argument("--workers", type=int, default=0, help="0: one per core")
     given = parser.parse_args()
     workers = given.workers or cores()
     wall = describe()
@@ -63,12 +63,12 @@ def main() -> None:
 
     first = partial(subprocess.run, [sys.executable, "-c", COLD], capture_output=True, text=True, check=True)
     cold = [float(first().stdout) for _ in range(10)]
-    print(row("cold: import, trial of the wall, first verdict", cold))
-    print(row("warm: verdicts one after the other", [timed(judge) for _ in range(given.programs)]))
+    print(row("cold: import, test of the wall, first verdict", cold))
+    print(row("warm: verdicts in sequence", [timed(judge) for _ in range(given.programs)]))
     print(row("warm: whole programs (run)", [timed(partial(run, "print(1)")) for _ in range(given.programs)]))
     start = time.perf_counter()
     each = judge_many([partial(timed, judge)] * given.programs * 2, workers)
-    print(row(f"warm: {workers} at a time", each, len(each) / (time.perf_counter() - start)))
+    print(row(f"warm: {workers} in parallel", each, len(each) / (time.perf_counter() - start)))
 
     files = len(os.listdir("/proc/self/fd"))
     fork = "import os\nos.fork()\nwhile True: pass"

@@ -1,14 +1,14 @@
-"""How long TokenLens takes from the page's start to its first paint, and from a click to the answer.
+"""Time of TokenLens from the page's start to its first paint, and from a click to the response.
 
     python benchmarks/widgets.py                      # 1k, 5k and 20k tokens, five times each
     python benchmarks/widgets.py --tokens 100000 --repeat 3
     python benchmarks/widgets.py --lab                # in JupyterLab, with a kernel
 
-In bare Chromium on offline pages, without a kernel: `python` is the time to make the bytes, `script` that of the
-module's `render`, `paint` from the start of `render` to the frame that shows it, `move` and `click` from a key or
-a click to the frame with both distributions, `colour` to recolour every token; the page's size in MiB.
-In JupyterLab: `cell to paint` from running the cell that makes the widget to the frame with all tokens, `click to
-Python and back` until a title that Python sets on the click is shown. Medians in milliseconds.
+In plain Chromium on offline pages, without a kernel: `python` is the time to create the widget's data, `script` that of
+the module's `render`, `paint` from the start of `render` to the frame that shows it, `move` and `click` from a key or a
+click to the frame with both distributions, `colour` to recolour every token; the page's size is in MiB. In JupyterLab:
+`cell to paint` from running the cell that creates the widget to the frame with all tokens, `click to Python and back`
+until a title that Python sets on the click is shown. Medians in milliseconds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from offline_browser import FLAGS
 WORDS = ["the", "of", "and", "to", "in", "a", "is", "that", "for", "it", "as", "with", "be", "not", "this"]
 COLUMNS = ("python", "script", "paint", "move", "click", "colour")
 
-# Renders the page's widget once more, with clocks around it.
+# Renders the page's widget again, with timing.
 RENDER = """async () => {
   const { modules, models } = JSON.parse(document.getElementById('vpd-widgets').textContent);
   const url = URL.createObjectURL(new Blob([modules[0]], { type: 'text/javascript' }));
@@ -94,7 +94,7 @@ def record(tokens: int, seed: int = 0, top: int = 10) -> dict:
 
 
 def measure(page: Page, tokens: int, folder: Path, repeat: int) -> dict[str, float]:
-    """Medians over `repeat` renders of one page."""
+    """Medians of `repeat` renders of one page."""
     data = record(tokens)
     started = time.perf_counter()
     lens = TokenLens(data)
@@ -108,7 +108,7 @@ def measure(page: Page, tokens: int, folder: Path, repeat: int) -> dict[str, flo
     return {"python": made, **medians, "size": path.stat().st_size / 2**20}
 
 
-# Runs the second cell again and again; then clicks, and waits for what Python answers.
+# Runs the second cell repeatedly; each time clicks, and waits for Python's response.
 LAB = """async ({ tokens, repeat }) => {
   const notebook = jupyterapp.shell.currentWidget;
   const until = (ready) => new Promise((done) => {
@@ -140,7 +140,7 @@ lens"""
 
 
 def measure_lab(page: Page, address: str, tokens: int, folder: Path, repeat: int) -> dict[str, float]:
-    """Medians of `repeat` runs of a cell that makes a widget."""
+    """Medians of `repeat` runs of a cell that creates a widget."""
     cells = [f"{IMPORTS.replace('FOLDER', repr(str(Path(__file__).parent)))}; data = record({tokens})", CELL]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
@@ -158,7 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", nargs="+", type=int, default=[1_000, 5_000, 20_000])
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--lab", action="store_true", help="in JupyterLab instead of bare Chromium")
+    parser.add_argument("--lab", action="store_true", help="in JupyterLab instead of plain Chromium")
     args = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     heads = ["cell to paint", "click to Python and back"] if args.lab else [*COLUMNS, "MiB"]
@@ -172,7 +172,8 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         stack.callback(browser.close)
         for tokens in args.tokens:
-            page = browser.new_page(viewport={"width": 1280, "height": 900})  # a page with unsaved work does not leave
+            # A new page: one with unsaved work would block navigation.
+            page = browser.new_page(viewport={"width": 1280, "height": 900})
             if args.lab:
                 found = measure_lab(page, address, tokens, folder, args.repeat)
             else:

@@ -136,7 +136,7 @@ def test_what_processes_hand_each_other(job):
     assert job("meet", 2, lines="processes.added(0.5, processes.rank())").left == [(1.0, 1.0)] * 2
     assert job("meet", 2, lines="processes.anywhere(processes.rank() == 1)").left == [True] * 2
     parted = job("meet", 2, lines="processes.agree('the numbers', lambda: processes.rank())", ends=False)
-    assert parted.codes == [1, 1] and all("have parted: the numbers" in words for words in parted.words)
+    assert parted.codes == [1, 1] and all("ranks diverged: the numbers" in words for words in parted.words)
 
 
 def test_gradients_that_one_process_lacks_are_zeros_there(job):
@@ -286,7 +286,7 @@ def test_an_error_in_one_process_ends_all(job, tmp_path):
 def test_a_process_that_dies_ends_the_others(job, tmp_path):
     done = job("train", 2, fields=fields_of(tmp_path / "run"), kill=(1, 1), ends=False)
     assert done.codes == [1, -9] and done.seconds < 30
-    assert "RunFailed: the other processes are lost" in done.words[0]
+    assert "RunFailed: lost the other processes" in done.words[0]
     assert load_run(tmp_path / "run").status["state"] == "failed"
 
 
@@ -332,7 +332,7 @@ def test_a_launcher_that_starts_one_process_in_place_of_several_is_told(monkeypa
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")  # what `accelerate launch --cpu --num_processes 2` sets
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     assert processes.join("cpu") == torch.device("cpu")
-    assert "use --multi_gpu in its place" in capsys.readouterr().err
+    assert "use --multi_gpu instead" in capsys.readouterr().err
 
 
 def test_other_commands_are_for_one_process(monkeypatch, capsys):

@@ -30,7 +30,7 @@ def is_text(value: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
-def in_one_line(error: BaseException, most: int = 300) -> str:
+def in_one_line(error: object, most: int = 300) -> str:
     """A message of another library as one line, white space folded and cut."""
     return " ".join(str(error).split())[:most]
 

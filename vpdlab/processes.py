@@ -1,11 +1,11 @@
-"""Several processes, one run: what they agree on, and what they hand each other.
+"""Data-parallel runs: splitting work between ranks, all-reduce and gather, and errors that reach every rank.
 
-Every process holds the same settings, the same batch and the same weights, and runs the same lines. Only what is
-expensive is shared out: generating, verifying, and the passes of the update. Each process does its part, what comes of
-it is gathered or added up, and then all know everything. Losses are means over the whole batch, so the gradients of the
-parts add up to its gradient. Only the main process (rank 0) writes and speaks.
+Every rank holds the same settings, the same batch and the same weights, and executes the same code. Only the expensive
+parts are split: generation, verification, and the passes of the update. Results are gathered or all-reduced, so every
+rank has all of them. Losses are means over the whole batch, so the gradients of the parts sum to its gradient. Only
+rank 0 writes files and prints.
 
-With one process each function below is the identity: nothing is sent, nothing is computed.
+With a single process every function below is the identity: nothing is sent, nothing is computed.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from vpdlab.errors import RunFailed, UserError
 T = TypeVar("T")
 R = TypeVar("R")
 
-# How long a process waits for the others: the slowest part of a step that only one of them does must fit (a critic's
-# server, a large checkpoint). A process that dies is noticed at once; this is for one that hangs.
+# Collective timeout. It must exceed the slowest work that a single rank does alone (a critic's server, a large
+# checkpoint). A rank that dies is noticed at once; this covers one that hangs.
 PATIENCE = timedelta(minutes=30)
-BUCKET = 1 << 25  # numbers in one message of gradients
-TOLD = "told by the process that it happened in"
+BUCKET = 1 << 25  # gradient elements per all-reduce
+REPORTED = "reported by the rank that raised it"
 ONE_AFTER_ALL = (
-    "accelerate launch --cpu starts a single process without mpirun: for several on a CPU use --multi_gpu in its place"
+    "accelerate launch --cpu starts a single process without mpirun; to start several on a CPU, use --multi_gpu instead"
 )
 
 
-# -- who we are --------------------------------------------------------------------------------------------------------
+# -- ranks -------------------------------------------------------------------------------------------------------------
 
 
 def launched() -> int:
-    """Processes that a launcher (accelerate launch, torchrun) has started for this run; 1 without one."""
+    """Number of processes that a launcher (accelerate launch, torchrun) started for this run; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """This process's number, from 0, also before the processes have met."""
+    """This process's rank; available before `join`."""
     return int(os.environ.get("RANK", "0")) if launched() > 1 else 0
 
 
 def main() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Whether this is rank 0, which writes files and prints."""
     return rank() == 0
 
 
 def count() -> int:
-    """Processes that share the work: those that have met (`join`), else 1."""
+    """Number of ranks that share the work: the world size after `join`, else 1."""
     if "torch" not in sys.modules:
         return 1
     from torch import distributed
@@ -62,21 +62,21 @@ def count() -> int:
 
 
 def words() -> str:
-    """This process in words, for messages: "" where there is one, or for the main one."""
+    """Prefix that names this rank in messages; "" for rank 0 and for a single process."""
     return "" if main() else f"process {rank()} of {launched()}: "
 
 
 def join(device: str) -> Any:
-    """Meet the other processes, where there are some, and find this one's own device.
+    """Initialise the process group if there are several processes, and choose this rank's device.
 
     Args:
-        device: "auto", or a kind of device: "cpu", "cuda".
+        device: "auto", or a device type: "cpu", "cuda".
 
     Returns:
-        The torch device that accelerate gives this process.
+        The torch device that accelerate assigns to this rank.
 
     Raises:
-        UserError: for a device that several processes cannot have.
+        UserError: for a device that is unavailable, or that several processes cannot use.
     """
     import torch
     from accelerate import PartialState
@@ -89,17 +89,17 @@ def join(device: str) -> Any:
         raise UserError(f"device is {device!r}, but {launched()} processes need one each: choose auto, cpu or cuda")
     if several and not distributed.is_initialized():
         gpu = torch.cuda.is_available() and not cpu
-        # gloo beside NCCL: what is no tensor on a GPU need not travel through one.
-        with _together():
+        # gloo beside NCCL, so that CPU tensors and objects need not pass through a GPU.
+        with _losing_ranks():
             distributed.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=PATIENCE)
-    found = torch.device(str(PartialState(cpu=cpu).device))
-    if device not in ("auto", found.type):
-        raise UserError(f"device {device!r} cannot be used here: auto picks one")
-    return found
+    chosen = torch.device(str(PartialState(cpu=cpu).device))
+    if device not in ("auto", chosen.type):
+        raise UserError(f"device {device!r} is unavailable; use auto")
+    return chosen
 
 
 def leave() -> None:
-    """Part from the other processes, at the end."""
+    """Destroy the process group at the end of a run."""
     if count() > 1:
         from torch import distributed
 
@@ -107,118 +107,118 @@ def leave() -> None:
 
 
 def speaks(error: BaseException) -> bool:
-    """Whether this process is the one to tell of an error: that of all is told by the main one, that of one by it."""
-    return main() or (count() > 1 and TOLD not in getattr(error, "__notes__", []))
+    """Whether this rank reports an error: rank 0 reports those common to all, other ranks those they raised."""
+    return main() or (count() > 1 and REPORTED not in getattr(error, "__notes__", []))
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Within the block only the main process prints to standard output."""
+    """Within the block only rank 0 prints to standard output."""
     if main():
         yield
         return
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
         yield
 
 
-# -- sharing out -------------------------------------------------------------------------------------------------------
+# -- splitting work ---------------------------------------------------------------------------------------------------
 
 
 def shares(weights: Sequence[float], parts: int) -> list[range]:
-    """Cut a sequence into `parts` runs of about equal weight, in order; some are empty where there are too few.
+    """Split a sequence into `parts` contiguous ranges of about equal weight; some are empty if there are too few items.
 
-    Neighbours stay together: those of a group have a prompt in common.
+    Ranges are contiguous because the members of a group, which share a prompt, are neighbours.
 
     >>> shares([3, 1, 1, 1], 2)
     [range(0, 1), range(1, 4)]
     """
-    middles = [end - weight / 2 for end, weight in zip(accumulate(weights), weights, strict=True)]
+    centres = [end - weight / 2 for end, weight in zip(accumulate(weights), weights, strict=True)]
     total = sum(weights)
-    cuts = [bisect_right(middles, total * part / parts) for part in range(1, parts)]
+    cuts = [bisect_right(centres, total * part / parts) for part in range(1, parts)]
     return [range(start, end) for start, end in zip([0, *cuts], [*cuts, len(weights)], strict=True)]
 
 
 def spread(work: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T]) -> list[R]:
-    """`work` on all items, each process on its share; its results, in order, for every process.
+    """Apply `work` to all items, each rank to its share; every rank gets all results, in order.
 
     Args:
-        work: from some items (perhaps none) to one result each; an error that it raises anywhere is raised everywhere.
+        work: maps some items (possibly none) to one result each; an error raised on one rank is raised on all.
     """
     if count() == 1:
         return list(work(items))
     mine = shares([1.0] * len(items), count())[rank()]
-    parts = _outcomes(lambda: list(work([items[index] for index in mine])))
+    parts = _gather_results(lambda: list(work([items[index] for index in mine])))
     return [result for part in parts for result in part]
 
 
 def by_main(work: Callable[[], T]) -> T:
-    """What `work` gives the main process, for every process; an error that it raises is raised everywhere."""
+    """Run `work` on rank 0 and broadcast its result; an error that it raises is raised on all ranks."""
     if count() == 1:
         return work()
-    return _outcomes(work if main() else lambda: None)[0]  # type: ignore[return-value]
+    return _gather_results(work if main() else lambda: None)[0]  # type: ignore[return-value]
 
 
 def gather(mine: T) -> list[T]:
-    """What each process has, in the order of their numbers, for every process. Plain values and records."""
+    """All-gather: every rank gets the value of each rank, in rank order. For plain values and records."""
     if count() == 1:
         return [mine]
     from torch import distributed
 
-    found: list[Any] = [None] * count()
-    with _together():
-        distributed.all_gather_object(found, mine)
-    return found
+    values: list[Any] = [None] * count()
+    with _losing_ranks():
+        distributed.all_gather_object(values, mine)
+    return values
 
 
 def anywhere(asked: bool) -> bool:
-    """Whether something holds in any process. All must ask at the same place."""
+    """Whether `asked` is true on any rank. A collective: all ranks must call it."""
     return asked if count() == 1 else any(gather(asked))
 
 
 def agree(what: str, probe: Callable[[], Any]) -> None:
-    """Raises RunFailed where something is not the same in all processes."""
-    if count() > 1 and len({repr(found) for found in gather(probe())}) > 1:
-        raise RunFailed(f"the processes have parted: {what} are not the same in all of them")
+    """Raises RunFailed if `probe` returns different values on different ranks."""
+    if count() > 1 and len({repr(value) for value in gather(probe())}) > 1:
+        raise RunFailed(f"ranks diverged: {what} differ between processes")
 
 
-def _outcomes(work: Callable[[], T]) -> list[T]:
-    """What `work` gives each process; where it fails in one, that error, in all."""
+def _gather_results(work: Callable[[], T]) -> list[T]:
+    """The result of `work` on each rank; if it fails on one, every rank raises that error."""
     error: Exception | None = None
     try:
         value = work()
-    except Exception as raised:  # noqa: BLE001 (whatever it is, the others wait for this process: told, and raised)
+    except Exception as raised:  # noqa: BLE001 (the other ranks are waiting: it is sent to them, and raised)
         value, error = None, raised
-    told = None if error is None else (isinstance(error, UserError), f"{words()}{_said(error)}")
-    found = gather((value, told))
+    failure = None if error is None else (isinstance(error, UserError), f"{words()}{_message(error)}")
+    results = gather((value, failure))
     if error is not None:
         raise error
-    for _, failure in found:
+    for _, failure in results:
         if failure is not None:
             copy = (UserError if failure[0] else RunFailed)(failure[1])
-            copy.add_note(TOLD)
+            copy.add_note(REPORTED)
             raise copy
-    return [value for value, _ in found]  # type: ignore[misc]
+    return [value for value, _ in results]  # type: ignore[misc]
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return str(error) if isinstance(error, UserError | RunFailed) else f"{type(error).__name__}: {error}"
 
 
-# -- adding up ---------------------------------------------------------------------------------------------------------
+# -- all-reduce -------------------------------------------------------------------------------------------------------
 
 
 def add(tensor: Any) -> Any:
-    """Add a tensor up over the processes, in place; returns it."""
+    """All-reduce (sum) a tensor in place; returns it."""
     if count() > 1:
         from torch import distributed
 
-        with _together():
+        with _losing_ranks():
             distributed.all_reduce(tensor)
     return tensor
 
 
 def added(*numbers: float) -> tuple[float, ...]:
-    """Sums of numbers over the processes, in float64."""
+    """Sums of numbers over all ranks, in float64."""
     if count() == 1:
         return numbers
     import torch
@@ -227,9 +227,9 @@ def added(*numbers: float) -> tuple[float, ...]:
 
 
 def add_gradients(parameters: Sequence[Any]) -> None:
-    """Add the gradients of parameters up over the processes; a process that has none for one takes part with zeros.
+    """All-reduce (sum) the gradients of parameters; a rank without a gradient contributes zeros.
 
-    What DDP does behind the last backward pass of an update, in as few messages.
+    What DDP does after the last backward pass of an update, in as few messages.
     """
     if count() == 1:
         return
@@ -246,7 +246,7 @@ def add_gradients(parameters: Sequence[Any]) -> None:
 
 
 def _buckets(tensors: Sequence[Any]) -> Iterator[list[Any]]:
-    """Neighbours of one type, as many as make a message."""
+    """Consecutive tensors of one dtype, in groups of at most `BUCKET` elements (a larger tensor is alone)."""
     bucket: list[Any] = []
     for tensor in tensors:
         full = sum(other.numel() for other in bucket) + tensor.numel() > BUCKET
@@ -259,10 +259,10 @@ def _buckets(tensors: Sequence[Any]) -> Iterator[list[Any]]:
 
 
 @contextlib.contextmanager
-def _together() -> Iterator[None]:
-    """Within the block, a lost process is told in one line."""
+def _losing_ranks() -> Iterator[None]:
+    """Within the block, the loss of another rank is reported in one line."""
     try:
         yield
     except RuntimeError as error:
         first = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
-        raise RunFailed(f"the other processes are lost (the one that failed says why): {first}") from error
+        raise RunFailed(f"lost the other processes (the one that failed says why): {first}") from error

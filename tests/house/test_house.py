@@ -22,13 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CONDA_NAMES = {"pytorch": "torch"}
 LONGEST_FILE, LONGEST_FUNCTION = 300, 40  # lines
-# What is longer: to be shortened, never to be added to. The widgets' scripts are one file each by design.
-LONG = {
-    "benchmarks/memory.py: child", "benchmarks/memory.py: lines", "benchmarks/rollouts.py: main", "benchmarks/step.py",
-    "benchmarks/step.py: trl_trainer", "benchmarks/step.py: with_trl", "vpdlab/sampling/__init__.py: sample",
-    "vpdlab/sandbox/inside.py: encode", "vpdlab/sandbox/judge.py: judge_function", "vpdlab/tasks/common/math_forms.py",
-    "vpdlab/tasks/reasoning.py",
-}  # fmt: skip
+LONG: set[str] = set()  # exceptions: to be shortened, never to be added to
 
 
 def notebooks() -> list[Path]:

@@ -1,4 +1,4 @@
-"""Model folders that are broken or odd are refused when they are opened, by the part that is wrong."""
+"""Broken or unusual model folders are rejected when opened, with the part that is wrong."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ BROKEN = {
     "another prefix": (weights(lambda w: {f"wrapped.{k}": v for k, v in w.items()}), r"missing .* first wrapped\."),
     "fewer rows": (weights(lambda w: w.update({EMBED: w[EMBED][:-3]})), "shape"),
     "layers that the config does not have": (
-        fields("config.json", lambda c: c.update(num_hidden_layers=1)), r"no place for, first model\.layers\.1"),
+        fields("config.json", lambda c: c.update(num_hidden_layers=1)), r"does not have, first model\.layers\.1"),
     "an adapter's weights": (
         weights(lambda w: w.update({"model.layers.0.self_attn.q_proj.lora_A.weight": w[NORM].clone()})), "lora_A"),
     "an adapter beside": (text("adapter_config.json", "{}"), "LoRA adapter"),
@@ -145,7 +145,7 @@ def test_a_model_without_an_end_is_told(folder, capsys):
         found.update(eos_token_id=None) if name != "tokenizer_config.json" else found.update(eos_token=None)
         (folder / name).write_text(json.dumps(found))
     load(folder)
-    assert "names no token that ends a response" in capsys.readouterr().err
+    assert "has no end-of-sequence token" in capsys.readouterr().err
 
 
 def test_settings_that_would_change_what_a_pass_returns_change_nothing(folder):

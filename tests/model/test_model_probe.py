@@ -1,4 +1,4 @@
-"""The probe at load: a model whose fast passes differ from each row alone is read without them, or refused."""
+"""The probe: a model whose fast passes differ from single rows runs without them, or is rejected."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vpdlab.model.policy import Policy
 from vpdlab.run import iterate
 from vpdlab.types import View
 
-# name -> (config class, settings, whether shared prefixes may be read once; None where it is not ours to say)
+# name -> (config class, settings, whether shared prefixes may be read once; None: not determined)
 RIGHT = {
     "full attention": ("LlamaConfig", HEADS, True),
     "learned positions": ("GPT2Config", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 256}, True),

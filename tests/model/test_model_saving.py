@@ -1,4 +1,4 @@
-"""What is saved is what was trained, and what could not be saved at the end is refused at the start."""
+"""The saved model equals the trained one, and a model that could not be saved is rejected at the start."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_an_adapter_is_saved_as_it_is_live(name, tmp_path):
 
 
 def test_a_layer_that_uses_its_weight_without_the_adapter_is_refused_at_open(tmp_path, monkeypatch):
-    """As some kernels do: they take `layer.weight`, and the adapter's forward pass is never called."""
+    """As in some kernels, which use `layer.weight` and never call the adapter's forward pass."""
     from peft.tuners.lora.layer import Linear
 
     folder = save(tmp_path / "model", "LlamaConfig", **HEADS)
@@ -84,7 +84,7 @@ def test_what_could_not_be_saved_at_the_end_is_told_before_the_first_step(part, 
 def test_a_disk_without_room_for_the_student_is_told_before_the_first_step(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(UserError, match="room for 0 MiB"):
+    with pytest.raises(UserError, match="has 0 MiB free"):
         toy_run(record=True, out=str(tmp_path / "run"))
 
 

@@ -66,7 +66,7 @@ def test_a_task_that_was_handed_in_is_recorded_as_what_it_is(tmp_path):
 def test_eval_does_not_score_it_against_another_task(place, tmp_path, capsys):
     trained(tmp_path / "run", Parity())
     assert main(["eval", str(tmp_path / place)]) == 2
-    assert "'parity') was handed in from Python" in capsys.readouterr().err
+    assert "'parity') was passed from Python" in capsys.readouterr().err
 
 
 def test_no_command_resumes_it_and_python_does(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Drawing a token: exact inverse of the cumulated probability, and nothing that has no probability."""
+"""Drawing a token: exact inverse of the cumulative probability, and never a token without probability."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def drawn(p: Tensor, uniform: list[float], **sampling: float) -> list[int]:
 
 
 def test_a_token_is_drawn_where_the_cumulated_probability_passes_the_number() -> None:
-    # cumulated: 0.125, 0.625, 0.875, 1; each boundary belongs to the token above it. float32's exp(log p) is p to 1e-7.
+    # cumulative: 0.125, 0.625, 0.875, 1; boundaries belong to the token above. In float32 exp(log p) is p to 1e-7.
     below, above = -1e-6, 1e-6
     numbers = [0.0, 0.125 + below, 0.125 + above, 0.625 + below, 0.625 + above, 0.875 + below, 0.875 + above, LAST]
     assert drawn(P, numbers) == [0, 0, 1, 1, 2, 2, 3, 3]
@@ -56,7 +56,7 @@ def test_the_log_probability_is_that_of_the_tempered_distribution() -> None:
     token, logp = draw(logits, torch.tensor([LAST], dtype=torch.float64), Sampling(temperature=0.5))
     assert token.tolist() == [2]
     assert_close(logp, (logits / 0.5).log_softmax(-1)[:, 2])
-    # The nucleus leaves it as it is: it is what the policy would score.
+    # Top-p does not change it: it is what the policy would score.
     _, inside = draw(logits, torch.tensor([0.5], dtype=torch.float64), Sampling(temperature=0.5, top_p=0.1))
     assert_close(inside, logp)
 

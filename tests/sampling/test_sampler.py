@@ -1,4 +1,4 @@
-"""The transformers sampler: right tokens, right log-probabilities, and nothing that depends on the neighbours."""
+"""The transformers sampler: correct tokens and log-probabilities, independent of the other rows."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def test_greedy_is_transformers_own_greedy(run):
 
 
 def test_finished_rows_leave_and_keep_their_end_token(run):
-    """Whether rows end early must not change those that go on; the end token stands last, and only there."""
+    """Rows that end early must not change the others; the end token comes last, and only there."""
     policy, widths = run.learner.policy, []
     sampler = HFSampler(policy)
-    ends = set(range(40))  # a tenth of the vocabulary ends a response: rows end at many different places
+    ends = set(range(40))  # a tenth of the vocabulary ends a response: rows end at many different lengths
     sampler._ends = torch.tensor(sorted(ends))
     hook = policy.model.register_forward_pre_hook(
         lambda module, args, kwargs: widths.append(kwargs["input_ids"].shape[0]), with_kwargs=True

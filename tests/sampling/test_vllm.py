@@ -1,4 +1,4 @@
-"""The vLLM sampler. What needs no engine first: seeds, when weights are sent, what is refused; then vLLM itself."""
+"""The vLLM sampler: first without an engine (seeds, weight transfer, rejected settings), then vLLM itself."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ import torch
 from places import ROOT
 from safetensors.torch import load_file
 from toy import equal, toy_run, train, weights
-from vpdlab.sampling.make import check_sampler, make_sampler
 
 from vpdlab.config import RunConfig
 from vpdlab.errors import RunFailed, UserError
@@ -38,7 +37,7 @@ from vpdlab.model.teacher import Copy
 from vpdlab.run import Run
 from vpdlab.sampling import Completion, Sampling
 from vpdlab.sampling.engines.transformers import HFSampler
-from vpdlab.sampling.engines.vllm import BOUND, VLLMSampler, checked, content, seed
+from vpdlab.sampling.engines.vllm import BOUND, VLLMSampler, check, checked, content, open_sampler, seed
 from vpdlab.sampling.vllm_engine.server import ServerEngine, checked_url
 from vpdlab.types import View
 from vpdlab.zoo.make_apprentice import build_tokenizer
@@ -52,7 +51,7 @@ def streams(n: int) -> list[tuple[int, ...]]:
 
 
 def scored(policy: Policy, contexts: Sequence[Sequence[int]], done: Sequence[Completion]) -> list[torch.Tensor]:
-    """Log-probabilities of the completions under the policy, a row each."""
+    """Log-probabilities of the completions under the policy, one row each."""
     found = []
     for context, one in zip(contexts, done, strict=True):
         (batch,) = next(iter(policy.minibatches([View(tuple(context), one.ids)])))
@@ -68,7 +67,7 @@ def gaps(policy: Policy, contexts: Sequence[Sequence[int]], done: Sequence[Compl
 
 
 class Perfect:
-    """An engine that samples the policy itself, and remembers what it was told; `off` is added to what it reports."""
+    """An engine that samples the policy itself and records its calls; `off` is added to its log-probabilities."""
 
     def __init__(self, policy: Policy) -> None:
         self.held: Any = None
@@ -118,25 +117,25 @@ def test_without_vllm_one_line_says_so_before_a_model_is_loaded(monkeypatch: pyt
 
 def test_a_temperature_that_vllm_would_raise_is_refused() -> None:
     with pytest.raises(UserError, match="temperature is 0.001, but vLLM samples at 0.01 or above"):
-        check_sampler(RunConfig.make(sampler="vllm", vllm_url="http://localhost:1", temperature=0.001))
-    check_sampler(RunConfig.make(sampler="vllm", vllm_url="http://localhost:1", eval_temperature=0.0))
+        check(RunConfig.make(sampler="vllm", vllm_url="http://localhost:1", temperature=0.001))
+    check(RunConfig.make(sampler="vllm", vllm_url="http://localhost:1", eval_temperature=0.0))
 
 
 def test_several_processes_need_a_server_and_whole_weights(monkeypatch: pytest.MonkeyPatch, fake: FakeServer) -> None:
     run = toy_run()
     monkeypatch.setattr("vpdlab.processes.count", lambda: 2)
     with pytest.raises(UserError, match="several processes need a vLLM server beside them: name it with vllm_url"):
-        check_sampler(replace(run.config, sampler="vllm"))
+        check(replace(run.config, sampler="vllm"))
     served = replace(run.config, sampler="vllm", vllm_url=fake.url)
-    with pytest.raises(UserError, match="sampler vllm takes whole weights, and shard cuts them"):
-        check_sampler(replace(served, shard=True))
-    assert make_sampler(served, run.learner.policy, 100).central
+    with pytest.raises(UserError, match="sampler vllm needs whole weights"):
+        check(replace(served, shard=True))
+    assert open_sampler(served, run.learner.policy, 100).central
 
 
 def test_a_gpu_that_is_not_the_first_is_told_how_to_be() -> None:
     policy = SimpleNamespace(device=torch.device("cuda:2"), model=toy_run().learner.policy.model, longest=512)
     with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES=2 and device cuda"):
-        make_sampler(RunConfig.make(sampler="vllm"), policy, 100)  # type: ignore[arg-type]
+        open_sampler(RunConfig.make(sampler="vllm"), policy, 100)  # type: ignore[arg-type]
 
 
 def test_a_seed_is_a_function_of_its_stream() -> None:
@@ -225,9 +224,7 @@ def test_tokens_that_the_policy_would_not_sample_so_end_the_run() -> None:
     run, engine = with_perfect_engine()
     run.rollouts(1)
     engine.off = 2 * BOUND["float32"]
-    with pytest.raises(
-        RunFailed, match="0.002 nats a token off the policy's own .* does not sample the policy's"
-    ) as told:
+    with pytest.raises(RunFailed, match="off by 0.002 nats a token .* does not have the policy's weights") as told:
         run.rollouts(1)
     assert "\n" not in str(told.value)
     engine.off = math.nan
@@ -239,7 +236,7 @@ def test_tokens_that_the_policy_would_not_sample_so_end_the_run() -> None:
 def test_log_probabilities_within_a_nucleus_are_not_passed_off_as_others() -> None:
     run, engine = with_perfect_engine()
     cut = Sampling(0.6, 0.9, 5)
-    engine.off = -math.log(0.95)  # as if the nucleus held 0.95 of the mass
+    engine.off = -math.log(0.95)  # as if the nucleus had a mass of 0.95
     done = run.sampler.generate(CONTEXTS, streams(3), cut)
     assert all(math.isnan(value) for one in done for value in one.logps)
     for engine.off in (-math.log(0.8), -0.01):  # more than a nucleus of 0.9 explains; less than nothing
@@ -275,7 +272,7 @@ def test_nothing_is_left_where_weights_lay(tmp_path: Path) -> None:
     left, fresh = tmp_path / "vpdlab-weights-a", tmp_path / "vpdlab-weights-b"
     for folder in (left, fresh):
         folder.mkdir()
-    os.utime(left, (0, 0))  # as a killed run may leave it; the other may be another run's
+    os.utime(left, (0, 0))  # as left by a killed run; the other may belong to another run
     engine = Perfect(run.learner.policy)
     engine.load = lambda path: seen.append(path)  # type: ignore[method-assign]
     sampler = VLLMSampler(run.learner.policy, engine, "float32", str(tmp_path))
@@ -305,7 +302,7 @@ class FakeLLM:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A vLLM that believes it has a GPU."""
+    """A vLLM that pretends to have a GPU."""
     from vpdlab.sampling.vllm_engine.local import LocalEngine
 
     def request(name: str, number: int, path: str) -> Any:
@@ -319,7 +316,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_on_a_gpu_it_sleeps_between_phases(gpu: None, tmp_path: Path) -> None:
-    """The order of what vLLM is told. That vLLM then does it, only a GPU can show."""
+    """The order of calls to vLLM. Their effect can only be tested on a GPU."""
     from vpdlab.sampling.vllm_engine.local import LocalEngine, Spec
 
     engine = LocalEngine.of(Spec("somewhere", "bfloat16", 300, 8, 0.3))
@@ -355,7 +352,7 @@ def test_on_a_gpu_each_version_of_an_adapter_has_a_number_of_its_own(gpu: None, 
 
 
 class FakeServer:
-    """Answers like vLLM's server, with the tokens that `reply` names for a request."""
+    """Replies like vLLM's server, with the tokens that `reply` returns for a request."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, dict[str, Any]]] = []
@@ -440,10 +437,10 @@ def test_a_server_is_sent_token_ids_seeds_and_the_path_of_the_weights(fake: Fake
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        ({}, "is no vLLM completion"),
+        ({}, "is not a vLLM completion"),
         (choice([1, 2], [-1.0]), "2 tokens, 1 log-probabilities"),
         (choice([], []), "0 tokens"),
-        (choice([1], [None]), "is no vLLM completion"),  # type: ignore[list-item]
+        (choice([1], [None]), "is not a vLLM completion"),  # type: ignore[list-item]
     ],
 )
 def test_an_answer_of_another_shape_is_one_line(fake: FakeServer, answer: Any, words: str) -> None:
@@ -464,7 +461,7 @@ def test_a_server_that_cannot_forget_ends_the_run(fake: FakeServer, tmp_path: Pa
 
     save_file({"a": torch.zeros(1)}, tmp_path / "weights.safetensors")
     engine, fake.forgets = ServerEngine(fake.url, 100, 4), False
-    with pytest.raises(RunFailed, match="could not forget"):
+    with pytest.raises(RunFailed, match="failed to clear its prefix cache"):
         engine.load(tmp_path / "weights.safetensors")
 
 
@@ -476,7 +473,7 @@ def test_what_is_sent_to_one_server_goes_to_no_other(fake: FakeServer) -> None:
 
 def test_a_server_that_does_not_fit_is_told_at_the_start(fake: FakeServer) -> None:
     fake.longest = 64
-    with pytest.raises(UserError, match="takes 64 tokens, and this run may need 100: .*--max-model-len 100"):
+    with pytest.raises(UserError, match="takes 64 tokens, but this run may need 100: .*--max-model-len 100"):
         ServerEngine(fake.url, 100, 4)
     with pytest.raises(UserError, match="no vLLM server answers there"):
         ServerEngine("http://127.0.0.1:9", 100, 4)
@@ -608,7 +605,7 @@ def test_after_an_update_it_samples_the_new_weights(tiny: str) -> None:
     new = run.sampler.generate(CONTEXTS, streams(3), Sampling(max_new_tokens=24))
     assert gaps(policy, CONTEXTS, new).abs().max() < 1e-3
     assert gaps(policy, CONTEXTS, old).abs().max() > 0.1
-    with torch.no_grad():  # a copy, as a teacher or a frozen critic is one
+    with torch.no_grad():  # a copy, like a teacher or a frozen critic
         copy = Copy(policy)
         copy.values[0].mul_(1.1)
         with copy.lent():
@@ -622,7 +619,7 @@ def test_after_an_update_it_samples_the_new_weights(tiny: str) -> None:
 @needs_vllm
 @pytest.mark.slow
 def test_a_head_that_stays_old_is_found(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fault of vLLM's CPU build that samplers/worker.py mends, put back."""
+    """Reintroduces the bug of vLLM's CPU build that `vllm_engine.worker` works around."""
     from vpdlab.sampling import worker
 
     run = vllm_run(tiny, lr=1e-2)
@@ -630,7 +627,7 @@ def test_a_head_that_stays_old_is_found(tiny: str, monkeypatch: pytest.MonkeyPat
     train(run, 2)
     with monkeypatch.context() as patch:
         patch.setattr(worker, "repack", lambda model: None)
-        with pytest.raises(RunFailed, match="does not sample the policy's weights"):
+        with pytest.raises(RunFailed, match="does not have the policy's weights"):
             run.rollouts(2)
     run.sampler.engine.held = None
     run.rollouts(2)
@@ -646,7 +643,7 @@ def test_each_teacher_is_sampled_as_itself(tiny: str, teacher: str) -> None:
     with run.learner.teacher.playing():
         done = run.sampler.generate(CONTEXTS, streams(3), Sampling(max_new_tokens=24))
         assert gaps(policy, CONTEXTS, done).abs().max() < 1e-3
-    if teacher != "trust-region":  # whose live half is the student
+    if teacher != "trust-region":  # its live half is the student
         assert gaps(policy, CONTEXTS, done).abs().max() > 1e-3
 
 
@@ -673,7 +670,7 @@ def test_a_model_that_the_cpu_build_cannot_run_is_told_at_once() -> None:
 
 
 def followed(run: Run) -> list[Completion]:
-    """What is sampled behind three updates, of which the engine must have heard."""
+    """Samples after three updates, which must have reached the engine."""
     first = run.sampler.generate(CONTEXTS, streams(3), Sampling(max_new_tokens=24))
     train(run, 3)
     done = run.sampler.generate(CONTEXTS, streams(3), Sampling(max_new_tokens=24))
@@ -766,7 +763,7 @@ def server(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     page = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
     (said,) = re.findall(r"^(VLLM_SERVER_DEV_MODE=1 .*?)^```$", page, re.DOTALL | re.MULTILINE)
     words = shlex.split(said.replace("\\\n", " "))
-    mode, _, *options = words  # as the page says it, with this model, this port and this build's settings
+    mode, _, *options = words  # as documented, with this model, this port and this build's settings
     ours = {"MODEL": tiny, "8000": str(port), "bfloat16": "float32", "2048": "300"}
     command = [sys.executable, *(ours.get(word, word) for word in options), "--enforce-eager"]
     env = os.environ | dict([mode.split("=")]) | {

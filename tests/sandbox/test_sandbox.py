@@ -68,14 +68,14 @@ def traces() -> tuple[list[str], int]:
 
 @pytest.fixture(autouse=True)
 def _leaves_nothing():
-    """No test leaves a process, a zombie or a descriptor; none takes longer than its limits explain."""
+    """No test leaves a process, zombie or descriptor; none takes longer than its limits allow."""
     before, start = traces(), time.monotonic()
     yield
     assert time.monotonic() - start < 30
     assert traces() == before
 
 
-# ---------------------------------------------------------------- what it is for
+# ---------------------------------------------------------------- usage
 
 
 def test_a_program_runs():
@@ -108,7 +108,7 @@ def test_a_function_is_judged():
     assert bad.feedback == "Test 2 of 3 failed: f(2) returned 2, but 3 was expected."
     method = "class Solution:\n    def twice(self, x): return [x, x]"
     assert judge_function(method, "Solution.twice", [((1,), [1, 1])]).passed
-    assert not judge_function("def f(): pass", "f", []).passed  # no test is no pass
+    assert not judge_function("def f(): pass", "f", []).passed  # no tests, no pass
 
 
 def test_printing_and_reading_do_not_disturb_a_function():
@@ -198,7 +198,7 @@ WAYS = (
 
 @pytest.mark.parametrize("way", WAYS)
 def test_however_a_hidden_test_fails_the_sentence_is_the_same(way):
-    """A program may choose how to fail by what its input is: whatever differed in the words would tell the input."""
+    """A program can choose how to fail depending on its input: any difference in the text would reveal the input."""
     code = f"import ctypes, os\ndef f(x):\n    if x == 'open': return x\n    else: {way}"
     tests = [(("open",), "open"), (("secret",), "answer")]
     for cases, visible in ((tests, 1), (tests[1:], 0), ([*tests[:1], Inside("assert f('secret') == 'answer'")], 1)):
@@ -232,7 +232,7 @@ def test_text_that_is_no_unicode_does_no_harm():
 
 
 def test_visible_tests_do_not_meet_the_hidden_inputs():
-    # A program that tells all it can find, on a visible test: its process never held the hidden ones.
+    # A program that reveals all it can find, on a visible test: its process never had the hidden ones.
     code = "import gc\ndef f(x): raise ValueError([o for o in gc.get_objects() if type(o) is list][-3:], dir())"
     verdict = judge_function(code, "f", [((1,), 1), ((["hidden-input"],), 2)], visible=1)
     assert "hidden" not in verdict.feedback
@@ -268,7 +268,7 @@ def test_system_calls_are_refused():
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="machine code of x86_64")
 def test_the_old_call_gate_is_closed():
-    # int 0x80 speaks the numbers of i386, which the table does not know: the process is killed for asking.
+    # int 0x80 uses i386 numbers, which are not in the table: the process is killed.
     code = (
         "import ctypes, mmap\nm = mmap.mmap(-1, 4096, prot=7)\nm.write(bytes.fromhex('b814000000cd80c3'))\n"
         "f = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(m)))\nprint('OUT', f())"
@@ -294,7 +294,7 @@ def test_threads_of_the_trainer_may_all_use_it():
     assert sorted(found) == [f"{n}\n" for n in range(6)]
 
 
-# ---------------------------------------------------------------- everything ends
+# ---------------------------------------------------------------- bounded time
 
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
@@ -343,7 +343,7 @@ def test_files_without_content_count_as_memory():
 def test_a_slow_reader_gets_all_its_input():
     code = "import sys, time\ntime.sleep(0.3)\nprint(len(sys.stdin.read()))"
     assert run(code, "x" * 10**6).stdout == "1000000\n"
-    assert run("print(1)", "x" * 10**7).stdout == "1\n"  # nobody reads it
+    assert run("print(1)", "x" * 10**7).stdout == "1\n"  # the program does not read it
 
 
 def test_each_call_has_a_clock_of_its_own():
@@ -352,7 +352,7 @@ def test_each_call_has_a_clock_of_its_own():
     assert judge_function(code, "f", cases, limits).passed  # 1.2 seconds in all
     verdict = judge_function(code, "f", [((0.1,), 0.1), ((9,), 9), ((0.1,), 0.1)], limits)
     assert [result.status for result in verdict.results] == ["passed", "timeout", "not run"]
-    # lines that nobody asked for win no time
+    # unrequested lines gain no time
     cheat = "import os, time\ndef f(x):\n    while True:\n        os.write(3, b'v 0 i1\\n'); time.sleep(0.05)"
     start = time.monotonic()
     assert not judge_function(cheat, "f", cases[:2], HURRY).passed
@@ -521,8 +521,8 @@ def test_a_kill_from_outside_for_want_of_memory_is_no_verdict(monkeypatch):
     monkeypatch.setattr("vpdlab.sandbox.judge.WAITS", (0.01, 0.01))
     counts = iter(range(100))
     monkeypatch.setattr(process, "oom_kills", lambda: next(counts))
-    code = "import resource as r\nr.setrlimit(r.RLIMIT_CPU, (1, 1))\nwhile True: pass"  # ends by SIGKILL, too
-    # Killed twice, while a program that takes most of the memory it may take runs well: it is its own doing.
+    code = "import resource as r\nr.setrlimit(r.RLIMIT_CPU, (1, 1))\nwhile True: pass"  # also ends by SIGKILL
+    # Killed twice, while a harmless program that takes most of the allowed memory runs: the program is to blame.
     assert run(code).status == "memory"
     monkeypatch.setattr("vpdlab.sandbox.judge.HARMLESS", f"held = {{held}}\n{code}")
     with pytest.raises(SandboxError, match="ran out of memory"):
@@ -586,7 +586,7 @@ for name, code in cheats.items():
 assert judge_function("def f(x): return x + 1", "f", [((7,), 8)]).passed
 from vpdlab.sandbox import process
 real = process._Supervisor._read
-process._Supervisor._read = lambda self, key: (time.sleep(0.05), real(self, key))[1]  # a busy trainer reads late
+process._Supervisor._read = lambda self, key: (time.sleep(0.05), real(self, key))[1]  # as a busy trainer would
 for name in ("drains the channel", "holds the channel", "drains at once"):
     start = time.monotonic()
     bad += [name] * (judge_function(cheats[name], "f", [((7,), 8)], hurry).passed or time.monotonic() - start > 4)
@@ -597,13 +597,13 @@ print(json.dumps(bad))
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the tests run as an ordinary user already")
 def test_the_same_holds_as_an_ordinary_user(request):
-    tmp_path = Path(tempfile.mkdtemp(dir="/tmp"))  # the tests' own folder is closed to others
+    tmp_path = Path(tempfile.mkdtemp(dir="/tmp"))  # other users cannot read the tests' own folder
     request.addfinalizer(lambda: shutil.rmtree(tmp_path))
     tmp_path.chmod(0o755)
     source = Path(vpdlab.__file__).parent
     shutil.copytree(source / "sandbox", tmp_path / "vpdlab" / "sandbox")
     shutil.copy(source / "errors.py", tmp_path / "vpdlab")
-    (tmp_path / "vpdlab" / "__init__.py").touch()  # the sandbox alone: that user may not read the environment
+    (tmp_path / "vpdlab" / "__init__.py").touch()  # only the sandbox: that user cannot read the environment
     kept = (
         "fork bomb",
         "memory of many",
@@ -635,7 +635,7 @@ def test_a_hundred_timeouts_leave_nothing():
 
 
 def test_a_flood_that_comes_with_the_first_word_is_a_flood_and_no_failure_to_start() -> None:
-    """On a busy machine the interpreter's first word and a flood can arrive in one piece."""
+    """On a busy machine the interpreter's first line and a flood can arrive in one piece."""
     import os
     import subprocess
     import sys

@@ -1,4 +1,4 @@
-"""When the sandbox fails, and when it only seems to: who is blamed, what is said, and how long it takes.
+"""Real and apparent sandbox failures: who is blamed, the message, and how long it takes.
 
 A candidate's doings are its own failure in bounded time. A `SandboxError` is what no candidate can cause; it is tried
 again, then ends the run with one line.
@@ -54,7 +54,7 @@ def _no_waits(monkeypatch):
 
 
 def slow_start(monkeypatch, seconds: float) -> None:
-    """The interpreter inside takes its time before it says that it runs."""
+    """The interpreter inside is slow to report that it runs."""
     whole = wall.driver()
     monkeypatch.setattr(wall, "driver", lambda: f"import time\ntime.sleep({seconds})\n{whole}")
 
@@ -63,7 +63,7 @@ def slow_start(monkeypatch, seconds: float) -> None:
 
 
 def test_memory_is_measured_only_once_the_program_runs(monkeypatch):
-    """Before that, its root folder is the host's, and a full disk there looks like its memory."""
+    """Before that its root folder is the host's, where a full disk looks like the program's memory."""
     slow_start(monkeypatch, 0.4)
     asked: list[float] = []
     monkeypatch.setattr(process, "memory_of", lambda *_: asked.append(time.monotonic()) or 0)
@@ -76,12 +76,12 @@ def test_memory_is_measured_only_once_the_program_runs(monkeypatch):
 
 
 def test_before_it_runs_a_program_is_not_the_hosts_folders(monkeypatch):
-    """The host's /tmp seen as the program's own: what made a start slower than 50 ms end with exit status 137."""
+    """The host's /tmp taken for the program's own: a start slower than 50 ms used to end with exit status 137."""
     slow_start(monkeypatch, 0.4)
     real, seen = memory._scratch, []
 
     def look(number: int) -> int:
-        with contextlib.suppress(FileNotFoundError):  # it has ended in this moment
+        with contextlib.suppress(FileNotFoundError):  # it has just ended
             seen.append(os.stat(f"/proc/{number}/root/tmp").st_dev)
         return real(number)
 
@@ -93,7 +93,7 @@ def test_before_it_runs_a_program_is_not_the_hosts_folders(monkeypatch):
 def test_a_start_that_takes_too_long_says_that_we_ended_it(monkeypatch):
     slow_start(monkeypatch, 60)
     monkeypatch.setattr(process, "STARTUP", 0.2)
-    with pytest.raises(SandboxError, match="did not start: we ended it, since nothing ran within 0"):
+    with pytest.raises(SandboxError, match="did not start: killed, since nothing ran within 0"):
         run("print(1)")
 
 
@@ -101,7 +101,10 @@ def test_an_end_that_is_none_of_ours_says_so(monkeypatch):
     whole = wall.driver()
     for end, words in (
         ("import os; os._exit(3)", "it ended with exit status 3 \\(by itself\\)"),
-        ("import os, resource as r; r.setrlimit(r.RLIMIT_CPU, (1, 1))\nwhile True: pass", "signal 9, which we did not"),
+        (
+            "import os, resource as r; r.setrlimit(r.RLIMIT_CPU, (1, 1))\nwhile True: pass",
+            "signal 9, which vpdlab",
+        ),
         ("raise ImportError('no such thing')", "ImportError: no such thing"),
     ):
         monkeypatch.setattr(wall, "driver", lambda end=end: f"{end}\n{whole}")
@@ -127,12 +130,12 @@ def test_the_trial_of_the_wall_is_tried_again(monkeypatch):
     assert run("print(1)").stdout == "1\n"
     assert len(calls) == 4
     for end, words in (
-        ("timeout", "we ended it, since it took more than 10 seconds"),
-        ("memory", "we ended it, since"),
+        ("timeout", "killed after 10 seconds"),
+        ("memory", "killed for taking more than"),
     ):
         monkeypatch.setattr(wall.Bubblewrap, "execute", lambda *_, end=end: Report(end=end))
         monkeypatch.setattr(backends, "_known", {})
-        with pytest.raises(UserError, match=f"the sandbox cannot be tried: {words}"):
+        with pytest.raises(UserError, match=f"the sandbox cannot be tested: {words}"):
             run("print(1)")
 
 
@@ -207,7 +210,7 @@ WORDS = [
     st.binary(max_size=40),
 )
 def test_no_words_of_a_candidate_make_the_judge_fail(lines, code):
-    """Whatever stands on the channel, there is a verdict, and nothing but a right value passes."""
+    """Whatever is sent on the channel, there is a verdict, and only a right value passes."""
     report = Report(lines=[words_of(line.encode().decode("ascii", "replace")) for line in lines], code=3)
     tests = [Case((1,), 8), Case((1,), 8, rules=PYTHON), Case((1,), [1], wrap="list"), Inside("assert f(1)")]
     answers = Answers(report, code.decode("latin-1"), "f", HURRY)
@@ -240,7 +243,7 @@ def test_one_that_takes_long_to_die_keeps_nobody_waiting(monkeypatch):
 
 
 class Flaky:
-    """A backend that fails for programs that hold a word; the others run."""
+    """A backend that fails for programs that contain a word; others run."""
 
     name = "flaky"
 
@@ -260,10 +263,10 @@ def test_a_failure_that_follows_the_program_is_its_own():
     assert (bad.passed, bad.results[0].status) == (False, "error")
     assert "ended in a way that left no result" in bad.feedback
     assert judge_function(f"{GOOD}  # spoils", "f", [((7,), 8)], sandbox=Flaky("spoils", "lost", 1)).passed
-    with pytest.raises(SandboxError, match="it failed"):  # the harmless program fails, too
+    with pytest.raises(SandboxError, match="it failed"):  # the harmless program fails too
         judge_function(GOOD, "f", [((7,), 8)], sandbox=Flaky("def", "lost"))
     flaky = Flaky("spoils", "")
-    with pytest.raises(SandboxError, match="it failed"):  # it never ran: nothing that it could have done
+    with pytest.raises(SandboxError, match="it failed"):  # it never ran, so it is not to blame
         judge_function(f"{GOOD}  # spoils", "f", [((7,), 8)], sandbox=flaky)
     assert flaky.asked == 3
 
@@ -326,7 +329,7 @@ import vpdlab.tasks.code as code
 code.Code.verify = lambda self, rollout: code.judge_function("x = 1", "f", [((1,), 1)], sandbox=self.sandbox)
 real = vpdlab.run.Run.steps
 def steps(self):
-    Path(sys.argv[1]).touch()  # from here on nothing starts
+    Path(sys.argv[1]).touch()  # from now on nothing starts
     yield from real(self)
 vpdlab.run.Run.steps = steps
 from vpdlab.cli import main

@@ -1,4 +1,4 @@
-"""A SandboxFusion server as the wall, against a local one: what it is asked, and every way in which it may fail."""
+"""A SandboxFusion server as the wall, against a local one: requests, and all ways in which it can fail."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vpdlab.sandbox import Limits, SandboxError, describe, judge_function, judge
 
 
 def honest(asked: dict[str, Any]) -> dict[str, Any]:
-    """Runs the code as SandboxFusion does, and answers in its words."""
+    """Runs the code as SandboxFusion does, and replies in its format."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", asked["code"]], input=asked.get("stdin") or "", capture_output=True, text=True,
@@ -58,7 +58,7 @@ def server(answer: Any = honest, status: int = 200, drip: bool = False) -> Itera
                     self.wfile.write(text[place : place + (1 if drip else len(text))])
                     time.sleep(0.2 if drip else 0)
             except OSError:
-                assert drip  # the other side hung up
+                assert drip  # the client closed the connection
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -119,8 +119,8 @@ def test_what_goes_wrong_there_comes_in_the_same_words():
         ({"status": "Success"}, 200, "no run_result"),
         ({"status": "Failed", "run_result": {"status": "Error"}}, 200, "the sandbox server failed"),
         ({"status": "Success", "run_result": {"status": "Finished", "return_code": "0"}}, 200, "no return_code"),
-        ({"run_result": {"status": "Finished", "return_code": 0, "stdout": 3}}, 200, "of another shape"),
-        ([1], 200, "no JSON object"),
+        ({"run_result": {"status": "Finished", "return_code": 0, "stdout": 3}}, 200, "of unexpected form"),
+        ([1], 200, "not send a JSON object"),
         (b"<html>", 200, "Expecting value"),
         (b"", 200, "Expecting value"),
         ({}, 500, "answered with status 500"),
@@ -131,8 +131,8 @@ def test_a_server_that_fails_is_no_verdict(answer, status, words):
     reply = answer if isinstance(answer, bytes) else lambda _: answer
     with server(reply, status) as (url, asked), pytest.raises(SandboxError, match=words):
         run("print(1)", sandbox=url)
-    assert [each["code"][-30:] for each in asked].count("print(1)") == 3  # again, and never elsewhere
-    assert len(asked) == 5  # a harmless program was tried in between, and failed too
+    assert [each["code"][-30:] for each in asked].count("print(1)") == 3  # retried, never elsewhere
+    assert len(asked) == 5  # a harmless program was tried in between and failed too
 
 
 def test_a_reply_that_drips_is_cut_off(monkeypatch):

@@ -1,4 +1,4 @@
-"""Values out of the sandbox: the encoding is exact, equality has rules, nothing costs more than its length."""
+"""Values from the sandbox: exact encoding, equality by rules, linear cost."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_colliding_members_take_no_time():
 
 
 def chain(wrap, depth: int = 95) -> str:
-    """A value nested in itself, with as much as fits at its bottom."""
+    """A deeply nested value with as much content as fits."""
     value = encode(frozenset(range(100_000)))
     for number in range(depth):
         value = wrap(value, number)
@@ -130,10 +130,10 @@ def seconds(job) -> float:
 @pytest.mark.parametrize("line", [*map(chain, DEEP.values()), *WIDE.values()], ids=[*DEEP, *WIDE])
 @pytest.mark.parametrize("rules", [EXACT, Rules(numbers=True, form="=="), Rules(numbers=True, sequences=True)])
 def test_no_value_costs_more_than_its_length(line, rules):
-    """Up to 4 MiB of words, by processor time of the trainer. An answer of another length is not even read."""
+    """CPU time of the trainer for up to 4 MiB of words. An answer with another number of words is not decoded."""
     assert seconds(lambda: matches("i8", line, rules)) < 0.5
     assert seconds(lambda: show_line(line)) < 0.5
-    other = line + "0" if line[-1] in "0123456789" else line  # one that may be equal, and is no copy
+    other = line + "0" if line[-1] in "0123456789" else line  # possibly equal, but not a copy
     assert seconds(lambda: matches(other, line, rules)) < 5
 
 

@@ -1,4 +1,4 @@
-"""The verdict of a test is the one that Python has of it: asserts as cases, outputs, and what is not a case."""
+"""Verdicts agree with Python's: asserts as cases, outputs, and tests that are not cases."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 def literal(value: Any) -> str:
-    """An expression with this value; repr is none for NaN and infinities."""
+    """An expression with this value; repr is not one for NaN and infinities."""
     match value:
         case float() if not math.isfinite(value):
             return f"float('{value}')"
@@ -44,7 +44,7 @@ def literal(value: Any) -> str:
 
 
 def we_say(source: str, value: Any) -> bool:
-    """Our verdict of an assert on a function that returns `value`, without a sandbox between."""
+    """Our verdict on an assert about a function that returns `value`, without a sandbox."""
     (case,) = read_tests(source, {"f"})
     assert isinstance(case, Case), source
     try:
@@ -83,7 +83,7 @@ plain = st.recursive(
 
 
 def cousin(draw: Any, value: Any) -> Any:
-    """A value that is equal to this one, or nearly so: other types for the same numbers, one item changed."""
+    """A value equal or similar to this one: other types for the same numbers, one item changed."""
     turn = draw(st.integers(0, 5))
     match value:
         case bool():
@@ -234,7 +234,7 @@ SOURCES = {
     "float": "float = int\nassert f(7) == float('9')",
     "isclose": "class math:\n    isclose = lambda *a, **k: True\nassert math.isclose(f(7), 100)",
     "patched math": "math.isclose = lambda *a, **k: True\nassert math.isclose(f(7), 100)",
-    # something happened before
+    # preceded by a side effect
     "attribute": "f.step = 10\nassert f(7) == 17",
     "state": "import random\nrandom.seed(3)\nassert f('random') == random.Random(3).random()",
     "input": "import io, sys\nsys.stdin = io.StringIO('5')\nassert f('input') == '5'",
@@ -286,7 +286,7 @@ def test_tests_that_prepare_something_mean_what_python_takes_them_for(source):
     ]
     assert tests
     verdict = judge_function(CANDIDATE, "f", tests, setup="import math")
-    # What Python says is found out in another process of the sandbox: some of these change the interpreter.
+    # Python's own result comes from another process of the sandbox, because some of these change the interpreter.
     truth = judge_function(CANDIDATE, "f", [Inside(f"{source}{called}")], setup="import math")
     assert verdict.passed is truth.passed, (tests, verdict.feedback, truth.feedback)
 
@@ -335,7 +335,7 @@ def test_only_visible_tests_stand_in_the_prompt():
     assert (len(item.visible), len(item.hidden())) == (2, 1)
 
 
-# ---------------------------------------------------------------- values by stated rules
+# ---------------------------------------------------------------- values by explicit rules
 
 
 def test_an_int_and_a_float_are_equal_only_where_they_are_the_same_number():
@@ -380,7 +380,7 @@ class Odd(int):
     __hash__ = int.__hash__
 def f(text): return eval(text)
 """
-# What Python says is not ours to say: these could be equal to anything, or hold what cannot be told apart.
+# Python's result cannot be reproduced: these could be equal to anything, or contain indistinguishable values.
 REFUSED = {"UserList", "UserDict", "UserString", "ChainMap", "Odd", "mappingproxy", "memoryview"}
 
 

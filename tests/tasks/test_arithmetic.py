@@ -1,4 +1,4 @@
-"""Arithmetic: a split that never overlaps, and a critic that quotes the answer it reads and nothing else."""
+"""Arithmetic: a split that never overlaps, and a critic that quotes only the answer."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_order_of_a_pair_does_not_change_its_side(a: int, b: int) -> None:
 def test_about_a_tenth_is_held_out_and_stays_so() -> None:
     share = sum(held_out(a, b) for a in range(10, 100) for b in range(a, 100)) / (90 * 91 / 2)
     assert 0.08 < share < 0.12
-    # The split is a promise to models that were trained on it: these sides must never change.
+    # Models have been trained on this split, so it must never change.
     assert [(a, b) for a in range(10) for b in range(a, 10) if held_out(a, b)] == [(0, 1), (3, 7), (6, 9), (8, 9)]
 
 
@@ -212,7 +212,7 @@ def test_a_critique_finds_fault_exactly_where_there_is_one(said: int, right: int
 @PROPERTY
 @given(numbers, st.integers(-99999, 99999), st.integers(-99999, 99999))
 def test_a_critique_tells_no_more_than_the_direction_of_each_digit(said: int, one: int, other: int) -> None:
-    """Two right answers that compare alike with what was said get the same words."""
+    """Two right answers that compare alike with the given one get the same critique."""
 
     def compared(right: int) -> object:
         a, b = str(abs(said)), str(abs(right))

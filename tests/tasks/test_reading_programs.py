@@ -1,4 +1,4 @@
-"""Programs in a response: every dress in which models give them, and the rule by which one of several is the answer."""
+"""Programs in a response: the formats that models use, and the rule that selects one of several."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def indented(text: str, by: str) -> str:
 
 
 def adds(code: str) -> bool:
-    """Whether a program that was read defines add, and add adds."""
+    """Whether an extracted program defines a correct add."""
     names: dict[str, Any] = {}
     with contextlib.redirect_stdout(io.StringIO()):
         exec(code, names)
@@ -249,7 +249,7 @@ def test_a_class_is_an_entry_point_too() -> None:
         (f"{block(PROGRAM, '')}Input:\n{block('3' + chr(10), '')}Output:\n{block('4' + chr(10), '')}", PROGRAM),
         (f"{block(PROGRAM, '')}Output:\n{block('[1, 2]' + chr(10), '')}", PROGRAM),
         (f"{block(PROGRAM)}Run:\n{block('python x.py' + chr(10), 'sh')}", PROGRAM),
-        (f"{block(PROGRAM)}Better:\n{block('print(' + chr(10))}", "print(\n"),  # broken, and the answer
+        (f"{block(PROGRAM)}Better:\n{block('print(' + chr(10))}", "print(\n"),  # broken, but the answer
         (f"{block('import math' + chr(10))}{block('print(math.pi)' + chr(10))}", "import math\nprint(math.pi)\n"),
         (PROGRAM, PROGRAM),
         ("4", ""),

@@ -1,4 +1,4 @@
-"""What every task shares: building by name, the answer block, verification, duplicates."""
+"""Shared code of tasks: building by name, the answer block, verification, duplicates."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import pytest
 
 from vpdlab.errors import UserError
-from vpdlab.tasks import TASKS, make_task, read_answer, verify_all
+from vpdlab.tasks import make_task, names, read_answer, verify_all
 from vpdlab.tasks.common.splits import drop_duplicates, hold_out, with_unique_ids
 from vpdlab.types import Outcome, Problem, Rollout
 
@@ -50,7 +50,7 @@ def test_empty_data_is_no_option() -> None:
 
 
 def test_every_named_task_exists() -> None:
-    assert set(TASKS) == {"arithmetic", "code", "math", "own", "reasoning", "science"}
+    assert set(names()) == {"arithmetic", "code", "math", "own", "reasoning", "science"}
     assert make_task("arithmetic").load("train")
 
 
@@ -107,7 +107,7 @@ def test_duplicates_are_dropped_and_counted() -> None:
     kept, test, said = drop_duplicates(train, [Problem("t", "Held out", "A")])
     assert [p.id for p in kept] == ["a", "c", "e"]
     assert [p.id for p in test] == ["t"]
-    assert said == "dropped 1 repeated, 1 in train that also stand in test"
+    assert said == "dropped 1 duplicate(s), 1 from train that are also in test"
     assert drop_duplicates(kept, test)[2] == ""
 
 
@@ -135,7 +135,7 @@ def test_a_repeated_problem_with_another_answer_is_told() -> None:
     train = [Problem("a", "1+1?", "2"), Problem("b", "1+1?", "3"), Problem("c", "2+2?", "5")]
     kept, _, said = drop_duplicates(train, [Problem("t", "2+2?", "4")])
     assert [(p.id, p.answer) for p in kept] == [("a", "2")]
-    assert said.endswith("; 2 of these had another answer than the one kept (such as b)")
+    assert said.endswith("; 2 of them had a different answer from the one kept (e.g. b)")
 
 
 def test_ids_that_repeat_are_made_unique_by_the_text() -> None:

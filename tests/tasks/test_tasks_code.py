@@ -1,4 +1,4 @@
-"""Code: three data sets read, code found in a response, visible tests for training and hidden ones for evaluation."""
+"""Code: reading three data sets, extracting code from responses, visible tests in training and hidden in evaluation."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def test_all_reference_solutions_pass():
 
 
 class Mutate(ast.NodeTransformer):
-    """Changes the `turn`-th place of a program that can be changed, and nothing else."""
+    """Mutates the `turn`-th mutable location of a program."""
 
     SWAPS: ClassVar[dict[type, type]] = {
         ast.Lt: ast.GtE, ast.Gt: ast.LtE, ast.LtE: ast.Gt, ast.GtE: ast.Lt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -254,7 +254,7 @@ def mutants(code: str, entry: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_single_mutation_that_the_tests_see_fails_and_is_named():
-    """Our verdict on mutants is that of the original test code, run whole; where it fails, the failing case is told."""
+    """Verdicts on mutants agree with the original test code, run as a whole; on failure the case is named."""
     limits, rows = Limits(seconds=2), [row for _, row in humaneval_rows()]
 
     def original(row: dict[str, Any], code: str) -> bool:
@@ -335,11 +335,11 @@ class Payload:
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (base64.b64encode(zlib.compress(pickle.dumps(Payload()))).decode(), "a pickle of something else"),
-        (base64.b64encode(zlib.compress(pickle.dumps(["[]"]))).decode(), "a pickle of something else"),
-        (base64.b64encode(zlib.compress(pickle.dumps(b"[]"))).decode(), "a pickle of something else"),
-        (base64.b64encode(zlib.compress(pickle.dumps({"a": "[]"}))).decode(), "a pickle of something else"),
-        (base64.b64encode(zlib.compress(b"cos\nsystem\n(S'true'\ntR.")).decode(), "a pickle of something else"),
+        (base64.b64encode(zlib.compress(pickle.dumps(Payload()))).decode(), "a pickle of something other"),
+        (base64.b64encode(zlib.compress(pickle.dumps(["[]"]))).decode(), "a pickle of something other"),
+        (base64.b64encode(zlib.compress(pickle.dumps(b"[]"))).decode(), "a pickle of something other"),
+        (base64.b64encode(zlib.compress(pickle.dumps({"a": "[]"}))).decode(), "a pickle of something other"),
+        (base64.b64encode(zlib.compress(b"cos\nsystem\n(S'true'\ntR.")).decode(), "a pickle of something other"),
         (base64.b64encode(b"not zlib").decode(), "neither JSON nor packed JSON"),
         (base64.b64encode(zlib.compress(b"not a pickle")).decode(), "neither JSON nor packed JSON"),
         ("%%%", "neither JSON nor packed JSON"),
@@ -372,9 +372,9 @@ def test_a_bomb_is_refused(monkeypatch):
         ("mbpp", {"code": "x = 1"}, "line 1: no test calls a function that the code defines"),
         ("mbpp", {"test_list": None}, "line 1: an MBPP problem needs text"),
         ("livecodebench", {"public_test_cases": "[]"}, "line 1: problem LCB/q1 has no visible test"),
-        ("livecodebench", {"public_test_cases": "[1]"}, "line 1: the tests are no list of {input, output}"),
+        ("livecodebench", {"public_test_cases": "[1]"}, "line 1: the tests are not a list of {input, output}"),
         ("livecodebench", {"question_id": 3}, "line 1: field 'question_id' is 3, but must be text"),
-        ("livecodebench", {"metadata": "{"}, "line 1: field 'metadata' is no JSON"),
+        ("livecodebench", {"metadata": "{"}, "line 1: field 'metadata' is not JSON"),
         ("humaneval", {"prompt": ""}, "line 1: field 'prompt' is ''"),
     ],
 )
@@ -387,7 +387,7 @@ def test_bad_rows_are_named(tmp_path, source, change, why):
 def test_options_are_checked(tmp_path):
     data = write(tmp_path / "rows.jsonl", [lcb(1), lcb(1), lcb(1, question_content="Another.")])
     task = Code(data, "livecodebench")
-    assert "dropped 1 repeated" in task.summary
+    assert "dropped 1 duplicate" in task.summary
     first, second = [problem.id for problem in task.load("train")]
     assert first != second and {first[:7], second[:7]} == {"LCB/q1-"}
     assert [problem.id for problem in task.load("test")] == [first + HIDDEN, second + HIDDEN]

@@ -1,4 +1,4 @@
-"""Anybody's judges: numbers of any make, what they raise and return, and what they do to their surroundings."""
+"""User-defined judges: number types, exceptions, return values, and changes to process state."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import torch
 
 from vpdlab.errors import UserError
 from vpdlab.tasks import verify_all
-from vpdlab.tasks.common.guard import in_a_line, surroundings_kept
+from vpdlab.tasks.common.guard import raised_in_one_line, surroundings_kept
 from vpdlab.tasks.common.outcomes import checked
 from vpdlab.tasks.own import Own, find_function
 from vpdlab.types import Outcome, Problem, Rollout
@@ -42,7 +42,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def judged(data: str, code: str) -> Outcome:
-    """What a judge in a file says, as a run sees it."""
+    """The outcome of a judge in a file, as a run gets it."""
     Path("judge.py").write_text("from vpdlab import Outcome\n" + code)
     return verify_all(Own(data, "judge.py:verify"), [rollout()])[0].verified
 
@@ -209,7 +209,7 @@ def test_a_task_of_ones_own_that_exits_is_told(data: str) -> None:
         verify_all(Many(), [rollout(), rollout()])
 
 
-# -- surroundings --------------------------------------------------------------------------------------------------
+# -- process state -------------------------------------------------------------------------------------------------
 
 
 def umask() -> int:
@@ -303,7 +303,7 @@ class EchoTask:
         return Outcome(1.0)
 
 
-# -- where a function is -------------------------------------------------------------------------------------------
+# -- finding a function --------------------------------------------------------------------------------------------
 
 JUDGE = "def verify(response, problem):\n    return 0.5\n"
 
@@ -405,9 +405,9 @@ def test_a_function_keeps_its_signature_and_name(data: str) -> None:
 
 
 def test_an_exception_is_told_in_one_line() -> None:
-    assert in_a_line(ValueError("a\n\tb")) == "ValueError: a b"
-    assert in_a_line(KeyError("x")) == "KeyError: 'x'"
-    assert in_a_line(SystemExit()) == "SystemExit"
+    assert raised_in_one_line(ValueError("a\n\tb")) == "ValueError: a b"
+    assert raised_in_one_line(KeyError("x")) == "KeyError: 'x'"
+    assert raised_in_one_line(SystemExit()) == "SystemExit"
 
 
 class Item:

@@ -1,4 +1,4 @@
-"""Mathematics: boxed answers, three styles of rows, a comparison that no formula can hold up."""
+"""Mathematics: boxed answers, three styles of rows, a comparison that no formula can block."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_no_formula_holds_up_a_run(bomb):
     start = time.monotonic()
     said = judge.compare("5", bomb)
     assert said is None or not said["right"]
-    assert judge.compare("5", "5") == {"right": True, "read": "5", "gold": True}  # a new process where one was ended
+    assert judge.compare("5", "5") == {"right": True, "read": "5", "gold": True}  # a new process replaces a killed one
     assert time.monotonic() - start < 30
 
 

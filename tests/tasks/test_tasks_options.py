@@ -1,4 +1,4 @@
-"""Options of tasks: NAME=VALUE is read by the type that the task declares, or refused in one line that names it."""
+"""Task options: NAME=VALUE is parsed by the declared type, or rejected in one line that names it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vpdlab.errors import UserError
-from vpdlab.tasks import TASKS, make_task
+from vpdlab.tasks import make_task, names
 from vpdlab.tasks.common.options import converted, typed, typed_options
 from vpdlab.tasks.own import Own
 from vpdlab.tasks.reasoning import Reasoning
@@ -115,7 +115,7 @@ def test_positional_arguments_and_defaults_are_kept() -> None:
         Thing(True)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", names())
 def test_every_task_reads_its_options_by_type(name: str, tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=f"task {name} has no option 'nonsense'|family chain_sum has no option 'nonsense'"

@@ -1,4 +1,4 @@
-"""A task of one's own: prompts from a file, a function that judges, and errors that name the place."""
+"""User-defined tasks: prompts from a file, a judging function, and errors that name the location."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_file_of_prompts_and_a_function_make_a_task(place) -> None:
     found = [one.verified for one in verify_all(task, [rollout(problem, "8"), rollout(problem, "9")])]
     assert found == [Outcome(1.0, "Right.", "8"), Outcome(0.0, "Not 9.")]
     again = Own(str(place / "prompts.jsonl"), find_function(f"{place / 'mine.py'}:verify"))
-    assert [p.id for p in again.load("test")] == [p.id for p in test]  # the words decide, not a clock
+    assert [p.id for p in again.load("test")] == [p.id for p in test]  # the split depends on the text only
 
 
 def test_files_for_both_splits_are_taken_as_they_are(tmp_path) -> None:

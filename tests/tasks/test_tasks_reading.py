@@ -1,4 +1,4 @@
-"""Files of items as people have them: read whole, or refused in one line with file, line and field."""
+"""Files of items in the wild: read completely, or rejected in one line with file, line and field."""
 
 from __future__ import annotations
 
@@ -161,11 +161,11 @@ def test_ids_of_two_files_in_one_are_told_apart(tmp_path: Path) -> None:
     task = Own(str(tmp_path), lambda response, problem: 1.0)
     ids = [problem.id for split in ("train", "test") for problem in task.load(split)]
     assert len(ids) == len(set(ids)) == 41
-    assert "dropped 1 repeated" in task.summary
+    assert "dropped 1 duplicate" in task.summary
 
 
 def test_a_problem_with_two_answers_is_told(tmp_path: Path) -> None:
     rows = [*ROWS, {**ROWS[0], "answer": "5", "id": "other"}, {**ROWS[1], "hint": "Think."}]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     summary = Own(str(tmp_path / "p.jsonl"), lambda response, problem: 1.0).summary
-    assert "dropped 2 repeated; 2 of these had another answer than the one kept (such as other)" in summary
+    assert "dropped 2 duplicate(s); 2 of them had a different answer from the one kept (e.g. other)" in summary

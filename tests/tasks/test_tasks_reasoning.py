@@ -1,4 +1,4 @@
-"""Reasoning: splits, options, rewards, the guard before scorers that evaluate, and hand-checked critiques."""
+"""Reasoning: splits, options, rewards, the check before scorers that evaluate answers, and hand-checked critiques."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vpdlab.errors import UserError
-from vpdlab.tasks.reasoning import CRITICS, FORM, FORMULAS, LITERALS, Reasoning, explain
+from vpdlab.tasks.common.critics import CRITICS, FORM, explain
+from vpdlab.tasks.reasoning import FORMULAS, LITERALS, Reasoning
 from vpdlab.types import Problem, Rollout
 
-FAMILIES = [  # quick ones, of every category
+FAMILIES = [  # fast ones from every category
     *("ab", "acre", "advanced_geometry", "aiw", "base_conversion", "binary_matrix", "bitwise_arithmetic"),
     *("calendar_arithmetic", "circuit_logic", "coin_flip", "complex_arithmetic", "cryptarithm", "dice", "maze"),
     *("family_relationships", "game_of_life_halting", "knights_knaves", "list_functions", "mini_sudoku", "n_queens"),
@@ -48,7 +49,7 @@ def test_the_reference_is_right_and_other_words_are_not(family: str) -> None:
         assert 0 <= wrong.reward < 1
         assert wrong.notes
         assert problem.answer not in wrong.notes or len(problem.answer) < 3
-        json.dumps(dict(problem.data))  # a record can hold it
+        json.dumps(dict(problem.data))  # a record can store it
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_what_repeats_is_dropped_and_said() -> None:
     train, test = task.load("train"), task.load("test")
     assert len(train) + len(test) <= 200  # 10 x 10 x 2 problems exist
     assert not {p.id for p in train} & {p.id for p in test}
-    assert re.search(r"dropped \d+ repeated, \d+ in train that also stand in test", task.summary)
+    assert re.search(r"dropped \d+ duplicate\(s\), \d+ from train", task.summary)
 
 
 def test_options_reach_the_family() -> None:
@@ -95,7 +96,7 @@ def test_options_reach_the_family() -> None:
         ({"family": "qqqq"}, "no family 'qqqq': there are"),
         ({"family": "composite"}, "no family 'composite'"),
         ({"max_term": 3}, "chain_sum has no option 'max_term': it takes min_terms, max_terms"),
-        ({"min_terms": 9, "max_terms": 3}, "chain_sum refuses min_terms=9, max_terms=3: "),
+        ({"min_terms": 9, "max_terms": 3}, "chain_sum rejects min_terms=9, max_terms=3: "),
         ({"min_terms": "many"}, "family chain_sum: min_terms is .many., but must be a whole number"),
         ({"size": 0}, "size is 0"),
         ({"heldout": 1.5}, "heldout is 1.5"),
@@ -118,7 +119,7 @@ def test_a_family_that_depends_on_the_hash_seed_says_so() -> None:
     assert "PYTHONHASHSEED" not in made("chain_sum").summary
 
 
-# ------------------------------------------------------------------------------------------------ the guard
+# ------------------------------------------------------------------------------------------------ safety
 
 HOSTILE = ["__import__('os').system('x')", "[c for c in 'ab']", "(lambda: 9)()", "9**9**9", "9**999999", "exec('1')"]
 
@@ -250,7 +251,7 @@ def test_no_critique_gives_the_right_answer(family: str, data: st.DataObject) ->
     outcome = task.verify(answered(problem, data.draw(st.one_of(near, numbers, st.text(max_size=30)))))
     if outcome.reward < 1:
         assert outcome.notes
-        known = set(re.findall(r"\w+", problem.prompt))  # words of the question give nothing away
+        known = set(re.findall(r"\w+", problem.prompt))  # words of the question reveal nothing
         told = [word for word in re.findall(r"[\w.,]*\w", outcome.notes) if word not in known]
         assert problem.answer not in told
         number = re.fullmatch(r"[-./\d]+", problem.answer)  # 480 stands in 4801, and tells nothing

@@ -1,4 +1,4 @@
-"""Science: reading items and answers, errors that name the line, the real files where they are at hand."""
+"""Science: reading items and answers, errors that name the line, the real files if available."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vpdlab.types import Problem, Rollout
 CHOICES = {"A": "0.8", "B": "1.4", "C": "1.72", "D": "-0.16"}
 LISTED, HELD = "the choices A, B, C, D.", "holds something else."
 PROMPT = "Which score?\n\nA: 0.8\nB: 1.4\nC: 1.72\nD: -0.16\nPlease reason step by step."
-# domain: rows as they stand in the files (train, test), problems that overlap
+# domain: rows in the files (train, test), overlapping problems
 OURS = {"biology": (7, 3, 0), "chemistry": (7, 3, 0), "material": (8, 3, 1), "physics": (9, 3, 0)}
 COUNTS = {"biology": (450, 50, 0), "chemistry": (1890, 210, 0), "material": (841, 94, 1), "physics": (720, 80, 0)}
 
@@ -114,7 +114,7 @@ def test_some_options_are_quoted_in_part_or_not_at_all() -> None:
     problem = Problem("p", "x", "A", data={"choices": {"A": "short", "B": "M" * 500}})
     outcome = Science.verify(Science.__new__(Science), rollout(problem, "<answer>B</answer>"))
     assert len(str(outcome.notes)) < 250
-    # words that are also the right words are not called wrong
+    # text that is also that of the right choice is not called wrong
     problem = Problem("p", "x", "A", data={"choices": {"A": "2 m", "B": "2 m", "C": "3 m"}})
     outcome = Science.verify(Science.__new__(Science), rollout(problem, "<answer>B</answer>"))
     assert outcome.notes == "The answer chose option B, which is not right."
@@ -164,7 +164,7 @@ def test_a_prompt_without_readable_choices_takes_any_letter_and_is_counted(tmp_p
     write(tmp_path / "train.json", [item(1, prompt="Look at the picture.", answer="F")])
     write(tmp_path / "test.json", [item(3)])
     task = Science(str(tmp_path))
-    assert "1 whose choices the prompt does not list" in task.summary
+    assert "1 without choices in the prompt" in task.summary
     problem = task.load("train")[0]
     assert task.verify(rollout(problem, "<answer>F</answer>")).success
     assert task.verify(rollout(problem, "<answer>G</answer>")).notes == "The answer chose option G, which is not right."
@@ -209,7 +209,7 @@ def test_one_file_is_split_by_words_whatever_its_order(tmp_path: Path) -> None:
     assert len(held[0]) == 10
     assert held[0] == held[1] != held[2]
     assert not held[0] & {p.id for p in one.load("train")}
-    assert "held out by words, seed 0" in one.summary
+    assert "held out by text, seed 0" in one.summary
 
 
 def test_a_training_file_alone_is_split_and_a_test_file_alone_is_only_tested(tmp_path: Path) -> None:
@@ -286,12 +286,12 @@ def test_splits_and_paths_that_lead_nowhere(task: Science, tmp_path_factory: pyt
 
 
 def check_items(folder: Path, counts: tuple[int, int, int]) -> None:
-    """Every item of files in SciKnowEval's schema is read as it was meant."""
+    """Every item of files in SciKnowEval's schema is read correctly."""
     train, test, overlap = counts
     task = Science(str(folder))
     assert len(task.load("train")) == train - overlap
     assert len(task.load("test")) == test
-    assert ("dropped 1 in train that also stand in test" in task.summary) == bool(overlap)
+    assert ("dropped 1 from train that are also in test" in task.summary) == bool(overlap)
     assert "does not list" not in task.summary
     problems = [*task.load("train"), *task.load("test")]
     assert len({p.id for p in problems}) == len(problems)
@@ -313,7 +313,7 @@ def test_items_of_our_own_are_all_read_right(domain: str) -> None:
 @pytest.mark.parametrize("domain", sorted(COUNTS))
 def test_real_items_are_all_read_right(domain: str) -> None:
     root = os.environ.get("VPDLAB_SCIKNOWEVAL")
-    if not root:  # an extra, which no build machine has to have: items of the same schema stand beside the tests
+    if not root:  # optional: the tests include items of the same schema
         pytest.skip("extra: set VPDLAB_SCIKNOWEVAL to a folder with the SciKnowEval files")
     check_items(Path(root) / domain, COUNTS[domain])
 
@@ -326,7 +326,7 @@ def test_our_items_have_the_odd_things_of_the_real_ones() -> None:
         for row in rows
     )
     prompts = [row["prompt"] for row in rows]
-    assert len(set(prompts)) == len(prompts) - 1  # one stands in both splits
+    assert len(set(prompts)) == len(prompts) - 1  # one is in both splits
     assert {len(read_choices(prompt)) for prompt in prompts} == {2, 3, 4}
     assert any("A.CCO\nB.[Pd]" in prompt for prompt in prompts)
     assert any("\nA: from here\nB: to there\n" in prompt for prompt in prompts)

@@ -1,4 +1,4 @@
-"""Where models come from: names, folders, the packaged SmolLM2."""
+"""Sources of models: names, folders, the packaged SmolLM2."""
 
 from __future__ import annotations
 

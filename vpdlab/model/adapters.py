@@ -1,4 +1,4 @@
-"""LoRA adapters within a model: which one it computes with, its weights with that one merged in, its files."""
+"""LoRA adapters in a model: adding one, merging the active one into the weights, saving it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vpdlab.errors import UserError, first_line
 
 
 def add_adapter(model: Any, name: str, rank: int) -> None:
-    """Put a LoRA adapter on each linear layer but the head; B is 0, so that nothing changes yet."""
+    """Add a LoRA adapter to each linear layer except the head; B is 0, so the model's outputs do not change."""
     from peft import LoraConfig, inject_adapter_in_model
 
     try:
@@ -27,43 +27,43 @@ def add_adapter(model: Any, name: str, rank: int) -> None:
 
 
 def adapter_layers(model: Any) -> dict[str, Any]:
-    """The layers that have adapters, by their places in the model."""
+    """The layers that have adapters, by module name."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
 
 
 def adapter_in_use(model: Any) -> str:
-    """Name of the adapter that the model computes with now; "" for none."""
+    """Name of the active adapter; "" for none."""
     layer = next(iter(adapter_layers(model).values()), None)
     return "" if layer is None or layer.disable_adapters else layer.active_adapters[0]
 
 
 @torch.no_grad()
 def plain_weights(model: Any) -> dict[str, Tensor]:
-    """What the model computes with now, by the names of the ordinary model. The adapter in use is merged into copies:
-    the weights under it stay what they are, to the last bit."""
-    found = {_plain(name): value for name, value in model.state_dict().items() if ".lora_" not in name}
+    """The weights that the model computes with now, under the names of the model without adapters. The active adapter
+    is merged into copies; the base weights stay bit-identical."""
+    merged = {_plain(name): value for name, value in model.state_dict().items() if ".lora_" not in name}
     if adapter := adapter_in_use(model):
         for name, layer in adapter_layers(model).items():
             key = f"{_plain(name)}.{getattr(layer, 'parameter_name', 'weight')}"  # experts adapt a bare parameter
-            found[key] = found[key] + layer.get_delta_weight(adapter).to(found[key].dtype)
-    return found
+            merged[key] = merged[key] + layer.get_delta_weight(adapter).to(merged[key].dtype)
+    return merged
 
 
 def _plain(name: str) -> str:
-    """The name that a weight has without adapters around its layer."""
+    """The name of a weight in the model without adapters."""
     return name.replace(".base_layer", "")
 
 
 @torch.no_grad()
 def check_merge(model: Any, ids: Sequence[int]) -> None:
-    """Try on a few tokens whether the merged weights compute what the model with its adapter computes.
+    """Check on a few tokens that the merged weights compute what the model computes with its adapter.
 
-    B is 0 in a new adapter, so that nothing would be seen: for the time of the check it holds small random numbers.
+    B is 0 in a new adapter, which would hide any difference, so it holds small random numbers during the check.
 
     Raises:
-        UserError: where they differ, or cannot be had: the trained student could not be saved.
+        UserError: if they differ or merging fails: the trained student could not be saved.
     """
     layers, adapter, tokens = (
         adapter_layers(model),
@@ -88,21 +88,21 @@ def check_merge(model: Any, ids: Sequence[int]) -> None:
     moved, gap = (live - before).abs().max().item(), (merged - live).abs().max().item()
     if not gap <= 0.05 * moved + 1e-3:
         raise UserError(
-            f"{refusal}: with a large adapter its logits move by {moved:.2g}, and the merged weights are {gap:.2g} off"
+            f"{refusal}: a large adapter moves its logits by {moved:.2g}, but the merged weights are off by {gap:.2g}"
             " (some of its layers use their weights without the adapter): set lora_rank to 0"
         )
 
 
 def _with_weights(model: Any, weights: dict[str, Tensor], tokens: Tensor) -> Tensor:
-    """The model's logits with other weights, under their plain names, and every adapter off."""
+    """The model's logits with other weights (under their names without adapters) and every adapter disabled."""
     names = {_plain(name): name for name in model.state_dict() if ".lora_" not in name}
     layers = adapter_layers(model).values()
     for layer in layers:
         layer.enable_adapters(False)
     try:
-        lent = {names[name]: value for name, value in weights.items()}
+        renamed = {names[name]: value for name, value in weights.items()}
         out = torch.func.functional_call(
-            model, lent, kwargs={"input_ids": tokens, "use_cache": False}, tie_weights=False
+            model, renamed, kwargs={"input_ids": tokens, "use_cache": False}, tie_weights=False
         )
     finally:
         for layer in layers:
@@ -114,7 +114,7 @@ def save_adapter(model: Any, folder: Path, base: str = "") -> None:
     """Write the adapter in use as peft does: adapter_config.json and adapter_model.safetensors.
 
     Args:
-        base: the model that it belongs to, as the files will name it; default the one that was loaded.
+        base: name of the base model to write into the files; default: the one that was loaded.
     """
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file

@@ -1,10 +1,10 @@
-"""Batches: both views of a rollout on one response axis, cut into minibatches by a token budget.
+"""Batches: both views of a rollout on one response axis, split into minibatches by a token budget.
 
-Rows are padded on the right. A causal model never looks ahead, so what stands in the padding cannot touch a
-response token: no attention mask and no position ids are needed, and padding cannot change a result.
+Rows are padded on the right. A causal model never looks ahead, so padding cannot affect a response token: no attention
+mask or position ids are needed, and padding cannot change a result.
 
-The rollouts of a problem begin with the same tokens. Rows of a group stand in the same minibatch, and what all of them
-begin with is read once (`Shared`): with short responses to long problems that is most of the work.
+The rollouts of a problem share a prefix. Rows of a group go into the same minibatch, and their shared prefix is read
+once (`Shared`): with short responses to long problems that is most of the work.
 """
 
 from __future__ import annotations
@@ -18,48 +18,49 @@ from torch import Tensor
 
 from vpdlab.types import View
 
-# Reading what is common apart takes a second call of the model: worth it where it saves this share of the tokens.
+# Reading prefixes separately takes a second model call: worth it if it saves this share of the tokens.
 WORTH = 0.1
 
 
 @dataclass(frozen=True)
 class Shared:
-    """The same rows, cut in two: what the rows of a group begin with, and what follows in each.
+    """The same rows as shared prefixes (one a group) and distinct suffixes.
 
     Attributes:
-        ids: [G, P] the common beginnings, padded on the right.
-        length: [G] of each.
-        tail: [U, T] how they go on, padded on the right; the last token of its context is always in a tail. Rows that
-            are equal, as many are once a policy is sure of itself, have one tail.
-        owner: [U] which beginning a tail goes on from.
-        row: [B] which tail a row has.
+        prefix: [G, P] the shared prefixes, padded on the right.
+        prefix_length: [G] length of each prefix.
+        suffix: [U, T] the distinct suffixes, padded on the right; a suffix always includes the last token of its
+            context. Equal rows, which are common once a policy has little entropy, share one suffix.
+        prefix_of: [U] the prefix that precedes each suffix.
+        suffix_of: [B] the suffix of each row.
     """
 
-    ids: Int[Tensor, "g p"]
-    length: Int[Tensor, " g"]
-    tail: Int[Tensor, "u t"]
-    owner: Int[Tensor, " u"]
-    row: Int[Tensor, " b"]
+    prefix: Int[Tensor, "g p"]
+    prefix_length: Int[Tensor, " g"]
+    suffix: Int[Tensor, "u t"]
+    prefix_of: Int[Tensor, " u"]
+    suffix_of: Int[Tensor, " b"]
 
     @property
-    def before(self) -> Int[Tensor, " u"]:
-        """[U] how many tokens stand before each tail."""
-        return self.length[self.owner]
+    def offset(self) -> Int[Tensor, " u"]:
+        """[U] number of tokens before each suffix."""
+        return self.prefix_length[self.prefix_of]
 
     @property
-    def seen(self) -> Int[Tensor, "u c"]:
-        """[U, P + T] 1 where a tail may look: not at the padding of its beginning."""
-        begun = torch.arange(self.ids.shape[1], device=self.ids.device) < self.before[:, None]
-        return torch.cat([begun, torch.ones_like(self.tail, dtype=torch.bool)], dim=1).long()
+    def attention_mask(self) -> Int[Tensor, "u c"]:
+        """[U, P + T] 1 where a suffix may attend: everywhere except the padding of its prefix."""
+        in_prefix = torch.arange(self.prefix.shape[1], device=self.prefix.device) < self.offset[:, None]
+        return torch.cat([in_prefix, torch.ones_like(self.suffix, dtype=torch.bool)], dim=1).long()
 
     @property
-    def places(self) -> Int[Tensor, "u t"]:
-        """[U, T] position of each token of the tails in its own row."""
-        return self.before[:, None] + torch.arange(self.tail.shape[1], device=self.tail.device)
+    def positions(self) -> Int[Tensor, "u t"]:
+        """[U, T] position of each suffix token in its row."""
+        return self.offset[:, None] + torch.arange(self.suffix.shape[1], device=self.suffix.device)
 
     def to(self, device: torch.device | str) -> Shared:
-        """The same on a device."""
-        return Shared(*(part.to(device) for part in (self.ids, self.length, self.tail, self.owner, self.row)))
+        """A copy on a device."""
+        parts = (self.prefix, self.prefix_length, self.suffix, self.prefix_of, self.suffix_of)
+        return Shared(*(part.to(device) for part in parts))
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,12 @@ class TokenBatch:
     """Some rows of one view as tensors.
 
     Attributes:
-        rows: [B] which views these are, as indices into the list they were taken from.
+        rows: [B] indices of these views in the list they were taken from.
         ids: [B, S] context and response, padded on the right.
         context: [B] length of each context.
         response: [B, R] response ids, padded on the right: the same in both views of a rollout.
-        mask: [B, R] True for the response tokens that the policy wrote itself, False for the others and for padding.
-        shared: the rows cut in two; None where they are read whole.
+        mask: [B, R] True for response tokens that the policy generated, False for others and for padding.
+        shared: the rows as prefixes and suffixes; None if they are read whole.
     """
 
     rows: Int[Tensor, " b"]
@@ -84,12 +85,12 @@ class TokenBatch:
 
     @property
     def read(self) -> int:
-        """How many tokens the model reads for this batch, padding included."""
-        return self.ids.numel() if self.shared is None else self.shared.ids.numel() + self.shared.tail.numel()
+        """Number of tokens that the model reads for this batch, padding included."""
+        return self.ids.numel() if self.shared is None else self.shared.prefix.numel() + self.shared.suffix.numel()
 
     @classmethod
     def empty(cls, device: torch.device | str) -> TokenBatch:
-        """No rows at all: what keeps a process in step with others that have more minibatches."""
+        """A batch without rows: keeps a rank in step with ranks that have more minibatches."""
         none, pair = torch.zeros(0, dtype=torch.long), torch.zeros(0, 1, dtype=torch.long, device=device)
         return cls(none, pair, none.to(device), pair, pair.bool())
 
@@ -100,13 +101,13 @@ class TokenBatch:
 
     @property
     def positions(self) -> Int[Tensor, "b r"]:
-        """[B, R] where along S (with `shared`: along its T) the hidden state stands that predicts each response token
-        (padding: clipped)."""
+        """[B, R] index along S (with `shared`: along T) of the hidden state that predicts each response token (clipped
+        at padding)."""
         steps = torch.arange(self.response.shape[1], device=self.ids.device)
         if self.shared is None:
             return (self.context[:, None] - 1 + steps).clamp(max=self.ids.shape[1] - 1)
-        before = self.shared.before[self.shared.row]
-        return (self.context - before)[:, None].add(steps - 1).clamp(max=self.shared.tail.shape[1] - 1)
+        offset = self.shared.offset[self.shared.suffix_of]
+        return (self.context - offset)[:, None].add(steps - 1).clamp(max=self.shared.suffix.shape[1] - 1)
 
 
 def collate(
@@ -115,10 +116,10 @@ def collate(
     """The views at `rows` as one padded batch.
 
     Args:
-        share: read what the rows of a group begin with once, where that saves enough.
+        share: read the shared prefix of a group's rows once, if that saves enough.
 
     Raises:
-        ValueError: for a view without context or without response: nothing would predict its first token.
+        ValueError: for a view with an empty context or response: nothing would predict its first token.
     """
     chosen = [views[row] for row in rows]
     for row, view in zip(rows, chosen, strict=True):
@@ -138,7 +139,7 @@ def collate(
 
 
 def _own(views: Sequence[View], lengths: Tensor, width: int) -> Bool[Tensor, "b r"]:
-    """Which positions hold tokens that the policy wrote itself."""
+    """True at the tokens that the policy generated."""
     mask = torch.arange(width) < lengths[:, None]
     for row, view in enumerate(views):
         if view.mask:
@@ -147,34 +148,34 @@ def _own(views: Sequence[View], lengths: Tensor, width: int) -> Bool[Tensor, "b 
 
 
 def _shared(views: Sequence[View]) -> Shared | None:
-    """The views cut in two; None where too little is saved."""
-    together = _together([view.group for view in views])
-    begin = [_begin([views[row].context_ids for row in rows]) for rows in together]
-    place: dict[tuple[int, tuple[int, ...]], int] = {}  # of each tail, by what it goes on from and what it holds
-    row = [0] * len(views)
-    for owner, rows in enumerate(together):
-        for at in rows:
-            tail = (views[at].context_ids + views[at].response_ids)[len(begin[owner]) :]
-            row[at] = place.setdefault((owner, tail), len(place))
-    owners, tails = zip(*place, strict=True)
-    read = len(begin) * max(map(len, begin)) + len(tails) * max(map(len, tails))
+    """The views as prefixes and suffixes; None if that saves too little."""
+    members = _by_group([view.group for view in views])
+    prefixes = [_common_prefix([views[row].context_ids for row in rows]) for rows in members]
+    index: dict[tuple[int, tuple[int, ...]], int] = {}  # (prefix, suffix) -> index of the suffix
+    suffix_of = [0] * len(views)
+    for prefix, rows in enumerate(members):
+        for row in rows:
+            suffix = (views[row].context_ids + views[row].response_ids)[len(prefixes[prefix]) :]
+            suffix_of[row] = index.setdefault((prefix, suffix), len(index))
+    prefix_of, suffixes = zip(*index, strict=True)
+    read = len(prefixes) * max(map(len, prefixes)) + len(suffixes) * max(map(len, suffixes))
     if read > (1 - WORTH) * len(views) * max(map(len, views)):
         return None
-    lengths = torch.tensor([len(ids) for ids in begin])
-    return Shared(_pad(begin), lengths, _pad(tails), torch.tensor(owners), torch.tensor(row))
+    lengths = torch.tensor([len(ids) for ids in prefixes])
+    return Shared(_pad(prefixes), lengths, _pad(suffixes), torch.tensor(prefix_of), torch.tensor(suffix_of))
 
 
-def _together(groups: Sequence[int]) -> list[list[int]]:
-    """The rows of each group; a row without one (-1) stands alone."""
+def _by_group(groups: Sequence[int]) -> list[list[int]]:
+    """The rows of each group; a row without a group (-1) is alone."""
     rows: dict[int, list[int]] = {}
     for row, group in enumerate(groups):
         rows.setdefault(group if group >= 0 else -1 - row, []).append(row)
     return list(rows.values())
 
 
-def _begin(contexts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """What all contexts begin with, short of the last token of each: that one predicts the response's first."""
-    low, high = min(contexts), max(contexts)  # whatever these two begin with, those between them begin with as well
+def _common_prefix(contexts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The common prefix of all contexts, without the last token of any: that one predicts the first response token."""
+    low, high = min(contexts), max(contexts)  # in lexicographic order, so their common prefix is that of all
     end = min(len(context) for context in contexts) - 1
     same = next((at for at, pair in enumerate(zip(low, high, strict=False)) if pair[0] != pair[1]), end)
     return low[: min(same, end)]
@@ -186,29 +187,29 @@ def _pad(rows: Sequence[Sequence[int]]) -> Int[Tensor, "b s"]:
 
 
 def plan(
-    lengths: Sequence[int], budget: int, groups: Sequence[int] = (), begins: Sequence[int] = ()
+    lengths: Sequence[int], budget: int, groups: Sequence[int] = (), prefixes: Sequence[int] = ()
 ) -> list[list[int]]:
-    """Row indices in parts so that none has more than `budget` padded tokens, longest rows first.
+    """Split row indices into minibatches of at most `budget` padded tokens, longest rows first.
 
-    Rows of like length stand together, so that little is padded; a row longer than the budget stands alone.
+    Rows of similar length go together, so that there is little padding; a row longer than the budget is alone.
 
     Args:
-        groups: the group of each row, -1 for a row without one; rows of a group stay side by side.
-        begins: with how many tokens, which are read once, all rows of its group begin; default none.
+        groups: the group of each row, -1 for a row without one; rows of a group stay adjacent.
+        prefixes: length of the prefix that the rows of a group share and that is read once; default 0.
     """
-    groups, begins = groups or [-1] * len(lengths), begins or [0] * len(lengths)
-    together = sorted(_together(groups), key=lambda rows: -max(lengths[row] for row in rows))
+    groups, prefixes = groups or [-1] * len(lengths), prefixes or [0] * len(lengths)
+    members = sorted(_by_group(groups), key=lambda rows: -max(lengths[row] for row in rows))
     parts: list[list[int]] = []
-    owners = begin = tail = 0
-    for rows in together:
-        for place, row in enumerate(sorted(rows, key=lambda row: -lengths[row])):
-            now = owners + (place == 0), max(begin, begins[row]), max(tail, lengths[row] - begins[row])
-            if parts and now[0] * now[1] + (len(parts[-1]) + 1) * now[2] <= budget:
+    count = prefix = suffix = 0  # of the current minibatch: prefixes, longest prefix, longest suffix
+    for rows in members:
+        for index, row in enumerate(sorted(rows, key=lambda row: -lengths[row])):
+            grown = count + (index == 0), max(prefix, prefixes[row]), max(suffix, lengths[row] - prefixes[row])
+            if parts and grown[0] * grown[1] + (len(parts[-1]) + 1) * grown[2] <= budget:
                 parts[-1].append(row)
-                owners, begin, tail = now
+                count, prefix, suffix = grown
             else:
                 parts.append([row])
-                owners, begin, tail = 1, begins[row], lengths[row] - begins[row]
+                count, prefix, suffix = 1, prefixes[row], lengths[row] - prefixes[row]
     return parts
 
 
@@ -219,7 +220,7 @@ def minibatches(
     device: torch.device | str = "cpu",
     share: bool = False,
 ) -> Iterator[tuple[TokenBatch, ...]]:
-    """Walk some rows of one or several lists of views, the same rows of each list at a time.
+    """Iterate over minibatches of one or several lists of views, the same rows of each list at a time.
 
     Args:
         sides: lists of views; row i of each belongs to the same rollout.
@@ -228,18 +229,18 @@ def minibatches(
         share: as in `collate`.
 
     Raises:
-        ValueError: where the lists differ in length.
+        ValueError: if the lists differ in length.
     """
     if len({len(side) for side in sides}) != 1:
         raise ValueError(f"the sides have different lengths: {[len(side) for side in sides]}")
     chosen = list(range(len(sides[0]))) if rows is None else list(rows)
     longest = [max(len(side[row]) for side in sides) for row in chosen]
     groups = [sides[0][row].group for row in chosen] if share else []
-    begins = [0] * len(groups)
-    for places in _together(groups):
-        common = min(len(_begin([side[chosen[place]].context_ids for place in places])) for side in sides)
-        for place in places:
-            begins[place] = common
-    for part in plan(longest, budget, groups, begins):
+    prefixes = [0] * len(groups)
+    for members in _by_group(groups):
+        shortest = min(len(_common_prefix([side[chosen[index]].context_ids for index in members])) for side in sides)
+        for index in members:
+            prefixes[index] = shortest
+    for part in plan(longest, budget, groups, prefixes):
         picked = [chosen[index] for index in part]
         yield tuple(collate(side, picked, device, share) for side in sides)

@@ -1,6 +1,6 @@
-"""The forward passes that sampling and scoring are made of, as functions of a bare transformers model.
+"""The forward passes of sampling and scoring, as functions of a transformers model.
 
-The sampler, the scorer and the probe all call these, so that what the probe has measured is what a run computes.
+The sampler, the scorer and the probe all call these, so the probe measures what a run computes.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from vpdlab.model.batch import TokenBatch
 
 
 def response_states(model: Any, batch: TokenBatch) -> Float[Tensor, "n h"]:
-    """The last hidden state in front of each active response token: what the head turns into its logits."""
+    """The last hidden state before each active response token, from which the head computes its logits."""
     hidden = _hidden(model, batch)
     at = batch.positions[..., None].expand(-1, -1, hidden.shape[-1])
     return hidden.gather(1, at)[batch.mask] if len(batch.rows) else hidden[0, :0]
 
 
 def decoder_of(model: Any) -> Any:
-    """The part of a model below its head. A few architectures call the whole model its decoder."""
+    """The model without its head. For a few architectures `get_decoder` returns the whole model."""
     decoder = model.get_decoder()
     names = [name for name in (model.base_model_prefix, "model", "transformer") if hasattr(model, name)]
     return getattr(model, names[0]) if decoder is model and names else decoder
@@ -35,20 +35,20 @@ def _hidden(model: Any, batch: TokenBatch) -> Float[Tensor, "b s h"]:
 
     decoder, shared = decoder_of(model), batch.shared
     if shared is None:
-        # A pass over nothing is one that other processes wait for: it takes a token to make it.
+        # Other ranks wait for the pass over an empty batch; it needs one token.
         ids = batch.ids if len(batch.rows) else batch.ids.new_zeros(1, 1)
         return decoder(input_ids=ids, use_cache=False).last_hidden_state
     cache = DynamicCache(config=model.config)
-    decoder(input_ids=shared.ids, past_key_values=cache, use_cache=True)
-    select(cache, shared.owner)  # gradients flow back through it, added up over a group's rows
+    decoder(input_ids=shared.prefix, past_key_values=cache, use_cache=True)
+    select(cache, shared.prefix_of)  # differentiable: gradients sum over a group's rows
     hidden = decoder(
-        input_ids=shared.tail,
-        attention_mask=shared.seen,
-        position_ids=shared.places,
+        input_ids=shared.suffix,
+        attention_mask=shared.attention_mask,
+        position_ids=shared.positions,
         past_key_values=cache,
         use_cache=True,
     ).last_hidden_state
-    return hidden[shared.row]
+    return hidden[shared.suffix_of]
 
 
 def prefill(
@@ -62,7 +62,7 @@ def prefill(
     from transformers import DynamicCache
 
     distinct = {tuple(context): None for context in contexts}
-    index = {context: place for place, context in enumerate(distinct)}
+    index = {context: row for row, context in enumerate(distinct)}
     width = max(len(context) for context in distinct)
     ids = torch.tensor([[0] * (width - len(c)) + list(c) for c in distinct], device=device)
     mask = torch.tensor([[0] * (width - len(c)) + [1] * len(c) for c in distinct], device=device)
@@ -77,8 +77,8 @@ def prefill(
 def next_logits(
     model: Any, ids: Int[Tensor, "b s"], mask: Int[Tensor, "b c"], position: Int[Tensor, "b s"], cache: Any
 ) -> Float[Tensor, "b v"]:
-    """Next-token logits after the last of `ids`, float32; the cache grows by them."""
-    # Without padding the mask says nothing, and leaving it out lets attention take its fast path.
+    """Next-token logits after the last of `ids`, float32; `ids` are appended to the cache."""
+    # Without padding the mask is redundant, and leaving it out enables attention's fast path.
     out = model(
         input_ids=ids,
         attention_mask=None if bool(mask.all()) else mask,
@@ -91,6 +91,6 @@ def next_logits(
 
 
 def select(cache: Any, rows: Int[Tensor, " b"]) -> None:
-    """Keep these rows of a cache, in this order; a row may stand several times. Convolution and recurrent states are
-    rows too, which `Cache.batch_select_indices` forgets."""
+    """Select rows of a cache, in this order, with repeats allowed. Unlike `Cache.batch_select_indices`, this includes
+    convolution and recurrent states."""
     cache.reorder_cache(rows)

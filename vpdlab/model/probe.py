@@ -1,8 +1,8 @@
-"""One measurement of a freshly loaded model: do the fast passes say what each row says when it is read alone?
+"""A check of a freshly loaded model: do the fast passes compute what each row computes when it is read alone?
 
-Sampling pads on the left, keeps a cache and drops rows from it; scoring pads on the right and reads what a group begins
-with only once. All of that presumes layers in which a token sees the tokens before it and nothing else. Whether that
-holds is a matter of each architecture's code, so it is measured on the model itself instead of being looked up.
+Sampling pads on the left, keeps a cache and drops rows from it; scoring pads on the right and reads a group's shared
+prefix once. Both assume that a token attends to all earlier tokens and nothing else. Whether that holds depends on each
+architecture's code, so it is measured on the model itself instead of being looked up.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from vpdlab.model import passes, traits
 from vpdlab.model.batch import TokenBatch, collate
 from vpdlab.types import View
 
-CLOSE = 1e-4  # nats a token that a row may differ; more in a model whose own rounding is more
-LIMIT = 1e-3  # and no more than this, however much a model rounds
-FLOOR, NOISE = 2e-5, 20  # of shared prefixes, which are only a matter of speed; in units of the model's own rounding
-SLOPE = 1e-4  # relative distance of two gradients
+CLOSE = 1e-4  # tolerance in nats a token; larger for a model with larger rounding errors
+LIMIT = 1e-3  # upper limit of the tolerance, whatever the rounding
+FLOOR, NOISE = 2e-5, 20  # tolerance of shared prefixes, which only affect speed; tolerance in units of the rounding
+SLOPE = 1e-4  # tolerance of the relative distance of two gradients
 SHORT, LONG, ROWS = 12, 40, 3  # tokens of the two contexts, and responses to each
 RESPONSE = 6
-MOST = {"cpu": 1024, "cuda": 8192}  # tokens of a context that is read to look beyond a window
-SLOPES = 1 << 21  # numbers of the gradient that is compared
-AMPLIFIED = 100.0  # times its hidden states, a head that is a product gives as many times its logits
+MOST = {"cpu": 1024, "cuda": 8192}  # longest context that is read to exceed an attention window
+SLOPES = 1 << 21  # elements of the gradient that is compared
+AMPLIFIED = 100.0  # hidden states are scaled by this: a linear head must scale its logits by as much
 
 
 def examine(
@@ -38,15 +38,15 @@ def examine(
     Args:
         ids: ordinary token ids to make prompts of.
         ends: ids that end a response; they also stand in prompts.
-        longest: tokens of the longest row that the run may make; windows below it are looked beyond.
-        sampled: whether this model's own decoding will be used.
-        shared: whether shared prefixes are wanted.
+        longest: tokens of the longest row that the run may make; the check exceeds any shorter attention window.
+        sampled: whether the run decodes with this model.
+        shared: whether the run wants shared prefixes.
 
     Returns:
-        Whether shared prefixes give the same values and gradients; else rows have to be read whole.
+        Whether shared prefixes give the same values and gradients; if not, rows must be read whole.
 
     Raises:
-        UserError: where the model gives different log-probabilities in a batch than alone.
+        UserError: if the model gives different log-probabilities in a batch than alone.
     """
     length, within = _length(model, longest)
     views = _views(ids, ends, length)
@@ -56,7 +56,7 @@ def examine(
         _check_head(model, views[0])
         twice = _attempt(model, "a plain pass over two equal rows", lambda: _alone(model, views[-1], rows=2))
         noise = (twice - alone[-1]).abs().max().item()
-        if not noise < LIMIT:  # no rounding: such a model would excuse whatever is compared below
+        if not noise < LIMIT:  # more than rounding: the tolerances below would be meaningless
             raise _apart(model, "beside an equal row", noise)
         checks = {
             "a batch padded on the right": lambda: _scored(model, collate(views, range(len(views)), model.device))
@@ -74,16 +74,16 @@ def examine(
 def _apart(model: Any, where: str, gap: float) -> UserError:
     return UserError(
         f"{_name(model)} gives log-probabilities {gap:.2g} nats apart when a row is read alone and {where}:"
-        f" {traits.layer_words(model)} are no plain attention over all earlier tokens and nothing else (padding, the"
-        " cache or other rows change what they compute), so training would be wrong; choose another model"
+        f" {traits.layer_words(model)} are not plain attention over exactly the earlier tokens (padding, the cache or"
+        " other rows change what they compute), so training would be wrong; choose another model"
     )
 
 
 @torch.no_grad()
 def _check_head(model: Any, view: View) -> None:
-    """Scoring takes hidden states times head; refuse a model whose logits are anything else (soft-capped, scaled).
+    """Reject a model whose logits are not hidden states times head (soft-capped or scaled), as scoring assumes.
 
-    A cap hardly shows on small logits, so the hidden states are amplified on their way to the head.
+    Soft-capping hardly affects small logits, so the hidden states are amplified before the head.
     """
     ids = torch.tensor([list(view.context_ids)], device=model.device)
     head, seen = model.get_output_embeddings(), []
@@ -107,12 +107,12 @@ def _check_head(model: Any, view: View) -> None:
     if getattr(head, "bias", None) is not None or not close:
         raise UserError(
             f"{_name(model)} changes its logits after the head (a bias, a scale or a soft cap), which scoring does not"
-            " follow: choose another model"
+            " support: choose another model"
         )
 
 
 def _length(model: Any, longest: int) -> tuple[int, bool]:
-    """(tokens of the longer context, whether it reaches beyond every window that the run may meet)."""
+    """(tokens of the longer context, whether it exceeds every attention window that matters to the run)."""
     most = MOST.get(model.device.type, MOST["cpu"])
     windows = [window for window in traits.windows(model) if window < longest]
     seen = [window for window in windows if window + LONG <= most]
@@ -161,7 +161,7 @@ def _scored(model: Any, batch: TokenBatch) -> Tensor:
 
 
 def _decoded(model: Any, views: Sequence[View]) -> Tensor:
-    """The sampler's way through given responses: prefill, one token at a time, rows leave where theirs has ended."""
+    """The sampler's passes over given responses: prefill, one token at a time, finished rows dropped."""
     device = model.device
     logits, cache, mask, position = passes.prefill(model, [view.context_ids for view in views], device)
     rows, found = torch.arange(len(views), device=device), [[] for _ in views]
@@ -195,13 +195,13 @@ def _shares(model: Any, views: Sequence[View], truth: Tensor, close: float) -> b
     except torch.OutOfMemoryError:
         raise
     except traits.UNFIT:
-        return False  # this model's layers cannot go on from such a cache
+        return False  # this model's layers cannot continue from such a cache
     return bool((slopes[1] - slopes[0]).norm() <= SLOPE * slopes[0].norm())
 
 
 def _slope(model: Any, logp: Tensor) -> Tensor:
-    """Gradient of an alternating sum of log-probabilities at the smallest parameters, norms and biases of every layer:
-    a pass that lets no gradient through is seen in them."""
+    """Gradient of a weighted sum of log-probabilities with respect to the smallest parameters: the norms and biases of
+    every layer, which reveal a pass that stops gradients."""
     chosen: list[Tensor] = []
     for parameter in sorted((p for p in model.parameters() if p.requires_grad), key=torch.Tensor.numel):
         if chosen and sum(map(torch.Tensor.numel, chosen)) + parameter.numel() > SLOPES:
@@ -224,8 +224,8 @@ def _name(model: Any) -> str:
 
 @contextlib.contextmanager
 def _float32(model: Any) -> Iterator[None]:
-    """Within the block, weights of less precision are float32: rounding must not hide a difference. They come back
-    exactly as they were."""
+    """Within the block, weights of lower precision are float32, so that rounding cannot hide a difference; afterwards
+    they are exactly as before."""
     low = [p for p in model.parameters() if p.is_floating_point() and p.dtype != torch.float32]
     kinds = [p.dtype for p in low]
     try:

@@ -1,8 +1,8 @@
-"""Sharded weights (FSDP2): each process keeps its part of every decoder layer, of its gradient and of its moments.
+"""Sharded weights (FSDP2): each rank keeps its shard of every decoder layer, its gradient and its optimiser moments.
 
-A layer is gathered for the time of its own pass. Embeddings, final norm and head are whole in each process: scoring
-multiplies by the head in chunks, outside of any layer's pass. Their gradients are added up as without sharding.
-Everything here takes ordinary tensors as well, and is then what torch does anyway.
+A layer is gathered for the duration of its own pass. Embeddings, final norm and head are replicated, because scoring
+multiplies by the head in chunks, outside any layer's pass; their gradients are all-reduced as without sharding.
+Everything here also accepts ordinary tensors, and then does what torch does anyway.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vpdlab.model.passes import decoder_of
 
 
 def check_shard(wanted: bool) -> None:
-    """Raises UserError where weights are to be sharded over one process."""
+    """Raises UserError if weights are to be sharded over a single process."""
     if wanted and processes.count() == 1:
         raise UserError(
             "shard needs several processes: start them with accelerate launch or torchrun, or add --no-shard"
@@ -31,10 +31,10 @@ def check_shard(wanted: bool) -> None:
 
 
 def shard(model: Any, device: torch.device) -> None:
-    """Shard the decoder's layers over all processes, in place; their new parameters lie on `device`.
+    """Shard the decoder's layers over all ranks, in place; the new parameters are on `device`.
 
     Raises:
-        UserError: for a model whose layers are not found.
+        UserError: if the model has no list of decoder layers.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -43,23 +43,23 @@ def shard(model: Any, device: torch.device) -> None:
     depth = model.config.get_text_config().num_hidden_layers
     lists = [m for m in decoder.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == depth]
     if not lists:
-        raise UserError(f"{type(model).__name__} has no list of {depth} decoder layers to shard: leave shard out")
+        raise UserError(f"{type(model).__name__} has no list of {depth} decoder layers to shard: add --no-shard")
     inside = {id(p) for p in lists[0].parameters()}
     mesh = init_device_mesh(device.type, (processes.count(),))
     for layer in lists[0]:
         one = fully_shard(layer, mesh=mesh, reshard_after_forward=True)
-        one.set_gradient_divide_factor(1.0)  # losses are shares of a sum: the mean over processes would be too small
+        one.set_gradient_divide_factor(1.0)  # losses are parts of a sum: a mean over ranks would be too small
         one.set_force_sum_reduction_for_comms(True)
-    # The decoder as their root: one layer is fetched while another computes.
+    # The decoder as their root, so that the next layer is gathered while one computes.
     fully_shard(decoder, mesh=mesh, ignored_params={p for p in model.parameters() if id(p) not in inside})
 
 
 @contextlib.contextmanager
 def gathered(model: Any) -> Iterator[None]:
-    """Within the block all layers are whole in each process, and passes without gradient need no other process.
+    """Within the block every rank has all layers unsharded, and passes without gradient need no other rank.
 
-    FSDP's hooks are off meanwhile: they would note each pass, and fetch layers in the next backward pass by these
-    notes, which differ between processes that have made different numbers of passes.
+    FSDP's hooks are disabled meanwhile: they record each pass to prefetch layers in the next backward pass, and these
+    records would differ between ranks that have made different numbers of passes.
     """
     from torch.distributed.fsdp import FSDPModule
 
@@ -77,12 +77,12 @@ def gathered(model: Any) -> Iterator[None]:
 
 
 def sharded(tensor: Tensor) -> bool:
-    """Whether each process has a part of it only."""
+    """Whether each rank has only its shard of the tensor."""
     return isinstance(tensor, DTensor)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor. All processes must ask for it; only the main one is given those that are sharded."""
+    """The full tensor. A collective: all ranks must call it; a sharded tensor is returned on rank 0 only."""
     if not isinstance(tensor, DTensor):
         return tensor
     full = tensor.full_tensor()
@@ -90,23 +90,23 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's part, in the same memory."""
+    """This rank's shard, in the same memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def part_of(value: Tensor, like: Tensor) -> Tensor:
-    """This process's part of a whole `value`, cut as `like` is; `value` itself where that is whole."""
+    """This rank's shard of a full `value`, sharded as `like` is; `value` itself if `like` is not sharded."""
     if not isinstance(like, DTensor):
         return value
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def exchange(live: Tensor, kept: Tensor) -> Tensor:
-    """Give `live` the values of `kept`; returns what holds its own until then."""
+    """Swap the values of `live` and `kept`; returns the tensor that now holds the old values of `live`."""
     if not isinstance(live, DTensor):
         live.data, kept = kept, live.data
         return kept
-    with torch.no_grad():  # what is gathered for a pass lies in this very memory: it cannot be another
+    with torch.no_grad():  # FSDP gathers from this memory, so it cannot be replaced
         mine, other = local(live), local(kept)
         before = mine.clone()
         mine.copy_(other)
@@ -115,7 +115,7 @@ def exchange(live: Tensor, kept: Tensor) -> Tensor:
 
 
 def clip(parameters: Sequence[Tensor], largest: float) -> float:
-    """Scale the gradients down to a norm of `largest` together; returns the norm that they had."""
+    """Clip the global gradient norm to `largest`; returns the norm before clipping."""
     parts = [[p for p in parameters if sharded(p) is side] for side in (False, True)]
     if not parts[1]:
         return float(torch.nn.utils.clip_grad_norm_(parameters, largest))

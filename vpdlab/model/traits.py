@@ -1,4 +1,4 @@
-"""What a model's config and position law allow: how many tokens it takes, and how far its layers look back."""
+"""Limits of a model: how many tokens it takes, its attention windows, the ids that end a response."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 UNLIMITED = 2**20
-# What an architecture's own code raises where a pass does not suit it.
+# What an architecture's own code raises when it does not support a pass.
 UNFIT = (AttributeError, AssertionError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 _LENGTH = re.compile(
     r"max_position_embeddings|max_(target_)?positions|max_seq_len(gth)?|max_sequence_length"
@@ -17,18 +17,18 @@ _LENGTH = re.compile(
 )
 _CHUNK = re.compile(r"chunk|block_size|block_length|local|span")
 _WINDOW = re.compile(rf"window|{_CHUNK.pattern}")
-_LAW = 8  # tokens of the forward pass that tries a position
+_TRIAL = 8  # tokens of the forward pass that tries a position
 
 
 def stated_length(model: Any) -> int:
-    """How many tokens the config says the model takes, context and response together; `UNLIMITED` where it says
-    nothing. A composite model states it in the config of its language part."""
+    """The model's longest input according to its config, context and response together; `UNLIMITED` if not stated. A
+    composite model states it in its text config."""
     stated = _numbers(model.config.get_text_config(), _LENGTH, deep=False)
     return min((number for number in stated if number > 1), default=UNLIMITED)
 
 
 def windows(model: Any) -> list[int]:
-    """Every number in the config that may say how far a layer looks back, or in what pieces it reads."""
+    """All numbers in the config that may be an attention window or a chunk length."""
     config = model.config.get_text_config()
     kept = _WINDOW if getattr(config, "use_sliding_window", True) else _CHUNK
     return sorted(set(_numbers(config, kept, deep=True)))
@@ -36,27 +36,27 @@ def windows(model: Any) -> list[int]:
 
 @torch.no_grad()
 def usable_length(model: Any, ids: list[int]) -> int:
-    """The longest input whose last position leaves all earlier tokens as they are, at most `stated_length`.
+    """The longest input, up to `stated_length`, whose last position does not affect earlier tokens.
 
-    In a causal model the position of the last token cannot change what comes before it. Where the position law depends
-    on the longest input of a batch (longrope, dynamic scaling), it does: a row's log-probabilities would then depend on
-    the other rows of its minibatch. It is seen in the logits, and in the buffers that such a law keeps its frequencies
-    in. Positions that the model has no embedding for are unusable as well.
+    In a causal model the position of the last token cannot change what precedes it. It does where position embeddings
+    depend on the longest input of a batch (longrope, dynamic scaling): a row's log-probabilities would then depend on
+    the other rows of its minibatch. This shows in the logits, and in the buffers that hold the frequencies. Positions
+    without an embedding are unusable as well.
 
     Args:
-        ids: some token ids to try it with.
+        ids: token ids to try it with.
     """
-    stated, tokens = stated_length(model), torch.tensor([(ids * _LAW)[:_LAW]], device=model.device)
+    stated, tokens = stated_length(model), torch.tensor([(ids * _TRIAL)[:_TRIAL]], device=model.device)
 
     def seen(last: int) -> list[torch.Tensor]:
-        positions = torch.tensor([[*range(_LAW - 1), last]], device=model.device)
-        logits = model(input_ids=tokens, position_ids=positions, use_cache=False).logits[0, : _LAW - 1].float()
+        positions = torch.tensor([[*range(_TRIAL - 1), last]], device=model.device)
+        logits = model(input_ids=tokens, position_ids=positions, use_cache=False).logits[0, : _TRIAL - 1].float()
         return [logits, *(buffer.detach().float().clone() for buffer in model.buffers())]
 
     try:
-        near = seen(_LAW - 1)
+        near = seen(_TRIAL - 1)
     except UNFIT:
-        return stated  # it takes no positions, or no such input at all, which the probe will say
+        return stated  # it takes no positions, or no such input at all, which the probe will report
 
     def fits(length: int) -> bool:
         try:
@@ -66,27 +66,27 @@ def usable_length(model: Any, ids: list[int]) -> int:
         same = len(far) == len(near) and all(a.shape == b.shape for a, b in zip(far, near, strict=True))
         return same and all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(far, near, strict=True))
 
-    length = stated if stated <= _LAW or fits(stated) else _largest(fits, _LAW, stated)
-    seen(_LAW - 1)  # a dynamic law keeps the longest input it has seen: let it forget
-    return length if length > _LAW else stated  # no law at all: what is wrong with such a model, the probe will say
+    length = stated if stated <= _TRIAL or fits(stated) else _largest(fits, _TRIAL, stated)
+    seen(_TRIAL - 1)  # dynamic scaling remembers the longest input: reset it
+    return length if length > _TRIAL else stated  # not a matter of positions: the probe will report what is wrong
 
 
 def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Token ids that end a response: the tokenizer's and the generation settings'."""
+    """Token ids that end a response, from the tokenizer and the generation settings."""
     named = model.generation_config.eos_token_id
     named = named if isinstance(named, list) else [named]
     return frozenset(id for id in [*named, tokenizer.eos_token_id] if id is not None)
 
 
 def layer_words(model: Any) -> str:
-    """The kinds of the model's layers in a few words, for messages."""
+    """The model's layer types, for messages."""
     config = model.config.get_text_config()
     kinds = sorted(set(getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or []))
     return f"its layers ({', '.join(map(str, kinds))})" if kinds else "its layers"
 
 
 def _largest(fits: Callable[[int], bool], low: int, high: int) -> int:
-    """The largest length that fits, by bisection: `low` does and `high` does not."""
+    """The largest length that fits, by bisection; `low` fits and `high` does not."""
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
@@ -94,7 +94,7 @@ def _largest(fits: Callable[[int], bool], low: int, high: int) -> int:
 
 
 def _numbers(config: Any, name: re.Pattern[str], deep: bool) -> Iterator[int]:
-    """The whole numbers that stand under a matching name, an architecture's own name or the common one."""
+    """The integers under matching names, the architecture's own names or their common aliases."""
     common = {key: getattr(config, key, None) for key in getattr(config, "attribute_map", {})}
     for key, value in {**common, **(config if isinstance(config, dict) else config.to_dict())}.items():
         matches = name.search(str(key)) if deep else name.fullmatch(str(key))

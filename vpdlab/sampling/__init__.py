@@ -1,7 +1,7 @@
-"""Samplers: contexts in, completions out, token ids on both sides.
+"""Samplers map contexts to completions, both as token ids.
 
-A sampler is any object with ``generate(contexts, streams, sampling) -> list[Completion]``; `sample` below turns
-problems into rollouts with any of them.
+A sampler is any object with ``generate(contexts, streams, sampling) -> list[Completion]``; `sample` turns problems into
+rollouts with any sampler. engines: the sampling backends. vllm_engine: vLLM in this process or behind a URL.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from vpdlab.types import Problem, Rollout
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn.
+    """Sampling parameters.
 
     Attributes:
-        temperature: divides the logits; 0 takes the likeliest token.
-        top_p: the nucleus; 1 keeps everything.
-        max_new_tokens: a response is cut here.
+        temperature: divides the logits; 0 is greedy.
+        top_p: probability mass of the nucleus; 1 keeps everything.
+        max_new_tokens: longest response.
     """
 
     temperature: float = 1.0
@@ -33,8 +33,8 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Completion:
-    """A sampled response: ids (the end token included where `finished`) and their log-probabilities, in nats, under
-    the tempered distribution before any nucleus was cut (NaN where the sampler does not know them)."""
+    """A sampled response: its ids (including the end token if `finished`) and their log-probabilities in nats, under
+    the distribution at this temperature before top-p (NaN where the sampler does not know them)."""
 
     ids: tuple[int, ...]
     logps: tuple[float, ...]
@@ -45,9 +45,9 @@ class Sampler(Protocol):
     """What the loop asks of a sampler.
 
     Attributes:
-        exact: whether its log-probabilities are the policy's own; else they are those of an engine that rounds in its
-            own way.
-        central: of several processes the main one asks for all, and the others for nothing.
+        exact: whether its log-probabilities are the policy's own, rather than those of another engine, which rounds
+            differently.
+        central: whether rank 0 samples for all ranks.
     """
 
     exact: bool
@@ -56,48 +56,38 @@ class Sampler(Protocol):
     def generate(
         self, contexts: Sequence[Sequence[int]], streams: Sequence[tuple[int, ...]], sampling: Sampling
     ) -> list[Completion]:
-        """One completion a context. `streams` seeds each row by itself: equal contexts, streams and weights give equal
-        tokens, whatever else is in the batch."""
+        """One completion per context. `streams` seeds each row separately: equal contexts, streams and weights give
+        equal tokens, whatever else is in the batch."""
         ...
 
 
 def stream(seed: int, purpose: str, step: int, problem: Problem, index: int) -> tuple[int, ...]:
-    """The random stream of one rollout: a function of what it is for, not of its place in a batch."""
+    """The random stream of one rollout: a function of its purpose, not of its index in a batch."""
     return (seed, zlib.crc32(purpose.encode()), step, zlib.crc32(problem.id.encode()), index)
 
 
 def sample(
-    sampler: Sampler,
-    render: Renderer,
-    tokenizer: Any,
-    problems: Sequence[Problem],
-    n: int,
-    sampling: Sampling,
-    *,
-    seed: int,
-    purpose: str = "train",
-    step: int = 0,
-    contexts: Sequence[Sequence[int]] | None = None,
+    sampler: Sampler, render: Renderer, tokenizer: Any, problems: Sequence[Problem], n: int, sampling: Sampling, *,
+    seed: int, purpose: str = "train", step: int = 0, contexts: Sequence[Sequence[int]] | None = None,
     version: int | None = None,
-) -> list[Rollout]:
-    """n rollouts of each problem, group by group. Of several processes, each generates its share or the main one all.
+) -> list[Rollout]:  # fmt: skip
+    """Sample n rollouts of each problem, group by group. Each rank generates its share, or rank 0 all of them
+    (`Sampler.central`).
 
     Args:
-        version: of the weights that the sampler plays, where they are the policy's own.
-        contexts: what is read in place of the student's plain prompts (the teacher's prompts, say); one a problem.
+        contexts: prompts to use instead of the student's own (the teacher's prompts, for instance); one per problem.
+        version: weight version of the sampler, if its weights are the policy's own.
     """
     prompts = [tuple(c) for c in contexts] if contexts is not None else [render.student(p) for p in problems]
     pairs = [(group, index) for group in range(len(problems)) for index in range(n)]
-    # A batch across the end of an epoch may hold a problem twice: the second time its streams go on where they ended.
-    ids = [problem.id for problem in problems]
-    before = [n * ids[:group].count(ids[group]) for group in range(len(problems))]
+    first = _first_streams([problem.id for problem in problems], n)
 
     def generate(part: Sequence[tuple[int, int]]) -> list[Completion]:
-        streams = [stream(seed, purpose, step, problems[group], before[group] + index) for group, index in part]
+        streams = [stream(seed, purpose, step, problems[group], first[group] + index) for group, index in part]
         return sampler.generate([prompts[group] for group, _ in part], streams, sampling)
 
-    alone = sampler.central
-    completions = processes.by_main(lambda: generate(pairs)) if alone else processes.spread(generate, pairs)
+    central = sampler.central
+    completions = processes.by_main(lambda: generate(pairs)) if central else processes.spread(generate, pairs)
     return [
         Rollout(
             problem=problems[group],
@@ -112,3 +102,9 @@ def sample(
         )
         for (group, index), done in zip(pairs, completions, strict=True)
     ]
+
+
+def _first_streams(ids: Sequence[str], n: int) -> list[int]:
+    """Index of each group's first random stream. A batch across the end of an epoch may contain a problem twice; the
+    second group continues after the streams of the first."""
+    return [n * ids[:group].count(name) for group, name in enumerate(ids)]

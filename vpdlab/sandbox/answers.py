@@ -1,6 +1,6 @@
-"""What a candidate sent back for a list of calls, read with suspicion and told in words.
+"""Result parsing and feedback text: what an untrusted candidate sent back for a list of calls.
 
-The words quote inputs, results and the candidate's own messages: they are for visible tests (`judge` drops them for
+The text quotes inputs, results and the candidate's own messages, so it is for visible tests only (`judge` drops it for
 hidden ones).
 """
 
@@ -18,24 +18,24 @@ from vpdlab.sandbox.wording import ended, from_hex, quote, raised
 
 
 class Answers:
-    """The answers to one job, in the order of its calls: a line that does not fit ends the reading.
+    """The answers to one job, in the order of its calls; parsing stops at the first invalid line.
 
     Args:
-        report: what is left of the process that made the calls.
-        code, entry: the candidate's code and the function it was asked for.
+        report: the report of the process that made the calls.
+        code, entry: the candidate's code and the function that was requested.
     """
 
     def __init__(self, report: Report, code: str, entry: str, limits: Limits) -> None:
         self.report, self.lines, self.code, self.entry = report, report.lines, code, entry
         self.limits = limits
-        self.over = False  # whether a call got no answer: what follows was not run
+        self.over = False  # whether a call got no answer, so that later ones did not run
 
-    def judge(self, place: int, test: Case | Inside, expected: str) -> tuple[Status, str]:
-        """(status, words) of the call at `place`; `expected` is the encoded value of a case."""
+    def judge(self, index: int, test: Case | Inside, expected: str) -> tuple[Status, str]:
+        """(status, feedback text) of call `index`; `expected` is the encoded value of a case."""
         if self.over:
             return "not run", ""
-        words = self.lines[place] if place < len(self.lines) else []
-        answer, size = (words[0], len(words)) if len(words) > 1 and words[1] == str(place) else ("", 0)
+        words = self.lines[index] if index < len(self.lines) else []
+        answer, size = (words[0], len(words)) if len(words) > 1 and words[1] == str(index) else ("", 0)
         if answer == "d" and isinstance(test, Inside):
             return "passed", ""
         if answer == "v" and isinstance(test, Case):
@@ -59,7 +59,7 @@ class Answers:
         return "wrong", f"{self._called(test)} returned {quote(shown)}{kind}{self._wanted(test)}"
 
     def _stopped(self, test: Case | Inside) -> tuple[Status, str]:
-        """Why there is no answer."""
+        """(status, feedback text) for a call without an answer."""
         last = self.lines[-1] if self.lines else [""]
         if last == ["m"]:
             return "error", f"the code does not define {self.entry}"
@@ -71,8 +71,8 @@ class Answers:
             ), f"the code is not Python: {what}" if unread else f"running the code raised {what}"
         if self.report.end == "exit" and last == ["f"]:
             return "error", "what the code sent back cannot be read"
-        status, said = ended(self.report, self.limits)
-        return status, f"{self._called(test)} {said}"
+        status, text = ended(self.report, self.limits)
+        return status, f"{self._called(test)} {text}"
 
     def _called(self, test: Case | Inside) -> str:
         if isinstance(test, Inside):
@@ -89,19 +89,19 @@ class Answers:
 
 
 def raised_status(words: list[str]) -> Status:
-    """The status of a line `e I TYPE LINE MESSAGE`."""
+    """The status for a line `e I TYPE LINE MESSAGE`."""
     return "memory" if from_hex(words[2]) == "MemoryError" else "error"
 
 
 def call_of(test: Case | Inside) -> Any:
-    """A test as `inside` takes it: without what is expected."""
+    """A test as `inside` takes it, without the expected value."""
     if isinstance(test, Inside):
         return test.code
     return test.args, dict(test.keywords), test.wrap, test.rules.form == "=="
 
 
 def encoded(test: Case | Inside, index: int) -> str:
-    """What a case expects, as it would come over the channel. Raises UserError for a value that is not plain."""
+    """The expected value of a case in the encoding of the channel. Raises UserError for a value that is not plain."""
     if isinstance(test, Inside):
         return ""
     try:

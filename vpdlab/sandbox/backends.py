@@ -1,4 +1,4 @@
-"""Which wall: by name, built and tried once in a process."""
+"""Sandbox backends by name, each created and tested once per process."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from vpdlab.sandbox.wall import Bubblewrap, Unsafe
 
 
 class Backend(Protocol):
-    """Something that runs jobs of `inside`. Its `name` is stamped on every result."""
+    """Runs jobs of `inside`. Its `name` is part of every result."""
 
     @property
     def name(self) -> str: ...
 
     def execute(self, job: Mapping[str, Any], stdin: bytes, limits: Limits, calls: int = 1) -> Report:
-        """Run one job. Raises SandboxError where the sandbox itself failed."""
+        """Run one job. Raises SandboxError if the sandbox itself failed."""
         ...
 
 
@@ -34,16 +34,16 @@ def backend(name: str | Backend = "bubblewrap") -> Backend:
 
     Args:
         name: "bubblewrap"; the address of a SandboxFusion server (http:// or https://); "unsafe" for no wall at all,
-            which nothing chooses by itself; or an object that is a backend already.
+            which is never chosen automatically; or a backend object.
 
     Raises:
-        UserError: for an unknown name, and where there is no wall to be had: one line that says how to get one.
+        UserError: for an unknown name, or if no wall is available; the message says how to get one.
     """
     return _find(name)[0] if isinstance(name, str) else name
 
 
 def describe(name: str = "bubblewrap") -> dict[str, Any]:
-    """What the backend is and what it was seen to hold, as plain JSON for a run's record. Raises as `backend`."""
+    """The backend and the results of its test, as plain JSON for a run's record. Raises as `backend`."""
     return dict(_find(name)[1])
 
 

@@ -1,7 +1,7 @@
-"""Tests as cases: `assert f(x) == literal` says what goes in and what must come out, so it need not run inside.
+"""Convert tests to cases: `assert f(x) == literal` states input and expected value, so it need not run inside.
 
-A test that says it in another way (a loop, a value computed with the candidate's own functions) stays a piece of code
-that runs beside the candidate: a candidate that wants to can cheat it, so it is marked weak.
+Any other test (a loop, a value computed with the candidate's own functions) remains code that runs beside the
+candidate. A candidate can cheat such a test, so it is marked weak.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ NUMBERS = (int, float, complex)
 
 @dataclass(frozen=True)
 class Case:
-    """One call and what it must return.
+    """One call and its expected value.
 
     Attributes:
-        args, keywords: what the function is called with; plain values.
-        expected: what it must return; it never enters the sandbox.
-        wrap: a builtin applied to the result before it is compared ("set" in `set(f(x)) == {1}`); "" for none.
+        args, keywords: the arguments of the call; plain values.
+        expected: the expected return value; it never enters the sandbox.
+        wrap: a builtin applied to the result before the comparison ("set" in `set(f(x)) == {1}`); "" for none.
         rules: when a result counts as equal.
     """
 
@@ -43,22 +43,22 @@ class Case:
 
 @dataclass(frozen=True)
 class Inside:
-    """A test that cannot be turned into a case: code that runs beside the candidate, and is weak for it."""
+    """A test that cannot be converted to a case: code that runs beside the candidate, and is therefore weak."""
 
     code: str
 
 
 def read_tests(source: str, names: Collection[str], before: str = "") -> list[Case | Inside]:
-    """The tests in a piece of code: a case for each assert that can be one, at most one `Inside` for all others.
+    """The tests in source code: a case for each assert that can be one, and at most one `Inside` for all others.
 
-    An assert is a case only where what it says does not depend on what else the code does: no name in it is bound
-    anew, and no statement before it may change what the function returns (`scope`). A case's verdict is the one that
-    Python has of the assert.
+    An assert becomes a case only if its meaning does not depend on the rest of the code: none of its names is rebound,
+    and no statement before it can change what the function returns (`scope`). The verdict of a case is what Python
+    would decide for the assert.
 
     Args:
         source: statements, or `def check(candidate): ...` (HumanEval).
-        names: what the tests call the function.
-        before: tests that run before in the same namespace; what they prepare is prepared here too.
+        names: the names of the function in the tests.
+        before: tests that run earlier in the same namespace; what they set up is set up here too.
 
     Raises:
         SyntaxError: for source that is not Python.
@@ -72,23 +72,23 @@ def read_tests(source: str, names: Collection[str], before: str = "") -> list[Ca
     lost = rebound(everything)
     known = Names(function, None if lost is None else frozenset(lost))
     touched = not all(inert(node, function, everything) for node in first)
-    found: list[Case | Inside] = []
-    kept: tuple[list[ast.stmt], list[ast.stmt]] = ([], [])  # what is left outside of check, and in it
-    for place, node in [*((0, node) for node in outside), *((1, node) for node in inner)]:
+    tests: list[Case | Inside] = []
+    kept: tuple[list[ast.stmt], list[ast.stmt]] = ([], [])  # statements that remain, outside and inside of check
+    for part, node in [*((0, node) for node in outside), *((1, node) for node in inner)]:
         case = _read(node, known, touched) if isinstance(node, ast.Assert) else None
         if case is not None:
-            found += case
+            tests += case
         else:
-            kept[place].append(node)
+            kept[part].append(node)
             touched = touched or not inert(node, function, everything)
     if any(_tests(node, function) for node in (*kept[0], *kept[1])):
         prepared = [node for node in first if not isinstance(node, ast.Assert)]
-        found.append(Inside(_code([*prepared, *kept[0]], check, kept[1], names)))
-    return found
+        tests.append(Inside(_code([*prepared, *kept[0]], check, kept[1], names)))
+    return tests
 
 
 def _read(node: ast.Assert, names: Names, touched: bool) -> list[Case | Inside] | None:
-    """The case of an assert, nothing for one that always holds; None for one that has to run inside."""
+    """The case of an assert, [] for one that always holds; None for one that must run inside."""
     if isinstance(node.test, ast.Constant) and node.test.value:
         return []  # `assert True`
     if touched:
@@ -103,7 +103,7 @@ def _read(node: ast.Assert, names: Names, touched: bool) -> list[Case | Inside] 
 
 
 def _check(body: Sequence[ast.stmt], names: Collection[str]) -> ast.FunctionDef | None:
-    """`def check(candidate)`, where that is all that the code does with it."""
+    """`def check(candidate)`, if the code only defines and calls it."""
     found = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == "check"]
     if len(found) != 1 or len(found[0].args.args) != 1 or found[0].decorator_list:
         return None
@@ -116,7 +116,7 @@ def _check(body: Sequence[ast.stmt], names: Collection[str]) -> ast.FunctionDef 
 
 
 def _level(node: ast.AST) -> list[ast.AST]:
-    """A node with what is in it, but for the inside of other functions."""
+    """A node and its descendants, without the bodies of nested functions and classes."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
         return [node]
     return [node, *(part for child in ast.iter_child_nodes(node) for part in _level(child))]
@@ -131,7 +131,7 @@ def _calls_check(node: ast.stmt, names: Collection[str], check: ast.FunctionDef 
 
 
 def _tests(node: ast.stmt, function: Collection[str]) -> bool:
-    """Whether a statement can fail for what the function does."""
+    """Whether a statement can fail because of the function."""
     return any(
         isinstance(part, ast.Assert | ast.Raise)
         or (isinstance(part, ast.Name) and part.id in function and isinstance(part.ctx, ast.Load))
@@ -140,7 +140,7 @@ def _tests(node: ast.stmt, function: Collection[str]) -> bool:
 
 
 def _code(outside: list[ast.stmt], check: ast.FunctionDef | None, inner: list[ast.stmt], names: Collection[str]) -> str:
-    """The tests that are left, as code. `check` stays a function: its variables are none of the candidate's."""
+    """The remaining tests as code. `check` stays a function, so that its variables are not visible to the candidate."""
     lines = [ast.unparse(node) for node in outside]
     called = "candidate" if "candidate" in names else min(names)
     if check is not None and inner:
@@ -170,14 +170,14 @@ def _compared(left: ast.expr, kind: ast.cmpop, right: ast.expr, names: Names) ->
     if not isinstance(kind, ast.Eq | ast.Is):
         raise NotConstant("another comparison")
     case = _either(left, right, names, PYTHON if isinstance(kind, ast.Eq) else SAME)
-    # Of other values there may be several that are equal, and whether two are one depends on the interpreter.
+    # Whether two other equal values are identical depends on the interpreter.
     if isinstance(kind, ast.Is) and not (case.expected is None or case.expected is True or case.expected is False):
         raise NotConstant("the identity of a value")
     return case
 
 
 def _either(left: ast.expr, right: ast.expr, names: Names, rules: Rules) -> Case:
-    """The case of two sides, one of which calls the function."""
+    """The case of a comparison, either side of which calls the function."""
     try:
         return _call(left, right, names, rules)
     except NotConstant:
@@ -202,7 +202,7 @@ def _near(node: ast.expr, form: Any, tolerance: Any, names: Names) -> Case:
 
 
 def _numbers(case: Case) -> Case:
-    """A case whose expected value and tolerances are numbers, as they must be to be near something."""
+    """The case, if its expected value and tolerances are numbers; raises NotConstant otherwise."""
     if not isinstance(case.expected, NUMBERS) or not all(
         isinstance(value, int | float) for value in (case.rules.relative, case.rules.absolute)
     ):
@@ -211,7 +211,7 @@ def _numbers(case: Case) -> Case:
 
 
 def _call(node: ast.expr, expected: ast.expr, names: Names, rules: Rules, wrap: str = "") -> Case:
-    """The case that calls what `node` calls, bare or inside one builtin such as `sorted`."""
+    """The case of a call of the function, bare or wrapped in one builtin such as `sorted`."""
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
         raise NotConstant(ast.unparse(node))
     name = node.func.id

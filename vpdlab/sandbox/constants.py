@@ -1,4 +1,4 @@
-"""The plain values that expressions in test code stand for, worked out here within bounds."""
+"""Evaluate constant expressions in test code to plain values, within bounds."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-LARGEST = 10**5  # items or characters of a value that a test's arithmetic makes
+LARGEST = 10**5  # items or characters of a value that an expression in a test may produce
 
 
 class NotConstant(ValueError):
-    """An expression that cannot be worked out without running the candidate."""
+    """An expression that cannot be evaluated without running the candidate."""
 
 
 @dataclass(frozen=True)
 class Names:
-    """What names mean in the tests: those of the function, and those that no longer mean what they seem to."""
+    """The meaning of names in the tests: names of the judged function, and names that the tests rebind."""
 
     function: frozenset[str]
     lost: frozenset[str] | None  # None: any
 
     def builtin(self, name: str) -> bool:
-        """Whether a name that is not the function's own still means Python's own thing."""
+        """Whether a name still refers to Python's builtin or module."""
         return name not in self.function and self.lost is not None and name not in self.lost
 
     def candidate(self, name: str) -> bool:
-        """Whether a name means the function that is judged."""
+        """Whether a name refers to the judged function."""
         return name in self.function and self.lost is not None and name not in self.lost
 
 
@@ -49,13 +49,13 @@ def constant(node: ast.expr, names: Names = PLAIN_NAMES) -> Any:
     """The plain value of an expression of literals, arithmetic and builders such as `set([1, 2])`.
 
     Raises:
-        NotConstant: for any other expression, and for values that would be large.
+        NotConstant: for any other expression, and for large values.
     """
     try:
         value = _constant(node, names)
     except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise NotConstant(ast.unparse(node)) from error
-    if isinstance(value, range):  # equal to no list, and nothing that can be sent
+    if isinstance(value, range):  # not equal to a list, and cannot be sent
         raise NotConstant(ast.unparse(node))
     return value
 

@@ -1,22 +1,22 @@
 """The program that runs inside the wall, around the candidate's code.
 
-Its text goes to the interpreter inside, so it needs nothing but a Python of 3.8 or newer, and imports as little as it
-can: every module costs the start of every program. Nothing in here is secret and nothing is decided here. A candidate
-can reach all of it, and can write to the channel in its stead; what it can gain is to send the answer it would have
-had to compute.
+Its source is passed to the interpreter inside, so it needs only Python 3.8 or newer, and imports as little as possible:
+every import slows the start of every program. Nothing here is secret and nothing is decided here. A candidate can reach
+all of it and can write to the channel itself, but all that it can gain is to send the answer that it would have had to
+compute.
 
-The host sends one job (`marshal`; a direction that the host alone writes) on a descriptor of its own. The answers are
-lines of ASCII words on another one:
+The host sends one job (`marshal`; only the host writes it) on one descriptor. The answers are lines of ASCII words on
+another one:
 
-    r                         the interpreter runs and the limits hold; the candidate's clock starts here
+    r                         the interpreter runs and the limits are set; the candidate's clock starts here
     v I WORDS                 call I returned this value (`encode`)
-    x I REASON                call I returned something that is no plain value
+    x I REASON                call I returned a value that is not plain
     e I TYPE LINE MESSAGE     call I (or -1: the code itself) raised
     m                         the function was not defined
-    d I                       test I ran to its end (tests that are run inside)
+    d I                       test I completed (tests that run inside)
     f                         all calls were made
 
-REASON, TYPE and MESSAGE are the hex digits of UTF-8.
+REASON, TYPE and MESSAGE are UTF-8 in hex.
 """
 
 import marshal
@@ -26,8 +26,8 @@ import sys
 LONGEST = 4 * 2**20  # bytes of one encoded value
 DEEPEST = 100  # containers around a value
 CHANNEL = 3  # descriptor of the answers
-SOURCE = "solution.py"  # the candidate's file, as its tracebacks name it
-SETUP = "setup.py"  # what the task puts before it
+SOURCE = "solution.py"  # name of the candidate's file in tracebacks
+SETUP = "setup.py"  # the task's code that runs before it
 TESTS = "tests.py"
 
 
@@ -36,19 +36,19 @@ class NotPlain(Exception):
 
 
 def to_hex(text):
-    """Text as one ASCII word; lone surrogates pass."""
+    """Text as one ASCII word; lone surrogates are allowed."""
     return text.encode("utf-8", "surrogatepass").hex() or "-"
 
 
 def encode(value, longest=LONGEST, kin=False):
     """A plain value as one line of ASCII words that decode to exactly the same value and type.
 
-    Plain: None, bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict, and nothing that is a
-    subclass of one. Each word is a letter for the type, then the atom, or the number of items that follow.
+    Plain types are None, bool, int, float, complex, str, bytes, list, tuple, set, frozenset and dict, but not their
+    subclasses. Each word is a letter for the type, then the atom, or the number of items that follow.
 
     Args:
-        longest: bytes that the line may have.
-        kin: whether values of other types are sent as the plain ones that they are equal to (`_kin`).
+        longest: maximum length of the line in bytes.
+        kin: whether values of other types are sent as the plain values that they equal (`_kin`).
 
     Raises:
         NotPlain: for anything else, for more than `DEEPEST` nested containers or more than `longest` bytes.
@@ -61,33 +61,35 @@ def encode(value, longest=LONGEST, kin=False):
             raise NotPlain(f"a value that takes more than {longest >> 20} MiB")
         words.append(word)
 
-    def walk(value, depth):
-        kind = type(value)
-        if kin and kind not in ATOMS and kind not in CONTAINERS:
-            kind, value = _kin(kind, value)
-        if kind in ATOMS:
-            add(ATOMS[kind](value))
-        elif kind not in CONTAINERS:
-            raise NotPlain(f"a value of type {kind.__name__[:60]}")
-        elif depth >= DEEPEST:
-            raise NotPlain(f"a value nested more than {DEEPEST} deep")
-        else:
-            add(CONTAINERS[kind] + str(kind.__len__(value)))
-            for item in dict.items(value) if kind is dict else kind.__iter__(value):
-                if kind is dict:
-                    walk(item[0], depth + 1)
-                    item = item[1]
-                walk(item, depth + 1)
-
-    walk(value, 0)
+    _walk(value, 0, kin, add)
     return " ".join(words)
 
 
-def _kin(kind, value) -> tuple:
-    """The (plain type, value) that a value of another type is equal to, in Python's own opinion; else itself.
+def _walk(value, depth, kin, add):
+    """Pass the words of a value to `add`, in order."""
+    kind = type(value)
+    if kin and kind not in ATOMS and kind not in CONTAINERS:
+        kind, value = _kin(kind, value)
+    if kind in ATOMS:
+        add(ATOMS[kind](value))
+    elif kind not in CONTAINERS:
+        raise NotPlain(f"a value of type {kind.__name__[:60]}")
+    elif depth >= DEEPEST:
+        raise NotPlain(f"a value nested more than {DEEPEST} deep")
+    else:
+        add(CONTAINERS[kind] + str(kind.__len__(value)))
+        for item in dict.items(value) if kind is dict else kind.__iter__(value):
+            if kind is dict:
+                _walk(item[0], depth + 1, kin, add)
+                item = item[1]
+            _walk(item, depth + 1, kin, add)
 
-    A subclass that keeps the comparison of its plain type is equal to what it holds; one with a comparison of its own
-    could be equal to anything, and is sent as nothing.
+
+def _kin(kind, value) -> tuple:
+    """The (plain type, value) that a value of another type equals according to Python; else the value's own.
+
+    A subclass that inherits the comparison of its plain type equals its plain content. A subclass with its own
+    comparison could equal anything, and is not converted.
     """
     for base in (*ATOMS, *CONTAINERS):
         if issubclass(kind, base) and (kind.__eq__ is base.__eq__ or (base, kind.__module__) == (dict, "collections")):
@@ -105,22 +107,22 @@ def _kin(kind, value) -> tuple:
             if type(plain) is base and value == plain:
                 return base, plain
         except (ArithmeticError, TypeError, ValueError):
-            continue  # this value has no such form
+            continue  # not convertible to this type
     return kind, value
 
 
-# The types' own methods, called as such: a subclass cannot put its own in their place.
+# Unbound methods of the types themselves, which a subclass cannot override.
 ATOMS = {
     type(None): lambda value: "N",
     bool: lambda value: "T" if value else "F",
-    int: lambda value: "i" + int.__format__(value, "x"),  # decimal digits would be quadratic, and are refused
+    int: lambda value: "i" + int.__format__(value, "x"),  # decimal conversion is quadratic, and limited by Python
     float: lambda value: "f" + float.hex(value),
     complex: lambda value: "c" + complex.real.__get__(value).hex() + ";" + complex.imag.__get__(value).hex(),
     str: lambda value: "s" + str.encode(value, "utf-8", "surrogatepass").hex(),
     bytes: lambda value: "b" + bytes.hex(value),
 }
 CONTAINERS = {list: "l", tuple: "t", set: "S", frozenset: "Z", dict: "d"}
-# What a test may do with a result before it compares: applied here, because a result such as a generator stays here.
+# What a test may apply to a result before the comparison. Applied here, because a generator, say, cannot be sent.
 WRAPS = {
     "": lambda value: value,
     "bool": bool,
@@ -135,9 +137,9 @@ WRAPS = {
 
 
 def serve(job, channel):
-    """Do one job, sending lines to the descriptor `channel`; does not return after calls."""
+    """Do one job, sending lines to the descriptor `channel`; exits the process after calls."""
     write = os.write
-    if channel != CHANNEL:  # the same number in every run: what a candidate opens itself counts up from there
+    if channel != CHANNEL:  # the same number in every run, so that descriptors the candidate opens are the same too
         os.dup2(channel, CHANNEL, inheritable=False)
         os.close(channel)
 
@@ -146,7 +148,7 @@ def serve(job, channel):
         while line:
             line = line[write(CHANNEL, line) :]
 
-    sys.path[:] = [path for path in sys.path if path]  # "" is the working folder, which belongs to the candidate
+    sys.path[:] = [path for path in sys.path if path]  # "" is the working folder, which the candidate can write
     _limit(job["limits"])
     say("r")
     if job["mode"] == "program":
@@ -155,7 +157,7 @@ def serve(job, channel):
         leave = os._exit
         if _calls(job, say):
             say("f")
-        leave(0)  # threads and exit handlers of the candidate get no turn
+        leave(0)  # without running the candidate's threads and exit handlers
 
 
 def _limit(limits):
@@ -169,7 +171,7 @@ def _limit(limits):
 
 
 def _program(setup, code, say):
-    """Run `code`, after `setup`, as a script: `__main__`, its own traceback, exit handlers, threads waited for."""
+    """Run `setup` and `code` as a script: `__main__`, its own traceback, exit handlers, threads joined."""
     with open(SOURCE, "w", encoding="utf-8", errors="surrogatepass") as file:
         file.write(code)  # tracebacks quote from it
     module = type(sys)("__main__")
@@ -192,9 +194,9 @@ def _program(setup, code, say):
 
 
 def _calls(job, say):
-    """Run the code and make the calls; whether it came to calls at all."""
+    """Run the code and make the calls; returns whether the calls were reached."""
     nothing = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):  # what the candidate prints is lost, and it has nothing to read
+    for number in (0, 1, 2):  # the candidate's output is discarded, its input is empty
         os.dup2(nothing, number)
     space = {"__name__": "solution", "__builtins__": __builtins__}
     try:
@@ -224,7 +226,7 @@ def _calls(job, say):
 
 
 def _finder(space, entry):
-    """A function that gives what to call: a function, or a method of a fresh object ("Solution.twoSum")."""
+    """A function that returns the callable: a function, or a method of a fresh object ("Solution.twoSum")."""
     owner, _, name = entry.rpartition(".")
     if not owner:
         return (lambda: space[entry]) if entry in space else None
@@ -234,7 +236,7 @@ def _finder(space, entry):
 
 
 def _report(say, index, error):
-    """Send what was raised: its type, the last line of the candidate's that it passed, and its words."""
+    """Send an exception: its type, the last line of the candidate in its traceback, and its message."""
     line, trace = 0, error.__traceback__
     if isinstance(error, SyntaxError) and error.filename == SOURCE:
         line = error.lineno or 0
@@ -250,6 +252,6 @@ def _report(say, index, error):
 
 
 def read_job(number):
-    """The job on descriptor `number`, which is closed."""
+    """Read the job from descriptor `number` and close it."""
     with open(number, "rb") as file:
         return marshal.load(file)

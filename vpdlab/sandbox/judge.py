@@ -1,8 +1,8 @@
-"""The judge: whether a program does what its tests ask, decided on this side of the wall.
+"""The judge: whether a program passes its tests, decided on this side of the wall.
 
 Expected values never enter the sandbox. A function gets the inputs and sends back plain values, which are compared
-here; a program gets its standard input and is judged by what it printed. Each candidate gets a process of its own, and
-visible and hidden tests get different ones, so that what is told of a visible test cannot carry a hidden input.
+here; a program gets its standard input and is judged by its output. Each candidate runs in a separate process, and
+visible and hidden tests in different ones, so that feedback on a visible test cannot leak a hidden input.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from vpdlab.sandbox.values import EXACT, Rules
 from vpdlab.sandbox.wall import job_bytes
 from vpdlab.sandbox.wording import HIDDEN, block, ended, raised
 
-WAITS = (0.5, 3.0)  # seconds before each new try of a job that the sandbox itself failed
-TWICE = 2  # failures for which a program is blamed, where another one runs well
-# That other one. Where memory ran out, it takes most of what a program may take: then the machine had it.
+WAITS = (0.5, 3.0)  # seconds before each retry of a job for which the sandbox failed
+TWICE = 2  # sandbox failures after which a program is blamed, if a harmless one runs
+# The harmless program. After running out of memory, it takes most of the limit: if it runs, the machine had enough.
 HARMLESS = "def f(x):\n    held = b'x' * {held}\n    return x"
 MOST = 0.75
 Cases = Sequence[Case | Inside | tuple[Sequence[Any], Any]]
@@ -38,9 +38,9 @@ class Execution:
     Attributes:
         status: "ok" (exit status 0), "error", "timeout", "memory".
         stdout, stderr: what it printed, up to `limits.output` bytes each.
-        seconds: wall-clock time; the start of the interpreter does not count.
-        cut: whether more was printed than is kept.
-        wall: what it ran behind: "bubblewrap", a server's address, or "unsafe".
+        seconds: wall-clock time, without the interpreter's start.
+        cut: whether the output was truncated.
+        wall: the backend: "bubblewrap", a server's address, or "unsafe".
     """
 
     status: str
@@ -53,7 +53,7 @@ class Execution:
 
 @dataclass(frozen=True)
 class Result:
-    """One test. `said` is its sentence for feedback: the same one for every failure of a hidden test."""
+    """One test. `said` is its feedback sentence, which is the same for every failure of a hidden test."""
 
     status: Status
     visible: bool = True
@@ -63,14 +63,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the tests say of one candidate.
+    """The verdict on one candidate.
 
     Attributes:
-        passed: whether every test passed (and there is one).
-        results: one for each case, in the order given. The first failure ends the judging: hidden tests run only
-            where all visible ones passed.
-        feedback: what to tell about it, in words.
-        wall: what it ran behind: "bubblewrap", a server's address, or "unsafe".
+        passed: whether there are tests and all of them passed.
+        results: one per case, in the given order. Judging stops at the first failure: hidden tests run only if all
+            visible ones passed.
+        feedback: feedback text.
+        wall: the backend: "bubblewrap", a server's address, or "unsafe".
     """
 
     passed: bool
@@ -85,14 +85,14 @@ class Verdict:
 
 
 def run(code: str, stdin: str = "", limits: Limits = DEFAULT, sandbox: str | Backend = "bubblewrap") -> Execution:
-    """Run a program and say what it did.
+    """Run a program and report what it did.
 
     Args:
         sandbox: "bubblewrap", the address of a SandboxFusion server, or "unsafe" (no wall at all).
 
     Raises:
-        UserError: where there is no wall to be had.
-        SandboxError: where the sandbox itself failed.
+        UserError: if no wall is available.
+        SandboxError: if the sandbox itself failed.
     """
     wall = backend(sandbox)
     report = _execute(wall, {"mode": "program", "setup": "", "code": code}, _bytes(stdin), limits, 1)
@@ -112,16 +112,16 @@ def judge_stdin(
     setup: str = "",
     sandbox: str | Backend = "bubblewrap",
 ) -> Verdict:
-    """Judge a program by what it prints. A fresh process for each case.
+    """Judge a program by its output, with a fresh process for each case.
 
-    Lines are compared without white space at their ends and without empty lines at the end of the output; a line
-    counts as equal where all its words are equal numbers, too (LiveCodeBench's rule, for numbers of ASCII digits). On
-    top of `limits.output`, four times the length of the expected output is kept, so that a right one fits.
+    Lines are compared without leading and trailing white space, and empty lines at the end are ignored; lines whose
+    words are all equal numbers are equal too (LiveCodeBench's rule, for numbers in ASCII digits). The output limit is
+    `limits.output` plus four times the length of the expected output, so that a correct output fits.
 
     Args:
         cases: (standard input, expected standard output).
-        visible: how many cases (the first ones), or which, may be quoted in feedback; all by default.
-        setup: code that runs before the program's, in the same namespace.
+        visible: how many cases (the first ones), or which, feedback may quote; default: all.
+        setup: code that runs before the program, in the same namespace.
 
     Raises: as `run`.
     """
@@ -132,34 +132,27 @@ def judge_stdin(
         given, expected = cases[index]
         room = replace(limits, output=limits.output + 4 * len(_bytes(expected)))
         report = _execute(wall, {"mode": "program", "setup": setup, "code": code}, _bytes(given), room, 1)
-        status, said = _printed(report, code, expected, room)
-        said = _sentence(status, f"the program {said}", shown[index], index, len(cases))
-        if said and shown[index]:
-            parts = [said, block("Input", given), block("Expected output", expected)]
-            said = "\n".join(parts + [block("Output", _text(report))] * (status == "wrong"))
-        results[index] = Result(status, shown[index], said=said)
+        status, text = _printed(report, code, expected, room)
+        text = _sentence(status, f"the program {text}", shown[index], index, len(cases))
+        if text and shown[index]:
+            parts = [text, block("Input", given), block("Expected output", expected)]
+            text = "\n".join(parts + [block("Output", _text(report))] * (status == "wrong"))
+        results[index] = Result(status, shown[index], said=text)
         if status != "passed":
             break
     return _verdict(results, wall.name)
 
 
 def judge_function(
-    code: str,
-    entry_point: str,
-    cases: Cases,
-    limits: Limits = DEFAULT,
-    *,
-    visible: int | Sequence[bool] | None = None,
-    rules: Rules = EXACT,
-    setup: str = "",
-    sandbox: str | Backend = "bubblewrap",
-) -> Verdict:
+    code: str, entry_point: str, cases: Cases, limits: Limits = DEFAULT, *, visible: int | Sequence[bool] | None = None,
+    rules: Rules = EXACT, setup: str = "", sandbox: str | Backend = "bubblewrap",
+) -> Verdict:  # fmt: skip
     """Judge a function by what it returns.
 
     Args:
         entry_point: name of the function, or "Class.method" for a method of a fresh object.
-        cases: (args, expected), or `Case` for more, or `Inside` for a test that runs beside the candidate (weak).
-        visible: how many cases (the first ones), or which, may be quoted in feedback; all by default.
+        cases: (args, expected), `Case` for more options, or `Inside` for a test that runs beside the candidate (weak).
+        visible: how many cases (the first ones), or which, feedback may quote; default: all.
         rules: when a returned value counts as the expected one, for cases given as (args, expected).
         setup: code that runs before the candidate's, in the same namespace.
 
@@ -175,30 +168,39 @@ def judge_function(
     job = {"setup": setup, "code": code, "entry": entry_point, "longest": longest}
     for seen, kind in ((True, Case), (True, Inside), (False, Case), (False, Inside)):
         chosen = [i for i, test in enumerate(tests) if shown[i] == seen and isinstance(test, kind)]
-        if not chosen:
-            continue
-        job |= {"mode": "function" if kind is Case else "inside", "calls": [call_of(tests[i]) for i in chosen]}
-        job["room"] = sum(2 * len(expected[i]) for i in chosen)
-        report = _execute(wall, job, b"", limits, len(chosen))
-        answers = Answers(report, code, entry_point, limits)
-        for place, index in enumerate(chosen):
-            status, said = answers.judge(place, tests[index], expected[index])
-            results[index] = replace(
-                results[index], status=status, said=_sentence(status, said, seen, index, len(tests))
-            )
+        judged = _judge_calls(wall, job, [tests[i] for i in chosen], [expected[i] for i in chosen], limits)
+        for index, (status, text) in zip(chosen, judged, strict=True):
+            sentence = _sentence(status, text, seen, index, len(tests))
+            results[index] = replace(results[index], status=status, said=sentence)
         if any(results[index].status != "passed" for index in chosen):
             break
     return _verdict(results, wall.name)
 
 
-def _sentence(status: Status, said: str, visible: bool, index: int, count: int) -> str:
+def _judge_calls(
+    wall: Backend, job: Mapping[str, Any], tests: Sequence[Case | Inside], expected: Sequence[str], limits: Limits
+) -> list[tuple[Status, str]]:
+    """Run tests of one kind in one process; (status, feedback text) of each."""
+    if not tests:
+        return []
+    mode = "inside" if isinstance(tests[0], Inside) else "function"
+    room = sum(2 * len(value) for value in expected)
+    report = _execute(
+        wall, {**job, "mode": mode, "calls": list(map(call_of, tests)), "room": room}, b"", limits, len(tests)
+    )
+    answers = Answers(report, job["code"], job["entry"], limits)
+    pairs = zip(tests, expected, strict=True)
+    return [answers.judge(index, test, value) for index, (test, value) in enumerate(pairs)]
+
+
+def _sentence(status: Status, text: str, visible: bool, index: int, count: int) -> str:
     if status in ("passed", "not run"):
         return ""
-    return f"Test {index + 1} of {count} failed: {said}." if visible else HIDDEN
+    return f"Test {index + 1} of {count} failed: {text}." if visible else HIDDEN
 
 
 def _printed(report: Report, code: str, expected: str, limits: Limits) -> tuple[Status, str]:
-    """(status, words) for one program: what became of it, without its input."""
+    """(status, feedback text) of one program, without its input."""
     if report.end == "exit" and report.code and (words := _raised(report)):
         return raised_status(words), f"raised {raised(words, code)}"
     if report.end != "exit" or report.code:
@@ -229,19 +231,19 @@ def _visible(visible: int | Sequence[bool] | None, count: int) -> list[bool]:
 
 
 def _execute(wall: Backend, job: Mapping[str, Any], stdin: bytes, limits: Limits, calls: int) -> Report:
-    """Run a job; again where the sandbox failed, since a moment without memory or processes passes.
+    """Run a job; retry if the sandbox failed, since a shortage of memory or processes may be temporary.
 
-    A failure that the program may have caused itself is its own where it comes twice and a harmless program runs well.
-    What is left is a failure of the sandbox, whatever the program was.
+    A failure that the program may have caused is attributed to it if it occurs twice and a harmless program runs. Any
+    other failure is the sandbox's, whatever the program.
 
     Raises:
         UserError: for a job whose values are not plain.
-        SandboxError: where the sandbox fails each time.
+        SandboxError: if the sandbox fails each time.
     """
     full = {**job, "limits": limits.inside(calls)}
     try:
         job_bytes(full)
-    except ValueError as error:  # marshal's word for a value that is not plain
+    except ValueError as error:  # raised by marshal
         raise UserError(f"a test calls {job.get('entry')} with a value that is not plain ({error})") from error
     blamed, failure = 0, SandboxError("")
     for wait in (*WAITS, 0.0):
@@ -258,7 +260,7 @@ def _execute(wall: Backend, job: Mapping[str, Any], stdin: bytes, limits: Limits
 
 
 def _works(wall: Backend, memory: int) -> bool:
-    """Whether a harmless program runs there, which may take so many MiB of memory (0: it takes none)."""
+    """Whether a harmless program runs, with a memory limit of `memory` MiB (0: the default, and it takes none)."""
     code = HARMLESS.format(held=int(MOST * memory * MIB))
     job = {"mode": "function", "setup": "", "code": code, "entry": "f", "calls": [((1,), {}, "", False)]}
     limits = Limits(seconds=5.0, memory=memory or DEFAULT.memory)
@@ -270,7 +272,7 @@ def _works(wall: Backend, memory: int) -> bool:
 
 
 def _raised(report: Report) -> list[str] | None:
-    """The line of what a program raised, if there is one of the right form."""
+    """The first well-formed line that reports an exception, if any."""
     return next((words for words in report.lines if words[0] == "e" and len(words) == 5), None)
 
 

@@ -1,4 +1,4 @@
-"""What a program may use, and what is left of it."""
+"""The limits of a program, and the report of its run."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ End = Literal["exit", "timeout", "memory", "flood", "lost"]  # of one program: `
 
 
 class SandboxError(RunFailed):
-    """The sandbox itself failed (it did not start, or the machine ran out of something): never the program's fault.
+    """The sandbox itself failed (it did not start, or the machine ran out of a resource): never the program's fault.
 
     Args:
-        message: one line: what failed, and who ended what.
-        blame: where the program was running already, so that it may have caused this itself: the `Report.end` that it
-            gets if it fails like this again while another program runs well (`judge` finds out).
+        message: one line: what failed, and who ended which process.
+        blame: if the program was already running, so that it may have caused the failure: the `Report.end` that it
+            gets if it fails like this again while a harmless program runs (`judge` tests this).
     """
 
     def __init__(self, message: str, blame: Literal["", "memory", "lost"] = "") -> None:
@@ -28,16 +28,15 @@ class SandboxError(RunFailed):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one program may use. Raises UserError for a limit that is not a number above 0.
+    """Resource limits of one program. Raises UserError for a limit that is not a number above 0.
 
     Attributes:
-        seconds: wall-clock time of a program, or of one call where a function is judged. The start of the
-            interpreter does not count.
-        memory: MiB of address space of each process, and of memory of all of them and their files together.
-        output: bytes kept of each of standard output and standard error; the rest is read and dropped.
-        disk: MiB of each of the folders that can be written (/box, /tmp, /dev/shm); they are memory too.
-        processes: processes and threads at one time.
-        files: descriptors open at one time.
+        seconds: wall-clock time of a program, or of each call of a judged function, without the interpreter's start.
+        memory: MiB of address space of each process, and of memory of all processes and their files together.
+        output: bytes kept of each of standard output and standard error; the rest is read and discarded.
+        disk: MiB of each writable folder (/box, /tmp, /dev/shm); they count as memory too.
+        processes: concurrent processes and threads.
+        files: open descriptors.
     """
 
     seconds: float = 5.0
@@ -54,16 +53,16 @@ class Limits:
                 raise UserError(f"sandbox limit {name} is {value!r}, but must be a number above 0")
 
     def inside(self, calls: int) -> dict[str, int]:
-        """The resource limits that the interpreter sets on itself before the candidate's code runs."""
+        """The resource limits that the interpreter sets for itself before it runs the candidate's code."""
         return {
             "RLIMIT_AS": int(self.memory * MIB),
-            "RLIMIT_CPU": int(self.seconds * max(calls, 1)) + 2,  # for what the wall clock misses; it comes first
+            "RLIMIT_CPU": int(self.seconds * max(calls, 1)) + 2,  # a backstop for the wall clock, which comes first
             "RLIMIT_FSIZE": int(self.disk * MIB),
             "RLIMIT_NOFILE": int(self.files),
             "RLIMIT_NPROC": int(self.processes),
             "RLIMIT_CORE": 0,
             "RLIMIT_MEMLOCK": 0,
-            "RLIMIT_SIGPENDING": 64,  # timers and queued signals, which one user's programs share
+            "RLIMIT_SIGPENDING": 64,  # timers and queued signals, which all programs of a user share
         }
 
 
@@ -72,14 +71,14 @@ DEFAULT = Limits()
 
 @dataclass
 class Report:
-    """What is left of one program.
+    """The result of running one program.
 
     Attributes:
-        lines: what came over the channel, as words (`inside` lists them).
-        stdout, stderr: what was printed, up to the limit.
-        cut: whether more was printed than was kept.
-        end: "exit" (by itself), "timeout", "memory" (all processes together passed the limit), "flood" (of answers) or
-            "lost" (it took its own sandbox with it, twice, while another program ran well).
+        lines: the lines of the channel, split into words (`inside` lists them).
+        stdout, stderr: the output, up to the limit.
+        cut: whether the output was truncated.
+        end: "exit" (by itself), "timeout", "memory" (all processes together exceeded the limit), "flood" (too many
+            answers) or "lost" (it broke its sandbox twice, while a harmless program ran).
         code: exit status; 128 + N, or -N, for signal N.
         seconds: wall-clock time from the interpreter's readiness to the end.
     """
@@ -94,5 +93,5 @@ class Report:
 
 
 def words_of(line: str) -> list[str]:
-    """A line of the channel in its parts; the words of a value stay together."""
+    """A line of the channel, split; the words of a value stay together."""
     return line.split(" ", 2 if line.startswith("v") else 4)

@@ -1,4 +1,4 @@
-"""How much memory a walled program takes, read from outside; and whether the kernel has had to kill for memory."""
+"""Memory use of a walled program, measured from outside, and the kernel's count of out-of-memory kills."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def memory_of(number: int, enough: int, until: float) -> int:
-    """Bytes of memory of the program whose first process this is, as far as no limit of the kernel holds them.
+    """Bytes of memory of a program, given its first process, that no kernel limit covers.
 
-    That is its scratch folders (a file without content still takes an inode), and, where there is more than one
-    process, all processes together: each one's own limit counts address space, and only its own. Only once the program
-    inside runs: before that its root folder is still the host's.
+    These are its scratch folders (an empty file still takes an inode) and, with more than one process, the memory of
+    all processes together: the kernel's limit is on the address space of each one. Call it only once the program
+    inside runs; before that its root folder is still the host's.
 
     Args:
-        enough: what is asked about. Well below it, an upper bound does, which costs the same for every process; the
-            exact number takes a walk through all of a process's mappings, which it can make slow.
-        until: time (monotonic) at which the counting stops, whatever is left.
+        enough: the limit to compare with. Well below it an upper bound is returned, whose cost is constant per process;
+            the exact number walks through all mappings of a process, which a program can make slow.
+        until: time (monotonic) at which counting stops, even if incomplete.
     """
-    numbers, found = [number], _scratch(number)
+    numbers, total = [number], _scratch(number)
     for each in numbers:
         with contextlib.suppress(OSError):  # gone in the meantime
             for task in Path(f"/proc/{each}/task").iterdir():
                 numbers += [int(word) for word in (task / "children").read_bytes().split()]
     if len(numbers) == 1:
-        return found
-    most = found + sum(map(_resident, numbers))
-    if most <= enough // 2:  # half: the kernel's quick number may lag behind
+        return total
+    most = total + sum(map(_resident, numbers))
+    if most <= enough // 2:  # half, because the kernel's fast counter may lag behind
         return most
     for each in numbers:
         if time.monotonic() >= until:
             break
-        with contextlib.suppress(OSError):  # shares of shared pages: a fork that copied nothing yet costs nothing
+        with contextlib.suppress(OSError):  # Pss counts a shared page once: a fork that copied nothing adds nothing
             lines = Path(f"/proc/{each}/smaps_rollup").read_bytes().splitlines()
-            found += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(b"Pss:"))
-    return found
+            total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(b"Pss:"))
+    return total
 
 
 def _resident(number: int) -> int:
-    """Bytes of a process that are in memory, shared ones too."""
+    """Resident bytes of a process, including shared pages."""
     try:
         return int(Path(f"/proc/{number}/statm").read_bytes().split()[1]) * PAGE
     except (OSError, IndexError):  # gone in the meantime
@@ -51,22 +51,23 @@ def _resident(number: int) -> int:
 
 
 def _scratch(number: int) -> int:
-    found = 0
+    """Bytes in the scratch folders."""
+    total = 0
     for folder in ("tmp", "box", "dev/shm"):
         with contextlib.suppress(OSError):
             stat = os.statvfs(f"/proc/{number}/root/{folder}")
-            found += (stat.f_blocks - stat.f_bfree) * stat.f_frsize + (stat.f_files - stat.f_ffree) * INODE
-    return found
+            total += (stat.f_blocks - stat.f_bfree) * stat.f_frsize + (stat.f_files - stat.f_ffree) * INODE
+    return total
 
 
 def prefer_to_kill(number: int) -> None:
-    """Should the machine run out of memory, this process goes first, and never the trainer."""
-    with contextlib.suppress(OSError):  # gone already, or a kernel that does not let us
+    """Make the kernel kill this process, not the trainer, if the machine runs out of memory."""
+    with contextlib.suppress(OSError):  # gone already, or not permitted
         Path(f"/proc/{number}/oom_score_adj").write_text("1000")
 
 
 def oom_kills() -> int:
-    """How many processes the kernel has killed for want of memory; 0 where it does not say."""
+    """Number of processes that the kernel has killed for lack of memory; 0 if unknown."""
     try:
         text = Path("/proc/vmstat").read_text()
     except OSError:

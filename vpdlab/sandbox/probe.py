@@ -1,4 +1,4 @@
-"""The wall is tried before it is trusted: a program that attempts what must fail, and what it found as a record."""
+"""Test the wall before use: run a program that attempts forbidden operations, and report the results."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from vpdlab.errors import UserError
 from vpdlab.sandbox.limits import Limits, Report, SandboxError
 from vpdlab.sandbox.wall import NOBODY, OTHERWISE, VARIABLES, Bubblewrap
 
-WAITS = (0.2, 1.0)  # seconds before each new try, where the machine is busy with something else
-# Runs behind the wall. Each line of `found` has to be true.
+WAITS = (0.2, 1.0)  # seconds before each retry, for a busy machine
+# Runs behind the wall. Every value of `found` must be true.
 CANARY = r"""
 import json, os, resource, sys
 
@@ -69,7 +69,7 @@ found = {
 try:
     import ctypes, fcntl
 except ImportError:
-    pass  # a minimal Python; the filter is there all the same
+    pass  # a minimal Python; the filter applies all the same
 else:
     found["no namespaces"] = refused(call, "unshare", 0x10000000)
     found["no tracing"] = refused(call, "ptrace", 0, 0, 0, 0)
@@ -81,10 +81,10 @@ print(json.dumps([sys.version.split()[0], found]))
 
 
 def probe(wall: Bubblewrap) -> dict[str, Any]:
-    """What this wall is, and that it holds.
+    """Test the wall; returns what it is and what it was tested for.
 
     Raises:
-        UserError: where bubblewrap does not work here, or something that must be refused is allowed.
+        UserError: if bubblewrap does not work here, or the wall allows a forbidden operation.
     """
     limits = Limits(seconds=10)
     with tempfile.TemporaryDirectory() as folder:
@@ -97,11 +97,11 @@ def probe(wall: Bubblewrap) -> dict[str, Any]:
         job = {"mode": "program", "setup": "", "code": CANARY, "limits": inside}
         report = _tried(wall, job, asked, limits)
     try:
-        version, found = json.loads(report.stdout)
+        version, results = json.loads(report.stdout)
     except ValueError as error:
-        said = report.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise UserError(f"the sandbox cannot be tried: {said[-1] if said else _ended(report, limits)}") from error
-    holes = [name for name, holds in found.items() if not holds]
+        errors = report.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise UserError(f"the sandbox cannot be tested: {errors[-1] if errors else _ended(report, limits)}") from error
+    holes = [name for name, holds in results.items() if not holds]
     if holes:
         raise UserError(f"the sandbox does not hold ({', '.join(holes)}): model-written code is not run here")
     return {
@@ -111,12 +111,12 @@ def probe(wall: Bubblewrap) -> dict[str, Any]:
         "python": version,
         "machine": platform.machine(),
         "outer_user": NOBODY if wall.drop else os.geteuid(),
-        "holds": sorted(found),
+        "holds": sorted(results),
     }
 
 
 def _tried(wall: Bubblewrap, job: dict[str, Any], asked: bytes, limits: Limits) -> Report:
-    """What became of the trial; again where it did not come to its end, since a busy machine may be to blame."""
+    """The report of the test, retried if it did not complete, since the machine may be busy."""
     failure: SandboxError | OSError | None = None
     report = Report()
     for wait in (*WAITS, 0.0):
@@ -133,19 +133,19 @@ def _tried(wall: Bubblewrap, job: dict[str, Any], asked: bytes, limits: Limits) 
 
 
 def _ended(report: Report, limits: Limits) -> str:
-    """How a trial ended that said nothing, and who ended it."""
+    """How a test without output ended."""
     if report.end == "timeout":
-        return f"we ended it, since it took more than {limits.seconds:g} seconds"
+        return f"killed after {limits.seconds:g} seconds"
     if report.end == "memory":
-        return f"we ended it, since it took more than {limits.memory} MiB of memory"
+        return f"killed for taking more than {limits.memory} MiB of memory"
     return f"it ended with exit status {report.code}"
 
 
-def _remedy(said: str) -> str:
-    """What helps against bubblewrap's own complaint."""
-    if "mount proc" in said:
+def _remedy(message: str) -> str:
+    """Advice for an error message of bubblewrap."""
+    if "mount proc" in message:
         return f"in Docker, add --security-opt systempaths=unconfined, {OTHERWISE}"
-    if "uid map" in said or "namespace" in said.lower() or "Operation not permitted" in said:
+    if "uid map" in message or "namespace" in message.lower() or "Operation not permitted" in message:
         return (
             "allow user namespaces (sysctl kernel.unprivileged_userns_clone=1 or "
             f"kernel.apparmor_restrict_unprivileged_userns=0; in Docker --security-opt seccomp=unconfined), {OTHERWISE}"

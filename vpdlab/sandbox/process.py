@@ -1,7 +1,7 @@
-"""One program, from its start to its last trace: read it within limits, end all of it in bounded time.
+"""Supervise one program: read its output within limits, and kill all of its processes in bounded time.
 
-Processes are started with `subprocess` and nothing of ours runs between fork and exec, so that any thread of a trainer
-may call this. A call leaves no process, no zombie and no descriptor behind.
+Processes are started with `subprocess` and none of our code runs between fork and exec, so any thread of a trainer may
+call this. A call leaves no process, zombie or descriptor behind.
 """
 
 from __future__ import annotations
@@ -21,45 +21,46 @@ from pathlib import Path
 from vpdlab.sandbox.limits import MIB, End, Limits, Report, SandboxError, words_of
 from vpdlab.sandbox.memory import memory_of, oom_kills, prefer_to_kill
 
-STARTUP = 30.0  # seconds until the interpreter inside must have said that it runs
-CHANNEL = 16 * MIB  # bytes of answers, all calls together, on top of what the right ones take
-SPARE = 8  # lines beyond one a call: ours, and a program's own that do no harm
+STARTUP = 30.0  # seconds until the interpreter inside must report that it runs
+CHANNEL = 16 * MIB  # bytes of answers of all calls together, beyond what correct ones take
+SPARE = 8  # lines beyond one per call: ours, and harmless ones of a program
 PIECE = 65536
-LOOK = 0.05  # seconds between two looks at the memory of a program with several processes
-SHARE = 9  # a look that took long is followed by a pause this many times as long
-PATIENT = 200  # reads after which small pieces are waited for, so that a drip does not keep the trainer's core busy
+LOOK = 0.05  # seconds between memory checks of a program with several processes
+SHARE = 9  # a slow check is followed by a pause this many times as long
+PATIENT = 200  # reads after which the supervisor pauses for small pieces, so that a drip does not occupy a core
 SMALL, PAUSE = 4096, 0.002  # bytes; seconds
 GRACE = 1.0  # seconds for bubblewrap to end after the program inside
-DEAD = 10.0  # seconds until a killed program must be gone
-_undead: list[subprocess.Popen[bytes]] = []  # killed, and not gone in that time: reaped later
+DEAD = 10.0  # seconds to wait for a killed program
+_undead: list[subprocess.Popen[bytes]] = []  # killed, but not gone in that time: reaped later
 
 
 def supervise(
     start: Callable[[int], subprocess.Popen[bytes]], limits: Limits, calls: int = 1, wall: bool = True, room: int = 0
 ) -> Report:
-    """Run what `start` starts, given the descriptor that the answers go to.
+    """Start a program with `start` and supervise it to its end.
 
-    The answers come over a socket, not a pipe: a program could open a pipe of its own user again through
-    /proc/self/fd, for reading, and take away or hold back what the supervisor waits for. A socket cannot be opened so.
+    The answers come over a socket, not a pipe: a program could reopen a pipe for reading through /proc/self/fd, and
+    take or hold back data that the supervisor waits for. A socket cannot be reopened.
 
     Args:
-        start: starts the process, its two outputs piped and unbuffered, in a session of its own.
-        calls: how many answers each win the program a fresh clock.
+        start: starts the process, given the descriptor for its answers, in a new session, with both outputs piped and
+            unbuffered.
+        calls: number of answers that restart the program's clock.
         wall: whether the first line of the channel is bubblewrap's, with the id of the process inside.
-        room: bytes that the right answers take.
+        room: bytes that the correct answers take.
 
     Raises:
-        SandboxError: where it does not start, or ends before the interpreter inside says that it runs.
+        SandboxError: if it does not start, or ends before the interpreter inside reports that it runs.
     """
     _undead[:] = [process for process in _undead if process.poll() is None]
     receive, send = socket.socketpair()
     with receive, send:
         try:
             process = start(send.fileno())
-        except OSError as error:  # no processes or no memory left
+        except OSError as error:  # out of processes or memory
             raise SandboxError(f"the sandbox did not start: {error}") from error
         send.close()
-        receive.shutdown(socket.SHUT_WR)  # a program that reads from the channel finds its end
+        receive.shutdown(socket.SHUT_WR)  # a program that reads from the channel gets end of file
         with _Supervisor(process, receive, limits, calls, wall, room) as supervisor:
             supervisor.watch()
         return supervisor.conclude()
@@ -78,10 +79,10 @@ class _Supervisor:
         self.deadline = self.started + STARTUP
         self.ended = False
         self.killed = oom_kills()
-        self.inner, self._told = 0, not wall  # process id of the program inside the wall; whether it was said
-        self._rest: list[bytes] = []  # pieces of a line whose end has not come yet
+        self.inner, self._inner_known = 0, not wall  # process id inside the wall; whether it has been reported
+        self._rest: list[bytes] = []  # pieces of an incomplete line
         self._taken = 0
-        self._look = 0.0  # when to look at the memory again
+        self._look = 0.0  # time of the next memory check
         self._reads = 0
         self._kept = {"stdout": bytearray(), "stderr": bytearray()}
         self._select = selectors.DefaultSelector()
@@ -99,7 +100,7 @@ class _Supervisor:
         try:
             killed = kill_inside(self.process, self.inner)
             if killed:
-                self._drain()  # bubblewrap's last line needs room in the channel, else it would wait for us
+                self._drain()  # bubblewrap's last line needs space in the channel, or it would block
             end_tree(self.process, GRACE if killed else 0.0)
             self._drain()
         finally:
@@ -110,7 +111,7 @@ class _Supervisor:
                 os.close(self._exit)
 
     def watch(self) -> None:
-        """Until the program ends or passes a limit."""
+        """Read until the program ends or exceeds a limit."""
         prefer_to_kill(self.process.pid)
         self._exit = os.pidfd_open(self.process.pid)
         self._select.register(self._exit, selectors.EVENT_READ, "exit")
@@ -126,7 +127,7 @@ class _Supervisor:
         return None
 
     def _wait(self, seconds: float) -> None:
-        """For something to read, or the program's end."""
+        """Wait for output or the program's end, and read what there is."""
         taken = 0
         for key, _ in self._select.select(seconds):
             if key.data == "exit":
@@ -142,12 +143,12 @@ class _Supervisor:
             self.report.end, self.ended, self.finished = how, True, time.monotonic()
 
     def _read(self, key: selectors.SelectorKey) -> int:
-        """Take what has come; how many bytes."""
+        """Read what is available; returns the number of bytes."""
         try:
             piece = os.read(key.fd, PIECE)
         except BlockingIOError:
             return 0
-        except ConnectionError:  # the program threw its end away: as good as closed
+        except ConnectionError:  # the program closed its end
             piece = b""
         if not piece:
             self._select.unregister(key.fileobj)
@@ -162,43 +163,43 @@ class _Supervisor:
 
     def _answers(self, piece: bytes) -> None:
         self._taken += len(piece)
-        *lines, rest = piece.split(b"\n")  # of the new piece only: a line costs its length, however it comes
+        *lines, rest = piece.split(b"\n")  # of the new piece only: linear cost, however small the pieces
         if lines:
             lines[0] = b"".join((*self._rest, lines[0]))
             self._rest.clear()
         self._rest.append(rest)
-        # The first words are the wall's and the interpreter's own, even where a flood comes in the same piece.
+        # The first lines are the wall's and the interpreter's, even if a flood follows in the same piece.
         for line in lines:
             if len(self.report.lines) > self.calls + SPARE:
                 break
             now = time.monotonic()
-            if not self._told:
-                self.inner, self._told = _inner(line, self.process.pid), True
+            if not self._inner_known:
+                self.inner, self._inner_known = _inner(line, self.process.pid), True
                 prefer_to_kill(self.inner)
             elif line.startswith(b"{"):  # bubblewrap's last line; the exit status comes from the process itself
                 continue
-            elif not self.ready:  # the first word of the interpreter inside, before it has read the candidate's code
+            elif not self.ready:  # the interpreter's first line, before it has read the candidate's code
                 self.ready = now
                 self.deadline = now + self.limits.seconds
             else:
                 self.report.lines.append(words_of(line.decode("ascii", "replace")))
-                if len(self.report.lines) < self.calls:  # a line too many, written by the program, wins no time
+                if len(self.report.lines) < self.calls:  # an extra line, written by the program, gains no time
                     self.deadline = now + self.limits.seconds
         if self._taken > self.most or len(self.report.lines) > self.calls + SPARE:
             self._end("flood")
 
     def _drain(self) -> None:
-        """Read what a dead program left in its pipes; should anybody still hold one, nobody waits."""
+        """Read what a dead program left in its pipes, without waiting for processes that may still hold them."""
         end = time.monotonic() + 0.5
         while time.monotonic() < end:
-            found = [key for key, _ in self._select.select(0) if key.data != "exit"]
-            if not found:
+            ready = [key for key, _ in self._select.select(0) if key.data != "exit"]
+            if not ready:
                 break
-            for key in found:
+            for key in ready:
                 self._read(key)
 
     def conclude(self) -> Report:
-        """The report. Raises SandboxError where the interpreter inside never ran."""
+        """The report. Raises SandboxError if the interpreter inside never ran."""
         report = self.report
         report.stdout, report.stderr = bytes(self._kept["stdout"]), bytes(self._kept["stderr"])
         code = self.process.returncode
@@ -212,26 +213,26 @@ class _Supervisor:
         return report
 
     def _why(self, starved: bool) -> str:
-        """Why nothing ran, and who ended it."""
-        said = self.report.stderr.decode("utf-8", "replace").strip().splitlines()
-        words = f": {said[-1][:300]}" if said else ""
+        """Why the interpreter did not start, and who ended it."""
+        errors = self.report.stderr.decode("utf-8", "replace").strip().splitlines()
+        suffix = f": {errors[-1][:300]}" if errors else ""
         if self.report.end == "timeout":
-            return f"we ended it, since nothing ran within {STARTUP:.0f} seconds{words}"
-        if said:
-            return said[-1][:300]
+            return f"killed, since nothing ran within {STARTUP:.0f} seconds{suffix}"
+        if errors:
+            return errors[-1][:300]
         if starved:
             return "the machine ran out of memory, and the kernel killed it"
         number = -self.report.code if self.report.code < 0 else self.report.code - 128
-        killed = f"signal {number}, which we did not send" if number > 0 else "by itself"
+        killed = f"signal {number}, which vpdlab did not send" if number > 0 else "by itself"
         return f"it ended with exit status {self.report.code} ({killed})"
 
 
 @contextlib.contextmanager
 def sealed(data: bytes) -> Iterator[int]:
-    """A descriptor to read `data` from, which nobody can write to.
+    """A read-only descriptor with `data`.
 
-    Not a pipe: its end is reached even where another thread of the trainer has just forked, and with it copied the
-    pipe's other side.
+    Not a pipe: if another thread of the trainer has just forked, its copy of the pipe's write end would delay the end
+    of file.
     """
     number = os.memfd_create("sandbox", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
@@ -247,10 +248,10 @@ def sealed(data: bytes) -> Iterator[int]:
 
 
 def kill_inside(process: subprocess.Popen[bytes], inner: int) -> bool:
-    """Kill the program inside the wall, if there is one; all others of its namespace go with it.
+    """Kill the program inside the wall, if it runs, and with it all processes of its namespace.
 
-    Before bubblewrap itself, which then reaps it: an orphan would be left to the first process of our own container,
-    which may be the trainer.
+    It is killed before bubblewrap, which then reaps it: an orphan would be left to the first process of our own
+    container, which may be the trainer.
     """
     alive = process.poll() is None and inner > 0 and parent_of(inner) == process.pid
     if alive:
@@ -259,13 +260,8 @@ def kill_inside(process: subprocess.Popen[bytes], inner: int) -> bool:
 
 
 def end_tree(process: subprocess.Popen[bytes], grace: float) -> None:
-    """Kill the process with everything in its session, and wait for it, but for no longer than `DEAD` or so.
-
-    One that takes longer (the kernel may have a lot to take apart) is reaped later: it keeps nobody waiting.
-
-    Args:
-        grace: seconds that it gets to end by itself.
-    """
+    """Kill the process and its session, and wait for it for about `DEAD` seconds at most; one that takes longer is
+    reaped later. It gets `grace` seconds to end by itself."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(grace)
     if process.returncode is None:
@@ -282,7 +278,7 @@ def _kill(how: Callable[[int, int], None], number: int) -> None:
 
 
 def _inner(line: bytes, outer: int) -> int:
-    """The process id in bubblewrap's first line; 0 where it is none of its children."""
+    """The process id in bubblewrap's first line; 0 if it is not one of its children."""
     try:
         number = int(json.loads(line)["child-pid"])
     except (ValueError, KeyError, TypeError):
@@ -293,7 +289,7 @@ def _inner(line: bytes, outer: int) -> int:
 def parent_of(number: int) -> int:
     """Process id of the parent; 0 for a process that is gone."""
     try:
-        # The name in parentheses may hold anything, so the fields are counted from its end.
+        # The name in parentheses may contain anything, so the fields are counted from its end.
         return int(Path(f"/proc/{number}/stat").read_bytes().rpartition(b")")[2].split()[1])
     except OSError:
         return 0

@@ -1,8 +1,8 @@
 """A SandboxFusion server as the wall: `POST /run_code` (https://bytedance.github.io/SandboxFusion).
 
-The judge stays here: the server gets code and inputs, and sends back what was printed. Its own limits on memory and
-processes hold, not ours. A program may be what makes the server fail (output that it cannot encode, a pipe that it
-drained), so every failure is one that the program can be blamed for, if another program runs well (`judge`).
+Judging stays local: the server gets code and inputs, and sends back the output. Its own limits on memory and processes
+apply, not ours. A program can make the server fail (output that it cannot encode, a pipe that it drained), so any
+failure is attributed to the program if a harmless program runs (`judge`).
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from vpdlab.sandbox.inside import to_hex
 from vpdlab.sandbox.limits import MIB, Limits, Report, SandboxError, words_of
 from vpdlab.sandbox.wall import driver, job_bytes
 
-LARGEST = 64 * MIB  # bytes of a reply, on top of the output that is asked for
-ESCAPED = 6  # bytes of JSON for one byte of output, at most
-PATIENCE = 30.0  # seconds that a server may take on top of the program's own time
+LARGEST = 64 * MIB  # bytes of a reply, beyond the requested output
+ESCAPED = 6  # maximum bytes of JSON for one byte of output
+PATIENCE = 30.0  # seconds that a server may take beyond the program's own time
 RAISED = re.compile(r"^([A-Za-z_][\w.]*)(?:: (.*))?$")
 PLACE = re.compile(r'^  File ".*", line ([0-9]+)', re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Remote:
-    """The server at `url`; whatever stands in its path is kept in front of `/run_code`."""
+    """The server at `url`; a path in the URL is kept before `/run_code`."""
 
     url: str
 
@@ -44,11 +44,11 @@ class Remote:
 
     @property
     def name(self) -> str:
-        """The address, as results are stamped with it."""
+        """The address, which results record."""
         return self.url.rstrip("/")
 
     def execute(self, job: Mapping[str, Any], stdin: bytes, limits: Limits, calls: int = 1) -> Report:
-        """Run one job there. Raises SandboxError for a server that does not answer as it should."""
+        """Run one job on the server. Raises SandboxError if it does not answer properly."""
         seconds = limits.seconds * max(calls, 1)
         asked: dict[str, Any] = {"language": "python", "run_timeout": seconds, "compile_timeout": seconds}
         above = f"{job['setup']}\n" if job["setup"] else ""
@@ -61,7 +61,8 @@ class Remote:
         return _report(reply, above.count("\n") if job["mode"] == "program" else None, limits)
 
     def _post(self, body: bytes, patience: float, largest: int) -> dict[str, Any]:
-        """The reply. One clock for all of it: a reply that drips is cut off; a redirect is no answer."""
+        """POST the body and return the reply. One timeout covers all of it, so a slow drip is cut off; a redirect is an
+        error."""
         parts = urlsplit(self.url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         connection = kind(parts.hostname or "", parts.port, timeout=patience)
@@ -69,8 +70,8 @@ class Remote:
 
         def hang_up() -> None:
             late.set()
-            for plug in plugs:  # kept here: the connection forgets its socket as soon as the reply begins
-                with contextlib.suppress(OSError):  # closed in this very moment
+            for plug in plugs:  # the connection drops its socket once the reply begins
+                with contextlib.suppress(OSError):  # closed at this moment
                     plug.shutdown(socket.SHUT_RDWR)
 
         timer = threading.Timer(patience, hang_up)
@@ -83,46 +84,46 @@ class Remote:
             text = reply.read(largest + 1)
             if reply.status != 200 or len(text) > largest:
                 raise _failed(f"sandbox {self.name} answered with status {reply.status}, {len(text)} bytes")
-            found = json.loads(text)
+            data = json.loads(text)
         except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
             why = f"no answer within {patience:g} seconds" if late.is_set() else (str(error) or type(error).__name__)
             raise _failed(f"sandbox {self.name}: {why}") from error
         finally:
             timer.cancel()
             connection.close()
-        if not isinstance(found, dict):
-            raise _failed(f"sandbox {self.name} sent no JSON object")
-        return found
+        if not isinstance(data, dict):
+            raise _failed(f"sandbox {self.name} did not send a JSON object")
+        return data
 
 
 def _port(url: str) -> bool:
-    """Whether the port of an address, if it names one, is a number that a port can have."""
+    """Whether the port of an address, if any, is valid."""
     try:
         return urlsplit(url).port != 0
     except ValueError:
         return False
 
 
-def _failed(words: str) -> SandboxError:
-    return SandboxError(words, "lost")
+def _failed(message: str) -> SandboxError:
+    return SandboxError(message, "lost")
 
 
 def _line(text: object) -> str:
-    """The server's words as a part of one line."""
+    """Text of the server, folded and cut to fit into one line."""
     return " ".join(str(text)[:300].split())
 
 
 def _serving(job: Mapping[str, Any]) -> str:
-    """One program with the job in it; its answers are what it prints."""
+    """A program that includes the job; it prints its answers."""
     data = base64.b64encode(job_bytes({**job, "limits": {}})).decode()
     return f'{driver()}\nimport base64\nserve(marshal.loads(base64.b64decode("{data}")), os.dup(1))\n'
 
 
 def _report(reply: dict[str, Any], above: int | None, limits: Limits) -> Report:
-    """The reply as a report. Raises SandboxError for one that says that the server failed, or has another shape.
+    """The reply as a report. Raises SandboxError if the server failed or the reply has an unexpected form.
 
     Args:
-        above: lines that stand before a program's own; None for calls of a function.
+        above: lines before the program's own; None for calls of a function.
     """
     result = reply.get("run_result")
     if reply.get("status") == "SandboxError" or not isinstance(result, dict) or result.get("status") == "Error":
@@ -131,7 +132,7 @@ def _report(reply: dict[str, Any], above: int | None, limits: Limits) -> Report:
     code, seconds = result.get("return_code"), result.get("execution_time") or 0.0
     late = result.get("status") == "TimeLimitExceeded"
     if not all(isinstance(text, str) for text in texts) or not isinstance(seconds, int | float) or seconds > 2**40:
-        raise _failed("the sandbox server sent a run_result of another shape")
+        raise _failed("the sandbox server sent a run_result of unexpected form")
     if not late and not isinstance(code, int):
         raise _failed("the sandbox server sent no return_code")
     out, err = (text.encode("utf-8", "surrogatepass") for text in texts)
@@ -149,7 +150,7 @@ def _report(reply: dict[str, Any], above: int | None, limits: Limits) -> Report:
 
 
 def _raised(stderr: str, above: int) -> list[list[str]]:
-    """What a traceback says, as the line of the channel that the program would have sent behind our own wall."""
+    """A traceback as the channel line that the program would have sent behind our own wall."""
     last = (stderr.rstrip().splitlines() or [""])[-1]
     found = RAISED.match(last)
     if found is None:

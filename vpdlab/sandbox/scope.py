@@ -1,7 +1,7 @@
-"""What a piece of test code changes for the asserts in it: the names it binds anew, and what the candidate may notice.
+"""Effects of test code on its asserts: the names that it rebinds, and side effects on the candidate.
 
-An assert is worth a case of its own only where the names in it mean what they seem to mean, and where nothing that ran
-before it can change what the candidate's function returns. The answers here err on the side of "may change".
+An assert can become a case only if its names have their usual meaning, and if nothing that runs before it can change
+what the candidate's function returns. The functions here err on the side of "may change".
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ast
 import builtins
 from collections.abc import Collection, Iterable
 
-# Ways to bind a name, or to reach a namespace, that cannot be read off the code.
+# Ways to bind a name or reach a namespace that static analysis cannot follow.
 HIDDEN_WAYS = {
     "exec", "eval", "compile", "globals", "locals", "vars", "setattr", "delattr", "__import__", "__builtins__",
     "builtins", "importlib", "sys", "inspect", "gc", "patch", "monkeypatch",
@@ -34,13 +34,13 @@ MODULES = {
     "operator",
     "statistics",
 }
-STATE = {"seed", "setstate"}  # of random: a candidate that draws would notice
+STATE = {"seed", "setstate"}  # of random: affects a candidate that draws random numbers
 
 
 def rebound(body: Iterable[ast.AST]) -> set[str] | None:
-    """The names that code binds anywhere, in inner functions too; None where it may bind any name at all.
+    """The names that code binds anywhere, including nested functions; None if it may bind any name.
 
-    `import math` binds math to what everyone takes it for, so it does not count.
+    `import math` gives math its usual meaning, so it does not count.
     """
     names: set[str] = set()
     for node in (part for statement in body for part in ast.walk(statement)):
@@ -69,11 +69,11 @@ def rebound(body: Iterable[ast.AST]) -> set[str] | None:
 
 
 def inert(statement: ast.stmt, names: Collection[str], source: Iterable[ast.AST]) -> bool:
-    """Whether running a statement leaves the candidate's function as it was, as far as its calls can be read.
+    """Whether a statement cannot change what the candidate's function returns, as far as static analysis shows.
 
     Args:
-        names: what the tests call the function; calling it is no change.
-        source: the whole of the tests, for the functions and variables that it makes itself.
+        names: the names of the function in the tests; calling it changes nothing.
+        source: all tests, for the functions and variables that they define.
     """
     own, modules = _made(source)
     for node in ast.walk(statement):
@@ -98,7 +98,7 @@ def inert(statement: ast.stmt, names: Collection[str], source: Iterable[ast.AST]
 
 
 def _made(source: Iterable[ast.AST]) -> tuple[set[str], set[str]]:
-    """(functions and variables that the code makes, well-known modules that it imports)."""
+    """(functions and variables that the code defines, well-known modules that it imports)."""
     own: set[str] = set()
     modules: set[str] = set()
     for node in (part for statement in source for part in ast.walk(statement)):
@@ -113,7 +113,7 @@ def _made(source: Iterable[ast.AST]) -> tuple[set[str], set[str]]:
 
 
 def _root(node: ast.expr) -> str:
-    """The name that a chain of attributes, items and calls begins with; "" where it begins with a literal."""
+    """The name at the root of a chain of attributes, items and calls; "" if the root is a literal."""
     while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
         node = node.func if isinstance(node, ast.Call) else node.value
     return node.id if isinstance(node, ast.Name) else ""

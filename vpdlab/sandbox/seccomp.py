@@ -1,13 +1,12 @@
-"""The system calls that a program inside the wall cannot make: a seccomp filter, written out as bytes.
+"""The system calls that a program inside the wall cannot make: a seccomp filter as bytes.
 
-The filter is classic BPF (an array of 8-byte instructions, see seccomp(2)) and needs no library. It refuses what a
-program that only computes never needs, and what has been a way out of a sandbox before: sockets, tracing, bpf,
-io_uring, keyrings, anonymous files, System V and POSIX queues, namespaces, mounts, kernel modules, clocks.
+The filter is classic BPF (an array of 8-byte instructions, see seccomp(2)) and needs no library. It denies what a
+program that only computes never needs, and what has been used to escape sandboxes: sockets, tracing, bpf, io_uring,
+keyrings, anonymous files, System V and POSIX queues, namespaces, mounts, kernel modules, clocks.
 
-It also refuses what two programs behind the same wall could use to signal to each other through files that both can
-read (locks, leases, file watches), and what they would take from other programs of the same user (inotify instances).
-One socket is there all the same: the channel of the answers is a socket that the program inherits (`process.supervise`
-says why). It can be read, written and closed, and nothing else.
+It also denies what two programs behind the same wall could use to signal each other through files that both can read
+(locks, leases, file watches), and what they would take from other programs of the same user (inotify instances). The
+only socket is the inherited channel for answers (`process.supervise` says why), which can be read, written and closed.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ import struct
 
 from vpdlab.errors import UserError
 
-# Name -> (x86_64, aarch64); None where an architecture has no such call. Source: the kernel's unistd tables.
+# Name -> (x86_64, aarch64); None if the architecture does not have the call. Source: the kernel's unistd tables.
 DENIED: dict[str, tuple[int | None, int | None]] = {
-    # talking to anyone
+    # sockets
     "socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203), "bind": (49, 200), "listen": (50, 201),
     "accept": (43, 202), "accept4": (288, 242), "sendto": (44, 206), "recvfrom": (45, 207), "sendmsg": (46, 211),
     "recvmsg": (47, 212), "sendmmsg": (307, 269), "recvmmsg": (299, 243), "shutdown": (48, 210),
@@ -28,7 +27,7 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     # other processes' memory and files
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
     "process_madvise": (440, 440), "process_mrelease": (448, 448), "pidfd_getfd": (438, 438),
-    # the kernel's larger machines
+    # complex kernel subsystems
     "bpf": (321, 280), "perf_event_open": (298, 241), "io_uring_setup": (425, 425), "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427), "io_setup": (206, 0), "io_destroy": (207, 1), "io_submit": (209, 2),
     "userfaultfd": (323, 282), "keyctl": (250, 219), "add_key": (248, 217), "request_key": (249, 218),
@@ -41,7 +40,7 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "msgctl": (71, 187), "semget": (64, 190), "semop": (65, 193), "semctl": (66, 191), "semtimedop": (220, 192),
     "mq_open": (240, 180), "mq_unlink": (241, 181), "mq_timedsend": (242, 182), "mq_timedreceive": (243, 183),
     "mq_notify": (244, 184), "mq_getsetattr": (245, 185),
-    # files that all programs can read: who else has them open, or locked; and the disks behind them
+    # signals through files that all programs can read (open, locked), and the disks behind them
     "inotify_init": (253, None), "inotify_init1": (294, 26), "inotify_add_watch": (254, 27),
     "inotify_rm_watch": (255, 28), "flock": (73, 32), "sync": (162, 81), "syncfs": (306, 267),
     # namespaces and mounts
@@ -63,23 +62,23 @@ CLONE3 = 435
 CLONE, IOCTL, FCNTL = (56, 220), (16, 29), (72, 25)
 # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 NEW_NAMESPACE = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
-TERMINAL = (0x5412, 0x541C)  # TIOCSTI and TIOCLINUX put words into a terminal's input
-SOCKETS = 0x8900  # SIOC...: a socket made outside belongs to the host's network, and would tell its addresses
+TERMINAL = (0x5412, 0x541C)  # TIOCSTI and TIOCLINUX inject terminal input
+SOCKETS = 0x8900  # SIOC...: a socket from outside belongs to the host's network, and would reveal its addresses
 # F_GETLK, SETLK, SETLKW; F_OFD_GETLK, SETLK, SETLKW; F_SETLEASE, GETLEASE; F_NOTIFY
 LOCKS = (5, 6, 7, 36, 37, 38, 1024, 1025, 1026)
 NEWEST = 450  # calls added to the kernel later answer "no such call", as on an older kernel
 AUDIT = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}  # AUDIT_ARCH_*, column of the tables above
 
 LOAD, EQUAL, GREATER, ANY, RETURN, AND = 0x20, 0x15, 0x25, 0x45, 0x06, 0x54  # ld [k]; jeq, jgt, jset #k; ret; and #k
-NUMBER, ARCHITECTURE, FIRST, SECOND = 0, 4, 16, 24  # places in struct seccomp_data; the low half of arguments 0, 1
+NUMBER, ARCHITECTURE, FIRST, SECOND = 0, 4, 16, 24  # offsets in struct seccomp_data; low half of arguments 0, 1
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 
 
 def filter_bytes(machine: str = "") -> bytes:
-    """The filter for this machine's architecture, as `bwrap --seccomp` reads it.
+    """The filter for this machine's architecture, in the format of `bwrap --seccomp`.
 
     Raises:
-        UserError: for an architecture whose system calls are not in the table.
+        UserError: for an architecture that is not in the table.
     """
     machine = machine or platform.machine()
     if machine not in AUDIT:
@@ -91,10 +90,10 @@ def filter_bytes(machine: str = "") -> bytes:
     def when(test: int, value: int, answer: int) -> None:
         code.extend([(test, 0, 1, value), (RETURN, 0, 0, answer)])
 
-    def argument(number: int, place: int, test: int, values: tuple[int, ...], group: int = -1) -> None:
-        """Refuse the call `number` where the argument at `place` fits one of `values`, or is group..group + 255."""
+    def argument(number: int, offset: int, test: int, values: tuple[int, ...], group: int = -1) -> None:
+        """Deny call `number` if the argument at `offset` matches one of `values`, or is in group..group + 255."""
         code.append((EQUAL, 0, 2 * len(values) + 2 + 3 * (group >= 0), number))
-        code.append((LOAD, 0, 0, place))
+        code.append((LOAD, 0, 0, offset))
         for value in values:
             when(test, value, refuse)
         if group >= 0:
@@ -102,8 +101,8 @@ def filter_bytes(machine: str = "") -> bytes:
             when(EQUAL, group, refuse)
         code.append((RETURN, 0, 0, ALLOW))
 
-    # No such call: newer than the table, and x86's second numbering of the same calls (bit 30). clone3 hides its flags
-    # in memory where no filter can read them; on this answer the C library falls back to clone.
+    # ENOSYS for calls newer than the table, and for x86's second numbering of the same calls (bit 30). clone3 has its
+    # flags in memory, where no filter can read them; on ENOSYS the C library falls back to clone.
     when(GREATER, NEWEST, missing)
     when(EQUAL, CLONE3, missing)
     argument(CLONE[column], FIRST, ANY, (NEW_NAMESPACE,))

@@ -1,4 +1,4 @@
-"""Values as messages show them: as Python writes them, cut short, at a cost that does not grow with the value."""
+"""Format values for messages: as Python writes them, truncated, at a cost independent of the value's size."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from vpdlab.sandbox.inside import DEEPEST, NotPlain, encode
 from vpdlab.sandbox.values import CONTAINERS, COUNT, EXACT, HEX, NAMES, Tree, Unreadable, atom, digest
 
 SHOWN = 240  # characters of a value in a message
-WORDS = 500  # words of a value that are looked at to show it
+WORDS = 500  # words of a value that are read to show it
 MARKS = {"l": "[]", "t": "()", "S": "{}", "Z": ("frozenset({", "})"), "d": "{}"}
-REST = ("…", None)  # stands for what was not looked at
+REST = ("…", None)  # stands for what was not read
 
 
 def kind_of(line: str) -> str:
-    """The name of the type of the value that a line of words describes."""
+    """The type name of an encoded value."""
     return NAMES.get(line[:1], "")
 
 
 def show_line(line: str, room: int = SHOWN) -> str:
-    """The value that a line of words (`inside.encode`) describes, cut to about `room` characters.
+    """An encoded value (`inside.encode`) as text, truncated to about `room` characters.
 
     Raises:
-        Unreadable: where the words that are looked at are no value.
+        Unreadable: if the words that are read are invalid.
     """
     words = (match[0] for match in islice(re.finditer(r"[^ ]+", line), WORDS))
     try:
@@ -36,7 +36,7 @@ def show_line(line: str, room: int = SHOWN) -> str:
 
 
 def show_value(value: Any, room: int = SHOWN) -> str:
-    """A value of ours, cut to about `room` characters; three dots for one that is not plain."""
+    """A value as text, truncated to about `room` characters; an ellipsis for one that is not plain."""
     try:
         return show_line(encode(value, longest=1 << 40), room)
     except (NotPlain, Unreadable):
@@ -44,7 +44,7 @@ def show_value(value: Any, room: int = SHOWN) -> str:
 
 
 def _glimpse(words: Iterator[str], depth: int, room: int) -> Tree:
-    """The tree of the first words; `REST` where they end."""
+    """The tree of the first words, with `REST` where they end."""
     word = next(words, None)
     if word is None:
         return REST
@@ -63,7 +63,7 @@ def _glimpse(words: Iterator[str], depth: int, room: int) -> Tree:
 
 
 def _short(kind: str, rest: str, room: int) -> Tree:
-    """A word that holds no others; of long text the beginning, of a long int its size."""
+    """The tree of an atom: of long text the start, of a long int its size."""
     if kind == "i" and len(rest) > 500 and HEX.fullmatch(rest):
         digits = rest.lstrip("-")
         return REST[0], f"<an int of {4 * len(digits) - 4 + int(digits[0], 16).bit_length()} bits>"
@@ -74,13 +74,13 @@ def _short(kind: str, rest: str, room: int) -> Tree:
 
 
 def show(tree: Tree, room: int = SHOWN) -> str:
-    """A value as Python writes it, cut to about `room` characters."""
+    """A value as Python writes it, truncated to about `room` characters."""
     text = "".join(_pieces(tree, [room]))
     return text if len(text) <= room else text[: room - 1] + "…"
 
 
 def _pieces(tree: Tree, room: list[int]) -> Iterator[str]:
-    """The written value, piece by piece; stops soon after `room[0]` characters."""
+    """The text in pieces; stops soon after `room[0]` characters."""
     kind, content = tree
     if kind not in MARKS:
         text = _shown_atom(kind, content, max(room[0], 0))
@@ -92,7 +92,7 @@ def _pieces(tree: Tree, room: list[int]) -> Iterator[str]:
         opening, closing = "set(", ")"
     room[0] -= len(opening)
     yield opening
-    if kind in "SZ" and len(content) > 1:  # in an order of their own: that of a set changes from run to run
+    if kind in "SZ" and len(content) > 1:  # sorted: a set's own order changes from run to run
         content = sorted(content, key=_order)
     for index, item in enumerate(content):
         if room[0] < 0:

@@ -1,8 +1,8 @@
-"""Values that came out of the wall: read with limits, compared by stated rules.
+"""Decode values from inside the wall within limits, and compare them by explicit rules.
 
-Nothing in here builds what the words describe: a value stays a tree of (kind, content), so that a set of a million
-colliding numbers costs no more than a list of them, and no method of anybody's runs. Reading and comparing take time in
-proportion to the length of the words, whatever is nested in what.
+The Python values are never built: a value stays a tree of (kind, content), so that a set of a million colliding numbers
+costs no more than a list of them, and no foreign method runs. Decoding and comparing take time linear in the length of
+the encoding, whatever the nesting.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Literal
 from vpdlab.sandbox.inside import DEEPEST, LONGEST
 
 MOST = 500_000  # words of one value
-# kind (the letter of `inside.encode`) -> name, and for containers the marks around the items
+# kind (the letter of `inside.encode`) -> type name
 NAMES = {
     "N": "None", "T": "bool", "F": "bool", "i": "int", "f": "float", "c": "complex", "s": "str", "b": "bytes",
     "l": "list", "t": "tuple", "S": "set", "Z": "frozenset", "d": "dict",
@@ -26,26 +26,26 @@ NAMES = {
 CONTAINERS = "ltSZd"
 COUNT = re.compile(r"[0-9]{1,9}")
 HEX = re.compile(r"-?[0-9a-f]+")
-NOT_A_NUMBER = "nan"  # in a line of words it stands only for floats: text comes as hex digits
+NOT_A_NUMBER = "nan"  # in an encoded value it can only be a float: text is in hex
 
 Tree = tuple[str, Any]  # (kind, content): an atom's value, a list of trees, or for a dict a list of pairs of trees
 
 
 @dataclass(frozen=True)
 class Rules:
-    """When a value counts as the expected one. Types must be the same, and never subclasses, but for:
+    """When a value counts as the expected one. Types must be identical, without subclasses, except for:
 
     Attributes:
-        relative, absolute: two floats are equal where they differ by at most `relative * |expected|` or by at most
-            `absolute`. Infinities are equal to themselves, and so is NaN. Floats inside sets or as keys of dicts must
-            be the very same.
+        relative, absolute: two floats are equal if they differ by at most `relative * |expected|` or by at most
+            `absolute`. Infinities are equal to themselves, and so is NaN. Floats in sets and dict keys must be
+            identical.
         numbers: whether an int equals a float of exactly the same value. A bool never equals a number.
-        sequences: whether a list equals a tuple of equal items (data sets that come as JSON know no tuples).
-        form: the comparison that a test wrote, with Python's own meaning; "" for the rules above.
-            "==": exact for numbers of all kinds, bool and complex among them; NaN equals nothing; a set equals a
-            frozenset; other types count as the plain value that they are equal to (`inside._kin`). "is": the same None,
-            True or False. "abs <", "abs <=": the distance to the expected number is below, or at most, `absolute`.
-            "isclose": `math.isclose` with `relative` and `absolute`.
+        sequences: whether a list equals a tuple of equal items (JSON data has no tuples).
+        form: the comparison in the test, with Python's meaning; "" for the rules above.
+            "==": exact for numbers of all types, including bool and complex; NaN equals nothing; a set equals a
+            frozenset; values of other types count as the plain value that they equal (`inside._kin`). "is": the same
+            None, True or False. "abs <", "abs <=": the distance to the expected number is below, or at most,
+            `absolute`. "isclose": `math.isclose` with `relative` and `absolute`.
     """
 
     relative: float = 1e-9
@@ -59,17 +59,16 @@ EXACT = Rules()
 
 
 class Unreadable(ValueError):
-    """The words are no value: the program wrote them itself, or they pass a limit."""
+    """The words do not encode a value: the program wrote them itself, or they exceed a limit."""
 
 
 def matches(expected: str, line: str, rules: Rules) -> bool:
-    """Whether the value that a line of words (`inside.encode`) describes counts as the expected one.
+    """Whether an encoded value (`inside.encode`) counts as the expected one.
 
-    Costs no more than the length of `line`, at the speed of a comparison, where it has not as many words as `expected`:
-    no rule makes values of different numbers of words equal.
+    If the numbers of words differ, it only costs a scan of `line`: no rule makes such values equal.
 
     Raises:
-        Unreadable: for words that are no value.
+        Unreadable: for words that do not encode a value.
     """
     reflexive = rules.form in ("", "is") or (rules.form == "==" and NOT_A_NUMBER not in expected)
     if reflexive and line == expected:
@@ -82,11 +81,11 @@ def matches(expected: str, line: str, rules: Rules) -> bool:
 
 
 def decode(line: str, longest: int = LONGEST, most: int = MOST) -> Tree:
-    """The tree that a line of words (`inside.encode`) describes.
+    """Decode a line of words (`inside.encode`) to a tree.
 
     Raises:
-        Unreadable: for words that are none, for more than `longest` characters, more than `most` words, or more than
-            `DEEPEST` nested containers.
+        Unreadable: for invalid words, more than `longest` characters, more than `most` words, or more than `DEEPEST`
+            nested containers.
     """
     if len(line) > longest or line.count(" ") >= most:
         raise Unreadable("a value that is too large")
@@ -114,7 +113,7 @@ def _tree(words: Iterator[str], depth: int) -> Tree:
 
 
 def atom(kind: str, rest: str) -> Any:
-    """The value of a word that holds no others. Raises ValueError or OverflowError for one that is none."""
+    """The value of an atom. Raises ValueError or OverflowError for an invalid one."""
     if kind in ("N", "T", "F") and not rest:
         return {"N": None, "T": True, "F": False}[kind]
     if kind == "i" and HEX.fullmatch(rest):
@@ -172,7 +171,7 @@ def _close(wanted: float, found: float, rules: Rules) -> bool:
 
 
 def _near(expected: Tree, got: Tree, rules: Rules) -> bool:
-    """What Python says of `abs(got - expected) < absolute` or of `math.isclose`; where it raises, the test fails."""
+    """Python's result of `abs(got - expected) < absolute` or `math.isclose`; if that raises, the test fails."""
     (kind, wanted), (other, found) = expected, got
     if kind not in "ifcTF" or other not in "ifcTF":
         return False
@@ -193,7 +192,7 @@ _alone = itertools.count()
 
 
 def digest(tree: Tree, rules: Rules) -> bytes:
-    """A short text that is the same for equal members of sets and keys of dicts: each word is read once."""
+    """A digest that is the same for equal set members and dict keys; reads each word once."""
     kind, content = tree
     if kind in CONTAINERS:
         letter = "l" if kind == "t" and rules.sequences else "S" if kind == "Z" and rules.form == "==" else kind
@@ -210,7 +209,7 @@ def digest(tree: Tree, rules: Rules) -> bytes:
 
 
 def _number(kind: str, content: Any, rules: Rules) -> str:
-    """One text for all numbers that are equal by the rules."""
+    """The same text for all numbers that are equal under the rules."""
     python = rules.form == "=="
     if python and kind in "TF":
         kind, content = "i", int(content)

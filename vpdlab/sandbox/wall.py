@@ -1,23 +1,22 @@
-"""The wall: bubblewrap with everything unshared, and the refusal where it cannot be had.
+"""The wall: bubblewrap with all namespaces unshared.
 
-What it protects from: a program that reads or changes files of this machine, talks to a network, looks at or signals
-other processes, keeps running, or takes more than its share of memory, descriptors and disk.
+It protects from a program that reads or changes files of this machine, accesses a network, inspects or signals other
+processes, keeps running, or takes more than its share of memory, descriptors and disk.
 
-What is bounded, and how far:
+The limits:
 
-- Time. The wall clock of `Limits.seconds`, plus what the kernel needs to take the program apart: measured, 24 processes
-  with 60,000 mappings each are gone 0.3 to 1 second after their limit. The supervisor never waits longer than
-  `process.DEAD` for that.
-- Processors. `Limits.processes` processes may run at once, on as many cores, until the time is over.
-- Memory. Address space of each process by the kernel; all processes and scratch folders together by a look every
-  `process.LOOK` seconds, so a program can pass the limit for that long. The kernel's own memory for a program is not
-  counted: up to 17 MiB a process for its mappings, 64 KiB a pipe (64 MiB for all programs of a user).
-- Files. File locks, leases and watches (flock, fcntl, inotify) are refused, in the scratch folders too, so a database
-  in a file (sqlite3) cannot be used; one in memory can. There are no pseudo terminals.
+- Time. The wall clock of `Limits.seconds`, plus the time that the kernel needs to tear the program down: measured, 24
+  processes with 60,000 mappings each are gone 0.3 to 1 second after their limit. The supervisor waits at most
+  `process.DEAD` seconds for that.
+- Processors. `Limits.processes` processes may run at once, on as many cores, until the time is up.
+- Memory. The kernel limits the address space of each process; the supervisor checks all processes and scratch folders
+  together every `process.LOOK` seconds, so a program can exceed the limit for that long. The kernel's own memory for a
+  program is not counted: up to 17 MiB a process for its mappings, 64 KiB a pipe (64 MiB for all programs of a user).
+- Files. File locks, leases and watches (flock, fcntl, inotify) are denied, in the scratch folders too, so a database in
+  a file (sqlite3) cannot be used, but one in memory can. There are no pseudo terminals.
 
-What it does not protect from: a flaw in the kernel's own handling of the calls that are left, and what programs that
-run at the same time can tell each other by load, by timing and by futexes on files that both have mapped. For code of
-real enemies put a virtual machine around it.
+It does not protect from kernel flaws in the remaining system calls, nor from covert channels between programs that run
+at the same time (load, timing, futexes on files that both have mapped). For hostile code use a virtual machine.
 """
 
 from __future__ import annotations
@@ -43,9 +42,9 @@ from vpdlab.sandbox.process import sealed, supervise
 from vpdlab.sandbox.seccomp import filter_bytes
 
 OLDEST = (0, 8, 0)  # the first bubblewrap with --disable-userns
-NOBODY = 65533  # an id that owns nothing here; "nobody" itself (65534) may own files of network drives
+NOBODY = 65533  # an id that owns nothing; "nobody" itself (65534) may own files of network drives
 OTHERWISE = "or name a SandboxFusion server as the sandbox (http://HOST:PORT)"
-# One thread for numpy's libraries; a fixed hash seed, so that the same program gives the same result in every run.
+# One thread for numpy's libraries; a fixed hash seed, so that a program gives the same result in every run.
 VARIABLES = {
     "HOME": "/box", "LANG": "C.UTF-8", "PATH": "/usr/bin:/bin", "TMPDIR": "/tmp", "PYTHONHASHSEED": "0",
     "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
@@ -55,13 +54,13 @@ FLAGS = ("-s", "-B", "-X", "utf8")
 
 @functools.cache
 def driver() -> str:
-    """The text of the program around the candidate's code."""
+    """The source of the program around the candidate's code."""
     return Path(inside.__file__).read_text(encoding="utf-8")
 
 
 def job_bytes(job: Mapping[str, Any]) -> bytes:
-    """A job as `inside.read_job` reads it. Raises ValueError for values that are not plain."""
-    # Version 2 has no references: two equal arguments must not become one object that a call could change for the next.
+    """A job in the format of `inside.read_job`. Raises ValueError for values that are not plain."""
+    # Version 2 has no references: equal arguments must not become one object that a call could change for the next.
     return marshal.dumps(dict(job), 2)
 
 
@@ -71,7 +70,7 @@ class Interpreter:
 
     Attributes:
         program: the executable.
-        folders: what has to be visible for it besides /usr.
+        folders: the folders that it needs besides /usr.
     """
 
     program: str
@@ -85,7 +84,7 @@ class Bubblewrap:
     program: str
     version: str
     interpreter: Interpreter
-    drop: tuple[str, ...]  # the command in front, which leaves root
+    drop: tuple[str, ...]  # a command prefix that drops root
     seccomp: bytes
     name: str = "bubblewrap"
 
@@ -94,7 +93,7 @@ class Bubblewrap:
         """The wall of this machine.
 
         Raises:
-            UserError: where there is none: one line that says how to get one.
+            UserError: if there is none; the message says how to get one.
         """
         if sys.platform != "linux":
             raise UserError(f"model-written code is run behind bubblewrap, on Linux only: use Linux, {OTHERWISE}")
@@ -111,10 +110,10 @@ class Bubblewrap:
         return cls(program, version, _interpreter(), _leave_root(), filter_bytes())
 
     def execute(self, job: Mapping[str, Any], stdin: bytes, limits: Limits, calls: int = 1) -> Report:
-        """Run one job behind the wall. Raises SandboxError where it did not start."""
+        """Run one job behind the wall. Raises SandboxError if it did not start."""
 
         def start(channel: int) -> subprocess.Popen[bytes]:
-            again = os.dup(channel)  # bubblewrap keeps one for itself
+            again = os.dup(channel)  # bubblewrap keeps its own copy
             try:
                 words = [*self.drop, self.program, *self.arguments(limits, rules, again), "--"]
                 words += [self.interpreter.program, *FLAGS, "-c", _serving(task, channel)]
@@ -136,7 +135,7 @@ class Bubblewrap:
         for name, value in VARIABLES.items():
             words += ["--setenv", name, value]
         words += ["--ro-bind", "/usr", "/usr"]
-        for name in ("bin", "sbin", "lib", "lib32", "lib64"):  # links into /usr nearly everywhere
+        for name in ("bin", "sbin", "lib", "lib32", "lib64"):  # symlinks into /usr on most systems
             path = Path("/", name)
             if path.is_symlink():
                 words += ["--symlink", os.readlink(path), str(path)]
@@ -144,12 +143,12 @@ class Bubblewrap:
                 words += ["--ro-bind", str(path), str(path)]
         for folder in self.interpreter.folders:
             words += ["--ro-bind", folder, folder]
-        for path in ("/etc/ld.so.cache", "/etc/alternatives"):  # where libraries such as BLAS are found
+        for path in ("/etc/ld.so.cache", "/etc/alternatives"):  # lead to libraries such as BLAS
             words += ["--ro-bind-try", path, path]
         words += ["--proc", "/proc", "--dev", "/dev"]
         for folder in ("/tmp", "/dev/shm", "/box"):
             words += ["--size", size, "--tmpfs", folder]
-        # No pseudo terminals: the machine has a fixed number of them for everyone.
+        # No pseudo terminals: the machine has a fixed number of them for all users.
         words += ["--size", "4096", "--tmpfs", "/dev/pts", "--remount-ro", "/dev/pts"]
         words += ["--remount-ro", "/", "--remount-ro", "/dev", "--remount-ro", "/proc", "--chdir", "/box"]
         return [*words, "--seccomp", str(seccomp), "--json-status-fd", str(status)]
@@ -157,13 +156,13 @@ class Bubblewrap:
 
 @dataclass(frozen=True)
 class Unsafe:
-    """No wall: the program runs as the trainer's own user and can do whatever that user can. Only by name."""
+    """No wall: the program runs as the trainer's user, with all of its rights. Only on explicit request."""
 
     name: str = "unsafe"
 
     def execute(self, job: Mapping[str, Any], stdin: bytes, limits: Limits, calls: int = 1) -> Report:
-        """Run one job. Raises SandboxError where it did not start."""
-        # Here the limit on processes would count all that the user runs, and not only the program's.
+        """Run one job. Raises SandboxError if it did not start."""
+        # Without a namespace the limit on processes would count all processes of the user.
         own = {name: value for name, value in job["limits"].items() if name != "RLIMIT_NPROC"}
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
 
@@ -176,7 +175,7 @@ class Unsafe:
 
 
 def _serving(task: int, channel: int) -> str:
-    """What the interpreter runs: our own program. The candidate's code comes through the descriptor `task`."""
+    """The program that the interpreter runs; it reads the candidate's code from the descriptor `task`."""
     return f"{driver()}\nserve(read_job({task}), {channel})\n"
 
 
@@ -191,18 +190,18 @@ def _popen(
 
 def _version(program: str) -> str:
     try:
-        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+        text = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(f"{program} does not run ({error}): install bubblewrap again, {OTHERWISE}") from error
-    found = re.search(r"\d+\.\d+\.\d+", said)
-    return found[0] if found else "0.0.0"
+    match = re.search(r"\d+\.\d+\.\d+", text)
+    return match[0] if match else "0.0.0"
 
 
 def _leave_root() -> tuple[str, ...]:
-    """The command that gives up root before bubblewrap starts; nothing for an ordinary user.
+    """A command prefix that drops root before bubblewrap starts; empty for an ordinary user.
 
-    With root outside, the walled program could open settings of the kernel for writing, and limits on processes would
-    not hold it. (`subprocess` could change the user itself, but only by a true fork of the trainer.)
+    As root outside, the walled program could open kernel settings for writing, and process limits would not apply.
+    (`subprocess` can change the user itself, but only with a real fork of the trainer.)
     """
     if os.geteuid() != 0:
         return ()
@@ -214,7 +213,7 @@ def _leave_root() -> tuple[str, ...]:
 
 
 def _interpreter() -> Interpreter:
-    """The system's Python, else the one that this environment was made from, if the walled program can read it."""
+    """The system's Python, or else this environment's base Python, if the walled program can read it."""
     for program in ("/usr/bin/python3", "/usr/local/bin/python3"):
         real = os.path.realpath(program)
         if real.startswith("/usr/") and _readable(real):
@@ -229,7 +228,7 @@ def _interpreter() -> Interpreter:
 def _readable(path: str) -> bool:
     if os.geteuid() != 0:
         return os.access(path, os.R_OK | os.X_OK)
-    try:  # root may read everything: it is the id we change to that counts
+    try:  # root can read everything; what matters is the id after the change
         modes = [os.stat(part).st_mode for part in (path, *map(str, Path(path).parents))]
     except OSError:
         return False

@@ -1,11 +1,11 @@
-"""The words of a verdict: the interpreter's own, where they may be told.
+"""The feedback text of a verdict, from the interpreter's own messages where these may be revealed.
 
-Feedback is read by a model, run after run: it is short, and the same for the same program (no addresses, no paths, no
-times). What a program wrote itself (a message, an output, a value) is quoted as data: cut, control characters escaped,
-and the marks that chat templates are made of broken up.
+A model reads the feedback, run after run, so it is short and the same for the same program (no addresses, paths or
+times). What a program wrote itself (a message, an output, a value) is quoted as data: truncated, with control
+characters escaped and the special tokens of chat templates broken up.
 
-Of a hidden test there is one sentence for all failures. How a program fails (with which error, on which line, with
-which exit status, too late or too large) can be chosen by the program, and so tell its input one piece at a time.
+All failures of a hidden test give the same sentence. A program can choose how it fails (the error, the line, the exit
+status, too late or too large), and could reveal its input piece by piece.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ QUOTED = 240  # characters of a message or of a line of code
 BLOCK = 600  # characters of an input or an output
 ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
 HIDDEN = "A hidden test failed."
-NEWLINE = re.compile(r"\r\n|\r|\n")  # where Python ends a line, and nowhere else
+NEWLINE = re.compile(r"\r\n|\r|\n")  # where Python ends a line
 
 
 def quote(text: str, room: int = QUOTED) -> str:
-    """Foreign text as a message can hold it."""
+    """Untrusted text, made safe for a message."""
     cut = text if len(text) <= room else text[: room - 1] + "…"
     seen = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in cut)
     return ADDRESS.sub("0x…", seen).replace("<|", "< |").replace("|>", "| >")
@@ -35,18 +35,18 @@ def block(title: str, text: str) -> str:
 
 
 def raised(words: list[str], code: str) -> str:
-    """What was raised, from a line `e I TYPE LINE MESSAGE` of the channel: type, message, line of the code."""
+    """An exception as text, from a line `e I TYPE LINE MESSAGE` of the channel: type, message, line of the code."""
     kind, number, message = from_hex(words[2]), words[3], from_hex(words[4])
     lines = NEWLINE.split(code)
-    place = int(number) if re.fullmatch(r"[0-9]{1,6}", number) else 0
+    line = int(number) if re.fullmatch(r"[0-9]{1,6}", number) else 0
     where = ""
-    if 0 < place <= len(lines):
-        where = f" (line {place}: `{quote(lines[place - 1].strip(), 120)}`)"
+    if 0 < line <= len(lines):
+        where = f" (line {line}: `{quote(lines[line - 1].strip(), 120)}`)"
     return quote(f"{kind}: {message}" if message else kind) + where
 
 
 def ended(report: Report, limits: Limits) -> tuple[Status, str]:
-    """(status, words) for a program that did not get to its end."""
+    """(status, feedback text) for a program that did not run to its end."""
     if report.end == "timeout":
         return "timeout", f"did not end within {limits.seconds:g} seconds"
     if report.end == "memory":
@@ -56,7 +56,7 @@ def ended(report: Report, limits: Limits) -> tuple[Status, str]:
     if report.end == "lost":
         return "error", "ended in a way that left no result"
     number = -report.code if report.code < 0 else report.code - 128
-    if number == signal.SIGKILL:  # our own kills are ends of other names
+    if number == signal.SIGKILL:  # our own kills have other values of `end`
         return "error", "was killed (SIGKILL), most likely at its limit of processor time"
     if number > 0:
         try:
@@ -67,7 +67,7 @@ def ended(report: Report, limits: Limits) -> tuple[Status, str]:
 
 
 def from_hex(word: str) -> str:
-    """The text of a word of `inside.to_hex`; empty for a word that is none."""
+    """The inverse of `inside.to_hex`; "" for an invalid word."""
     try:
         return bytes.fromhex(word).decode("utf-8", "replace")
     except ValueError:

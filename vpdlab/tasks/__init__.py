@@ -1,13 +1,16 @@
-"""Tasks: where problems come from and how a response is judged. One file per task; `common` holds what they share.
+"""Tasks: the source of problems and the judge of responses. One file per task; shared code is in `common`.
 
 A task is any object with
 
-* ``name: str`` and ``summary: str`` (one line: how many problems, what was dropped and why);
+* ``name: str`` and ``summary: str`` (one line: the number of problems, what was dropped and why);
 * ``load(split) -> Sequence[Problem]`` for ``split`` in ``"train"``, ``"test"``; the two never overlap;
 * ``verify(rollout) -> Outcome``: judges ``rollout.text`` against ``rollout.problem``;
-* where judging waits for other processes, also ``verify_many(rollouts) -> list[Outcome]``, side by side.
+* optionally ``verify_many(rollouts) -> list[Outcome]``, for tasks that can judge in parallel.
 
-To add one, write such a class in a file here: the file's name is the task's.
+To add a task, write a class like this in a file of this folder; the file has the task's name.
+
+arithmetic: sums. code: programs judged by tests. math: boxed answers. reasoning: reasoning-gym. science: multiple
+choice. own: your own prompts and function.
 """
 
 from __future__ import annotations
@@ -21,13 +24,13 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from vpdlab.errors import UserError
-from vpdlab.tasks.common.guard import in_a_line, surroundings_kept
+from vpdlab.tasks.common.guard import raised_in_one_line, surroundings_kept
 from vpdlab.tasks.common.outcomes import checked
 from vpdlab.types import Outcome, Problem, Rollout
 
 
 class Task(Protocol):
-    """What the loop asks of a task."""
+    """The interface of a task."""
 
     name: str
     summary: str
@@ -42,19 +45,19 @@ ANSWER_BLOCK = re.compile(r"<\s*answer\s*>((?:(?!<\s*answer\s*>).)*?)<\s*/\s*ans
 
 
 def names() -> list[str]:
-    """The tasks that there are: every file of this folder is one, under its own name."""
+    """Names of the available tasks: every file of this folder is one."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
 
 
 def task_class(name: str) -> Any:
-    """The class of a task: the one in the file of that name whose `name` it is. Imported only when asked for, so that
-    one task's dependency never burdens another."""
+    """The class of a task: in the file of that name, the class with that `name`. It is imported on demand, so that no
+    task needs the dependencies of another."""
     module = importlib.import_module(f"{__name__}.{name}")
     return next(kind for kind in vars(module).values() if getattr(kind, "name", None) == name)
 
 
 HANDED_IN = "handed-in:"
-"""Begins the recorded name of a task that was given to `Run.open` as an object."""
+"""Prefix of the recorded name of a task that was passed to `Run.open` as an object."""
 
 
 def make_task(name: str, **options: Any) -> Task:
@@ -65,17 +68,17 @@ def make_task(name: str, **options: Any) -> Task:
     """
     if name.startswith(HANDED_IN):
         raise UserError(
-            f"this run's task ({name.removeprefix(HANDED_IN)!r}) was handed in from Python, and its settings cannot"
-            " make it again: open the run in Python with Run.open(config, task=...)"
+            f"this run's task ({name.removeprefix(HANDED_IN)!r}) was passed from Python and cannot be built from its"
+            " settings: open the run in Python with Run.open(config, task=...)"
         )
     if name not in names():
         raise UserError(f"unknown task {name!r}: choose one of {', '.join(names())}")
     build = task_class(name)
-    if options.get("data") == "":  # the config's field, left empty: the task's own default holds
+    if options.get("data") == "":  # the config's empty default: use the task's own
         del options["data"]
     parameters = inspect.signature(build).parameters.values()
     known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
-    if len(known) == len(parameters):  # else the task itself knows which further options it takes
+    if len(known) == len(parameters):  # else the task accepts further options and checks them itself
         for option in options:
             if option not in known:
                 raise UserError(f"task {name} has no option {option!r}: it takes {', '.join(known) or 'none'}")
@@ -83,9 +86,9 @@ def make_task(name: str, **options: Any) -> Task:
 
 
 def read_answer(rollout: Rollout) -> tuple[str, str]:
-    """What stands in the last ``<answer>…</answer>`` block, and why nothing does: one of the two is empty.
+    """The content of the last ``<answer>…</answer>`` block, and the reason why there is none; one of the two is empty.
 
-    Tags are read in any case. A block that was opened and never closed is no answer.
+    Tags are case-insensitive. An unclosed block is not an answer.
     """
     blocks = ANSWER_BLOCK.findall(rollout.text)
     if blocks:
@@ -98,12 +101,12 @@ def read_answer(rollout: Rollout) -> tuple[str, str]:
 
 
 def verify_all(task: Task, rollouts: Iterable[Rollout]) -> list[Rollout]:
-    """The same rollouts, each with its outcome; judged at once by a task that has `verify_many`.
+    """The rollouts with their outcomes; a task with `verify_many` judges them together.
 
-    A task may be anyone's code: what it does to its surroundings is undone (`tasks.guard`).
+    A task may be user code: its changes to process state are undone (`common.guard`).
 
     Raises:
-        UserError: for an outcome that is none: a reward outside [0, 1] (NaN included), an answer that is no text.
+        UserError: for an invalid outcome: a reward outside [0, 1] (NaN included), an answer that is not text.
     """
     rollouts = list(rollouts)
     many = getattr(task, "verify_many", None)
@@ -120,20 +123,21 @@ def verify_all(task: Task, rollouts: Iterable[Rollout]) -> list[Rollout]:
 
 
 def _plain(where: str, outcome: Any) -> Outcome:
-    """`checked`; what an outcome is made of may be anyone's code as well, and is told with its place."""
+    """`checked`, with the location of an error that the outcome's own code raises."""
     try:
         return checked(where, outcome)
     except (UserError, KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:
-        raise UserError(f"{where}: what verify returned cannot be read: {in_a_line(error)}") from error
+        raise UserError(f"{where}: what verify returned cannot be read: {raised_in_one_line(error)}") from error
 
 
 def _judged(task: Task, rollout: Rollout) -> Outcome:
-    """What the task says. A task that asks the whole program to end is told off: that would look like a success."""
+    """The task's outcome. SystemExit becomes an error: exiting the program would look like success."""
     try:
         return task.verify(rollout)
     except (Exception, KeyboardInterrupt):
         raise
     except BaseException as error:
-        raise UserError(f"task {task.name}, problem {rollout.problem.id}: verify raised {in_a_line(error)}") from error
+        raised = raised_in_one_line(error)
+        raise UserError(f"task {task.name}, problem {rollout.problem.id}: verify raised {raised}") from error

@@ -1,7 +1,7 @@
-"""Sums of whole numbers, made on the spot, with a critic that reads the answer digit by digit.
+"""Generated sums of integers, with a critic that comments on the answer digit by digit.
 
-The critique stands on its own: it quotes each digit it speaks of, since the teacher never sees the attempt it is
-about. "The tens digit 4 is too low. The ones digit 5 is right."
+The critique is self-contained: it quotes each digit, since the teacher never sees the attempt. "The tens digit 4 is too
+low. The ones digit 5 is right."
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ SIGNS = {"+": 1, "-": -1}
 
 
 def held_out(a: int, b: int) -> bool:
-    """Whether a pair belongs to the held-out tenth. The order of the two does not matter, nor does any seed, so a
-    pair that is held out here is held out everywhere (the apprentice's own training included)."""
+    """Whether a pair belongs to the held-out tenth. Neither order nor seed matters, so a pair that is held out here is
+    held out everywhere (including the apprentice's own training)."""
     low, high = sorted((a, b))
     return zlib.crc32(f"{low},{high}".encode()) % 10 == 0
 
 
 class Arithmetic:
-    """Addition (or subtraction) of numbers with a fixed count of digits.
+    """Addition (or subtraction) of numbers with a fixed number of digits.
 
     Args:
         digits: digits of each number, 1 to 6.
         operations: "+", "-" or "+-".
-        size: training problems; fewer where there are not so many pairs.
+        size: training problems; fewer if there are not enough pairs.
         heldout: held-out problems.
-        seed: which problems are drawn. The split itself does not depend on it.
+        seed: random seed of the problems. The split does not depend on it.
 
     Raises:
-        UserError: for arguments outside these bounds.
+        UserError: for arguments out of range.
     """
 
     name = "arithmetic"
@@ -68,43 +68,43 @@ class Arithmetic:
         return self._problems[split]
 
     def verify(self, rollout: Rollout) -> Outcome:
-        """The last whole number of the response against the sum; the notes go through it digit by digit."""
+        """Compare the last integer of the response with the sum; the notes comment on each digit."""
         numbers = re.findall(r"(-?)0*([0-9]+)", rollout.text)
         if not numbers:
             return Outcome(0.0, "The answer has no number.")
-        sign, digits = numbers[-1]  # kept as text: int() refuses a number of thousands of digits
-        said = digits if digits == "0" else sign + digits
-        return Outcome(float(said == rollout.problem.answer), critique(said, rollout.problem.answer), said)
+        sign, digits = numbers[-1]  # kept as text: int() rejects a number of thousands of digits
+        given = digits if digits == "0" else sign + digits
+        return Outcome(float(given == rollout.problem.answer), critique(given, rollout.problem.answer), given)
 
     def _draw(self, rng: random.Random, count: int, test: bool) -> list[Problem]:
         low, high = (0 if self.digits == 1 else 10 ** (self.digits - 1)), 10**self.digits - 1
         pairs = (high - low + 1) ** 2 * len(self.operations)
-        found: dict[str, Problem] = {}
-        # A draw meets the wanted side at least once in ten times; the bound ends the search where pairs run out.
+        drawn: dict[str, Problem] = {}
+        # At least one draw in ten belongs to the split; the bound ends the search when there are too few pairs.
         for _ in range(40 * min(count, pairs) + 1000):
             a, b, sign = rng.randint(low, high), rng.randint(low, high), rng.choice(self.operations)
             if held_out(a, b) == test:
                 name = f"{a}{sign}{b}"
-                found.setdefault(name, Problem(name, f"What is {a} {sign} {b}?", str(a + SIGNS[sign] * b)))
-            if len(found) == count:
+                drawn.setdefault(name, Problem(name, f"What is {a} {sign} {b}?", str(a + SIGNS[sign] * b)))
+            if len(drawn) == count:
                 break
-        return list(found.values())
+        return list(drawn.values())
 
 
-def critique(said: str, right: str) -> str:
-    """Short sentences on a number, one a digit from the highest place down, that quote each digit they speak of.
+def critique(given: str, right: str) -> str:
+    """Feedback on a number: one short sentence per digit, most significant first, that quotes the digit.
 
-    They say right, too high or too low, never by how much. A wrong sign or a wrong count of digits comes first.
+    A digit is right, too high or too low, never by how much. A wrong sign or number of digits comes first.
     """
     sentences = []
-    if said.startswith("-") != right.startswith("-"):
-        sentences.append(f"The sign of {said} is wrong.")
-    said, right = said.lstrip("-"), right.lstrip("-")
-    if len(said) != len(right):
-        few = "few" if len(said) < len(right) else "many"
-        return " ".join([*sentences, f"The number {said} has too {few} digits."])
-    for place in range(len(said) - 1, -1, -1):
-        digit, wanted = said[-1 - place], right[-1 - place]
+    if given.startswith("-") != right.startswith("-"):
+        sentences.append(f"The sign of {given} is wrong.")
+    given, right = given.lstrip("-"), right.lstrip("-")
+    if len(given) != len(right):
+        few = "few" if len(given) < len(right) else "many"
+        return " ".join([*sentences, f"The number {given} has too {few} digits."])
+    for power in range(len(given) - 1, -1, -1):
+        digit, wanted = given[-1 - power], right[-1 - power]
         verdict = "right" if digit == wanted else "too low" if digit < wanted else "too high"
-        sentences.append(f"The {PLACES[place]} digit {digit} is {verdict}.")
+        sentences.append(f"The {PLACES[power]} digit {digit} is {verdict}.")
     return " ".join(sentences)

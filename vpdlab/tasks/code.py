@@ -1,8 +1,8 @@
-"""Code: programs that a model writes, run behind the sandbox's wall and judged by tests.
+"""Model-written programs, run in the sandbox and judged by tests.
 
-The protocol: training sees the visible tests alone (reward, and feedback that quotes them), evaluation runs the hidden
-ones too, and quotes none of them. Where the data has no split of its own, both splits hold the same problems, judged
-by different tests, as in the LiveCodeBench experiments of SDPO and VPD; `heldout` keeps some problems for evaluation.
+Training uses only the visible tests (for the reward, and for feedback that quotes them); evaluation also runs the
+hidden tests, which feedback never quotes. If the data has no splits, both splits have the same problems, judged by
+different tests, as in the LiveCodeBench experiments of SDPO and VPD; `heldout` reserves some problems for evaluation.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ SYSTEM = """Think first if you need to. Then give the whole code in one block:
 ...
 ```
 Only the last such block that defines what was asked for is run."""
-HIDDEN = "+hidden"  # behind a problem's id where the hidden tests count too
+HIDDEN = "+hidden"  # suffix of a problem's id if it is judged by hidden tests too
 
 
 @dataclass(frozen=True)
 class Source:
-    """How one data set is read: its rows, and the fields they have."""
+    """A data set format: a function that reads a row, and the fields of a row."""
 
     read: Callable[[Mapping[str, Any], str, int], Item]
     fields: tuple[str, ...]
@@ -58,17 +58,17 @@ class Code:
 
     Args:
         data: a file or folder of rows, or a name for `datasets.load_dataset`; empty: HumanEval's own package.
-        source: whose rows they are: "humaneval", "mbpp" or "livecodebench".
-        keep: how many tests of a problem are visible, where the data does not say itself (LiveCodeBench does).
-        heldout: share of the problems that only evaluation sees; 0: both splits hold the same problems.
-        split_seed: picks them.
-        since, until: contest dates (2025-02-01) that LiveCodeBench problems lie between, both included.
+        source: format of the rows: "humaneval", "mbpp" or "livecodebench".
+        keep: number of visible tests of a problem, unless the data defines them (LiveCodeBench does).
+        heldout: share of the problems for evaluation only; 0: both splits have the same problems.
+        split_seed: random seed of the held-out problems.
+        since, until: first and last contest date (2025-02-01) of LiveCodeBench problems.
         seconds, memory: limits of one call or one program (wall clock; MiB).
         sandbox: "bubblewrap", the address of a SandboxFusion server, or "unsafe".
-        workers: programs at one time; 0: one a core.
+        workers: concurrent programs; 0: one per core.
 
     Raises:
-        UserError: for data that cannot be read, and where no wall can be had.
+        UserError: for unreadable data, or if no wall is available.
     """
 
     name = "code"
@@ -88,10 +88,10 @@ class Code:
             "task code", data, SOURCES[source].fields
         )  # fmt: skip
         pieces: dict[str, list[Item]] = {}
-        for split, (place, rows) in splits.items():
-            items = [_item(source, row, f"{place} {where}", keep) for where, row in rows]
+        for split, (origin, rows) in splits.items():
+            items = [_item(source, row, f"{origin} {where}", keep) for where, row in rows]
             pieces[split] = [item for item in items if _between(item, since, until)]
-        train, test, said = _splits(pieces, heldout, split_seed)
+        train, test, dropped = _splits(pieces, heldout, split_seed)
         self._items = {item.id: item for item in (*train, *test)}
         self._problems = {
             "train": [_problem(item, source, self.sandbox.name, hidden=False) for item in train],
@@ -102,7 +102,7 @@ class Code:
         same = "the same problems, all tests" if train == test else "other problems, all tests"
         self.summary: str = (
             f"code, {source}: {len(train)} train problems on their visible tests, {len(test)} test problems"
-            f" ({same}); {wall}" + (f"; {said}" if said else "")
+            f" ({same}); {wall}" + (f"; {dropped}" if dropped else "")
         )
 
     def load(self, split: str) -> Sequence[Problem]:
@@ -110,11 +110,11 @@ class Code:
         return split_of("code", self._problems, split, self.summary)
 
     def verify(self, rollout: Rollout) -> Outcome:
-        """Reward 1 where every test passes, else 0; the notes name the first failure.
+        """Reward 1 if every test passes, else 0; the notes describe the first failure.
 
         Raises:
             UserError: for a problem of another task.
-            SandboxError: where the sandbox itself failed.
+            SandboxError: if the sandbox itself failed.
         """
         name = rollout.problem.id.removesuffix(HIDDEN)
         item = self._items.get(name)
@@ -130,13 +130,13 @@ class Code:
         visible = len(item.visible)
         verdict = judge(tests, self.limits, visible=visible, setup=item.setup, sandbox=self.sandbox)
         if not verdict.passed and not rollout.finished and is_cut(rollout.text):
-            return Outcome(0.0, CUT)  # what is wrong with half a program is not worth telling
+            return Outcome(0.0, CUT)  # feedback on a truncated program would be useless
         return Outcome(
             float(verdict.passed), verdict.feedback, hashlib.sha256(code.encode("utf-8", "replace")).hexdigest()[:12]
         )
 
     def verify_many(self, rollouts: Sequence[Rollout]) -> list[Outcome]:
-        """The outcomes of many rollouts, judged side by side. Raises as `verify`."""
+        """The outcomes of many rollouts, judged in parallel. Raises as `verify`."""
         return judge_many([partial(self.verify, rollout) for rollout in rollouts], self.workers)
 
 
@@ -178,11 +178,11 @@ def _between(item: Item, since: str, until: str) -> bool:
 
 
 def _splits(pieces: dict[str, list[Item]], heldout: float, seed: int) -> tuple[list[Item], list[Item], str]:
-    """(train, test, what was dropped): as the data has them; one piece is both, or some of it is held out."""
+    """(train, test, what was dropped): the data's own splits; else both are the same, or some problems are held out."""
     if len(pieces) > 1:
-        return drop_duplicates(pieces["train"], pieces["test"], told=_tests)
-    items, _, said = drop_duplicates(next(iter(pieces.values())), [], told=_tests)
-    return (*(hold_out("code", items, heldout, seed) if heldout else (items, items)), said)
+        return drop_duplicates(pieces["train"], pieces["test"], agree_on=_tests)
+    items, _, dropped = drop_duplicates(next(iter(pieces.values())), [], agree_on=_tests)
+    return (*(hold_out("code", items, heldout, seed) if heldout else (items, items)), dropped)
 
 
 def _tests(item: Item) -> Any:

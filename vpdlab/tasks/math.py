@@ -1,12 +1,11 @@
 """Mathematics with a boxed answer, compared by math-verify: rows in the style of GSM8K, MATH and DAPO.
 
 * GSM8K (arXiv 2110.14168): ``question``, ``answer`` whose last line is ``#### 72``;
-* MATH (arXiv 2103.03874): ``problem``, ``solution`` with a ``\\boxed{}``, and where it is given ``answer``;
+* MATH (arXiv 2103.03874): ``problem``, ``solution`` with a ``\\boxed{}``, optionally ``answer``;
 * DAPO (arXiv 2503.14476): ``prompt`` (text, or a list of chat messages), ``reward_model.ground_truth`` or ``answer``.
 
-The comparison of mathematics is math-verify's; it runs in a process of its own (`math_worker`). What it would read as
-something else (times, dates, units, lists, words) is compared as what it is; the rules are those of `math_forms`. An
-expected answer that is a list means all of its items.
+math-verify compares mathematics, in a separate process (`math_worker`). What it would misread (times, dates, units,
+lists, words) is compared by the rules of `math_forms`. An expected answer that is a list means all of its items.
 """
 
 from __future__ import annotations
@@ -27,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from vpdlab.errors import RunFailed, UserError
-from vpdlab.tasks.common.math_forms import numbers_in_latex, same, tidy, unreadable, words_of
+from vpdlab.tasks.common.math_forms import same
+from vpdlab.tasks.common.math_notation import numbers_in_latex, tidy, unreadable, words_of
 from vpdlab.tasks.common.options import typed_options
 from vpdlab.tasks.common.reading import read_splits, shown
 from vpdlab.tasks.common.splits import drop_duplicates, hold_out, split_of
@@ -47,8 +47,8 @@ FIELDS = (
     "unique_id",
 )
 LONGEST = 500  # characters of a final answer
-STARTUP, PATIENCE = 60.0, 5.0  # seconds until the comparing process is there, and for one comparison
-# DAPO's own instruction asks for a line "Answer: ..."; it goes, since ours asks for a box.
+STARTUP, PATIENCE = 60.0, 5.0  # seconds for the start of the worker process, and for one comparison
+# DAPO's own instruction asks for a line "Answer: ..."; it is removed, since ours asks for a box.
 DAPO = re.compile(
     r"\ASolve the following math problem step by step\..*?\n\n|\n+Remember to put your answer on its own line.*\Z", re.S
 )
@@ -59,11 +59,11 @@ class Math:
 
     Args:
         data: a file or folder of rows, or a name for `datasets.load_dataset`.
-        heldout: share of the items that is held out where the data comes as one piece, in (0, 1).
-        split_seed: picks them.
+        heldout: share of the items to hold out if the data has only one split, in (0, 1).
+        split_seed: random seed of the held-out items.
 
     Raises:
-        UserError: for data that cannot be read; a bad item is named by file, line and field.
+        UserError: for unreadable data; the message names file, line and field of an invalid item.
     """
 
     name = "math"
@@ -75,16 +75,16 @@ class Math:
         if not 0 < heldout < 1:
             raise UserError(f"task math: heldout is {heldout!r}, but must lie between 0 and 1")
         pieces = {
-            split: _problems(split, place, rows)
-            for split, (place, rows) in read_splits("task math", data, FIELDS).items()
+            split: _problems(split, origin, rows)
+            for split, (origin, rows) in read_splits("task math", data, FIELDS).items()
         }
-        train, test, said = drop_duplicates(pieces.get("train", []), pieces.get("test", []))
-        if "train" not in pieces or "test" not in pieces:  # one piece, whatever it is called
+        train, test, dropped = drop_duplicates(pieces.get("train", []), pieces.get("test", []))
+        if "train" not in pieces or "test" not in pieces:  # one split, whatever its name
             train, test = hold_out("math", train or test, heldout, split_seed)
         self._problems = {"train": train, "test": test}
         self._judge = Judge()
         self.summary: str = f"math: {len(train)} train, {len(test)} test problems from {data}" + (
-            f"; {said}" if said else ""
+            f"; {dropped}" if dropped else ""
         )
 
     def load(self, split: str) -> Sequence[Problem]:
@@ -92,10 +92,10 @@ class Math:
         return split_of("math", self._problems, split, self.summary)
 
     def verify(self, rollout: Rollout) -> Outcome:
-        """Reward 1 for an answer that math-verify finds equal, else 0; the notes never give the right one.
+        """Reward 1 for an equal answer, else 0; the notes never give the right one.
 
         Raises:
-            RunFailed: where the comparing process cannot be had.
+            RunFailed: if the worker process cannot be started.
         """
         answer, why_none = read_boxed(rollout)
         answer = answer.rstrip(". ")  # a full stop belongs to the sentence
@@ -120,20 +120,20 @@ class Math:
         """(whether they are equal, the answer in a normal form or None). Raises TimeoutError."""
 
         @cache
-        def asked(one: str, two: str) -> dict[str, Any]:
-            said = self._judge.compare(one, two)
-            if said is None:
+        def compare(one: str, two: str) -> dict[str, Any]:
+            result = self._judge.compare(one, two)
+            if result is None:
                 raise TimeoutError
-            return said
+            return result
 
-        right = same(gold, answer, lambda one, two: asked(one, two)["right"])
+        right = same(gold, answer, lambda one, two: compare(one, two)["right"])
         plain = numbers_in_latex(tidy(answer))
-        read = asked(numbers_in_latex(tidy(gold)), plain)["read"]
+        read = compare(numbers_in_latex(tidy(gold)), plain)["read"]
         return right, read or (words_of(plain) if right else None)
 
 
 class Judge:
-    """The comparing process: started when it is first needed, started again after a comparison that did not end."""
+    """The worker process for comparisons: started on first use, and restarted after a comparison that timed out."""
 
     def __init__(self, patience: float = PATIENCE) -> None:
         self.patience = patience
@@ -141,17 +141,17 @@ class Judge:
         self._lock = threading.Lock()
 
     def compare(self, gold: str, answer: str) -> dict[str, Any] | None:
-        """What `math_worker.compare` says, or None where it took too long or too much.
+        """The result of `math_worker.compare`; None if it exceeded its time or memory.
 
         Raises:
-            RunFailed: where the process cannot be started, or cannot read `gold`.
+            RunFailed: if the process cannot be started.
         """
         with self._lock:
             process = self._process or self._start()
             return self._ask(process, gold, answer, self.patience)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        # -P: the folder of the script holds a file called math.py, which must not hide Python's own.
+        # -P: without the script's folder on sys.path, its modules cannot shadow installed ones.
         words = [sys.executable, "-P", str(Path(__file__).parent / "common" / "math_worker.py")]
         process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
@@ -194,7 +194,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def read_boxed(rollout: Rollout) -> tuple[str, str]:
-    """What stands in the last ``\\boxed{}``, and why nothing does: one of the two is empty."""
+    """The content of the last ``\\boxed{}``, and the reason why there is none; one of the two is empty."""
     content = boxed(rollout.text)
     if content and content.strip(". "):
         return content, ""
@@ -208,36 +208,36 @@ def read_boxed(rollout: Rollout) -> tuple[str, str]:
 
 
 def boxed(text: str) -> str | None:
-    """The content of the last closed ``\\boxed{...}``, braces inside it balanced; None where there is none."""
+    """The content of the last closed ``\\boxed{...}``, with balanced braces; None if there is none."""
     starts = {match.end() for match in re.finditer(r"\\f?boxed\s{0,9}\{", text)}
-    opened: list[int] = []  # behind each brace that is still open
-    found: tuple[int, int] | None = None
+    opened: list[int] = []  # positions after the braces that are still open
+    last: tuple[int, int] | None = None
     for brace in re.finditer(r"(?<!\\)(?:\\\\)*([{}])", text):
-        place = brace.end()
+        end = brace.end()
         if brace[1] == "{":
-            opened.append(place)
-        elif opened and (start := opened.pop()) in starts and (found is None or start > found[0]):
-            found = start, place - 1
-    return text[found[0] : found[1]].strip() if found else None
+            opened.append(end)
+        elif opened and (start := opened.pop()) in starts and (last is None or start > last[0]):
+            last = start, end - 1
+    return text[last[0] : last[1]].strip() if last else None
 
 
-def _problems(split: str, place: str, rows: Iterable[tuple[str, Any]]) -> list[Problem]:
+def _problems(split: str, origin: str, rows: Iterable[tuple[str, Any]]) -> list[Problem]:
     problems = []
     for where, row in rows:
         if not isinstance(row, dict):
-            raise UserError(f"{place} {where}: expected an object with a problem and its answer, found {shown(row)}")
+            raise UserError(f"{origin} {where}: expected an object with a problem and its answer, found {shown(row)}")
         prompt = next((row[name] for name in ("question", "problem", "prompt") if row.get(name)), None)
-        if isinstance(prompt, list):  # chat messages: the user's words
-            said = [turn.get("content") for turn in prompt if isinstance(turn, dict) and turn.get("role") == "user"]
-            prompt = said[-1] if said else None
+        if isinstance(prompt, list):  # chat messages: use the last user turn
+            turns = [turn.get("content") for turn in prompt if isinstance(turn, dict) and turn.get("role") == "user"]
+            prompt = turns[-1] if turns else None
         if not isinstance(prompt, str) or not prompt.strip():
             raise UserError(
-                f"{place} {where}: no problem: expected text in question, problem or prompt, found {shown(row)}"
+                f"{origin} {where}: no problem: expected text in question, problem or prompt, found {shown(row)}"
             )
-        gold = _gold(row, f"{place} {where}")
+        gold = _gold(row, f"{origin} {where}")
         if not gold:
             raise UserError(
-                f"{place} {where}: no final answer (#### 72, \\boxed{{}}, answer or reward_model.ground_truth)"
+                f"{origin} {where}: no final answer (#### 72, \\boxed{{}}, answer or reward_model.ground_truth)"
             )
         about = {name: row[name] for name in ("level", "subject", "type") if isinstance(row.get(name), str | int)}
         name = row.get("unique_id")
@@ -247,13 +247,13 @@ def _problems(split: str, place: str, rows: Iterable[tuple[str, Any]]) -> list[P
 
 
 def _gold(row: Mapping[str, Any], where: str) -> str:
-    """The final answer of a row, without box, commas between thousands and what led to it; "" where there is none."""
+    """The final answer of a row, without derivation, box and thousands separators; "" if there is none."""
     model, solution = row.get("reward_model"), row.get("solution")
     truth = model.get("ground_truth") if isinstance(model, Mapping) else None
     bare = solution if isinstance(solution, str) and len(solution) <= 100 and "\n" not in solution else None
-    led = boxed(solution) if isinstance(solution, str) else None
+    derived = boxed(solution) if isinstance(solution, str) else None
     for name, value in (
-        ("reward_model.ground_truth", truth), ("answer", row.get("answer")), ("solution", led), ("solution", bare)
+        ("reward_model.ground_truth", truth), ("answer", row.get("answer")), ("solution", derived), ("solution", bare)
     ):  # fmt: skip
         text = _final(value, f"{where}: field {name!r}")
         if text and (why := unreadable(text)):
@@ -264,7 +264,7 @@ def _gold(row: Mapping[str, Any], where: str) -> str:
 
 
 def _final(value: Any, what: str) -> str:
-    if isinstance(value, str) and value.lstrip().startswith('["'):  # some sets keep a list as text
+    if isinstance(value, str) and value.lstrip().startswith('["'):  # some data sets store a list as text
         with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(value)
     if isinstance(value, list):

@@ -3,8 +3,8 @@
 One item is one object (a line of JSON, a row of parquet, a row of a `datasets` data set):
 
 * required: ``prompt`` (the question with its choices, one a line), ``answer`` (the letter of the right choice);
-* optional: ``system`` (what the answer must look like), ``idx`` (names the item in its split), ``options``
-  (the choices' texts; written under the prompt where the prompt does not list them), ``kind`` (only ``"mcq"``),
+* optional: ``system`` (the required form of the answer), ``idx`` (id of the item in its split), ``options``
+  (the texts of the choices; appended to the prompt if it does not list them), ``kind`` (only ``"mcq"``),
   ``dataset`` and ``description`` (kept or ignored, never shown to the student).
 
 Source of the format: the SciKnowEval files in the release of SDPO (arXiv 2601.20802).
@@ -36,16 +36,16 @@ SYSTEM = """Given a question and its options, select the right one. Respond in t
 In the answer give only the letter of the right option, and nothing else."""
 LETTER_FIRST = "Answer with the letter of the right option, then stop."
 FIELDS = ("prompt", "answer", "idx", "system", "kind", "dataset", "options")
-QUOTED = 160  # characters of an option that a note quotes: some options are whole protein sequences
+QUOTED = 160  # characters of an option that feedback quotes: some options are whole protein sequences
 
 # A choice starts a line: "A: text", "A. text", "A) text", "(A) text". A dot needs white space after it, because
 # chemistry writes "C.CCO" for two molecules.
 LABEL = re.compile(r"^[ \t]*(?:(\()([A-Z])\)|([A-Z])([:)]|\.(?=\s|$)))[ \t]*", re.MULTILINE)
-# Data sets end the prompt with an instruction that is not part of the last choice's text.
+# Prompts may end with an instruction that is not part of the last choice's text.
 AFTER_CHOICES = re.compile(r"\n\s*(?:\n|(?:please|answer|think|let's|reason)\b)", re.IGNORECASE)
 LETTER = re.compile(r"(?:\(([A-Za-z])\)|([A-Za-z])(?:[.:)]|$))(.*)", re.DOTALL)
 
-# A response that gives its letter first: "B", "B: 56 pC", "The answer is (B)." An article ("A charge ...") is none.
+# A response that starts with its letter: "B", "B: 56 pC", "The answer is (B)."; not an article ("A charge ...").
 OPENING = re.compile(
     r"\s*(?:the )?(?:right |correct )?(?:(?:answer|option)(?: is)?:?\s*)?\(?([A-Z])\)?(?=[.:,)]|\s*(?:\n|$))",
     re.IGNORECASE,
@@ -53,29 +53,29 @@ OPENING = re.compile(
 
 
 def read_choices(prompt: str) -> dict[str, str]:
-    """Letter → text of the choices that `prompt` lists at its end; empty where it lists none.
+    """Letter → text of the choices that `prompt` lists at its end; empty if it lists none.
 
-    Choices are letters from A on, in order, all written in one way; the last such list counts, so that lines of
-    the question that only look like a choice are left alone.
+    Choices have consecutive letters from A, all in the same style. The last list of this form counts, so that lines of
+    the question that only look like choices are ignored.
     """
     labels = [(m[2] or m[3], m[1] or m[4], m) for m in LABEL.finditer(prompt)]
     for start in reversed([i for i, (letter, _, _) in enumerate(labels) if letter == "A"]):
-        style, found = labels[start][1], []
+        style, matches = labels[start][1], []
         for letter, mark, match in labels[start:]:
-            if mark == style and letter == ascii_uppercase[len(found) % 26]:
-                found.append(match)
-        if len(found) > 1:
-            ends = [match.start() for match in found[1:]] + [len(prompt)]
-            texts = [prompt[match.end() : end] for match, end in zip(found, ends, strict=True)]
+            if mark == style and letter == ascii_uppercase[len(matches) % 26]:
+                matches.append(match)
+        if len(matches) > 1:
+            ends = [match.start() for match in matches[1:]] + [len(prompt)]
+            texts = [prompt[match.end() : end] for match, end in zip(matches, ends, strict=True)]
             texts[-1] = AFTER_CHOICES.split(texts[-1], maxsplit=1)[0]
             return {letter: text.strip() for letter, text in zip(ascii_uppercase, texts, strict=False)}
     return {}
 
 
 def read_letter(block: str, choices: Mapping[str, str]) -> str | None:
-    """The one letter that an answer block gives ("b", "(B)", "B.", "B: its text"), or None.
+    """The letter in an answer block ("b", "(B)", "B.", "B: its text"), or None.
 
-    Words after the letter must be those of its choice: a block that names two choices gives none.
+    Text after the letter must be that of its choice; a block that names two choices is ambiguous and gives None.
     """
     match = LETTER.fullmatch(block.strip())
     if match is None:
@@ -90,15 +90,15 @@ class Science:
     """Multiple-choice questions, judged by the letter in the last `<answer>` block.
 
     Args:
-        data: a folder with train and test files (.json or .jsonl lines, .parquet), one such file, a folder that
-            `datasets` wrote, or, where no such path exists, a name for `datasets.load_dataset`.
-        split_seed: picks the held-out items where the data comes as one piece.
-        heldout: share of those items that is held out, in (0, 1).
-        form: "tags" reads the last `<answer>` block, as the data's own system turn asks for; "letter" asks for the
-            letter first and reads it there, for small models that cannot keep to tags.
+        data: a folder with train and test files (.json or .jsonl lines, .parquet), a single file, a folder that
+            `datasets` wrote, or, if the path does not exist, a name for `datasets.load_dataset`.
+        split_seed: random seed of the held-out items if the data has no test split.
+        heldout: share of items to hold out in that case, in (0, 1).
+        form: "tags" reads the last `<answer>` block, as the data's own system turn requests; "letter" requests and
+            reads the letter at the start of the response, for small models that cannot produce tags reliably.
 
     Raises:
-        UserError: for data that cannot be found or read; a bad item is named by file, line, field and value.
+        UserError: for missing or unreadable data; the message names file, line, field and value of an invalid item.
     """
 
     name = "science"
@@ -113,22 +113,22 @@ class Science:
         if form not in ("tags", "letter"):
             raise UserError(f"task science: form is {form!r}, but must be tags or letter")
         self.form = form
-        found = read_splits(f"task {self.name}", data, FIELDS)
+        splits = read_splits(f"task {self.name}", data, FIELDS)
         pieces = {
-            split: _problems(split if "test" in found else "item", place, rows)
-            for split, (place, rows) in found.items()
+            split: _problems(split if "test" in splits else "item", origin, rows)
+            for split, (origin, rows) in splits.items()
         }
         if form == "letter":
             pieces = {split: [_letter_first(problem) for problem in problems] for split, problems in pieces.items()}
-        train, test, said = drop_duplicates(pieces.get("train", []), pieces.get("test", []))
+        train, test, dropped = drop_duplicates(pieces.get("train", []), pieces.get("test", []))
         if "test" not in pieces:
             train, test = hold_out(self.name, train, heldout, split_seed)
         self._problems: dict[str, list[Problem]] = {"train": train, "test": test}
         unread = sum(not problem.data["choices"] for problem in train + test)
         parts = [f"science: {len(train)} train, {len(test)} test problems from {data}"]
-        parts += [f"held out by words, seed {split_seed}"] if "test" not in pieces else []
-        parts += [said] if said else []
-        parts += [f"{unread} whose choices the prompt does not list"] if unread else []
+        parts += [f"held out by text, seed {split_seed}"] if "test" not in pieces else []
+        parts += [dropped] if dropped else []
+        parts += [f"{unread} without choices in the prompt"] if unread else []
         self.summary: str = "; ".join(parts)
 
     def load(self, split: str) -> Sequence[Problem]:
@@ -142,18 +142,18 @@ class Science:
         if letter is None:
             return Outcome(0.0, why_none)
         if choices and letter not in choices:
-            said = f"The answer gives the letter {letter}, which is not among the choices {', '.join(choices)}."
-            return Outcome(0.0, said, letter)
+            note = f"The answer gives the letter {letter}, which is not among the choices {', '.join(choices)}."
+            return Outcome(0.0, note, letter)
         if letter == rollout.problem.answer:
             return Outcome(1.0, "The answer is right.", letter)
         text = choices.get(letter, "")
-        # Some data sets list one text under two letters: to call the right words wrong would teach a falsehood.
+        # Some data sets list the same text under two letters; calling the right text wrong would be false feedback.
         quote = f' "{_shortened(text)}",' if text and text != choices.get(rollout.problem.answer) else ""
         return Outcome(0.0, f"The answer chose option {letter},{quote} which is not right.", letter)
 
 
 def _block_letter(rollout: Rollout, choices: Mapping[str, str]) -> tuple[str | None, str]:
-    """The letter in the answer block, or None and why there is none."""
+    """The letter in the answer block, or None and the reason."""
     block, why_none = read_answer(rollout)
     if not block:
         return None, why_none
@@ -163,13 +163,14 @@ def _block_letter(rollout: Rollout, choices: Mapping[str, str]) -> tuple[str | N
 
 
 def _opening_letter(rollout: Rollout) -> tuple[str | None, str]:
-    """The letter that the response begins with, or None and why there is none."""
+    """The letter at the start of the response, or None and the reason."""
     match = OPENING.match(rollout.text)
     return (match[1].upper(), "") if match else (None, "The response does not begin with the letter of an option.")
 
 
 def _letter_first(problem: Problem) -> Problem:
-    """The same problem asking for the letter alone; an instruction behind the choices ("reason step by step") goes."""
+    """The problem with a request for the letter alone; an instruction after the choices ("reason step by step") is
+    removed."""
     last = list(problem.data["choices"].values())[-1:]
     end = problem.prompt.rfind(last[0]) + len(last[0]) if last else len(problem.prompt)
     return replace(problem, prompt=problem.prompt[:end], system=LETTER_FIRST)
@@ -184,13 +185,13 @@ def _shortened(text: str) -> str:
     return text if len(text) <= QUOTED else text[: QUOTED - 1] + "…"
 
 
-def _problems(split: str, place: str, rows: Iterable[tuple[str, Any]]) -> list[Problem]:
+def _problems(split: str, origin: str, rows: Iterable[tuple[str, Any]]) -> list[Problem]:
     """Rows as (where, fields) → problems."""
     problems = []
     for where, row in rows:
         if not isinstance(row, dict):
-            raise UserError(f"{place} {where}: expected an object with prompt and answer, found {shown(row)}")
-        problem = _problem(row, f"{place} {where}")
+            raise UserError(f"{origin} {where}: expected an object with prompt and answer, found {shown(row)}")
+        problem = _problem(row, f"{origin} {where}")
         idx = row.get("idx")
         name = f"{split}-{where.replace(' ', '')}" if idx is None else f"{split}-{idx}"
         problems.append(Problem(name, problem.prompt, problem.answer, problem.system, problem.data))

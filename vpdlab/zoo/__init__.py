@@ -1,7 +1,7 @@
-"""Where models come from: the bundled one, the one that a package index carries, the hub, a folder.
+"""Sources of models: the bundled one, one from a package index, the hub, a folder.
 
-A model is always an ordinary Hugging Face folder (or hub name) in the end, so everything behind `resolve`
-takes one path, whatever the model.
+`resolve` turns any model name into the path of an ordinary Hugging Face folder (or a hub name), so that all other code
+treats models alike. smollm2 downloads and converts SmolLM2-135M; make_apprentice trains the bundled model.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ def is_model(folder: Path) -> bool:
 
 
 def catalog() -> list[dict[str, Any]]:
-    """The models that vpdlab knows by a short name, in plain values.
+    """The models that vpdlab knows by a short name, as plain values.
 
     Returns:
-        One dict a model with the keys name, what, where (the folder), present, licence, parameters.
+        One dict per model with the keys name, what, where (the folder), present, licence, parameters.
     """
     smollm2 = cache_dir() / "models" / "smollm2-135m"
     return [
         {
             "name": "apprentice",
-            "what": "small decoder for words and digits, bundled: learns visibly in minutes without a GPU",
+            "what": "small bundled decoder for words and digits: learns visibly in minutes without a GPU",
             "where": str(APPRENTICE),
             "present": is_model(APPRENTICE),
             "licence": "Apache-2.0",
@@ -53,7 +53,7 @@ def catalog() -> list[dict[str, Any]]:
         },
         {
             "name": "smollm2-135m",
-            "what": "SmolLM2-135M-Instruct from its 4-bit package, widened to float32: a real model without a hub",
+            "what": "SmolLM2-135M-Instruct from its 4-bit package, converted to float32: a real model without a hub",
             "where": str(smollm2),
             "present": is_model(smollm2),
             "licence": "Apache-2.0",
@@ -63,7 +63,7 @@ def catalog() -> list[dict[str, Any]]:
 
 
 def _stored_parameters(folder: Path) -> int | None:
-    """Parameters in a folder's safetensors file (shared ones once), or None where there is no such file."""
+    """Parameters in a folder's safetensors file (shared ones once); None if there is no such file."""
     weights = folder / "model.safetensors"
     if not weights.is_file():
         return None
@@ -80,7 +80,7 @@ def _stored_parameters(folder: Path) -> int | None:
 
 
 def resolve(name: str) -> str:
-    """What `from_pretrained` should be given for a model name.
+    """The argument of `from_pretrained` for a model name.
 
     Args:
         name: a name of `catalog`, a folder with a saved model, or a hub name of the form org/name.
@@ -89,7 +89,7 @@ def resolve(name: str) -> str:
         The folder as text, or the hub name unchanged.
 
     Raises:
-        UserError: the model is not here yet, the folder holds no model, or nothing goes by that name.
+        UserError: if the model has not been downloaded, the folder does not contain a model, or the name is unknown.
     """
     known = {entry["name"]: entry for entry in catalog()}
     if name in known:
@@ -116,7 +116,7 @@ def _local(folder: Path) -> str:
         return str(folder)
     if (folder / "adapter_config.json").is_file():
         raise UserError(
-            f"model folder {folder} holds a LoRA adapter alone: merge it into its model, and name that folder"
+            f"model folder {folder} contains only a LoRA adapter: merge it into its base model, and name that folder"
         )
     final = folder / "final"
     hint = f"; did you mean {final}?" if is_model(final) else "; a saved model's folder has one"
@@ -124,20 +124,20 @@ def _local(folder: Path) -> str:
 
 
 def check_whole(folder: Path) -> None:
-    """Raises UserError where a saved model's files are not those that its manifest names."""
+    """Raises UserError if a saved model's files do not match its manifest."""
     try:
         reason = manifest.damage(folder)
     except OSError as error:
         reason = f"{Path(error.filename or folder).name} cannot be read ({error.strerror})"
     if reason:
         raise UserError(
-            f"model folder {folder} is not as it was saved: {reason}; to use it as it is now, remove its"
+            f"model folder {folder} has changed since it was saved: {reason}; to use it nevertheless, remove its"
             f" {manifest.NAME}"
         )
 
 
 def get(name: str, progress: Callable[[str], object] = print) -> Path:
-    """Put a model of the catalog on this machine; does nothing where it is there already.
+    """Download a model of the catalog, unless it is present.
 
     Args:
         name: a name of `catalog`.
@@ -147,8 +147,8 @@ def get(name: str, progress: Callable[[str], object] = print) -> Path:
         The model's folder.
 
     Raises:
-        UserError: the name is unknown, or the bundled model is missing.
-        RunFailed: the download or the conversion failed.
+        UserError: if the name is unknown, or the bundled model is missing.
+        RunFailed: if the download or the conversion fails.
     """
     known = {entry["name"]: entry for entry in catalog()}
     if name not in known:
@@ -161,4 +161,4 @@ def get(name: str, progress: Callable[[str], object] = print) -> Path:
         from vpdlab.zoo import smollm2
 
         return smollm2.fetch(folder, progress)
-    return Path(resolve(name))  # bundled and missing: says so
+    return Path(resolve(name))  # the bundled model is missing: raises UserError

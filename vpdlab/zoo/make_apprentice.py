@@ -1,13 +1,13 @@
-"""Make the bundled model `apprentice` from nothing, in about twenty minutes on one core.
+"""Train the bundled model `apprentice` from scratch, in about twenty minutes on one core.
 
-    python -m vpdlab.zoo.make_apprentice --out vpdlab/models/apprentice
-    python -m vpdlab.zoo.make_apprentice --out elsewhere --start vpdlab/models/apprentice --stages habits
+    python -m vpdlab.zoo.make_apprentice --out vpdlab/zoo/apprentice
+    python -m vpdlab.zoo.make_apprentice --out elsewhere --start vpdlab/zoo/apprentice --stages habits
 
-It is a small Llama with a byte-level tokenizer of its own: every word of the default templates and of the
-arithmetic task's critiques is one token, every digit is one token, and any other text still encodes, byte by
-byte. It goes to school in four stages (`STAGES`): it learns to add, to find the problem across a distance, and to
-read critiques and solutions; at the end it learns bad habits, wrong answers in set proportions, which decide how
-often student and teacher are right when a tour starts. The pairs that the arithmetic task holds out are never seen.
+It is a small Llama with its own byte-level tokenizer: every word of the default templates and of the arithmetic task's
+critiques is one token, every digit is one token, and any other text is encoded byte by byte. It is trained in four
+stages (`STAGES`): to add, to attend to the problem across a distance, to read critiques and solutions, and finally to
+give wrong answers in fixed proportions, which set how often student and teacher are right at the start of a tour. It
+never sees the pairs that the arithmetic task holds out.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ CHAT = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
-# How often an answer is right in the last stage: without feedback, and after a critique of a wrong attempt, for
-# numbers of two and of three digits. What the tours start from then is measured by `vpdlab compare`.
+# Share of right answers in the last stage: without feedback, and after a critique of a wrong attempt, for numbers of
+# two and three digits. `vpdlab compare` measures the resulting success rates at the start of the tours.
 RIGHT = {("plain", 2): 0.40, ("plain", 3): 0.08, ("critique", 2): 0.70, ("critique", 3): 0.45}
 
 
@@ -42,14 +42,14 @@ class Stage:
     """A part of the training.
 
     Attributes:
-        steps, rows, rate: updates at most, examples an update, learning rate.
-        until: the stage ends early once this skill (a kind and a count of digits) is right so often. Each skill comes
-            as a jump after a long plateau, and it comes only while the learning rate is high: so the rate stays up, and
-            the wait is not a fixed one.
-        digits: digits of the numbers -> share.
+        steps, rows, rate: maximum number of updates, examples per update, learning rate.
+        until: the stage ends early once this skill (kind, number of digits) reaches this share of right answers. Each
+            skill emerges suddenly after a long plateau, and only while the learning rate is high, so the rate stays
+            constant and the length of the stage is not fixed.
+        digits: number of digits -> share.
         kinds: "plain", "critique", "solution" -> share.
-        gap: largest distance put between the problem and the rest, by shifting positions (0: none). What was learned
-            next to the problem is of no use behind a critique until it holds at any distance.
+        gap: largest distance between the problem and the rest, made by shifting positions (0: none). What is learned
+            next to the problem does not transfer to prompts with a critique until it holds at any distance.
         habits: whether answers are wrong in the proportions of `RIGHT`.
     """
 
@@ -64,7 +64,7 @@ class Stage:
 
 
 STAGES = {
-    # One digit first: without the small table of sums the ones digit of larger sums stays a guess for very long.
+    # With one-digit numbers: without the small table of sums, the ones digit of larger sums stays random for very long.
     "sums": Stage(4000, 128, 2e-3, {1: 0.2, 2: 0.35, 3: 0.45}, {"plain": 1.0}, until=("plain", 3, 0.9)),
     "distance": Stage(1000, 128, 1.5e-3, {1: 0.1, 2: 0.4, 3: 0.5}, {"plain": 1.0}, gap=55),
     "reading": Stage(
@@ -80,26 +80,26 @@ STAGES = {
 
 
 def build_tokenizer() -> Any:
-    """Byte-level BPE on the words of our own templates and critiques, each digit apart."""
+    """Byte-level BPE trained on the templates and critiques, with each digit a separate token."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    words = ["What is 12 + 34 - 5?", *vars(Templates()).values(), response("1")]
-    words += [critique(said, right) for said, right in (("123", "123"), ("199", "922"), ("1", "12"), ("12", "1"))]
-    words += [critique("-1", "1"), "The answer has no number."]
+    texts = ["What is 12 + 34 - 5?", *vars(Templates()).values(), response("1")]
+    texts += [critique(given, right) for given, right in (("123", "123"), ("199", "922"), ("1", "12"), ("12", "1"))]
+    texts += [critique("-1", "1"), "The answer has no number."]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    # Enough merges for every word to become one token: training stops where nothing is left to merge.
+    # Enough merges for every word to become one token; training stops when nothing is left to merge.
     trainer = trainers.BpeTrainer(
         vocab_size=2000,
         special_tokens=[AddedToken(token, normalized=False) for token in SPECIAL],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([word for word in words for _ in range(3)], trainer)
+    tokenizer.train_from_iterator([text for text in texts for _ in range(3)], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<|pad|>",
@@ -113,7 +113,7 @@ def build_tokenizer() -> Any:
 
 
 def build_model(tokenizer: Any, seed: int) -> Any:
-    """A Llama of 3 layers, width 96, with random weights."""
+    """A Llama with 3 layers of width 96 and random weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
@@ -135,12 +135,12 @@ def build_model(tokenizer: Any, seed: int) -> Any:
 
 
 def response(answer: str) -> str:
-    """What the apprentice answers."""
+    """The form of the apprentice's responses."""
     return f"The answer is {answer}."
 
 
 def problem(rng: random.Random, digits: int) -> Problem:
-    """A sum that is not held out. One-digit sums are a table that nothing holds out."""
+    """A sum that is not held out. One-digit sums are never held out."""
     low, high = (0 if digits == 1 else 10 ** (digits - 1)), 10**digits - 1
     while True:
         a, b = rng.randint(low, high), rng.randint(low, high)
@@ -148,22 +148,22 @@ def problem(rng: random.Random, digits: int) -> Problem:
             return Problem(f"{a}+{b}", f"What is {a} + {b}?", str(a + b))
 
 
-def spoilt(rng: random.Random, right: str, near: float, share: float = 0.6) -> str:
-    """A made-up answer: each digit is changed with probability `share`, by one (`near`) or to anything."""
+def corrupted(rng: random.Random, right: str, near: float, share: float = 0.6) -> str:
+    """A corrupted answer: each digit changes with probability `share`, by one (probability `near`) or at random."""
     if rng.random() < 0.03:
         return right[:-1] or "0" if rng.random() < 0.5 else right + rng.choice("0123456789")
     digits = []
-    for place, digit in enumerate(right):
+    for index, digit in enumerate(right):
         if rng.random() < share:
             digit = str((int(digit) + rng.choice((-1, 1))) % 10) if rng.random() < near else rng.choice("0123456789")
-        digits.append("1" if place == 0 and digit == "0" and len(right) > 1 else digit)
+        digits.append("1" if index == 0 and digit == "0" and len(right) > 1 else digit)
     return "".join(digits)
 
 
 def wrong(rng: random.Random, right: str) -> str:
-    """A made-up answer that is wrong in a digit or two."""
+    """A corrupted answer that is wrong in a digit or two."""
     while True:
-        answer = spoilt(rng, right, near=0.7, share=0.4)
+        answer = corrupted(rng, right, near=0.7, share=0.4)
         if answer != right and len(answer) == len(right):
             return answer
 
@@ -171,19 +171,19 @@ def wrong(rng: random.Random, right: str) -> str:
 def example(rng: random.Random, digits: int, kind: str, habits: bool) -> tuple[Problem, Feedback, str]:
     """A problem, the feedback on it (none for kind "plain") and the answer to learn."""
     sum_ = problem(rng, digits)
-    answer, said = sum_.answer, sum_.answer
+    answer, attempt = sum_.answer, sum_.answer
     if kind == "solution":
         return sum_, Feedback(demonstration=response(answer)), answer
     if kind == "critique":
-        said = wrong(rng, answer) if habits and rng.random() < 0.7 else spoilt(rng, answer, near=0.3)
-    if habits and (kind == "plain" or said != sum_.answer) and rng.random() >= RIGHT[kind, digits]:
-        # Not reading a critique is one way to be wrong after it: the attempt again.
-        answer = said if said != answer and rng.random() < 0.5 else wrong(rng, answer)
-    return sum_, Feedback(critique=critique(said, sum_.answer)) if kind == "critique" else Feedback(), answer
+        attempt = wrong(rng, answer) if habits and rng.random() < 0.7 else corrupted(rng, answer, near=0.3)
+    if habits and (kind == "plain" or attempt != sum_.answer) and rng.random() >= RIGHT[kind, digits]:
+        # One way to be wrong after a critique is to ignore it: repeat the attempt.
+        answer = attempt if attempt != answer and rng.random() < 0.5 else wrong(rng, answer)
+    return sum_, Feedback(critique=critique(attempt, sum_.answer)) if kind == "critique" else Feedback(), answer
 
 
 def batch(render: Renderer, rng: random.Random, stage: Stage) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """ids, labels (-100 outside the response) and positions, all [B, S]; one kind and one length of numbers a batch."""
+    """ids, labels (-100 outside the response) and positions, all [B, S]; a batch has one kind and one number length."""
     tokenizer = render.tokenizer
     digits = rng.choices(list(stage.digits), list(stage.digits.values()))[0]
     kind = rng.choices(list(stage.kinds), list(stage.kinds.values()))[0]
@@ -205,7 +205,7 @@ def batch(render: Renderer, rng: random.Random, stage: Stage) -> tuple[torch.Ten
 
 
 def train(model: Any, tokenizer: Any, name: str, seed: int) -> None:
-    """One stage; says where it is every 200 steps."""
+    """Train one stage; prints progress every 200 steps."""
     stage, rng, render = STAGES[name], random.Random(f"{name} {seed}"), Renderer(tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=stage.rate, weight_decay=0.01)
     started = time.monotonic()
@@ -220,18 +220,18 @@ def train(model: Any, tokenizer: Any, name: str, seed: int) -> None:
         optimizer.step()
         optimizer.zero_grad()
         if step % 200 == 0 or step == stage.steps:
-            passed = time.monotonic() - started
-            found = skills(model, render)
-            said = ", ".join(f"{kind} {digits} digits {right:.2f}" for (kind, digits), right in found.items())
-            print(f"{name}: step {step}/{stage.steps}, {passed:.0f} s, right: {said}", flush=True)
-            if stage.until and found[stage.until[:2]] >= stage.until[2]:
+            elapsed = time.monotonic() - started
+            rates = skills(model, render)
+            shown = ", ".join(f"{kind} {digits} digits {right:.2f}" for (kind, digits), right in rates.items())
+            print(f"{name}: step {step}/{stage.steps}, {elapsed:.0f} s, right: {shown}", flush=True)
+            if stage.until and rates[stage.until[:2]] >= stage.until[2]:
                 return
 
 
 @torch.no_grad()
 def skills(model: Any, render: Renderer) -> dict[tuple[str, int], float]:
-    """Mean probability of the right answer to fresh problems, without feedback and after a critique of a wrong one."""
-    found = {}
+    """Mean probability of the right answer to new problems, without feedback and after a critique of a wrong answer."""
+    rates = {}
     for kind in ("plain", "critique"):
         for digits in (2, 3):
             stage = Stage(0, 128, 0.0, {digits: 1.0}, {kind: 1.0})
@@ -239,27 +239,27 @@ def skills(model: Any, render: Renderer) -> dict[tuple[str, int], float]:
             logp = torch.log_softmax(model(input_ids=ids).logits[:, :-1], dim=-1)
             known = labels[:, 1:] != -100
             right = logp.gather(-1, labels[:, 1:].clamp(min=0)[..., None])[..., 0].masked_fill(~known, 0.0)
-            found[kind, digits] = right.sum(1).exp().mean().item()
-    return found
+            rates[kind, digits] = right.sum(1).exp().mean().item()
+    return rates
 
 
 def main() -> None:
-    """Read the options and train."""
+    """Parse the options and train."""
     parser = argparse.ArgumentParser(description="Make the bundled model.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--seed", type=int, default=1, help="default: 1, which the bundled model was made with")
-    parser.add_argument("--start", type=Path, help="go on from this model instead of random weights")
+    parser.add_argument("--seed", type=int, default=1, help="default: 1, as for the bundled model")
+    parser.add_argument("--start", type=Path, help="start from this model instead of random weights")
     parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES), help="default: all")
     args = parser.parse_args()
     from transformers import AutoModelForCausalLM
 
-    torch.set_num_threads(1)  # one thread: the same sums in the same order give the same weights
+    torch.set_num_threads(1)  # one thread: a fixed order of summation, and so reproducible weights
     tokenizer = build_tokenizer()
     model = AutoModelForCausalLM.from_pretrained(args.start) if args.start else build_model(tokenizer, args.seed)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
     for name in args.stages:
         train(model, tokenizer, name, args.seed)
-        model.save_pretrained(args.out)  # after each stage: an interrupted school can go on with --start
+        model.save_pretrained(args.out)  # after each stage, so that training can resume with --start
         tokenizer.save_pretrained(args.out)
     print(f"saved to {args.out}")
 

@@ -1,10 +1,12 @@
-"""Sampling backends, one file each; the file's name is the value of `sampler`.
+"""Sampling backends, one file each; the name of the file is the value of `sampler`.
 
-A backend's module has
+A backend module defines
 
-* ``SETTINGS``: fields of RunConfig that only it reads;
-* ``check(config)``: raises UserError where it is not installed, or not for this run, before a model is loaded;
+* ``SETTINGS``: the fields of RunConfig that only it reads;
+* ``check(config)``: raises UserError, before a model is loaded, if it is not installed or does not suit the run;
 * ``open_sampler(config, policy, max_context) -> Sampler``.
+
+transformers: the model in this process. vllm: a vLLM engine or server.
 """
 
 from __future__ import annotations
@@ -17,12 +19,12 @@ from vpdlab.errors import UserError
 
 
 def names() -> list[str]:
-    """The backends that there are."""
+    """Names of the available backends."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def find(name: str) -> ModuleType:
-    """The module of a backend. Raises UserError for a name that none has."""
+    """The module of a backend. Raises UserError for an unknown name."""
     if name not in names():
         raise UserError(f"sampler is {name!r}: choose one of {', '.join(names())}")
     return importlib.import_module(f"{__name__}.{name}")

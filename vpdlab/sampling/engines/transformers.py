@@ -1,7 +1,7 @@
-"""Sampling with transformers: one prefill a prompt, and finished rows leave the batch.
+"""Sampling with transformers: one prefill per prompt, and finished rows leave the batch.
 
-Why not `generate`: it keeps finished rows until the last one ends, reads the same prompt once for each rollout
-of its group, and draws from one generator for the whole batch, so that a rollout changes with its neighbours.
+`generate` is not used because it keeps finished rows until the last one ends, reads the same prompt once per rollout
+of its group, and draws from one generator for the whole batch, so that a rollout depends on its neighbours.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from vpdlab.sampling import Completion, Sampling
 
 SETTINGS: tuple[str, ...] = ()
 
-# Rows are dropped from the batch once this share of them has ended: each drop copies what is kept of the cache.
+# Finished rows are dropped once they are this share of the batch: each drop copies the rest of the cache.
 LEAVE = 1 / 8
 
 
 def check(config: RunConfig) -> None:
-    """The model itself samples: nothing to check before it is loaded."""
+    """Nothing to check before the model is loaded: the model itself samples."""
 
 
 def open_sampler(config: RunConfig, policy: Policy, max_context: int) -> HFSampler:
@@ -35,7 +35,7 @@ def open_sampler(config: RunConfig, policy: Policy, max_context: int) -> HFSampl
 
 
 class HFSampler:
-    """Draws tokens from a policy in process.
+    """Samples from a policy in this process.
 
     Args:
         rows: rollouts decoded at the same time.
@@ -52,14 +52,14 @@ class HFSampler:
     def generate(
         self, contexts: Sequence[Sequence[int]], streams: Sequence[tuple[int, ...]], sampling: Sampling
     ) -> list[Completion]:
-        """One completion a context; see `sampling.Sampler`."""
-        # Like lengths together, equal contexts side by side: little padding, and one prefill for each of them.
+        """One completion per context; see `sampling.Sampler`."""
+        # Sorted by length and content: little padding, and equal contexts share a prefill.
         order = sorted(range(len(contexts)), key=lambda row: (len(contexts[row]), tuple(contexts[row])))
         done: dict[int, Completion] = {}
         with self._policy.whole():
             for start in range(0, len(order), self._rows):
                 rows = order[start : start + self._rows]
-                with self._policy.autocast():  # around all tokens: it casts the weights once
+                with self._policy.autocast():  # around all tokens, so that weights are cast once
                     completions = self._decode([contexts[r] for r in rows], [streams[r] for r in rows], sampling)
                 done.update(zip(rows, completions, strict=True))
         return [done[row] for row in range(len(contexts))]
@@ -77,7 +77,7 @@ class HFSampler:
         logps = torch.zeros(len(contexts), budget, device=device)
         length = torch.full((len(contexts),), budget, device=device)
         finished = torch.zeros(len(contexts), dtype=torch.bool, device=device)
-        rows = torch.arange(len(contexts), device=device)  # which completion each row of the cache belongs to
+        rows = torch.arange(len(contexts), device=device)  # the completion of each row of the cache
         for t in range(budget):
             token, logp = draw(logits, uniform[rows.cpu(), t].to(device), sampling)
             ids[rows, t], logps[rows, t] = token, logp
@@ -103,10 +103,10 @@ class HFSampler:
 def draw(
     logits: Float[Tensor, "b v"], uniform: Float[Tensor, " b"], sampling: Sampling
 ) -> tuple[Int[Tensor, " b"], Float[Tensor, " b"]]:
-    """The token at which the cumulated probability passes each uniform number, and its log-probability.
+    """The token at which the cumulative probability exceeds each uniform number, and its log-probability.
 
-    One number in [0, 1) decides one token, so a stream of numbers decides a rollout. The sum is taken in float64: in
-    float32 that over a large vocabulary would be off by more than the rarest tokens weigh.
+    One number in [0, 1) determines one token, so a stream of numbers determines a rollout. Probabilities are summed in
+    float64: over a large vocabulary the error in float32 would exceed the probability of the rarest tokens.
     """
     if sampling.temperature == 0:
         logp = torch.log_softmax(logits, dim=-1)
@@ -116,10 +116,10 @@ def draw(
     wide = torch.float32 if logits.device.type == "mps" else torch.float64  # mps has no float64
     p, order = logp.exp().to(wide), None
     if sampling.top_p < 1:
-        p, order = p.sort(dim=-1, descending=True, stable=True)  # ties fall the same way in any batch
+        p, order = p.sort(dim=-1, descending=True, stable=True)  # ties are broken alike in any batch
         p = p.masked_fill(p.cumsum(-1) - p >= sampling.top_p, 0.0)  # the likeliest token always stays
     mass = p.cumsum(-1)
-    place = torch.searchsorted(mass, uniform.to(wide)[:, None] * mass[:, -1:], right=True)
-    place = place.clamp(max=logits.shape[-1] - 1)
-    token = (place if order is None else order.gather(-1, place))[:, 0]
+    rank = torch.searchsorted(mass, uniform.to(wide)[:, None] * mass[:, -1:], right=True)
+    rank = rank.clamp(max=logits.shape[-1] - 1)
+    token = (rank if order is None else order.gather(-1, rank))[:, 0]
     return token, logp.gather(-1, token[:, None])[:, 0]

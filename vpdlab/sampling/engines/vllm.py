@@ -1,9 +1,9 @@
-"""Sampling with vLLM: an engine that holds a copy of the policy's weights, kept up to date and checked.
+"""Sampling with vLLM: an engine with its own copy of the policy's weights, kept in sync and checked.
 
-Before each sampling phase the policy's weights are compared with those that the engine was given, whatever changed
-them: an update, a checkpoint, a copy lent for an evaluation, another adapter. Nobody has to announce a change, and a
-teacher or a frozen critic may be sampled like the student. After each phase some of the sampled tokens are scored by
-the policy itself, and the run fails where the two disagree by more than rounding.
+Before each sampling phase the policy's weights are compared with those that the engine has, whatever may have changed
+them: an update, a checkpoint, swapped-in evaluation weights, another adapter. No caller has to announce a change, and a
+teacher or a frozen critic can be sampled like the student. After each phase the policy scores some of the sampled
+tokens, and the run fails if the two disagree by more than rounding.
 """
 
 from __future__ import annotations
@@ -39,21 +39,23 @@ if TYPE_CHECKING:
     from vpdlab.sampling.vllm_engine.local import Spec
 
 SETTINGS = ("vllm_url", "vllm_dtype", "vllm_memory", "vllm_lora", "vllm_folder")
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # adapter ranks that vLLM has room for
-COOLEST = 0.01  # vLLM raises any temperature between 0 and this one
-SHELF = "vpdlab-weights-"
-CHECKED_ROWS, CHECKED_TOKENS = 4, 256  # what is scored again after each phase: completions, tokens with their contexts
-# Mean difference of log-probabilities that rounding explains, nats a token. Measured with smollm2-135m: 5e-6 (at most
-# 6e-5) in float32, 0.04 (at most 0.5) where one side or both compute in bfloat16.
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the maximum adapter ranks that vLLM supports
+COOLEST = 0.01  # vLLM raises lower temperatures (except 0) to this
+TRANSFER = "vpdlab-weights-"  # prefix of the folders that weights are transferred in
+CHECKED_ROWS, CHECKED_TOKENS = 4, 256  # scored again after each phase: completions, tokens including contexts
+# Largest mean difference of log-probabilities that rounding explains, in nats a token. Measured with smollm2-135m: 5e-6
+# (at most 6e-5) in float32, 0.04 (at most 0.5) if one side or both compute in bfloat16.
 BOUND = {"float32": 1e-3, "bfloat16": 0.25}
 
 
 def check(config: RunConfig) -> None:
-    """Raises UserError where vLLM is not installed, or cannot serve this run."""
-    if processes.count() > 1 and not config.vllm_url:  # rank 0 samples for all, and must not keep the others' GPUs
+    """Raises UserError if vLLM is not installed, or cannot serve this run."""
+    if (
+        processes.count() > 1 and not config.vllm_url
+    ):  # rank 0 samples for all; an engine here would take the other ranks' GPUs
         raise UserError("several processes need a vLLM server beside them: name it with vllm_url")
     if config.shard:
-        raise UserError("sampler vllm needs whole weights, and shard splits them: drop one of the two")
+        raise UserError("sampler vllm needs whole weights, but shard splits them: drop one of the two")
     for name in ("temperature", "eval_temperature", "critic_temperature"):
         if 0 < getattr(config, name) < COOLEST:
             raise UserError(f"{name} is {getattr(config, name)}, but vLLM samples at {COOLEST} or above")
@@ -74,7 +76,7 @@ def open_sampler(config: RunConfig, policy: Policy, max_context: int) -> VLLMSam
         max_context: longest context of either view, in tokens.
 
     Raises:
-        UserError: where vLLM does not start with this model, or no server answers.
+        UserError: if vLLM does not start with this model, or no server answers.
     """
     longest = max(config.max_new_tokens, config.critic_max_tokens if "critique" in config.feedback else 0)
     length = min(max_context + longest, policy.longest)
@@ -95,7 +97,7 @@ def open_sampler(config: RunConfig, policy: Policy, max_context: int) -> VLLMSam
 
     merged = not config.lora_rank or config.vllm_lora == "merge"
     if config.lora_rank and config.vllm_lora == "auto":
-        merged = policy.device.type != "cuda"  # on the CPU adapters are a quarter as fast as merged weights
+        merged = policy.device.type != "cuda"  # on the CPU, adapters are four times slower than merged weights
     return VLLMSampler(policy, LocalEngine.of(_spec(config, policy, dtype, length, merged)), dtype, folder, merged)
 
 
@@ -119,7 +121,7 @@ class Engine(Protocol):
     """vLLM in this process (`local.LocalEngine`) or behind a URL (`server.ServerEngine`).
 
     Attributes:
-        held: what the weights in it are known by; None at the start.
+        held: fingerprint of the weights in the engine; None at the start.
     """
 
     held: Any
@@ -134,19 +136,19 @@ class Engine(Protocol):
 
 
 class VLLMSampler:
-    """Draws tokens from a policy's weights in a vLLM engine.
+    """Samples from a policy's weights in a vLLM engine.
 
-    A row is a function of its context, its stream and the weights, up to rounding: the engine computes a row together
-    with others, and near a tie the last bit may decide.
+    A row is a function of its context, its stream and the weights, up to rounding: the engine batches rows, and near a
+    tie the last bit may decide.
 
     Args:
-        dtype: "float32" or "bfloat16", what the engine computes in.
-        folder: where new weights lie until the engine has read them; "" for shared memory.
-        merged: whether an adapter is merged into the weights; else the engine takes it as an adapter.
+        dtype: the engine's compute dtype, "float32" or "bfloat16".
+        folder: where new weights are stored until the engine has read them; "" for shared memory.
+        merged: whether an adapter is merged into the weights; if not, the engine loads it as an adapter.
     """
 
     exact = False
-    central = True  # with several processes there is one server, which takes all requests in together
+    central = True  # several ranks share one server, which batches the requests of all
 
     def __init__(self, policy: Policy, engine: Engine, dtype: str, folder: str = "", merged: bool = True) -> None:
         self.engine, self._policy, self._dtype, self._folder, self._merged = engine, policy, dtype, folder, merged
@@ -156,16 +158,16 @@ class VLLMSampler:
     def generate(
         self, contexts: Sequence[Sequence[int]], streams: Sequence[tuple[int, ...]], sampling: Sampling
     ) -> list[Completion]:
-        """One completion a context; see `sampling.Sampler`.
+        """One completion per context; see `sampling.Sampler`.
 
-        The engine knows no log-probabilities from before the nucleus: where `top_p` is below 1 they are NaN.
+        The engine does not return log-probabilities before top-p: with `top_p` below 1 they are NaN.
 
         Raises:
-            RunFailed: where what was sampled is not what the policy would sample.
+            RunFailed: if sampler and policy distributions differ.
         """
         self.engine.wake()
         try:
-            self._bring_up_to_date()
+            self._sync()
             done = self.engine.complete(contexts, [seed(stream) for stream in streams], sampling, self._ends)
         finally:
             self.engine.sleep()
@@ -175,59 +177,59 @@ class VLLMSampler:
         return done
 
     # -- weights ---------------------------------------------------------------------------------------------
-    def _bring_up_to_date(self) -> None:
+    def _sync(self) -> None:
         now = (self._merged, content(self._policy))
         if now == self.engine.held:
             return
-        self.engine.held = None  # neither the old weights nor the new ones, if this is interrupted
-        with torch.no_grad(), _shelf(self._folder, self._policy.model) as shelf:
+        self.engine.held = None  # if this is interrupted, the engine's weights are undefined
+        with torch.no_grad(), _transfer_folder(self._folder, self._policy.model) as folder:
             if self._merged:
-                self._save(shelf / "weights.safetensors")
-                self.engine.load(shelf / "weights.safetensors")
+                self._save(folder / "weights.safetensors")
+                self.engine.load(folder / "weights.safetensors")
             else:
-                save_adapter(self._policy.model, shelf)
-                self.engine.load_adapter(shelf)
+                save_adapter(self._policy.model, folder)
+                self.engine.load_adapter(folder)
         self.engine.held = now
 
     def _save(self, path: Path) -> None:
         from safetensors.torch import save_file
 
         dtype = torch.bfloat16 if self._dtype == "bfloat16" else torch.float32
-        found: dict[int, tuple[str, Tensor]] = {}
+        distinct: dict[int, tuple[str, Tensor]] = {}
         for name, value in plain_weights(self._policy.model).items():
-            found.setdefault(value.data_ptr(), (name, value))  # a head that is the embeddings is written once
-        save_file({name: value.to("cpu", dtype).contiguous() for name, value in found.values()}, path)
+            distinct.setdefault(value.data_ptr(), (name, value))  # tied weights are written once
+        save_file({name: value.to("cpu", dtype).contiguous() for name, value in distinct.values()}, path)
 
     # -- the check -------------------------------------------------------------------------------------------
     def _check(self, contexts: Sequence[Sequence[int]], done: Sequence[Completion], sampling: Sampling) -> None:
-        """Score some completions with the policy, and compare."""
+        """Score some completions with the policy and compare; raises RunFailed if they differ by more than rounding."""
         rows = checked([len(context) + len(one.ids) for context, one in zip(contexts, done, strict=True)])
         views = [View(tuple(contexts[row]), done[row].ids) for row in rows]
         temperature = sampling.temperature or 1.0
-        # The engine's numbers are those within the nucleus: higher by -log of its mass, which is at least top_p.
-        room = -log(sampling.top_p) if sampling.temperature > 0 else 0.0
+        # The engine normalises over the nucleus: its numbers are higher by -log of the nucleus's mass (at least top_p).
+        allowance = -log(sampling.top_p) if sampling.temperature > 0 else 0.0
         batch = collate(views, range(len(views)), self._policy.device)
         with torch.no_grad():
             dist = replace(self._policy.token_dist(batch), temperature=temperature)
             ours = token_logp(dist, batch.tokens, self._policy.config.logit_mib).double().cpu()
         more = torch.tensor([value for row in rows for value in done[row].logps], dtype=torch.float64) - ours
-        gap = torch.maximum(more - room, -more).clamp(min=0.0)
-        bound = self._bound / min(1.0, temperature)  # a temperature below 1 stretches all differences
-        found = gap.mean().item() if gap.isfinite().all() else inf
-        if found > bound:
+        gap = torch.maximum(more - allowance, -more).clamp(min=0.0)
+        bound = self._bound / min(1.0, temperature)  # a temperature below 1 amplifies differences
+        mean = gap.mean().item() if gap.isfinite().all() else inf
+        if mean > bound:
             raise RunFailed(
-                f"vLLM's log-probabilities are {found:.2g} nats a token off the policy's own (at most"
-                f" {gap.max().item():.2g}), and rounding explains {bound:.2g}: it does not sample the policy's weights"
+                f"sampler and policy differ: vLLM's log-probabilities are off by {mean:.2g} nats a token (at most"
+                f" {gap.max().item():.2g}), and rounding explains {bound:.2g}: it does not have the policy's weights"
             )
 
 
 def seed(stream: tuple[int, ...]) -> int:
-    """The engine's seed of a random stream: 63 bits, since vLLM takes a signed number."""
+    """The engine's seed for a random stream: 63 bits, since vLLM takes a signed integer."""
     return int(np.random.SeedSequence(stream).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def checked(lengths: Sequence[int]) -> list[int]:
-    """Which rows are scored again: the first ones, as many as a small pass takes, at least one."""
+    """The rows to score again: the first ones, as many as fit into a small pass, at least one."""
     rows, total = [], 0
     for row, length in enumerate(lengths[:CHECKED_ROWS]):
         total += length
@@ -238,8 +240,8 @@ def checked(lengths: Sequence[int]) -> list[int]:
 
 
 def content(policy: Policy) -> tuple[Any, ...]:
-    """What a policy computes with at this moment, in a few numbers: the sum of each weight's bits, and the adapters
-    that are switched on. An update changes it, however it was made."""
+    """A fingerprint of the policy's current weights: the sum of each parameter's bits, and the active adapter. Any
+    update changes it, however it was made."""
     sums = []
     for parameter in policy.model.parameters():
         bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[parameter.element_size()]
@@ -248,16 +250,16 @@ def content(policy: Policy) -> tuple[Any, ...]:
 
 
 @contextmanager
-def _shelf(folder: str, model: torch.nn.Module) -> Iterator[Path]:
-    """A folder for the time of one transfer: shared memory where there is room, else the folder for temporary files."""
+def _transfer_folder(folder: str, model: torch.nn.Module) -> Iterator[Path]:
+    """A temporary folder for one transfer: in shared memory if it has room, else in the system's temporary folder."""
     size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     memory = Path("/dev/shm")
     parent = Path(folder or tempfile.gettempdir())
     if not folder and memory.is_dir() and shutil.disk_usage(memory).free > 1.1 * size:
         parent = memory
-    for old in parent.glob(f"{SHELF}*"):  # of a run that was killed in the middle of a transfer
+    for old in parent.glob(f"{TRANSFER}*"):  # of a run that was killed during a transfer
         with suppress(OSError):
             if time.time() - old.stat().st_mtime > 3600:
                 shutil.rmtree(old)
-    with tempfile.TemporaryDirectory(prefix=SHELF, dir=parent) as path:
+    with tempfile.TemporaryDirectory(prefix=TRANSFER, dir=parent) as path:
         yield Path(path)

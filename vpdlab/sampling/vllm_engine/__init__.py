@@ -1,1 +1,1 @@
-"""vLLM in this process (`local`), behind a URL (`server`), and what its worker learns to do (`worker`)."""
+"""vLLM in this process (`local`), behind a URL (`server`), and an extension of its worker (`worker`)."""

@@ -1,4 +1,4 @@
-"""A vLLM engine in this process: started once for a model, asked with token ids, put to sleep between phases."""
+"""A vLLM engine in this process: started once per model, prompted with token ids, asleep between sampling phases."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from vpdlab.errors import UserError, first_line
 from vpdlab.sampling import Completion, Sampling
 
 EXTENSION = "vpdlab.sampling.vllm_engine.worker.Reload"
-CPU_CACHE = 2 * 2**30  # bytes of the key-value cache on the CPU, at most
+CPU_CACHE = 2 * 2**30  # largest key-value cache on the CPU, in bytes
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What an engine is started with.
+    """The settings of an engine.
 
     Attributes:
         model: folder or hub name.
         dtype: "float32" or "bfloat16".
         length: longest context and response together, in tokens.
         rows: rollouts decoded at the same time.
-        memory: share of the GPU's memory; on the CPU of the free memory, and at most `CPU_CACHE`.
-        rank: the highest rank of an adapter; 0: adapters are merged into the weights before they come here.
+        memory: share of the GPU's memory; on the CPU, share of the free memory, up to `CPU_CACHE`.
+        rank: the highest rank of an adapter; 0: the engine only gets merged weights.
         targets: names of the layers that have an adapter.
     """
 
@@ -47,13 +47,13 @@ class Spec:
 
 
 class LocalEngine:
-    """vLLM in this process. There is one at a time: it starts again where another one has taken its place.
+    """vLLM in this process. Only one runs at a time: an engine that another one has replaced restarts on `wake`.
 
     Attributes:
-        held: what the weights in the engine are known by; the engine may serve several runs, one after the other.
+        held: fingerprint of the weights in the engine, which may serve several runs in turn.
 
     Raises:
-        UserError: where vLLM does not start with this model.
+        UserError: if vLLM does not start with this model.
     """
 
     running: ClassVar[LocalEngine | None] = None
@@ -66,7 +66,7 @@ class LocalEngine:
 
     @classmethod
     def of(cls, spec: Spec) -> LocalEngine:
-        """The engine with these settings: the running one where it has them."""
+        """An engine with these settings: the running one if it has them."""
         running = cls.running
         return running if running is not None and running.spec == spec else cls(spec)
 
@@ -90,15 +90,15 @@ class LocalEngine:
         LocalEngine.running = self
 
     def close(self) -> None:
-        """End it, and give all its memory back."""
+        """Shut the engine down and free its memory."""
         self._llm = self.held = self._adapter = None
         LocalEngine.running = None
-        gc.collect()  # vLLM's parts refer to each other; what is collected after the next start takes that down
+        gc.collect()  # vLLM's objects form cycles; collecting them after the next start would break it
 
     def complete(
         self, contexts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling, ends: Sequence[int]
     ) -> list[Completion]:
-        """One completion a context, in order; `ends` are the tokens that end one."""
+        """One completion per context, in order; `ends` are the end-of-sequence ids."""
         from vllm import SamplingParams  # pyright: ignore
 
         params = [
@@ -113,28 +113,28 @@ class LocalEngine:
             with _same_generators():
                 done = self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._adapter)
         except BaseException:
-            self.close()  # it may still hold requests, whose answers the next call would get
+            self.close()  # it may have pending requests, whose outputs the next call would get
             raise
         return [_completion(request.outputs[0]) for _, request in zip(contexts, done, strict=True)]
 
     def load(self, path: Path) -> None:
-        """Take over the weights of a safetensors file."""
+        """Load weights from a safetensors file."""
         self._llm.collective_rpc("vpdlab_load", args=(str(path),))
         self._llm.reset_prefix_cache()
 
     def load_adapter(self, folder: Path) -> None:
-        """Answer with the LoRA adapter in a PEFT folder from now on, every request alike."""
+        """Use the LoRA adapter in a PEFT folder for all requests from now on."""
         from vllm.lora.request import LoRARequest  # pyright: ignore
 
         old, self._versions = self._adapter, self._versions + 1
-        new = LoRARequest(f"version-{self._versions}", self._versions, str(folder))  # a number names one content only
+        new = LoRARequest(f"version-{self._versions}", self._versions, str(folder))  # ids are never reused
         if old is not None:
             self._llm.llm_engine.remove_lora(old.lora_int_id)
         self._llm.llm_engine.add_lora(new)
         self._adapter = new
 
     def wake(self) -> None:
-        """Take the memory back before a phase of sampling. The CPU build has nothing to give or take."""
+        """Reclaim the GPU's memory before a sampling phase. A no-op for the CPU build."""
         if LocalEngine.running is not self:
             self._start()
         if self._asleep:
@@ -144,7 +144,7 @@ class LocalEngine:
             self._asleep = False
 
     def sleep(self) -> None:
-        """Give the GPU's memory to the update: weights go to the host's memory, the key-value cache is dropped."""
+        """Free the GPU's memory for the update: weights move to host memory, the key-value cache is dropped."""
         if not self._cpu and LocalEngine.running is self:
             self._llm.sleep(level=1)
             self._asleep = True
@@ -157,7 +157,7 @@ def _common(spec: Spec) -> dict[str, Any]:
         "generation_config": "vllm", "skip_tokenizer_init": True, "use_tqdm_on_load": False, "seed": 0,
     }  # fmt: skip
     if spec.rank:
-        # Only the layers that have an adapter: with all of them wrapped, the head too, the CPU build (0.32) crashes.
+        # Only the layers that have an adapter: if all are wrapped, including the head, the CPU build (0.32) crashes.
         settings |= {
             "enable_lora": True, "max_loras": 1, "max_lora_rank": spec.rank, "lora_target_modules": list(spec.targets)
         }  # fmt: skip
@@ -169,7 +169,7 @@ def _on_cpu(spec: Spec) -> dict[str, Any]:
 
     _check_heads(spec.model)
     free = int(psutil.virtual_memory().available * spec.memory)
-    return {"kv_cache_memory_bytes": min(free, CPU_CACHE), "enforce_eager": True}  # compiling does not pay here
+    return {"kv_cache_memory_bytes": min(free, CPU_CACHE), "enforce_eager": True}  # compilation does not pay off here
 
 
 def _on_gpu(spec: Spec) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def _on_gpu(spec: Spec) -> dict[str, Any]:
 
 
 def _check_heads(model: str) -> None:
-    """Else the engine starts, and fails at its first token."""
+    """Raises UserError for a head size that the CPU build does not support; it would fail at the first token."""
     from transformers import AutoConfig
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend  # pyright: ignore
 
@@ -186,22 +186,22 @@ def _check_heads(model: str) -> None:
     known = CPUAttentionBackend.get_supported_head_sizes()
     if size not in known:
         raise UserError(
-            f"vLLM's CPU build knows attention heads of {', '.join(map(str, known))} dimensions, and those of {model}"
-            f" have {size}: use sampler transformers, or another model"
+            f"vLLM's CPU build supports attention heads of {', '.join(map(str, known))} dimensions, but those of"
+            f" {model} have {size}: use sampler transformers, or another model"
         )
 
 
 def _completion(output: Any) -> Completion:
     ids = tuple(output.token_ids)
-    logps = tuple(float(said[token].logprob) for token, said in zip(ids, output.logprobs, strict=True))
+    logps = tuple(float(position[token].logprob) for token, position in zip(ids, output.logprobs, strict=True))
     return Completion(ids, logps, output.finish_reason == "stop")
 
 
 @contextlib.contextmanager
 def _surroundings() -> Iterator[None]:
-    """What vLLM needs around its start, and what it must not leave behind in the process of a notebook."""
+    """Set up process state for vLLM's start, and restore it afterwards."""
     wanted = {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # no process of its own: it would run a script's main module again
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # a subprocess would run a script's main module again
         "VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
         "VLLM_NO_USAGE_STATS": "1",
@@ -209,13 +209,15 @@ def _surroundings() -> Iterator[None]:
     before = {name: os.environ.get(name) for name in wanted}
     set_num_threads = torch.set_num_threads
     os.environ.update(wanted)
-    logging.getLogger("vllm").setLevel(wanted["VLLM_LOGGING_LEVEL"].upper())  # what it says before it reads that
+    logging.getLogger("vllm").setLevel(
+        wanted["VLLM_LOGGING_LEVEL"].upper()
+    )  # for messages before it reads the variable
     try:
         with _same_generators(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of vLLM to its own authors
+            warnings.simplefilter("ignore")  # vLLM's warnings are for its developers
             yield
     finally:
-        torch.set_num_threads = set_num_threads  # the CPU worker puts a function there that does nothing
+        torch.set_num_threads = set_num_threads  # the CPU worker replaces it with a no-op
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -225,7 +227,7 @@ def _surroundings() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _same_generators() -> Iterator[None]:
-    """vLLM seeds and draws from the process's own generators; a run that goes on later must find them as they were."""
+    """Restore the global random generators, which vLLM seeds and draws from; resuming a run depends on them."""
     kept = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield

@@ -1,8 +1,8 @@
-"""A vLLM engine behind a URL: on a GPU of its own, or on another machine.
+"""A vLLM engine behind a URL: on its own GPU, or on another machine.
 
-The server takes new weights from a file that it can read itself, so nothing but a path goes over the wire. Whoever can
-reach these routes can change the server's weights: it belongs on the loopback or in a private network (docs/engines.md
-has the command that starts it).
+The server loads new weights from a file that it can read, so only a path is sent. Anyone who can reach these routes can
+change the server's weights: run it on the loopback interface or in a private network (docs/engines.md has the command
+that starts it).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from vpdlab import net
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.sampling import Completion, Sampling
 
-SECONDS = 1800.0  # for one answer: a server with many rows decodes long ones slowly
-START = 10.0  # seconds for the first answer
-LARGEST = 1 << 26  # bytes of an answer
+SECONDS = 1800.0  # timeout of one request: a server with many rows decodes long ones slowly
+START = 10.0  # timeout of the first request, in seconds
+LARGEST = 1 << 26  # bytes of a reply
 EXTENSION = "--worker-extension-cls vpdlab.sampling.vllm_engine.worker.Reload"
 
 
@@ -30,28 +30,28 @@ class ServerEngine:
     Args:
         url: without /v1.
         length: longest context and response together, in tokens.
-        rows: requests under way at the same time.
+        rows: concurrent requests.
 
     Attributes:
-        held: what the weights in the server are known by.
+        held: fingerprint of the weights in the server.
 
     Raises:
-        UserError: where no vLLM server answers, or its contexts are too short.
+        UserError: if no vLLM server answers, or its maximum length is too short.
     """
 
     def __init__(self, url: str, length: int, rows: int) -> None:
         self.held: Any = None
         self._url, self._rows = checked_url(url), rows
-        self._model, longest = self._first()
+        self._model, longest = self._served_model()
         if longest < length:
             raise UserError(
-                f"the vLLM server at {url} takes {longest} tokens, and this run may need {length}: start it with"
+                f"the vLLM server at {url} takes {longest} tokens, but this run may need {length}: start it with"
                 f" --max-model-len {length}, or lower max_context"
             )
 
-    def _first(self) -> tuple[str, int]:
-        """The model's name on the server, and its longest context."""
-        why = "its list of models has another shape"
+    def _served_model(self) -> tuple[str, int]:
+        """The model's name on the server, and its maximum length."""
+        why = "its list of models has an unexpected form"
         try:
             reply = net.exchange("GET", f"{self._url}/v1/models", seconds=START, largest=LARGEST)
             if reply.status == 200:
@@ -72,7 +72,7 @@ class ServerEngine:
     def complete(
         self, contexts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling, ends: Sequence[int]
     ) -> list[Completion]:
-        """One completion a context, in order; `ends` are the tokens that end one."""
+        """One completion per context, in order; `ends` are the end-of-sequence ids."""
         bodies = [self._body(context, seed, sampling, ends) for context, seed in zip(contexts, seeds, strict=True)]
         with ThreadPoolExecutor(max(1, min(self._rows, len(bodies)))) as pool:
             return list(pool.map(self._one, bodies))
@@ -93,60 +93,60 @@ class ServerEngine:
             return Completion(*_tokens(ids, logps, body["max_tokens"]), choice["finish_reason"] == "stop")
         except (KeyError, IndexError, TypeError, ValueError) as error:
             why = " ".join(str(error).split())[:200] or type(error).__name__
-            raise RunFailed(f"the answer of {self._url} is no vLLM completion: {net.printable(why)}") from error
+            raise RunFailed(f"the reply of {self._url} is not a vLLM completion: {net.printable(why)}") from error
 
     def load(self, path: Path) -> None:
-        """Let the server take over the weights of a safetensors file that it can read."""
+        """Make the server load weights from a safetensors file that it can read."""
         body = {"method": "vpdlab_load", "args": [str(path)]}
         try:
             self._post("/collective_rpc", body)
         except RunFailed as error:
             raise RunFailed(
-                f"{error}; the server needs VLLM_SERVER_DEV_MODE=1, {EXTENSION}, and must see {path.parent.parent}"
-                " (vllm_folder names another place)"
+                f"{error}; the server needs VLLM_SERVER_DEV_MODE=1, {EXTENSION}, and access to {path.parent.parent}"
+                " (vllm_folder sets another folder)"
             ) from error
         done = self._post("/reset_prefix_cache", {})
         if not isinstance(done, dict) or done.get("success") is not True:
-            raise RunFailed(f"{self._url} could not forget what it cached for the old weights: is it in use?")
+            raise RunFailed(f"{self._url} failed to clear its prefix cache for the new weights: is it in use?")
 
     def load_adapter(self, folder: Path) -> None:
-        """Never asked for: a server gets merged weights."""
+        """Not supported: a server gets merged weights."""
         raise NotImplementedError("a vLLM server gets merged weights")
 
     def wake(self) -> None:
-        """A server keeps its own memory."""
+        """A no-op: a server manages its own memory."""
 
     def sleep(self) -> None:
-        """A server keeps its own memory."""
+        """A no-op: a server manages its own memory."""
 
     def _post(self, route: str, body: dict[str, Any]) -> Any:
-        place, data = f"{self._url}{route}", json.dumps(body).encode()
+        url, data = f"{self._url}{route}", json.dumps(body).encode()
         try:
             reply = net.exchange(
-                "POST", place, body=data, headers={"Content-Type": "application/json"}, seconds=SECONDS, largest=LARGEST
+                "POST", url, body=data, headers={"Content-Type": "application/json"}, seconds=SECONDS, largest=LARGEST
             )
             if reply.status != 200:
-                said = net.printable(reply.body[:2000].decode(errors="replace"))
-                raise RunFailed(f"{place} answered with status {reply.status}: {said}")
+                text = net.printable(reply.body[:2000].decode(errors="replace"))
+                raise RunFailed(f"{url} answered with status {reply.status}: {text}")
             return net.read_json(reply.body or b"{}")
         except net.NoReply as error:
-            raise RunFailed(f"{place} did not answer: {error}") from error
+            raise RunFailed(f"{url} did not answer: {error}") from error
 
 
 def _tokens(ids: Any, logps: Any, most: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Token ids and log-probabilities as numbers that they can be. Raises ValueError or TypeError for others."""
+    """Validated token ids and log-probabilities. Raises ValueError or TypeError for invalid ones."""
     if not isinstance(ids, list) or not isinstance(logps, list):
-        raise TypeError("no lists of tokens")
+        raise TypeError("the tokens are not lists")
     if not 0 < len(ids) == len(logps) <= most:
-        raise ValueError(f"{len(ids)} tokens, {len(logps)} log-probabilities, and at most {most} were asked for")
+        raise ValueError(f"{len(ids)} tokens, {len(logps)} log-probabilities, but at most {most} were requested")
     if not all(type(token) is int and 0 <= token < 1 << 31 for token in ids):
-        raise ValueError("a token id that is no number from 0")
-    # Rounding puts the logarithm of a certain token a little above 0.
+        raise ValueError("a token id is not a non-negative integer")
+    # Rounding can put the log-probability of a certain token slightly above 0.
     if not all(type(x) in (int, float) and math.isfinite(x) and x < 1e-3 for x in logps):
-        raise ValueError("a log-probability that is no number up to 0")
+        raise ValueError("a log-probability is not a finite number up to 0")
     return tuple(ids), tuple(map(float, logps))
 
 
 def checked_url(url: str) -> str:
-    """The URL without a slash at its end. Raises UserError for one that is none, or holds a password."""
+    """The URL without a trailing slash or /v1. Raises UserError if it is invalid or contains a password."""
     return net.checked_url(url, "vllm_url").removesuffix("/v1")

@@ -1,9 +1,9 @@
-"""New weights into a vLLM engine: mixed into vLLM's own worker, in this process or in a server's.
+"""Load new weights into a vLLM engine: a mixin for vLLM's worker, in this process or in a server.
 
     vllm serve MODEL --worker-extension-cls vpdlab.sampling.vllm_engine.worker.Reload ...
 
-One way for all engines: the weights lie in a safetensors file that the worker can read. Nothing is imported here
-before a method is called: a server loads this module to learn the class's name.
+All engines read weights from a safetensors file that the worker can access. Nothing is imported before a method is
+called, because a server loads this module just to resolve the class.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any
 
 
 class Reload:
-    """What vLLM's worker learns to do. Its other methods are those of the worker that it is mixed into."""
+    """A mixin for vLLM's worker, whose other methods it uses."""
 
     def vpdlab_load(self: Any, path: str) -> None:
-        """Take over all weights from a safetensors file with the names of the Hugging Face checkpoint."""
+        """Load all weights from a safetensors file that uses the names of the Hugging Face checkpoint."""
         self.reload_weights(weights_iterator=tensors(path))
         repack(self.get_model())
 
 
 def tensors(path: str) -> Iterator[tuple[str, Any]]:
-    """Name and value of each tensor of a safetensors file, one at a time."""
+    """Iterate over the names and tensors of a safetensors file."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
@@ -31,11 +31,10 @@ def tensors(path: str) -> Iterator[tuple[str, Any]]:
 
 
 def repack(model: Any) -> None:
-    """Pack the heads of a CPU engine again.
+    """Repack the heads of a CPU engine.
 
-    On the CPU a layer computes with a packed copy of its weight. vLLM (0.32) packs each layer again as it is loaded,
-    but a head that shares its weight with the embeddings is no layer of its own to the loader, and would keep the old
-    copy: log-probabilities up to 0.5 nats off, without a word.
+    On the CPU a layer computes with a packed copy of its weight. vLLM (0.32) repacks each layer as it is loaded, but
+    skips a head tied to the embeddings, which would silently keep the old copy: log-probabilities up to 0.5 nats off.
     """
     packed = [module for module in model.modules() if hasattr(module, "cpu_linear")]
     if not packed:  # a GPU's engine

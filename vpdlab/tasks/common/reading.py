@@ -30,18 +30,18 @@ Rows = Iterable[tuple[str, Any]]
 
 
 def read_splits(task: str, data: str, fields: Sequence[str] | None) -> dict[str, tuple[str, Rows]]:
-    """Rows by split: split -> (file or data set, rows as (where in it, fields)).
+    """Rows by split: split -> (file or data set, rows as (location, fields)).
 
-    Without "test" where the data comes as one piece: the task holds some out itself.
+    Without "test" if the data has only one split: the task then holds some rows out itself.
 
     Args:
-        task: who asks, for messages.
+        task: name of the task, for messages.
         data: a file, a folder with train and test files, a folder that `datasets` wrote, or a name for
             `datasets.load_dataset`.
-        fields: the columns that are read where a format lets us choose; None: all.
+        fields: the columns to read, for formats that allow a choice; None: all.
 
     Raises:
-        UserError: for what cannot be found or read; a line that is no JSON is named by file and number.
+        UserError: for missing or unreadable data; the message names file and line of invalid JSON.
     """
     path = user_path(f"{task}: data", data)
     if path.is_file():
@@ -51,11 +51,11 @@ def read_splits(task: str, data: str, fields: Sequence[str] | None) -> dict[str,
             raise UserError(f"{task}: there is no file or folder {data}")
         return _read_hub(task, data, fields)
     files = {s: [path / (s + e) for e in ENDINGS if (path / (s + e)).is_file()] for s in ("train", "test")}
-    for split, found in files.items():
-        if len(found) > 1:
-            raise UserError(f"{path}: more than one {split} file ({', '.join(f.name for f in found)}): keep one")
+    for split, several in files.items():
+        if len(several) > 1:
+            raise UserError(f"{path}: more than one {split} file ({', '.join(f.name for f in several)}): keep one")
     if any(files.values()):
-        return {split: (str(found[0]), _read_file(task, found[0], fields)) for split, found in files.items() if found}
+        return {split: (str(one[0]), _read_file(task, one[0], fields)) for split, one in files.items() if one}
     below = sorted(f.parent.name for e in ENDINGS for f in path.glob(f"*/train{e}"))
     if below:
         raise UserError(f"{path}: no train or test file here, but in the folders {', '.join(below)}: name one of them")
@@ -117,8 +117,8 @@ def _parsed(line: bytes, where: str) -> Any:
         raise UserError(f"{where}: not UTF-8 text ({error.reason})") from error
     except json.JSONDecodeError as error:
         utf16 = " (is it UTF-16? save it as UTF-8)" if b"\0" in line else ""
-        said = f"not one JSON object ({error.msg} at column {error.colno})"
-        raise UserError(f"{where}: {said}{utf16}: {shown(text.strip())}") from error
+        why = f"not one JSON object ({error.msg} at column {error.colno})"
+        raise UserError(f"{where}: {why}{utf16}: {shown(text.strip())}") from error
 
 
 def _json_array(path: Path, data: bytes) -> list[tuple[str, Any]] | None:
@@ -133,8 +133,8 @@ def _json_array(path: Path, data: bytes) -> list[tuple[str, Any]] | None:
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             return None
-        said = f"not a JSON array of objects ({error.msg} at column {error.colno})"
-        raise UserError(f"{path} line {error.lineno}: {said}") from error
+        why = f"not a JSON array of objects ({error.msg} at column {error.colno})"
+        raise UserError(f"{path} line {error.lineno}: {why}") from error
     return list(zip(_places(text, len(items)), items, strict=True))
 
 
@@ -153,12 +153,12 @@ def _loads(text: str, where: str) -> Any:
     """Parse JSON strictly. Raises JSONDecodeError, or UserError for duplicate keys, deep nesting and huge integers."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        fields = dict(pairs)
+        if len(fields) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
             raise UserError(f"{where}: field {shown(twice)} appears twice in one object")
-        return found
+        return fields
 
     try:
         return json.loads(text, object_pairs_hook=once)
@@ -166,7 +166,7 @@ def _loads(text: str, where: str) -> Any:
         raise UserError(f"{where}: nested too deeply") from error
     except (json.JSONDecodeError, UserError):
         raise
-    except ValueError as error:  # Python reads no integer of more than some thousands of digits
+    except ValueError as error:  # Python limits the number of digits of an integer
         raise UserError(f"{where}: {first_line(error).partition(':')[0]}: write such a number as text") from error
 
 
@@ -207,42 +207,42 @@ def _read_hub(task: str, name: str, fields: Sequence[str] | None) -> dict[str, t
     try:
         local = Path(name).expanduser()
         saved = any((local / mark).is_file() for mark in ("dataset_dict.json", "state.json"))
-        found: Any = datasets.load_from_disk(str(local)) if saved else datasets.load_dataset(name)
-    except Exception as error:  # `datasets` passes on the errors of a dozen libraries; all mean the same here
+        loaded: Any = datasets.load_from_disk(str(local)) if saved else datasets.load_dataset(name)
+    except Exception as error:  # `datasets` passes on the errors of a dozen libraries, all with the same meaning here
         raise UserError(f"{task} cannot load data set {name!r}: {first_line(error)}") from error
-    splits = dict(found) if isinstance(found, dict) else {"train": found}
+    splits = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
     if "test" not in splits and "validation" in splits:
         splits["test"] = splits["validation"]
     pieces = {}
     for split in ("train", "test"):
         if split in splits:
             rows = splits[split].select_columns(_chosen(fields, splits[split].column_names))
-            place = f"{name}[{split}]"
-            pieces[split] = (place, _numbered(place, rows, fields))
+            source = f"{name}[{split}]"
+            pieces[split] = (source, _numbered(source, rows, fields))
     if not pieces:
         raise UserError(f"data set {name!r} has the splits {', '.join(splits)}, but neither train nor test")
     return pieces
 
 
-def _numbered(place: str, rows: Iterable[Any], fields: Sequence[str] | None) -> Iterator[tuple[str, Any]]:
+def _numbered(source: str, rows: Iterable[Any], fields: Sequence[str] | None) -> Iterator[tuple[str, Any]]:
     for n, row in enumerate(rows, 1):
-        yield f"row {n}", _recordable(row, f"{place} row {n}", fields)
+        yield f"row {n}", _recordable(row, f"{source} row {n}", fields)
 
 
-# -- what a record can hold ----------------------------------------------------------------------------------------
+# -- recordable values ---------------------------------------------------------------------------------------------
 
 
 def _recordable(row: Any, where: str, fields: Sequence[str] | None) -> Any:
     """Convert the fields that are read to plain values; UserError, naming the field, if that is not possible."""
     if not isinstance(row, Mapping):
         return row
-    found = {}
+    plain = {}
     for name, value in row.items():
         try:
-            found[_plain(name)] = _plain(value) if fields is None or name in fields else value
+            plain[_plain(name)] = _plain(value) if fields is None or name in fields else value
         except ValueError as why:
             raise UserError(f"{where}: field {name!r} contains {why}") from None
-    return found
+    return plain
 
 
 def _plain(value: Any) -> Any:

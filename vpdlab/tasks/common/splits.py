@@ -29,12 +29,12 @@ One = TypeVar("One", bound=Worded)
 
 
 def drop_duplicates(
-    train: Iterable[One], test: Iterable[One], told: Callable[[One], Any] = lambda one: getattr(one, "answer", None)
+    train: Iterable[One], test: Iterable[One], agree_on: Callable[[One], Any] = lambda one: getattr(one, "answer", None)
 ) -> tuple[list[One], list[One], str]:
     """Keep each problem once: the first within a split, the held-out one across splits. Also makes ids unique.
 
     Args:
-        told: the fields on which duplicates should agree (the reference answer); disagreements are reported.
+        agree_on: the fields on which duplicates should agree (the reference answer); disagreements are reported.
 
     Returns:
         (train, test, a summary of what was dropped; "" if nothing was).
@@ -50,15 +50,15 @@ def drop_duplicates(
                 continue
             repeated += key in kept[split]
             overlapping += key not in kept[split]
-            if told(first) != told(problem):
+            if agree_on(first) != agree_on(problem):
                 contradicting.append(problem.id)
-    said = [f"{repeated} repeated"] * bool(repeated)
-    said += [f"{overlapping} in train that also stand in test"] * bool(overlapping)
-    words = "dropped " + ", ".join(said) if said else ""
+    counts = [f"{repeated} duplicate(s)"] * bool(repeated)
+    counts += [f"{overlapping} from train that are also in test"] * bool(overlapping)
+    summary = "dropped " + ", ".join(counts) if counts else ""
     if contradicting:
-        words += f"; {len(contradicting)} of these had another answer than the one kept (such as {contradicting[0]})"
+        summary += f"; {len(contradicting)} of them had a different answer from the one kept (e.g. {contradicting[0]})"
     lists = with_unique_ids(list(kept["train"].values()), list(kept["test"].values()))
-    return lists[0], lists[1], words
+    return lists[0], lists[1], summary
 
 
 def with_unique_ids(*splits: Sequence[One]) -> list[list[One]]:
@@ -88,11 +88,11 @@ def hold_out(task: str, problems: Sequence[One], share: float, seed: int) -> tup
     """
     if len(problems) < 2:
         raise UserError(f"task {task}: {len(problems)} problem(s) cannot be split into train and test")
-    ranked = sorted(range(len(problems)), key=lambda place: _digest(f"{seed}\n{text_of(problems[place])}"))
+    ranked = sorted(range(len(problems)), key=lambda index: _digest(f"{seed}\n{text_of(problems[index])}"))
     chosen = set(ranked[: min(max(1, round(share * len(problems))), len(problems) - 1)])
     parts: tuple[list[One], list[One]] = ([], [])
-    for place, problem in enumerate(problems):
-        parts[place in chosen].append(problem)
+    for index, problem in enumerate(problems):
+        parts[index in chosen].append(problem)
     return parts
 
 
