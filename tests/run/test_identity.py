@@ -72,7 +72,7 @@ def test_eval_does_not_score_it_against_another_task(place, tmp_path, capsys):
 def test_no_command_resumes_it_and_python_does(tmp_path, capsys):
     trained(tmp_path / "run", Parity())
     assert main(["train", "--out", str(tmp_path / "run"), "--resume", "--steps", "3"]) == 2
-    assert "handed in from Python" in capsys.readouterr().err
+    assert "from Python" in capsys.readouterr().err
     run = trained(tmp_path / "run", Parity(), resume=True, steps=3)
     assert [row["step"] for row in run.rows] == [1, 2, 3]
 
@@ -193,7 +193,7 @@ def test_another_task_that_is_named_is_no_way_around(words, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     trained(Path("run"), Parity())
     assert main(words) == 2
-    assert "handed in from Python" in capsys.readouterr().err
+    assert "from Python" in capsys.readouterr().err
 
 
 def test_problems_that_changed_since_are_told_when_the_run_is_scored(own, capsys):
