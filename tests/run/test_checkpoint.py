@@ -199,9 +199,9 @@ def test_what_a_critics_server_was_asked_counts_on(tmp_path):
     saved = Checkpoints(tmp_path / "run" / "checkpoints").read(0)
     assert isinstance(saved, Saved) and saved.state["spent"] == {"calls": 5, "tokens": 700}
     again = opened(tmp_path / "two", feedback=["critique"], critic_max_tokens=4, critic_calls=100)
-    again.criticism.critic.budget = Budget(100, again.config.critic_tokens)
+    again.critic.critic.budget = Budget(100, again.config.critic_tokens)
     again.keeper().load(saved)
-    assert again.criticism.critic.budget.calls == 95
+    assert again.critic.critic.budget.calls == 95
 
 
 # -- what must be the same ---------------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ def test_a_base_under_an_adapter_must_be_the_same(tmp_path):
 def test_other_versions_are_said(run_folder, monkeypatch, capsys):
     monkeypatch.setattr("vpdlab.run.environment.versions", lambda: {"torch": "9.9"})
     opened(run_folder, resume=True, steps=6)
-    assert "torch 2" in (said := capsys.readouterr().out) and "(now 9.9): results may not be equal" in said
+    assert "torch 2" in (said := capsys.readouterr().out) and "(now 9.9): results may not be bit-identical" in said
 
 
 # -- damage ------------------------------------------------------------------------------------------------------------
