@@ -16,6 +16,19 @@ class RunFailed(RuntimeError):
     """A run could not go on (not the input's fault): told in one line, exit status 1."""
 
 
+HANDED_IN = "handed-in:"
+"""Begins the recorded name of a part (task, method, sampler, policy) that was given to `Run.open` as an object."""
+
+
+def refuse_handed_in(part: str, name: str) -> None:
+    """Raises UserError for the recorded name of a part that was given as an object: no command can build it again."""
+    if name.startswith(HANDED_IN):
+        raise UserError(
+            f"this run's {part} ({name.removeprefix(HANDED_IN)!r}) was passed from Python and cannot be built from its"
+            f" settings: open the run in Python with Run.open(config, {part}=...)"
+        )
+
+
 FAULTS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What a program that comes as data (a chat template, YAML's constructors) raises beside its own errors."""
 

@@ -14,9 +14,8 @@ from pathlib import Path
 from vpdlab import processes
 from vpdlab.cli.options import as_options, parse_preset, parse_run, parsed, parser, path, without_trust
 from vpdlab.config import HINTS
-from vpdlab.errors import UserError
+from vpdlab.errors import UserError, refuse_handed_in
 from vpdlab.run.trust import TRUST, given, refuse_unasked
-from vpdlab.tasks import HANDED_IN, make_task
 
 
 def train(args: Sequence[str]) -> int:
@@ -151,8 +150,8 @@ def evaluate(args: Sequence[str]) -> int:
     config, preset = parse_preset("vpdlab eval", words, base=student.config)
     if preset and student.config is not None:
         raise UserError("a run has its own settings: leave --preset out")
-    if student.config is not None and student.config.task.startswith(HANDED_IN):
-        make_task(student.config.task)  # refuses: no other task's problems are this run's
+    if student.config is not None:
+        refuse_handed_in("task", student.config.task)  # no other task's problems are this run's
     if student.config is not None and not trusted:
         refuse_unasked(alone(student, config), student.place, given(words, HINTS))
     row = evaluate(student, config) | {"step": student.step}

@@ -1,4 +1,4 @@
-"""The identity of a run's inputs, as checksums: problems with all their data, judges, and parts handed in from Python.
+"""The identity of a run's inputs, as checksums: problems with all their data, judges, and parts passed from Python.
 
 Settings only name such things; these sums tell whether they still are what they were. They are recorded, compared on
 resume, and keep a run from being scored against another task.
@@ -20,9 +20,9 @@ from vpdlab.learn.m_step import Method
 from vpdlab.model import sharding
 from vpdlab.model.policy import Policy
 from vpdlab.sampling import Sampler
-from vpdlab.tasks import HANDED_IN, Task
+from vpdlab.tasks import Task
 
-__all__ = ["HANDED_IN", "bits", "describe_task", "digest", "judge_sum", "method_identity", "plain", "policy_identity",
+__all__ = ["bits", "describe_task", "digest", "judge_sum", "method_identity", "plain", "policy_identity",
            "problems_sum", "sampler_identity", "source_of"]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from vpdlab import losses, processes
 from vpdlab.config import RunConfig
 from vpdlab.credit import cost_to_go, leave_one_out_mean
-from vpdlab.errors import UserError
+from vpdlab.errors import UserError, refuse_handed_in
 from vpdlab.learn.e_step import e_step
 from vpdlab.learn.m_step import Method, Seen, survey
 from vpdlab.learn.state import Batch, Learner
@@ -152,6 +152,7 @@ METHODS = {
 
 def get_method(name: str) -> Method:
     """Raises UserError for a name that is not in `METHODS`."""
+    refuse_handed_in("method", name)
     if name not in METHODS:
         raise UserError(f"unknown method {name!r}: choose one of {', '.join(METHODS)}")
     return METHODS[name]

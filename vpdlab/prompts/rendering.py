@@ -183,11 +183,11 @@ def views(rollouts: Sequence[Rollout], feedback: Sequence[Feedback], render: Ren
     """
     student, teacher = [], []
     for rollout, note in zip(rollouts, feedback, strict=True):
-        plain = View(rollout.prompt_ids, rollout.response_ids, group=rollout.group)
+        plain = View(rollout.prompt_ids, rollout.response_ids, group=rollout.group, mask=rollout.mask)
         student.append(plain)
         if note.signal:
             context, cut = render.teacher(rollout.problem, note)
-            teacher.append(View(context, rollout.response_ids, cut, rollout.group))
+            teacher.append(View(context, rollout.response_ids, cut, rollout.group, rollout.mask))
         else:
             teacher.append(plain)
     return student, teacher

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vpdlab import processes
-from vpdlab.learn.identity import HANDED_IN, describe_task
+from vpdlab.errors import HANDED_IN
+from vpdlab.learn.identity import describe_task
 
 if TYPE_CHECKING:
     from vpdlab.learn.parts import Parts

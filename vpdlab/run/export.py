@@ -16,7 +16,7 @@ from typing import Any
 
 from vpdlab import manifest, zoo
 from vpdlab.config import RunConfig
-from vpdlab.errors import UserError, notice
+from vpdlab.errors import HANDED_IN, UserError, notice
 from vpdlab.files import read_small, staged_folder
 from vpdlab.learn.identity import problems_sum
 from vpdlab.model.adapters import save_adapter
@@ -170,7 +170,9 @@ def alone(student: Student, config: RunConfig) -> RunConfig:
     }  # fmt: skip
     if student.saved is None:
         fields |= {"model": student.place, "lora_rank": 0}
-    return RunConfig.make(**settings(config) | fields)
+    if config.sampler.startswith(HANDED_IN):
+        fields["sampler"] = "transformers"
+    return RunConfig(**settings(config) | fields).asked_for(())
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

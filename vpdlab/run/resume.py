@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from vpdlab.config import FREE, RunConfig
-from vpdlab.errors import UserError
+from vpdlab.errors import HANDED_IN, UserError
 from vpdlab.net import printable
 from vpdlab.record import LINES, RunRecord, checks, refuse_newer, state_of
 from vpdlab.run.checkpoint import Checkpoints, Saved
 from vpdlab.run.lock import locked
-from vpdlab.tasks import HANDED_IN
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
@@ -78,6 +77,13 @@ def recorded(folder: Path, saved: Saved) -> tuple[list[dict[str, Any]], list[dic
 def refuse_changes(config: RunConfig, saved: Saved) -> None:
     """Raises UserError, naming them, for result-affecting settings that differ from the checkpoint's."""
     then, now = RunConfig().to_dict() | saved.state["config"], config.to_dict()
+    for name in ("task", "method", "sampler", "model"):
+        if str(then[name]).startswith(HANDED_IN) and now[name] != then[name]:
+            part = {"model": "policy"}.get(name, name)
+            raise UserError(
+                f"{config.folder} began with a {part} that was passed from Python"
+                f" ({then[name].removeprefix(HANDED_IN)}): resume it in Python with Run.open(config, {part}=...)"
+            )
     free = set(FREE)
     if config.method == "reweight" and not config.reweight_steps:
         free.remove("steps")  # the teacher's share decays over the whole run
@@ -88,13 +94,6 @@ def refuse_changes(config: RunConfig, saved: Saved) -> None:
             f"{config.folder} began with {', '.join(changed)}: result-affecting settings changed; restore them, or add"
             " --resume-anyway"
         )
-    for name in ("task", "method", "sampler", "model"):
-        if str(then[name]).startswith(HANDED_IN) and now[name] != then[name]:
-            part = {"model": "policy"}.get(name, name)
-            raise UserError(
-                f"{config.folder} began with a {part} that was handed in from Python"
-                f" ({then[name].removeprefix(HANDED_IN)}): resume it in Python with Run.open(config, {part}=...)"
-            )
     if config.steps < saved.step:
         raise UserError(f"steps is {config.steps}, but {config.folder} is at step {saved.step} already")
 

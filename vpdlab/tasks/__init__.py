@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from vpdlab.errors import UserError
+from vpdlab.errors import UserError, refuse_handed_in
 from vpdlab.tasks.common.guard import raised_in_one_line, surroundings_kept
 from vpdlab.tasks.common.outcomes import checked
 from vpdlab.types import Outcome, Problem, Rollout
@@ -56,21 +56,13 @@ def task_class(name: str) -> Any:
     return next(kind for kind in vars(module).values() if getattr(kind, "name", None) == name)
 
 
-HANDED_IN = "handed-in:"
-"""Prefix of the recorded name of a task that was passed to `Run.open` as an object."""
-
-
 def make_task(name: str, **options: Any) -> Task:
     """Build the task `name` with its own options.
 
     Raises:
         UserError: for an unknown name, an option that the task does not have, or data it cannot read.
     """
-    if name.startswith(HANDED_IN):
-        raise UserError(
-            f"this run's task ({name.removeprefix(HANDED_IN)!r}) was passed from Python and cannot be built from its"
-            " settings: open the run in Python with Run.open(config, task=...)"
-        )
+    refuse_handed_in("task", name)
     if name not in names():
         raise UserError(f"unknown task {name!r}: choose one of {', '.join(names())}")
     build = task_class(name)

@@ -15,7 +15,7 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-from vpdlab.errors import UserError
+from vpdlab.errors import UserError, refuse_handed_in
 
 
 def names() -> list[str]:
@@ -25,6 +25,7 @@ def names() -> list[str]:
 
 def find(name: str) -> ModuleType:
     """The module of a backend. Raises UserError for an unknown name."""
+    refuse_handed_in("sampler", name)
     if name not in names():
         raise UserError(f"sampler is {name!r}: choose one of {', '.join(names())}")
     return importlib.import_module(f"{__name__}.{name}")

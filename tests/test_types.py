@@ -1,0 +1,58 @@
+"""The records that travel, and tokens that the policy did not write itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from toy import toy_run
+
+from vpdlab.learn.m_step import m_step, survey
+from vpdlab.learn.state import Batch
+from vpdlab.model.batch import collate
+from vpdlab.run import Run
+from vpdlab.types import Problem, Rollout, RolloutTokens, View
+
+
+def test_tokens_have_one_mask_value_and_one_logp_each() -> None:
+    tokens = RolloutTokens((5, 6, 7), (True, False, True), (-0.1, 0.0, -0.3))
+    assert len(tokens) == 3 and tokens.own_logps == (-0.1, -0.3)
+    with pytest.raises(ValueError, match="3 ids, 2 mask values, 3 log-prob"):
+        RolloutTokens((5, 6, 7), (True, False), (-0.1, 0.0, -0.3))
+
+
+def test_a_rollout_without_a_mask_is_all_the_policy_s_own() -> None:
+    rollout = Rollout(Problem("p", "?", "7"), 0, 0, (1,), (5, 6), (-0.1, -0.2), "x", True)
+    assert rollout.tokens == RolloutTokens((5, 6), (True, True), (-0.1, -0.2))
+
+
+def test_a_batch_s_mask_leaves_out_padding_and_other_people_s_tokens() -> None:
+    views = [View((1, 2), (5, 6, 7), mask=(True, False, True)), View((1,), (8, 9))]
+    batch = collate(views, [0, 1])
+    assert batch.mask.tolist() == [[True, False, True], [True, True, False]]
+    assert batch.tokens.tolist() == [5, 7, 8, 9]
+
+
+def with_a_foreign_token(run: Run) -> tuple[Batch, Batch]:
+    """A batch, and the same with the second token of each long response not the policy's own."""
+    rollouts = [rollout for rollout in run.verify(run.rollouts(1)) if len(rollout.response_ids) > 2]
+    feedback = run.feedback(rollouts)
+    masked = [replace(r, mask=tuple(t != 1 for t in range(len(r.response_ids)))) for r in rollouts]
+    return run.pack(rollouts, feedback), run.pack(masked, feedback)
+
+
+@pytest.mark.parametrize("method", ["grpo", "sdpo", "distil", "joint"])
+def test_a_token_that_is_not_the_policy_s_own_takes_no_part_in_a_loss(method: str) -> None:
+    run = toy_run(method=method)
+    whole, masked = with_a_foreign_token(run)
+    assert masked.response_tokens == whole.response_tokens - len(whole)
+    assert masked.lengths.tolist() == [length - 1 for length in whole.lengths.tolist()]
+    seen = [one.logp.detach() for one, _, _ in survey(run.learner, masked, run.method)]
+    kept = [one.view.tokens for one, _, _ in survey(run.learner, masked, run.method)]
+    expected = [t for r in masked.rollouts for t, own in zip(r.response_ids, r.mask, strict=True) if own]
+    assert sorted(torch.cat(kept).tolist()) == sorted(expected) and sum(map(len, seen)) == masked.response_tokens
+    done = m_step(run.learner, masked, run.method)
+    assert done.loss is not None and done.grad_norm is not None and done.grad_norm > 0.0
+    own = torch.tensor([sum(r.tokens.own_logps) for r in masked.rollouts])
+    assert torch.allclose(done.student_logp, own, atol=1e-4)  # sums over the policy's own tokens alone
