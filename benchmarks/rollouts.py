@@ -158,7 +158,7 @@ def main() -> None:
     print(f"{given.model}: {given.problems} problems x {given.group} rollouts of at most {given.tokens} tokens")
     print(f"{given.threads} thread(s) on {os.cpu_count()} cores, load before: {os.getloadavg()[0]:.2f}\n")
     columns = f"{'median':>8} {'lowest':>8} {'highest':>8} {'a CPU second':>12}"
-    print(f"{'tokens a second':<26} {'precision':<10} {'lengths':<9} {columns}")
+    print(f"{'tokens per second':<26} {'precision':<10} {'lengths':<9} {columns}")
     gaps = [line for precision in ("float32", "bfloat16") for line in measure(given, precision)]
     print(f"\n{'nats, sampler to policy':<26} {'precision':<10} {'max':>9} {'mean':>9} {'k3 KL':>9} {'tokens':>8}")
     print("\n".join(gaps))

@@ -38,7 +38,7 @@ def widgets(folder: Path) -> dict[str, LabWidget]:
     )
     run = Run.open(config)
     for row in run.steps():
-        print(f"recorded: {row['success_rate']:.0%} right, KL {row['kl']:.3f} nats a token")
+        print(f"recorded: {row['success_rate']:.0%} right, KL {row['kl']:.3f} nats per token")
     records = load_run(config.folder).rollouts(1)
     shown = max(records, key=lesson)
     group = [record for record in records if record["problem_id"] == shown["problem_id"]]

@@ -54,7 +54,7 @@ def test_a_fault_is_one_line(name) -> None:
 )  # fmt: skip
 def test_a_list_of_models_of_another_shape_is_one_line(models) -> None:
     hostile = HostileServer(raw(http(models)))
-    with pytest.raises(UserError, match="another shape") as told:
+    with pytest.raises(UserError, match="unexpected form") as told:
         ServerEngine(hostile.url, 100, 4)
     line(told.value)
     hostile.close()

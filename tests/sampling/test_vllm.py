@@ -224,7 +224,7 @@ def test_tokens_that_the_policy_would_not_sample_so_end_the_run() -> None:
     run, engine = with_perfect_engine()
     run.rollouts(1)
     engine.off = 2 * BOUND["float32"]
-    with pytest.raises(RunFailed, match="off by 0.002 nats a token .* does not have the policy's weights") as told:
+    with pytest.raises(RunFailed, match="off by 0.002 nats per token .* does not have the policy's weights") as told:
         run.rollouts(1)
     assert "\n" not in str(told.value)
     engine.off = math.nan

@@ -260,7 +260,7 @@ def test_plain_data() -> None:
 def test_a_notebooks_page_and_the_widgets_share_no_class_name() -> None:
     root = SCRIPT_TESTS.parents[1]
     names = [set(re.findall(r"\.(vpd-[\w-]+)", path.read_text(encoding="utf-8"))) for path in (
-        root / "vpdlab" / "page" / "page.css", *(root / "widgets" / "vpdlab_widgets").glob("*.css")
+        root / "vpdlab" / "show" / "page" / "page.css", *(root / "widgets" / "vpdlab_widgets").glob("*.css")
     )]  # fmt: skip
     assert not names[0] & set().union(*names[1:]) - {"vpd-view"}
 

@@ -10,9 +10,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from vpdlab.config import GROUPS, HINTS, RunConfig, presets, read_preset
+from vpdlab.config import GROUPS, HINTS, RunConfig, presets, read_preset, settings
 from vpdlab.errors import UserError
 from vpdlab.paths import user_path
 from vpdlab.run.trust import TRUST, given, refuse_unasked
@@ -109,11 +109,15 @@ def _grouped(base: RunConfig) -> Any:
     """The settings as one dataclass with a field per group, so that `--help` lists them by group."""
     import tyro
 
-    fields = []
+    texts, groups = {one.name: one.text for one in settings()}, []
     for name, kind in GROUPS.items():
-        values = {field.name: getattr(base, field.name) for field in dataclasses.fields(kind)}
-        fields.append((name, tyro.conf.OmitArgPrefixes[kind], dataclasses.field(default=kind(**values))))
-    return dataclasses.make_dataclass("Options", fields, frozen=True)
+        options = [
+            (field.name, Annotated[HINTS[field.name], tyro.conf.arg(help=texts[field.name])], getattr(base, field.name))
+            for field in dataclasses.fields(kind)
+        ]  # the text on one line: the terminal's width decides where it breaks
+        group = dataclasses.make_dataclass(kind.__name__, options, namespace={"__doc__": kind.__doc__}, frozen=True)
+        groups.append((name, tyro.conf.OmitArgPrefixes[group], dataclasses.field(default=group())))
+    return dataclasses.make_dataclass("Options", groups, frozen=True)
 
 
 def _by_group(options: Any) -> RunConfig:

@@ -108,7 +108,7 @@ class EStepSettings:
     beta: float = setting(0.1, 1e-9, 1e6)
     """Temperature of the implicit reward and coefficient of the KL to the student, in 1/nats."""
     kl_target: float = setting(0.0, 0, 1e3)
-    """Above 0: adapt beta to the measured KL(teacher||student), in nats a token: doubled above 1.5 times this target,
+    """Above 0: adapt beta to the measured KL(teacher||student), in nats per token: doubled above 1.5 times this target,
     halved below target / 1.5, after each E-step."""
     beta_min: float = setting(0.001, 1e-9, 1e6)
     """Lower bound of beta, for `kl_target`."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vpdlab.learn.state import Batch
     from vpdlab.model.batch import TokenBatch
 
-EXACT = 1e-3  # nats a token between a sampler and a scorer that compute the same in float32
+EXACT = 1e-3  # nats per token between a sampler and a scorer that compute the same in float32
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Mismatch:
         if self.worst > most:
             raise RunFailed(
                 f"iteration {step}: the sampler's log-probabilities differ from the scorer's by up to"
-                f" {self.worst:.2g} nats a token at the same weights (limit {most:.2g}): this model is not sampled as"
+                f" {self.worst:.2g} nats per token at the same weights (limit {most:.2g}): this model is not sampled as"
                 " it is trained, so its numbers cannot be trusted; please report the model and its config.json"
             )
 

@@ -19,7 +19,7 @@ from vpdlab.model import passes, traits
 from vpdlab.model.batch import TokenBatch, collate
 from vpdlab.types import View
 
-CLOSE = 1e-4  # tolerance in nats a token; larger for a model with larger rounding errors
+CLOSE = 1e-4  # tolerance in nats per token; larger for a model with larger rounding errors
 LIMIT = 1e-3  # upper limit of the tolerance, whatever the rounding
 FLOOR, NOISE = 2e-5, 20  # tolerance of shared prefixes, which only affect speed; tolerance in units of the rounding
 SLOPE = 1e-4  # tolerance of the relative distance of two gradients

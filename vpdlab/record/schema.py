@@ -16,7 +16,7 @@ METRICS = (
 )  # fmt: skip
 """Keys of a line of metrics.jsonl. A number that does not exist at a step is null, never 0.
 
-Units: kl (student || teacher), kl_teacher (the other way), entropy, teacher_drift in nats a token; margin, delta in
+Units: kl (student || teacher), kl_teacher (the other way), entropy, teacher_drift in nats per token; margin, delta in
 units of reward; length in tokens. margin, both KLs and entropy are those of the M-step's pass, so after an E-step of
 the same iteration and before the M-step's update; beta is the one that this iteration used. tokens_e counts the padded
 tokens of passes with gradient, tokens_m those of the views that the method reads, tokens_rollout those sampled.

@@ -165,7 +165,7 @@ def _outcome_columns(step: int, rollout: Rollout, note: Feedback, render: Render
 
 
 def teacher_drift(batch: Batch, e: EStep, m: MStep) -> float | None:
-    """How far the E-step moved the teacher: mean over rollouts of |change of log q(y|x,C)| / tokens, in nats a token.
+    """How far the E-step moved the teacher: mean over rollouts of |change of log q(y|x,C)| / tokens, in nats per token.
 
     None where no E-step ran. Where the M-step's teacher computes with the very weights that the E-step trains, its
     pass has scored them after the E-step; otherwise the E-step did so itself, of some rollouts.
