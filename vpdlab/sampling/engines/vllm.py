@@ -43,8 +43,8 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the maximum adapter ranks that vL
 COOLEST = 0.01  # vLLM raises lower temperatures (except 0) to this
 TRANSFER = "vpdlab-weights-"  # prefix of the folders that weights are transferred in
 CHECKED_ROWS, CHECKED_TOKENS = 4, 256  # scored again after each phase: completions, tokens including contexts
-# Largest mean difference of log-probabilities that rounding explains, in nats per token. Measured with smollm2-135m: 5e-6
-# (at most 6e-5) in float32, 0.04 (at most 0.5) if one side or both compute in bfloat16.
+# Largest mean difference of log-probabilities that rounding explains, in nats per token. Measured with smollm2-135m:
+# 5e-6 (at most 6e-5) in float32, 0.04 (at most 0.5) if one side or both compute in bfloat16.
 BOUND = {"float32": 1e-3, "bfloat16": 0.25}
 
 
