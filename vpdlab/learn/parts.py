@@ -70,12 +70,12 @@ class Parts:
         Raises:
             UserError: for anything in the config that does not fit what it names.
         """
-        asked, config = config.asked, renamed(config, task, method, sampler, policy)
+        config = renamed(config, task, method, sampler, policy)
         pick_device(config.device)  # a bad name is reported before a model is loaded; several processes meet here
         handed_in = _identities(method, sampler, policy)
         method = method or get_method(config.method)
         check(method, config, own_sampler=sampler is not None)
-        if idle := unused(method, config.asked_for(asked)):
+        if processes.main() and (idle := unused(method, config)):
             notice(f"nothing in this run reads {', '.join(idle)} (method {method.name}): the value has no effect")
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -85,7 +85,6 @@ class Parts:
             torch.cuda.reset_peak_memory_stats(policy.device)
         render = _renderer(config, policy)
         sampler = sampler or engines.find(config.sampler).open_sampler(config, policy, render.max_context)
-        assert sampler is not None
         learner = _learner(config, policy, method, sampler.exact)
         critic = open_critic(config, policy, render, sampler) if CRITIQUE in config.feedback else None
         parts = cls(config, task, method, learner, render, sampler, critic, handed_in)
@@ -202,7 +201,7 @@ def renamed(
         names["model"] = HANDED_IN + type(policy.model).__name__
         _refuse_other_settings(policy.config.to_dict(), config.to_dict())
     # The folder keeps the name that the caller's config gives it.
-    return replace(config, **names, out=str(config.folder)) if names else config
+    return replace(config, **names, out=str(config.folder)).asked_for(config.asked) if names else config
 
 
 def _refuse_other_settings(theirs: dict[str, Any], ours: dict[str, Any]) -> None:

@@ -13,9 +13,23 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from types import ModuleType
+from typing import TYPE_CHECKING, Protocol, cast
 
 from vpdlab.errors import UserError, refuse_handed_in
+
+if TYPE_CHECKING:
+    from vpdlab.config import RunConfig
+    from vpdlab.model.policy import Policy
+    from vpdlab.sampling import Sampler
+
+
+class Backend(Protocol):
+    """The module of a backend."""
+
+    SETTINGS: tuple[str, ...]
+
+    def check(self, config: RunConfig) -> None: ...
+    def open_sampler(self, config: RunConfig, policy: Policy, max_context: int) -> Sampler: ...
 
 
 def names() -> list[str]:
@@ -23,9 +37,9 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def find(name: str) -> ModuleType:
+def find(name: str) -> Backend:
     """The module of a backend. Raises UserError for an unknown name."""
     refuse_handed_in("sampler", name)
     if name not in names():
         raise UserError(f"sampler is {name!r}: choose one of {', '.join(names())}")
-    return importlib.import_module(f"{__name__}.{name}")
+    return cast(Backend, importlib.import_module(f"{__name__}.{name}"))
