@@ -13,7 +13,7 @@ from vpdlab.sandbox import Rules
 from vpdlab.sandbox.inside import DEEPEST, NotPlain, encode
 from vpdlab.sandbox.outputs import same_output
 from vpdlab.sandbox.showing import show, show_line
-from vpdlab.sandbox.values import EXACT, Unreadable, decode, digest, matches, same
+from vpdlab.sandbox.values import EXACT, MOST, Unreadable, decode, digest, matches, same
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.complex_numbers(),
@@ -80,6 +80,23 @@ def test_rules(wanted, got, rules, equal):
 def test_words_that_are_no_value_are_refused(line):
     with pytest.raises(Unreadable):
         decode(line)
+
+
+@pytest.mark.parametrize("rules", [EXACT, Rules(form="is"), Rules(0.0, 0.0, numbers=True, form="==")])
+def test_a_copy_of_the_expected_words_is_not_even_read(rules):
+    assert matches("q", "q", rules)
+    with pytest.raises(Unreadable):
+        matches("q", "r", rules)
+
+
+def test_a_value_may_be_as_large_as_the_expected_one_needs(monkeypatch):
+    monkeypatch.setattr("vpdlab.sandbox.values.LONGEST", 10)
+    wanted = "s" + "61" * 20
+    assert not matches(wanted, "s" + "61" * 39, EXACT)
+    with pytest.raises(Unreadable):
+        matches(wanted, "s" + "61" * 45, EXACT)
+    many = f"l{MOST}" + " N" * MOST  # one word more than is read of other values
+    assert not matches(many, many[:-1] + "T", EXACT)
 
 
 def test_only_plain_values_are_sent():
