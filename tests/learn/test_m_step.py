@@ -79,10 +79,14 @@ def held(run: Run, norm: float | None) -> list[str]:
 
 
 @pytest.mark.parametrize("tokens", [1, 16384])
-@pytest.mark.parametrize("name", ["sdpo", "joint", "grpo"])
-def test_what_an_m_step_reports_by_hand(name, tokens) -> None:
-    run = opened(name, minibatch_tokens=tokens)
-    batch, policy, both = run.batch(), run.learner.policy, name != "grpo"
+@pytest.mark.parametrize(("name", "teacher"), [("sdpo", "shared"), ("joint", "frozen"), ("grpo", "shared")])
+def test_what_an_m_step_reports_by_hand(name, teacher, tokens) -> None:
+    run = opened(name, minibatch_tokens=tokens, teacher=teacher)
+    policy, both = run.learner.policy, name != "grpo"
+    with torch.no_grad():  # so that a frozen teacher differs from the student without feedback too
+        for parameter in policy.parameters:
+            parameter.mul_(1.1)
+    batch = run.batch()
     roles = held(run, 2.5)
     done = m_step(run.learner, batch, run.method)
     assert (done.reason, done.grad_norm, done.skipped, roles) == ("", 2.5, 0, [STUDENT])
@@ -104,7 +108,8 @@ def test_what_an_m_step_reports_by_hand(name, tokens) -> None:
     assert done.entropy == pytest.approx(entropy / batch.response_tokens, rel=1e-4)
     assert_close(done.student_logp, policy.score(batch.student))
     if both:
-        assert_close(done.teacher_logp, policy.score(batch.teacher))
+        if teacher == "shared":
+            assert_close(done.teacher_logp, policy.score(batch.teacher))
         assert done.kl == pytest.approx(kl / count, rel=1e-3)
         assert done.kl_teacher == pytest.approx(kl_teacher / count, rel=1e-3)
     else:

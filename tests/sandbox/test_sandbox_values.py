@@ -126,7 +126,7 @@ MEMBERS = [
     "c0x0p+0;0x1p-1", "c0x1p-90;0x1p+0", "c0x1p-91;0x1p+0", "c0x1p+0;0x1p-90", "c0x1p+0;0x1p-91", "N", "s", "s31",
     "s69", "b", "b31", "b69", "t0", "Z0", "d0", "t1 i1", "Z1 i1", "t2 i1 i2", "t2 i2 i1", "t1 t1 i1", "Z2 i1 i2",
     "d1 i1 i2", "d1 i2 i1", "d1 i1 i1", "d2 i1 i2 i3 i4", "d2 i1 i4 i3 i2", "t3 i1 i2 i2", "t2 t1 i1 i2", "finf",
-    "f-inf",
+    "f-inf", "seda080", "sefbfbd",
 ]  # fmt: skip
 PYTHON, NUMBERS, SEQUENCES = Rules(0.0, 0.0, numbers=True, form="=="), Rules(numbers=True), Rules(sequences=True)
 
