@@ -26,7 +26,8 @@ install_import_hook(CHECKED, "beartype.beartype")
 import torch
 
 torch.set_num_threads(1)
-torch.set_num_interop_threads(1)
+if torch.get_num_interop_threads() != 1:  # torch refuses a second call, where pytest starts again in one process
+    torch.set_num_interop_threads(1)
 
 REQUIRE_ALL = "VPDLAB_REQUIRE_ALL"
 

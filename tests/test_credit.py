@@ -58,6 +58,20 @@ def test_a_nan_reward_keeps_to_itself() -> None:
         assert found[[1, 3, 5]].isnan().all()
 
 
+def test_a_group_without_a_reward_hides_no_other() -> None:
+    rewards, group = torch.tensor([NAN, 1.0, 0.0]), torch.tensor([0, 1, 1])
+    assert group_advantage(rewards, group)[1:].tolist() == [0.5, -0.5]
+
+
+def test_rounding_grows_with_the_rewards() -> None:
+    # Neighbours in float32: 2^-14 apart at 1000, which at 1 would be a difference.
+    rewards = torch.tensor([1000.0, 1000.0 + 2.0**-14])
+    assert rewards[0] != rewards[1]
+    assert group_advantage(rewards, torch.zeros(2, dtype=torch.long), "std").tolist() == [0.0, 0.0]
+    apart = group_advantage(torch.tensor([1.0, 1.0 + 2.0**-14]), torch.zeros(2, dtype=torch.long), "std")
+    assert_close(apart, torch.tensor([-1.0, 1.0]))
+
+
 def test_cost_to_go_is_strictly_in_the_future() -> None:
     cost = torch.tensor([[1.0, 2.0, 4.0, 8.0], [16.0, 32.0, 64.0, 128.0]])
     mask = torch.tensor([[True, True, True, True], [True, True, False, False]])
@@ -83,6 +97,7 @@ def test_cost_to_go_is_discounted_by_distance() -> None:
     # 2/2 + 4/4 + 8/8, 4/2 + 8/4, 8/2
     assert cost_to_go(cost, mask, 0.5).tolist() == [[3.0, 4.0, 4.0, 0.0], [16.0, 0.0, 0.0, 0.0]]
     assert cost_to_go(cost, mask, 0.0).tolist() == [[0.0] * 4] * 2
+    assert cost_to_go(cost, mask, 2.0).tolist() == [[4.0 + 16.0 + 64.0, 8.0 + 32.0, 16.0, 0.0], [64.0, 0.0, 0.0, 0.0]]
 
 
 def test_tilted_weights_are_a_softmax_of_rewards_in_each_group() -> None:

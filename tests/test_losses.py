@@ -193,6 +193,14 @@ def test_a_probability_that_underflows_counts_as_zero() -> None:
     assert student.grad.tolist() == [1.0, 0.0]
 
 
+def test_the_smallest_normal_probability_is_not_zero() -> None:
+    # It is the first that counts: against a probability of 0 its term is infinite, or cut.
+    first = torch.tensor([0.0, math.log(torch.finfo(torch.float64).tiny)], dtype=torch.float64)
+    second = torch.tensor([0.0, -INF], dtype=torch.float64)
+    assert losses.kl(first, second).item() == INF
+    assert losses.clipped_forward_kl(second, first, 0.3).item() == 0.3
+
+
 # -- the support -----------------------------------------------------------------------------------------------
 
 
@@ -208,6 +216,12 @@ def test_tail_of_a_full_support_is_epsilon_with_finite_gradient(dtype: torch.dty
     assert with_tail[-1].item() == pytest.approx(math.log(torch.finfo(dtype).eps), abs=1e-3)
     with_tail[-1].backward()
     assert logp.grad.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("axes", [(), (2,), (2, 3)])
+def test_a_tail_that_is_given_is_appended_to_the_last_axis(axes: tuple[int, ...]) -> None:
+    logp, tail = torch.tensor([0.5, 0.2]).log().expand(*axes, 2), torch.tensor([0.25]).log().expand(*axes, 1)
+    assert_close(losses.add_tail(logp, tail).exp(), torch.tensor([0.5, 0.2, 0.25]).expand(*axes, 3))
 
 
 def test_tail_of_a_support_without_mass_is_everything() -> None:
@@ -410,6 +424,13 @@ def test_policy_gradient_on_policy_is_reinforce() -> None:
     assert_close(logp.grad, -(advantage[:, None] * mask) / 4)
 
 
+def test_policy_gradient_of_one_active_token_is_that_tokens_term() -> None:
+    mask = torch.tensor([[False, True, False]])
+    logp = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    loss = losses.policy_gradient_loss(logp, torch.zeros(1, 3).double(), torch.tensor([2.0]).double(), mask, 0.2, 0.2)
+    assert loss.item() == -2.0
+
+
 def test_policy_gradient_takes_an_advantage_for_each_token() -> None:
     logp = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
     advantage = torch.tensor([[1.0, -2.0, 0.0]], dtype=torch.float64)
@@ -465,6 +486,12 @@ def test_policy_gradient_stays_finite_far_off_policy(shift: float, sign: float) 
     assert (logp.grad[1] == 0).all()
 
 
+def test_the_logarithm_of_the_ratio_is_held_within_twenty() -> None:
+    logp = torch.tensor([-1000.0, -3.0, -2.0, 1000.0], dtype=torch.float64)
+    ratio = losses.importance_ratio(logp, torch.tensor([0.0, -2.0, -2.0, 0.0], dtype=torch.float64))
+    assert_close(ratio.log(), torch.tensor([-20.0, -1.0, 0.0, 20.0], dtype=torch.float64))
+
+
 def test_truncated_weight_cuts_from_above_and_takes_no_gradient() -> None:
     logp = torch.tensor([0.5, 2.0, 8.0, 1e30]).log().requires_grad_()
     weight = losses.truncated_weight(logp, torch.zeros(4), 2.0)
@@ -478,6 +505,8 @@ def test_reweighting_by_hand() -> None:
     difference = torch.tensor([1.1, 0.9, 1.1, 0.9, 9.0, 5.0]).log()
     factor = losses.reweighting(advantage, difference, 0.5, 0.2)
     assert_close(factor, 0.5 + 0.5 * torch.tensor([1.1, 0.9, 1 / 1.1, 1 / 0.9, 1.2, 1.0]))
+    against = losses.reweighting(torch.tensor([1.0, -1.0]), torch.tensor([0.1, 10.0]).log(), 0.5, 0.2)
+    assert_close(against, torch.full((2,), 0.5 + 0.5 * 0.8))  # it never loses more than its clip
     assert_close(losses.reweighting(advantage, difference, 0.0, 0.2), torch.ones(6))
 
 
@@ -502,6 +531,13 @@ def test_kto_loss_by_hand() -> None:
         losses.kto_loss(q[i : i + 1], torch.zeros(1).double(), success[i : i + 1], 1.0, 0.4, 2, 1) for i in (0, 1, 2)
     ]
     assert sum(part.item() for part in halves) == pytest.approx(0.375 + 0.25)
+
+
+def test_kto_losses_of_minibatches_add_up_to_the_whole() -> None:
+    q, prior, success = torch.arange(5).double(), torch.ones(5).double(), torch.tensor([True, False, False, True, True])
+    whole = losses.kto_loss(q, prior, success, 0.3, 0.2)
+    parts = [losses.kto_loss(q[i], prior[i], success[i], 0.3, 0.2, 3, 2) for i in ([0, 1], [2, 3], [4])]
+    assert_close(sum(parts), whole)
 
 
 def test_kto_gradient_is_the_closed_form_and_vanishes_at_both_ends() -> None:
@@ -548,6 +584,16 @@ def test_elbo_policy_gradient_is_exact_in_expectation() -> None:
         q = logits.log_softmax(0)
         (exact,) = torch.autograd.grad(-((q.exp() * reward).sum() - beta * losses.kl(q, prior)), logits)
         assert_close(ours, exact)
+
+
+def test_elbo_policy_gradient_by_hand() -> None:
+    # log q = -1 with q twice as likely as pi: -2 (r - 0.5 ln 2 - b) log q
+    q, prior = torch.tensor([-1.0, -1.0]).double(), torch.tensor([-1.0, -1.0]).double() - LOG2
+    reward, baseline = torch.tensor([1.0, 0.0]).double(), torch.tensor([0.25, 0.5]).double()
+    plain = losses.elbo_policy_gradient_loss(q, prior, reward, 0.5)
+    assert plain.item() == pytest.approx(2 * (1.0 - 0.5 * LOG2) + 2 * (0.0 - 0.5 * LOG2))
+    compared = losses.elbo_policy_gradient_loss(q, prior, reward, 0.5, baseline)
+    assert compared.item() == pytest.approx(plain.item() - 2 * (0.25 + 0.5))
 
 
 def test_elbo_policy_gradient_truncates_the_ratio() -> None:

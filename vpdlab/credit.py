@@ -57,7 +57,7 @@ def leave_one_out_mean(values: Float[Tensor, "b ..."], group: Int[Tensor, " b"])
         rows = group == g
         others = int(rows.sum()) - 1
         if others:
-            baseline[rows] = (values[rows].sum(0, keepdim=True) - values[rows]) / others
+            baseline[rows] = (values[rows].sum(0) - values[rows]) / others
     return baseline
 
 

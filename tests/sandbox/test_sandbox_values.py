@@ -13,7 +13,7 @@ from vpdlab.sandbox import Rules
 from vpdlab.sandbox.inside import DEEPEST, NotPlain, encode
 from vpdlab.sandbox.outputs import same_output
 from vpdlab.sandbox.showing import show, show_line
-from vpdlab.sandbox.values import EXACT, Unreadable, decode, matches, same
+from vpdlab.sandbox.values import EXACT, MOST, Unreadable, decode, digest, matches, same
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.complex_numbers(),
@@ -56,6 +56,15 @@ def test_equal_means_what_python_means_by_it_but_exactly(left, right):
         (2**70, float(2**70), Rules(numbers=True), True), (10**400, 1.0, Rules(numbers=True), False),
         ("1", 1, EXACT, False), (None, False, EXACT, False), ([], None, EXACT, False), ("é", "e\u0301", EXACT, False),
         ({1: float("nan")}, {1: float("nan")}, EXACT, True), ([{1: {2}}], [{1: {3}}], EXACT, False),
+        (float("nan"), 1.0, EXACT, False), (float("nan"), float("inf"), EXACT, False), ([], [1], EXACT, False),
+        ({1: 2}, {3: 2}, EXACT, False), ({1: 2}, {1: 2, 3: 4}, EXACT, False), ({1}, {1, 2}, EXACT, False),
+        (2 + 1j, 2 + 1.05j, Rules(0.0, 0.1), True), (2 + 1j, 2.2 + 1j, Rules(0.0, 0.1), False),
+        (2 + 1j, 2 + 1.2j, Rules(0.0, 0.1), False), (b"a", "a", EXACT, False),
+        (1.0, "1.0", Rules(0.0, 9.0, form="abs <"), False), (1.0, [1.0], Rules(0.0, 9.0, form="isclose"), False),
+        (None, None, Rules(form="is"), True), (True, True, Rules(form="is"), True), (1, 1, Rules(form="is"), False),
+        (1.0, 3.0, Rules(0.0, 2.0, form="abs <="), True), (1.0, 3.0, Rules(0.0, 2.0, form="abs <"), False),
+        (1 + 1j, 1 + 3j, Rules(0.0, 2.0, form="abs <="), True), (1, True, Rules(0.0, 0.5, form="abs <"), True),
+        (1j, 1j, Rules(0.0, 2.0, form="isclose"), False),
     ],
 )  # fmt: skip
 def test_rules(wanted, got, rules, equal):
@@ -71,6 +80,23 @@ def test_rules(wanted, got, rules, equal):
 def test_words_that_are_no_value_are_refused(line):
     with pytest.raises(Unreadable):
         decode(line)
+
+
+@pytest.mark.parametrize("rules", [EXACT, Rules(form="is"), Rules(0.0, 0.0, numbers=True, form="==")])
+def test_a_copy_of_the_expected_words_is_not_even_read(rules):
+    assert matches("q", "q", rules)
+    with pytest.raises(Unreadable):
+        matches("q", "r", rules)
+
+
+def test_a_value_may_be_as_large_as_the_expected_one_needs(monkeypatch):
+    monkeypatch.setattr("vpdlab.sandbox.values.LONGEST", 10)
+    wanted = "s" + "61" * 20
+    assert not matches(wanted, "s" + "61" * 39, EXACT)
+    with pytest.raises(Unreadable):
+        matches(wanted, "s" + "61" * 45, EXACT)
+    many = f"l{MOST}" + " N" * MOST  # one word more than is read of other values
+    assert not matches(many, many[:-1] + "T", EXACT)
 
 
 def test_only_plain_values_are_sent():
@@ -92,6 +118,56 @@ def test_colliding_members_take_no_time():
     start = time.monotonic()
     assert same(decode(line), decode(line), EXACT)
     assert time.monotonic() - start < 10
+
+
+# Members of sets and keys of dicts, as words: dicts and lists among them are no Python, but may be sent.
+MEMBERS = [
+    "i1", "i2", "i-1", "i0", "f0x1p-1", "f0x1.8p+0", "f0x1p-90", "f0x1p-91", "c0x1p-1;0x0p+0", "c0x1p+0;0x1p-1",
+    "c0x0p+0;0x1p-1", "c0x1p-90;0x1p+0", "c0x1p-91;0x1p+0", "c0x1p+0;0x1p-90", "c0x1p+0;0x1p-91", "N", "s", "s31",
+    "s69", "b", "b31", "b69", "t0", "Z0", "d0", "t1 i1", "Z1 i1", "t2 i1 i2", "t2 i2 i1", "t1 t1 i1", "Z2 i1 i2",
+    "d1 i1 i2", "d1 i2 i1", "d1 i1 i1", "d2 i1 i2 i3 i4", "d2 i1 i4 i3 i2", "t3 i1 i2 i2", "t2 t1 i1 i2", "finf",
+    "f-inf", "seda080", "sefbfbd",
+]  # fmt: skip
+PYTHON, NUMBERS, SEQUENCES = Rules(0.0, 0.0, numbers=True, form="=="), Rules(numbers=True), Rules(sequences=True)
+
+
+@pytest.mark.parametrize("rules", [EXACT, NUMBERS, SEQUENCES])
+def test_members_that_differ_are_told_apart(rules):
+    found = [digest(decode(word), rules) for word in [*MEMBERS, "T", "F"]]
+    assert len(set(found)) == len(found)
+    for word in MEMBERS:
+        assert same(decode(f"S1 {word}"), decode(f"S1 {word}"), rules)
+        assert not same(decode(f"S1 {word}"), decode("S1 i7"), rules)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "equal_by"),
+    [
+        ("f0x0p+0", "f-0x0p+0", (EXACT, NUMBERS, SEQUENCES, PYTHON)),
+        ("c0x0p+0;-0x0p+0", "c-0x0p+0;0x0p+0", (EXACT, NUMBERS, SEQUENCES, PYTHON)),
+        ("c0x1p-1;-0x0p+0", "c0x1p-1;0x0p+0", (EXACT, NUMBERS, SEQUENCES, PYTHON)),
+        ("Z2 i1 i2", "Z2 i2 i1", (EXACT, NUMBERS, SEQUENCES, PYTHON)),
+        ("d2 i1 i2 i3 i4", "d2 i3 i4 i1 i2", (EXACT, NUMBERS, SEQUENCES, PYTHON)),
+        ("fnan", "fnan", (EXACT, NUMBERS, SEQUENCES)),
+        ("cnan;0x1p+0", "cnan;0x1p+0", (EXACT, NUMBERS, SEQUENCES)),
+        ("i2", "f0x1p+1", (NUMBERS, PYTHON)),
+        ("t1 i2", "t1 f0x1p+1", (NUMBERS, PYTHON)),
+        ("i1", "T", (PYTHON,)), ("F", "i0", (PYTHON,)), ("F", "f0x0p+0", (PYTHON,)), ("T", "F", ()),
+        ("i2", "c0x1p+1;0x0p+0", (PYTHON,)), ("f0x1p-1", "c0x1p-1;0x0p+0", (PYTHON,)),
+        ("f0x1p-1", "c0x1p-1;0x1p+0", ()), ("i2", "c0x1p+1;0x1p+0", ()),
+        ("t1 i1", "l1 i1", (SEQUENCES,)), ("t1 t1 i1", "t1 l1 i1", (SEQUENCES,)),
+        ("t2 i1 i2", "l2 i2 i1", ()), ("t1 i1", "Z1 i1", ()), ("t1 i1", "S1 i1", ()),
+        ("Z1 i1", "S1 i1", (PYTHON,)), ("d1 i1 i2", "l1 i1", ()), ("d1 i1 t1 i1", "d1 i1 l1 i1", (SEQUENCES,)),
+        ("d1 t1 i1 i1", "d1 l1 i1 i1", (SEQUENCES,)), ("finf", "finf", (EXACT, NUMBERS, SEQUENCES, PYTHON)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("rules", [EXACT, NUMBERS, SEQUENCES, PYTHON], ids=["exact", "numbers", "sequences", "python"])
+def test_members_are_equal_by_the_rules(one, other, equal_by, rules):
+    for left, right in ((one, other), (other, one)):
+        assert (digest(decode(left), rules) == digest(decode(right), rules)) is (rules in equal_by)
+        for inside in ("S2 i9 {}", "d1 {} i9", "Z1 {}", "t1 Z1 {}"):
+            words = decode(inside.format(left)), decode(inside.format(right))
+            assert same(*words, rules) is (rules in equal_by)
 
 
 def chain(wrap, depth: int = 95) -> str:
@@ -155,7 +231,8 @@ def test_values_are_shown_as_python_writes_them():
     [
         ("1\n2\n", "1\n2", True), ("1 \n2", "1\n2\n\n", True), ("1", "1\n2", False), ("0.50", "0.5", True),
         ("1", "1e0", True), ("a b", "a  b", True), ("YES", "yes", False), ("1e999999999", "1", False), ("", "\n", True),
-        ("nan", "nan", True),
+        ("nan", "nan", True), ("1X", "1", False), ("1", "1X\n", False), ("1" + "0" * 99, "1e99", True),
+        ("1" + "0" * 100, "1e100", False), ("1e9" + "9" * 30, "2", False), ("2", "1e9" + "9" * 30, False),
         ("1 2", "1", False), ("x", "", False), ("sNaN", "1", False),
     ],
 )  # fmt: skip
