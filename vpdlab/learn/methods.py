@@ -103,7 +103,8 @@ def _distil_baseline(learner: Learner, batch: Batch, method: Method) -> dict[str
     c = learner.config
     if not (c.distil_baseline and c.distil_future):
         return {}
-    table = torch.zeros(len(batch), int(batch.lengths.max()), device=batch.success.device)
+    longest = max(len(rollout.response_ids) for rollout in batch.rollouts)
+    table = torch.zeros(len(batch), longest, device=batch.success.device)
     with torch.no_grad():
         for seen, _, _ in survey(learner, batch, method):
             later = _to_come(seen.both.divergence, seen.view, c.distil_discount)
