@@ -234,6 +234,16 @@ def test_what_was_handed_in_is_plain_json(tmp_path) -> None:
     json.dumps(run.handed_in)
 
 
+def test_a_student_of_a_method_with_options_is_evaluated(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(METHODS, "mine", MINE)
+    asked = RunConfig.make(
+        **SMALL | {"steps": 1, "model": toy_model(), "out": str(tmp_path / "run"), "eval_problems": 2},
+        method="mine", method_args=["weight=0.25"],
+    )  # fmt: skip
+    list(Run.open(asked).steps())
+    assert cli.main(["eval", str(tmp_path / "run"), "--eval_samples", "1"]) == 0
+
+
 @pytest.mark.parametrize("part", ["method", "sampler", "policy"])
 def test_a_command_that_lacks_a_part_says_how_to_go_on(part, tmp_path, capsys) -> None:
     """The task can be made again, the part cannot; the student can be evaluated all the same."""
@@ -246,5 +256,9 @@ def test_a_command_that_lacks_a_part_says_how_to_go_on(part, tmp_path, capsys) -
     assert cli.main(["train", "--resume", "--out", str(tmp_path / "run"), "--steps", "4"]) == 2
     err = capsys.readouterr().err
     assert "was passed from Python" in err and f"Run.open(config, {part}=...)" in err
+    if part == "policy":
+        step = ["--checkpoint", "1"]
+        assert cli.main(["export", str(tmp_path / "run"), str(tmp_path / "student"), *step]) == 2
+        assert "Run.open(config, policy=...)" in capsys.readouterr().err
     assert cli.main(["eval", str(tmp_path / "run"), "--eval_samples", "1"]) == 0
     assert "nothing in this run reads" not in capsys.readouterr().err

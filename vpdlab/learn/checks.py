@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from vpdlab.config import RunConfig
 from vpdlab.errors import HANDED_IN, UserError
 from vpdlab.feedback.sources import CRITIQUE, check_sources
-from vpdlab.learn.e_step import OBJECTIVES, SETTINGS as E_STEP
+from vpdlab.learn.e_step import OBJECTIVES
+from vpdlab.learn.e_step import SETTINGS as E_STEP
 from vpdlab.learn.m_step import Method
 from vpdlab.learn.methods import METHODS
 from vpdlab.model.teacher import KINDS, teacher_kind

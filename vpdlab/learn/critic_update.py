@@ -43,7 +43,9 @@ def _update(learner: Learner, critiques: list[SampledText], rewards: torch.Tenso
     total = 0.0
     for (view,) in policy.minibatches(views):
         lengths, logp = view.mask.sum(1), policy.token_logp(view)
-        old = torch.tensor([x for row in view.rows.tolist() for x in critiques[row].tokens.own_logps], device=logp.device)
+        old = torch.tensor(
+            [x for row in view.rows.tolist() for x in critiques[row].tokens.own_logps], device=logp.device
+        )
         weight = advantage[view.rows.to(advantage.device)].repeat_interleave(lengths)
         terms = losses.clipped_surrogate(logp, old.to(logp.dtype), weight.to(logp.dtype), c.clip_low, c.clip_high)
         loss = c.critic_weight * terms.sum() / count
