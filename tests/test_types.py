@@ -6,12 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toy import toy_run
+from toy import Parity, toy_model, toy_run
+from vpdlab_widgets import TokenLens
 
+from vpdlab import RunConfig, load_run
 from vpdlab.learn.m_step import m_step, survey
 from vpdlab.learn.state import Batch
 from vpdlab.model.batch import collate
+from vpdlab.model.policy import Policy
 from vpdlab.run import Run
+from vpdlab.sampling.engines.transformers import HFSampler
+from vpdlab.show.widget_data import lens_records, rollout_rows
 from vpdlab.types import Problem, Rollout, RolloutTokens, View
 
 
@@ -56,3 +61,36 @@ def test_a_token_that_is_not_the_policy_s_own_takes_no_part_in_a_loss(method: st
     assert done.loss is not None and done.grad_norm is not None and done.grad_norm > 0.0
     own = torch.tensor([sum(r.tokens.own_logps) for r in masked.rollouts])
     assert torch.allclose(done.student_logp, own, atol=1e-4)  # sums over the policy's own tokens alone
+
+
+def test_the_baseline_of_distil_covers_responses_that_are_longer_than_their_own_tokens() -> None:
+    run = toy_run(method="distil", distil_baseline=True)
+    _, masked = with_a_foreign_token(run)
+    done = m_step(run.learner, masked, run.method)
+    assert done.loss is not None and done.skipped == 0
+
+
+class Interrupting(HFSampler):
+    """Says that the second token of each response is a tool's."""
+
+    def generate(self, contexts, streams, sampling):
+        done = super().generate(contexts, streams, sampling)
+        return [replace(one, mask=tuple(place != 1 for place in range(len(one.ids)))) for one in done]
+
+
+def test_a_sampler_s_mask_reaches_the_batch_and_the_record(tmp_path) -> None:
+    config = RunConfig.make(
+        model=toy_model(), prompts=4, group=4, max_new_tokens=9, max_context=120, steps=1, e_every=1, eval_every=-1,
+        record_tokens=16, record_top=3, out=str(tmp_path / "run"),
+    )  # fmt: skip
+    policy = Policy.load(config)
+    run = Run.open(config, task=Parity(), sampler=Interrupting(policy), policy=policy)
+    list(run.steps())
+    records = [one for one in load_run(tmp_path / "run").rollouts(1) if one["student_logp"] and len(one["tokens"]) > 2]
+    assert records
+    for record in records:
+        assert [value is None for value in record["student_logp"]] == [t == 1 for t in range(len(record["tokens"]))]
+        assert record["student_top"][1] == [] and len(record["student_top"][0]) == 3
+    assert TokenLens(lens_records(records, 0.1)).fallback()
+    kl = [row["kl"] for row in rollout_rows(records) if row["kl"] is not None]
+    assert kl and all(value >= 0 for value in kl)

@@ -11,6 +11,7 @@ from toy import Parity, equal, toy_model, toy_run, weights
 from vpdlab import Iteration, Parts, Run, RunConfig, cli, iterate, load_run
 from vpdlab.errors import UserError
 from vpdlab.feedback import SOURCES, Context
+from vpdlab.learn.e_step import e_step
 from vpdlab.learn.m_step import Method, Seen
 from vpdlab.learn.methods import METHODS, distillation
 from vpdlab.model.policy import Policy
@@ -114,12 +115,43 @@ def test_options_of_a_method_are_read_by_their_type(tmp_path) -> None:
         ({"method": "vpd", "vllm_dtype": "float32"}, ["vllm_dtype"]),
         ({"method": "vpd", "critic_temperature": 1.0}, ["critic_temperature"]),
         ({"method": "vpd", "critic_jobs": 3, "feedback": ["critique"]}, ["critic_jobs"]),
+        ({"method": "sdpo", "beta": 0.2}, []),  # of the recorded margin
+        ({"method": "grpo", "beta": 0.2}, ["beta"]),
+        ({"method": "vpd", "e_every": 0, "e_lr": 1e-3, "e_epochs": 2}, ["e_epochs", "e_lr"]),
+        ({"method": "vpd", "beta_max": 1.0, "shift_decay": 0.5}, ["beta_max", "shift_decay"]),
+        ({"method": "vpd", "kl_target": 0.1, "beta_max": 1.0, "shift": "ema", "shift_decay": 0.5}, []),
+        ({"method": "sdpo", "support": "full", "top_k": 5}, ["top_k"]),
+        ({"method": "distil", "distil_future": False, "distil_discount": 0.5}, ["distil_discount"]),
     ],
 )
 def test_a_setting_that_nothing_reads_is_told(fields, idle, tmp_path, capsys) -> None:
     Parts.open(config(tmp_path / "run", **fields), task=Parity())
     err = capsys.readouterr().err
     assert (f"nothing in this run reads {', '.join(idle)} " in err) if idle else ("reads" not in err)
+
+
+def test_what_a_method_of_your_own_reads_is_not_known_unless_declared(tmp_path, capsys) -> None:
+    fields = {"alpha": 0.1, "e_every": 1, "beta": 0.2, "top_k": 7}
+    Parts.open(config(tmp_path / "a", **fields), task=Parity(), method=replace(MINE, e_step=e_step))
+    assert "reads" not in capsys.readouterr().err
+    Parts.open(config(tmp_path / "b", **fields), task=Parity(), method=replace(MINE, settings=("alpha",)))
+    assert "nothing in this run reads e_every, top_k " in capsys.readouterr().err
+
+
+def test_what_a_part_of_your_own_replaces_is_told(tmp_path, capsys) -> None:
+    asked = config(tmp_path / "run", task_args=["digits=3"], sampler_rows=4)
+    policy = Policy.load(asked)
+    Parts.open(asked, task=Parity(), sampler=HFSampler(policy), policy=policy)
+    assert "nothing in this run reads task_args, sampler_rows " in capsys.readouterr().err
+
+
+def test_settings_of_a_resumed_run_are_not_told(tmp_path, capsys) -> None:
+    folder = tmp_path / "run"
+    fields = {**SMALL, "model": toy_model(), "method": "grpo", "alpha": 0.0, "steps": 1}
+    list(Run.open(RunConfig.make(**fields, out=str(folder))).steps())
+    capsys.readouterr()
+    resumed, _ = cli.parse_run("vpdlab train", ["--resume", "--out", str(folder), "--steps", "2"])
+    assert resumed.asked == {"steps", "resume", "out"}
 
 
 def test_settings_of_a_preset_are_not_told(tmp_path, capsys) -> None:
@@ -129,6 +161,7 @@ def test_settings_of_a_preset_are_not_told(tmp_path, capsys) -> None:
 
 def test_every_setting_that_a_part_names_exists() -> None:
     for method in METHODS.values():
+        assert method.settings is not None
         assert set(method.settings) | set(method.needs) <= set(RunConfig().to_dict())
 
 
@@ -201,6 +234,16 @@ def test_what_was_handed_in_is_plain_json(tmp_path) -> None:
     json.dumps(run.handed_in)
 
 
+def test_a_student_of_a_method_with_options_is_evaluated(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(METHODS, "mine", MINE)
+    asked = RunConfig.make(
+        **SMALL | {"steps": 1, "model": toy_model(), "out": str(tmp_path / "run"), "eval_problems": 2},
+        method="mine", method_args=["weight=0.25"],
+    )  # fmt: skip
+    list(Run.open(asked).steps())
+    assert cli.main(["eval", str(tmp_path / "run"), "--eval_samples", "1"]) == 0
+
+
 @pytest.mark.parametrize("part", ["method", "sampler", "policy"])
 def test_a_command_that_lacks_a_part_says_how_to_go_on(part, tmp_path, capsys) -> None:
     """The task can be made again, the part cannot; the student can be evaluated all the same."""
@@ -213,5 +256,9 @@ def test_a_command_that_lacks_a_part_says_how_to_go_on(part, tmp_path, capsys) -
     assert cli.main(["train", "--resume", "--out", str(tmp_path / "run"), "--steps", "4"]) == 2
     err = capsys.readouterr().err
     assert "was passed from Python" in err and f"Run.open(config, {part}=...)" in err
+    if part == "policy":
+        step = ["--checkpoint", "1"]
+        assert cli.main(["export", str(tmp_path / "run"), str(tmp_path / "student"), *step]) == 2
+        assert "Run.open(config, policy=...)" in capsys.readouterr().err
     assert cli.main(["eval", str(tmp_path / "run"), "--eval_samples", "1"]) == 0
     assert "nothing in this run reads" not in capsys.readouterr().err

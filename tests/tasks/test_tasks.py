@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from vpdlab import tasks
 from vpdlab.errors import UserError
 from vpdlab.tasks import make_task, names, read_answer, verify_all
 from vpdlab.tasks.common.splits import drop_duplicates, hold_out, with_unique_ids
@@ -166,3 +167,20 @@ def test_the_seed_and_the_text_decide_what_is_held_out() -> None:
 def test_a_long_response_of_opened_blocks_is_read_in_no_time() -> None:
     text = "<answer>" * 20_000
     assert re.search("never closed", read_answer(rollout(text))[1])
+
+
+class Plain:
+    """A task as CONTRIBUTING.md asks for it: nothing of vpdlab but the records."""
+
+    name, summary = "plain", "one problem"
+
+    def __init__(self, digits: int = 2) -> None:
+        self.digits = digits
+
+
+def test_options_of_a_task_are_read_by_their_annotations(monkeypatch) -> None:
+    monkeypatch.setattr(tasks, "names", lambda: ["plain"])
+    monkeypatch.setattr(tasks, "task_class", lambda name: Plain)
+    assert make_task("plain", digits="3").digits == 3
+    with pytest.raises(UserError, match="digits is 'three', but must be a whole number"):
+        make_task("plain", digits="three")

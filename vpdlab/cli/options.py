@@ -53,7 +53,8 @@ def parse_run(program: str, args: Sequence[str]) -> tuple[RunConfig, str]:
     folder = config.folder
     recorded = recorded_config(folder)
     config, preset = parse_preset(program, args, base=recorded or RunConfig())
-    config = replace(config, out=str(folder))  # the run is where it was found, whatever its record says
+    # The run is where it was found, whatever its record says.
+    config = replace(config, out=str(folder)).asked_for(config.asked)
     if recorded is not None and not trusted:
         refuse_unasked(config, str(config.folder), given(args, HINTS))
     return config, preset

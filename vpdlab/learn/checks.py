@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vpdlab.config import RunConfig
-from vpdlab.errors import UserError
+from vpdlab.errors import HANDED_IN, UserError
 from vpdlab.feedback.sources import CRITIQUE, check_sources
 from vpdlab.learn.e_step import OBJECTIVES
+from vpdlab.learn.e_step import SETTINGS as E_STEP
 from vpdlab.learn.m_step import Method
 from vpdlab.learn.methods import METHODS
 from vpdlab.model.teacher import KINDS, teacher_kind
@@ -44,15 +45,15 @@ def check(method: Method, config: RunConfig, own_sampler: bool = False) -> None:
 
 def unused(method: Method, config: RunConfig) -> list[str]:
     """Settings that were asked for although nothing in this run reads them, in order of declaration."""
-    idle = config.asked & _special(method) - set(_read(method, config))
+    idle = config.asked & ((_special() - set(_read(method, config))) | set(_pointless(config)))
     return [name for name in config.to_dict() if name in idle]
 
 
-def _special(method: Method) -> set[str]:
+def _special() -> set[str]:
     """Settings that only some methods, objectives, teacher kinds, sources and samplers read."""
-    found = {"teacher", *CRITIC, *ENDPOINT, *CRITIC_UPDATE}
-    for part in (method, *METHODS.values(), *OBJECTIVES.values(), *KINDS.values()):
-        found |= set(part.settings)
+    found = {"teacher", *E_STEP, *CRITIC, *ENDPOINT, *CRITIC_UPDATE}
+    for part in (*METHODS.values(), *OBJECTIVES.values(), *KINDS.values()):
+        found |= set(part.settings or ())
     for name in engines.names():
         found |= set(engines.find(name).SETTINGS)
     return found
@@ -60,12 +61,19 @@ def _special(method: Method) -> set[str]:
 
 def _read(method: Method, config: RunConfig) -> Iterator[str]:
     """Those of them that this run reads."""
-    yield from method.settings
+    if method.settings is None:  # not declared: its functions may read what any method reads
+        for known in METHODS.values():
+            yield from known.settings or ()
+    else:
+        yield from method.settings
     yield from method.needs
-    if method.e_step is not None and config.e_every:
-        yield from OBJECTIVES[config.e_objective].settings
+    if method.e_step is not None:
+        yield "e_every"
+        if config.e_every:
+            yield from E_STEP
+            yield from OBJECTIVES[config.e_objective].settings
     if method.views != "student":
-        yield "teacher"
+        yield from ("teacher", "beta")  # beta: the recorded margin and implicit rewards
         yield from teacher_kind(config.teacher).settings
     if config.sampler in engines.names():
         yield from engines.find(config.sampler).SETTINGS
@@ -75,3 +83,19 @@ def _read(method: Method, config: RunConfig) -> Iterator[str]:
             yield from CRITIC_UPDATE
         if config.critic == "endpoint":
             yield from ENDPOINT
+
+
+def _pointless(config: RunConfig) -> Iterator[str]:
+    """Settings that another setting, or a part passed from Python, makes idle whatever the method."""
+    if config.support != "topk":
+        yield from ("top_k", "tail")
+    if config.shift != "ema":
+        yield "shift_decay"
+    if not config.kl_target:
+        yield from ("beta_min", "beta_max")
+    if not config.distil_future:
+        yield from ("distil_discount", "distil_baseline")
+    if config.task.startswith(HANDED_IN):
+        yield from ("data", "task_args")
+    if config.sampler.startswith(HANDED_IN):
+        yield "sampler_rows"

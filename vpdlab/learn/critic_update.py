@@ -37,13 +37,15 @@ def reinforce_critic(learner: Learner, batch: Batch, m: MStep) -> float | None:
 def _update(learner: Learner, critiques: list[SampledText], rewards: torch.Tensor) -> float:
     policy, c = learner.policy, learner.config
     advantage = group_advantage(rewards, torch.zeros(len(critiques), dtype=torch.long, device=rewards.device), "std")
-    views = [View(critique.context_ids, critique.tokens.ids) for critique in critiques]
-    count = sum(len(view.response_ids) for view in views)
+    views = [View(critique.context_ids, critique.tokens.ids, mask=critique.tokens.mask) for critique in critiques]
+    count = sum(sum(view.mask) for view in views)
     policy.fresh()
     total = 0.0
     for (view,) in policy.minibatches(views):
         lengths, logp = view.mask.sum(1), policy.token_logp(view)
-        old = torch.tensor([x for row in view.rows.tolist() for x in critiques[row].tokens.logps], device=logp.device)
+        old = torch.tensor(
+            [x for row in view.rows.tolist() for x in critiques[row].tokens.own_logps], device=logp.device
+        )
         weight = advantage[view.rows.to(advantage.device)].repeat_interleave(lengths)
         terms = losses.clipped_surrogate(logp, old.to(logp.dtype), weight.to(logp.dtype), c.clip_low, c.clip_high)
         loss = c.critic_weight * terms.sum() / count

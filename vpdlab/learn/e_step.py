@@ -24,6 +24,10 @@ from vpdlab.model.policy import TEACHER, Policy
 # to the E-step.
 DRIFT_ROWS = 16
 
+SETTINGS = ("e_every", "e_objective", "beta", "kl_target", "beta_min", "beta_max", "anchor", "e_minibatch", "e_unit",
+            "e_epochs", "e_lr")  # fmt: skip
+"""Fields of RunConfig that only runs with an E-step read, beside those of the objective."""
+
 
 class Evidence(NamedTuple):
     """What an E-step knows before its first update; none of it changes or takes a gradient.

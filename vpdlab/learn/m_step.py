@@ -120,7 +120,8 @@ class Method:
         measure: replaces, at each position, the divergence that `alpha` names.
         prepare: computes batch-level values that the loss needs (`Seen.prepared`).
         needs: settings that the method is defined by.
-        settings: fields of RunConfig that it reads beside those that every method reads.
+        settings: fields of RunConfig that it reads beside those that every method, or every E-step, reads; None where
+            that is not declared: then none of any method's settings is reported as unused.
         options: options of its own and their defaults; set by `method_args`, read as `Seen.options`.
     """
 
@@ -132,7 +133,7 @@ class Method:
     measure: Callable[[RunConfig], Measure] | None = None
     prepare: Callable[[Learner, Batch, Method], dict[str, Tensor]] | None = None
     needs: Mapping[str, Any] = field(default_factory=dict)
-    settings: tuple[str, ...] = ()
+    settings: tuple[str, ...] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def option_values(self, config: RunConfig) -> dict[str, Any]:

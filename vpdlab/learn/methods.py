@@ -103,7 +103,8 @@ def _distil_baseline(learner: Learner, batch: Batch, method: Method) -> dict[str
     c = learner.config
     if not (c.distil_baseline and c.distil_future):
         return {}
-    table = torch.zeros(len(batch), int(batch.lengths.max()), device=batch.success.device)
+    longest = max(len(rollout.response_ids) for rollout in batch.rollouts)
+    table = torch.zeros(len(batch), longest, device=batch.success.device)
     with torch.no_grad():
         for seen, _, _ in survey(learner, batch, method):
             later = _to_come(seen.both.divergence, seen.view, c.distil_discount)
@@ -121,18 +122,16 @@ def _clipped_forward_kl(config: RunConfig) -> Measure:
 
 DISTILS = ("alpha", "support", "top_k", "tail", "is_clip")
 OUTCOMES = ("advantage", "clip_low", "clip_high")
-E_STEP = ("e_every", "e_objective", "beta", "kl_target", "beta_min", "beta_max", "anchor", "e_minibatch", "e_unit",
-          "e_epochs", "e_lr")  # fmt: skip
 DISTIL = ("support", "top_k", "tail", "distil_local", "distil_future", "distil_discount", "distil_baseline")
 
 METHODS = {
     method.name: method
     for method in (
         Method("vpd", "E-step on outcomes inside a trust region, M-step by distillation", distillation, e_step=e_step,
-               settings=(*E_STEP, *DISTILS)),
+               settings=DISTILS),
         Method("sdpo", "the M-step alone: distil the feedback-conditioned policy", distillation, settings=DISTILS),
         Method("grpo", "outcomes alone, against the mean of their group", grpo, views="student", settings=OUTCOMES),
-        Method("rft", "the likelihood of the successes", rejection, views="student"),
+        Method("rft", "the likelihood of the successes", rejection, views="student", settings=()),
         Method("distil", "cross-entropy to the teacher, with credit for the future", distil, measure=_cross_entropy,
                prepare=_distil_baseline, settings=DISTIL),
         Method("joint", "sdpo and grpo, weighted", joint, views="all",

@@ -13,7 +13,7 @@ import torch
 
 from vpdlab import processes
 from vpdlab.config import FREE, RunConfig, read_values
-from vpdlab.errors import HANDED_IN, UserError, notice, refuse_handed_in
+from vpdlab.errors import HANDED_IN, UserError, notice
 from vpdlab.feedback.critics import CriticSource, open_critic
 from vpdlab.feedback.noise import shares, with_noise
 from vpdlab.feedback.sources import CRITIQUE, Context, find_sources, give_feedback
@@ -80,7 +80,7 @@ class Parts:
         if config.threads:
             torch.set_num_threads(config.threads)
         task = task or make_task(config.task, **config.task_options())
-        policy = policy or _policy(config)
+        policy = policy or Policy.load(config)
         if policy.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(policy.device)
         render = _renderer(config, policy)
@@ -222,11 +222,6 @@ def _identities(method: Method | None, sampler: Sampler | None, policy: Policy |
         "policy": policy_identity(policy) if policy is not None else None,
     }
     return {name: identity for name, identity in found.items() if identity is not None}
-
-
-def _policy(config: RunConfig) -> Policy:
-    refuse_handed_in("policy", config.model)
-    return Policy.load(config)
 
 
 def _renderer(config: RunConfig, policy: Policy) -> Renderer:

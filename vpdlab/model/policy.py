@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vpdlab import processes
 from vpdlab.config import RunConfig
-from vpdlab.errors import UserError, notice
+from vpdlab.errors import UserError, notice, refuse_handed_in
 from vpdlab.model import sharding
 from vpdlab.model.adapters import adapter_layers, add_adapter, check_merge, plain_weights
 from vpdlab.model.batch import TokenBatch, minibatches
@@ -92,6 +92,7 @@ class Policy:
         """
         from vpdlab import zoo
 
+        refuse_handed_in("policy", config.model)
         pick_device(config.device)  # a bad name is reported before a model is loaded
         sharding.check_shard(config.shard)
         dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32

@@ -59,7 +59,10 @@ class TokenWatch:
             if row < self._rows:
                 spoken = seen.found is not None and bool(seen.batch.signal[row])
                 shown = dists if spoken else {"student": dists["student"]}
-                self.kept[row] = self._numbers(seen, span, spoken) | self._tops(shown, span)
+                own = seen.batch.rollouts[row].tokens.mask
+                numbers, tops = self._numbers(seen, span, spoken), self._tops(shown, span)
+                self.kept[row] = {name: _spread(values, own, None) for name, values in numbers.items()}
+                self.kept[row] |= {name: _spread(values, own, ()) for name, values in tops.items()}
 
     def _numbers(self, seen: Seen, span: Tensor, spoken: bool) -> dict[str, Any]:
         """What student and teacher gave at each token; the teacher's only where there was feedback to show it."""
@@ -83,6 +86,12 @@ class TokenWatch:
     def words(self, ids: Sequence[int]) -> list[str]:
         """The text of each token by itself (a part of a character shows as its replacement mark)."""
         return [self._tokenizer.decode([token]) for token in ids]
+
+
+def _spread(values: Sequence[Any], own: Sequence[bool], gap: Any) -> list[Any]:
+    """One value per response token, from those of the policy's own tokens; `gap` for the others."""
+    found = iter(values)
+    return [next(found) if mine else gap for mine in own]
 
 
 def rollout_records(it: Iteration, watch: TokenWatch, render: Renderer) -> list[dict[str, Any]]:

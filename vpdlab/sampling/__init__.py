@@ -34,11 +34,13 @@ class Sampling:
 @dataclass(frozen=True)
 class Completion:
     """A sampled response: its ids (including the end token if `finished`) and their log-probabilities in nats, under
-    the distribution at this temperature before top-p (NaN where the sampler does not know them)."""
+    the distribution at this temperature before top-p (NaN where the sampler does not know them). `mask` is False at ids
+    that the policy did not write itself, such as a tool's output; () where it wrote all of them."""
 
     ids: tuple[int, ...]
     logps: tuple[float, ...]
     finished: bool
+    mask: tuple[bool, ...] = ()
 
 
 class Sampler(Protocol):
@@ -99,6 +101,7 @@ def sample(
             text=tokenizer.decode(done.ids, skip_special_tokens=True).strip(),
             finished=done.finished,
             version=version,
+            mask=done.mask,
         )
         for (group, index), done in zip(pairs, completions, strict=True)
     ]

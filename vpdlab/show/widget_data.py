@@ -77,11 +77,16 @@ def rollout_rows(records: Sequence[Row]) -> list[dict[str, Any]]:
         {
             **{name: record.get(name) for name in _ROW_FIELDS},
             "length": len(record["response_ids"]),
-            "kl": sum(record["kl"]) / len(record["kl"]) if record.get("kl") else None,
+            "kl": _mean(record.get("kl")),
             "recorded": record.get("tokens") is not None,
         }
         for record in records
     ]
+
+
+def _mean(values: Sequence[float | None] | None) -> float | None:
+    known = [value for value in values or () if value is not None]  # null at tokens that the policy did not write
+    return sum(known) / len(known) if known else None
 
 
 def compared_runs(runs: Sequence[Any], labels: Sequence[str] | None = None) -> list[dict[str, Any]]:

@@ -19,12 +19,14 @@ import importlib
 import inspect
 import pkgutil
 import re
+import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from vpdlab.errors import UserError, refuse_handed_in
 from vpdlab.tasks.common.guard import raised_in_one_line, surroundings_kept
+from vpdlab.tasks.common.options import typed
 from vpdlab.tasks.common.outcomes import checked
 from vpdlab.types import Outcome, Problem, Rollout
 
@@ -57,7 +59,7 @@ def task_class(name: str) -> Any:
 
 
 def make_task(name: str, **options: Any) -> Task:
-    """Build the task `name` with its own options.
+    """Build the task `name` with its own options: arguments of its class, read by their annotated types.
 
     Raises:
         UserError: for an unknown name, an option that the task does not have, or data it cannot read.
@@ -74,7 +76,9 @@ def make_task(name: str, **options: Any) -> Task:
         for option in options:
             if option not in known:
                 raise UserError(f"task {name} has no option {option!r}: it takes {', '.join(known) or 'none'}")
-    return build(**options)
+    hints = typing.get_type_hints(build.__init__)
+    declared = {option: value for option, value in options.items() if option in hints}
+    return build(**options | typed(f"task {name}", declared, hints))
 
 
 def read_answer(rollout: Rollout) -> tuple[str, str]:
