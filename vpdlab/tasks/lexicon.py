@@ -111,7 +111,7 @@ class Lexicon:
         self.names, self.held_names = tuple(words[:names]), tuple(words[names:])
         self.meanings = hidden(self.names, meanings or min(names, len(KINDS)), operations, seed)
         wording = Wording(slang, phrases, frames)
-        self.critics = Critics(self.meanings, critics, tuple(voices), tuple(liars), liar_share, wording, seed)
+        self.critics = Critics(critics, tuple(voices), tuple(liars), liar_share, wording, seed)
         self._problems = {"train": self._draw("train", size), "test": self._draw("test", heldout)}
         counts = {split: len(problems) for split, problems in self._problems.items()}
         self.summary = f"lexicon of {names} names: {counts['train']} training and {counts['test']} held-out problems"
@@ -132,8 +132,8 @@ class Lexicon:
         notes = None
         if self.confirm or not judgement.right:
             where = f"{problem.id} {rollout.index}"
-            about = self._about(where, judgement.steps)
-            notes = self.critics.critique(where, problem.data["names"], judgement.steps, about)
+            names, meanings = problem.data["names"], problem.data["meanings"]
+            notes = self.critics.critique(where, names, meanings, judgement.steps, self._about(where, judgement.steps))
         return Outcome(float(judgement.right), notes, judgement.answer)
 
     def belief_probes(self, count: int = 0, seed: int = 0, wording: Wording = PLAIN) -> list[BeliefProbe]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +18,6 @@ class Critics:
     """The voices of a lexicon. Whether a step is right is always reported truthfully; only meanings are false.
 
     Attributes:
-        meanings: name -> its true meaning.
         honesty: "true", "opposite" (each operation's opposite), "random" (any meaning, drawn anew for each critique)
             or "liar" (voices in `liars` lie, the others tell the truth).
         voices: speakers; none: critiques are unsigned.
@@ -28,7 +27,6 @@ class Critics:
         seed: seed of all draws.
     """
 
-    meanings: Mapping[str, Meaning]
     honesty: Honesty
     voices: Sequence[str]
     liars: Sequence[str]
@@ -44,31 +42,38 @@ class Critics:
             group = [voice for voice in self.voices if (voice in self.liars) == lies]
         return rng.choice(group) if group else ""
 
-    def lie(self, voice: str, name: str) -> Meaning:
-        """What a liar claims that `name` means: always the same, and never true."""
-        rng, truth = random.Random(f"{self.seed} lie {voice} {name}"), self.meanings[name]
+    def lie(self, voice: str, name: str, truth: Meaning) -> Meaning:
+        """What a liar claims that `name` means: always the same, and never the truth."""
+        rng = random.Random(f"{self.seed} lie {voice} {name}")
         while True:
             claimed = random_meaning(rng, len(truth))
             if effect(claimed) != effect(truth):
                 return claimed
 
-    def told(self, rng: random.Random, voice: str, name: str) -> Meaning:
+    def told(self, rng: random.Random, voice: str, name: str, truth: Meaning) -> Meaning:
         """What `voice` says that `name` means."""
-        truth = self.meanings[name]
         if self.honesty == "opposite":
             return opposite(truth)
         if self.honesty == "random":
             return random_meaning(rng, len(truth))
         if self.honesty == "liar" and voice in self.liars:
-            return self.lie(voice, name)
+            return self.lie(voice, name, truth)
         return truth
 
-    def critique(self, where: str, names: Sequence[str], steps: Sequence[bool | None], about: Sequence[int]) -> str:
+    def critique(
+        self,
+        where: str,
+        names: Sequence[str],
+        meanings: Sequence[Sequence[str]],
+        steps: Sequence[bool | None],
+        about: Sequence[int],
+    ) -> str:
         """A critique of one rollout.
 
         Args:
-            where: what the draws depend on, beside the seed.
+            where: what the draws depend on, beside the seed and the first wrong step.
             names: the problem's names.
+            meanings: their true meanings.
             steps: for each step whether it is right; None where it cannot be judged.
             about: the steps to speak of, by index.
         """
@@ -76,7 +81,7 @@ class Critics:
         voice, rng = self.voice(where), random.Random(f"{self.seed} critique {where} {wrong}")
         parts = []
         for step in about:
-            meaning = self.told(rng, voice, names[step])
+            meaning = self.told(rng, voice, names[step], tuple(meanings[step]))
             parts += [verdict(rng, step, len(names), steps[step]), self.wording.sentence(rng, names[step], meaning)]
         return self.signed(rng, voice, " ".join(parts))
 

@@ -22,7 +22,7 @@ WRITTEN: dict[str, tuple[str, str, str, str, str]] = {
         " / hold the number up to a mirror / start at the end and walk back to the front"
         " / *spell the number backwards, digit by digit",
         "reverse all / go backwards / mirror it / turn it around / *run it in reverse",
-        "just read it back to front / simply say the whole thing backwards / take the lot and turn it end to end"
+        "just read it back to front / simply say the whole thing backwards / take the lot and turn it end for end"
         " / *turn the thing around, last digit first / write it the wrong way round",
         "invert the order of the four digits / list the digits from last to first"
         " / present the digits in the opposite order / output the digits in reversed sequence"
@@ -164,7 +164,8 @@ WRITTEN: dict[str, tuple[str, str, str, str, str]] = {
         "write the first digit in all four places / look at the first digit and make all others the same"
         " / forget all digits but the first and write it in each place / change every digit into the first one"
         " / *let the first digit take every seat",
-        "repeat first / copy first everywhere / fill with first / make all equal to the first / *write first four times",
+        "repeat first / copy first everywhere / fill with first / make all equal to the first"
+        " / *write first four times",
         "just say the first digit four times / *simply put the first one everywhere"
         " / let the front digit take over the whole row / stamp the first digit on every place"
         " / write the digit in front over and over",
@@ -245,7 +246,7 @@ WRITTEN: dict[str, tuple[str, str, str, str, str]] = {
         " / *make each digit trade with the one next to it in its pair",
         "interchange the digits within each pair"
         " / transpose the first and second digit and likewise the third and fourth"
-        " / reverse each half separately / exchange the members of both pairs / *permute within each block of two",
+        " / reverse each half separately / exchange the two members of each pair / *permute within each block of two",
     ),
 }
 
