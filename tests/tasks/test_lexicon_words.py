@@ -198,6 +198,12 @@ def test_numbers_are_read_in_any_spelling(text: str, found: list[str], complete:
     assert numbers(text) == ([digits(number) for number in found], complete)
 
 
+@pytest.mark.parametrize("text", ["1 ", "<think>", " \n", "\t", "step ", "1\n", "</think>"])
+@pytest.mark.timeout(10)
+def test_reading_a_long_text_takes_linear_time(text: str) -> None:
+    assert numbers(text * 50_000)[0] in ([], [(1, 1, 1, 1)] * 12_500)
+
+
 @pytest.mark.parametrize(
     ("text", "steps", "answer"),
     [

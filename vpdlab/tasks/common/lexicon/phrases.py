@@ -239,7 +239,7 @@ WRITTEN: dict[str, tuple[str, str, str, str, str]] = {
         " / *swap the first two digits and also the last two",
         "write the second digit, the first, the fourth, the third / put the digits in twos and turn each two around"
         " / *let the first two change seats, and the last two as well"
-        " / within each half, write the digits the other way round / swap each digit with its partner in the pair",
+        " / write the digits of each half the other way round / swap each digit with its partner in the pair",
         "swap in pairs / switch each pair / *turn both pairs around / exchange within halves / flip each half",
         "just swap them two by two / simply let the first two trade, then the last two"
         " / keep the halves but swap inside each of them / take the digits by twos and switch each two"

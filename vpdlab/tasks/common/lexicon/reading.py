@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from vpdlab.tasks.common.lexicon.operations import Digits, trace
 
 THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
-LABEL = re.compile(r"\bstep\s*[0-9]{1,2}\b|^\s*[(#]?[0-9]{1,2}[.):](?=\s)", re.IGNORECASE | re.MULTILINE)
+LABEL = re.compile(r"\bstep\s*[0-9]{1,2}\b|^[ \t]*[(#]?[0-9]{1,2}[.):](?=\s)", re.IGNORECASE | re.MULTILINE)
 # Single digits with separators between them, or digits without a gap.
 RUN = re.compile(r"""[0-9](?![0-9])(?:[\s,;|*_'"\[\]-]{1,6}[0-9](?![0-9]))*|[0-9]{2,}""")
 
