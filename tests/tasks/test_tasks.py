@@ -30,7 +30,7 @@ class Echo:
 
 def test_an_unknown_task_is_answered_with_the_known_ones() -> None:
     with pytest.raises(
-        UserError, match="unknown task 'sience': choose one of arithmetic, code, math, own, reasoning, science"
+        UserError, match="unknown task 'sience': choose one of arithmetic, code, lexicon, math, own, reasoning, science"
     ):
         make_task("sience")
 
@@ -51,7 +51,7 @@ def test_empty_data_is_no_option() -> None:
 
 
 def test_every_named_task_exists() -> None:
-    assert set(names()) == {"arithmetic", "code", "math", "own", "reasoning", "science"}
+    assert set(names()) == {"arithmetic", "code", "lexicon", "math", "own", "reasoning", "science"}
     assert make_task("arithmetic").load("train")
 
 

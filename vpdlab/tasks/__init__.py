@@ -9,8 +9,8 @@ A task is any object with
 
 To add a task, write a class like this in a file of this folder; the file has the task's name.
 
-arithmetic: sums. code: programs judged by tests. math: boxed answers. reasoning: reasoning-gym. science: multiple
-choice. own: your own prompts and function.
+arithmetic: sums. code: programs judged by tests. lexicon: made-up words that a critic explains. math: boxed answers.
+reasoning: reasoning-gym. science: multiple choice. own: your own prompts and function.
 """
 
 from __future__ import annotations
