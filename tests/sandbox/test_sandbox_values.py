@@ -83,6 +83,22 @@ def test_words_that_are_no_value_are_refused(line):
         decode(line)
 
 
+@pytest.mark.parametrize("wrap", ["l1 {}", "t2 N {}", "d1 {} N", "d1 N {}"])
+def test_the_limit_of_depth_is_exact(wrap):
+    words = "N"
+    for _ in range(DEEPEST):
+        words = wrap.format(words)
+    assert decode(words)
+    with pytest.raises(Unreadable):
+        decode(wrap.format(words))
+
+
+@pytest.mark.parametrize("line", ["l1  N", " N", "N ", "l2 N\tN", "l1 N\n"])
+def test_words_are_parted_by_one_space(line):
+    with pytest.raises(Unreadable):
+        decode(line)
+
+
 def test_the_limits_of_length_and_count_are_exact():
     assert decode("l2 N N", 6, 3)
     for limits in ((5, 3), (6, 2)):
