@@ -61,7 +61,8 @@ def test_equal_means_what_python_means_by_it_but_exactly(left, right):
         (2 + 1j, 2 + 1.05j, Rules(0.0, 0.1), True), (2 + 1j, 2.2 + 1j, Rules(0.0, 0.1), False),
         (2 + 1j, 2 + 1.2j, Rules(0.0, 0.1), False), (b"a", "a", EXACT, False),
         (1.0, "1.0", Rules(0.0, 9.0, form="abs <"), False), (1.0, [1.0], Rules(0.0, 9.0, form="isclose"), False),
-        (None, None, Rules(form="is"), True), (True, True, Rules(form="is"), True), (1, 1, Rules(form="is"), False),
+        (None, None, Rules(form="is"), True), (True, True, Rules(form="is"), True),
+        (False, False, Rules(form="is"), True), (1, 1, Rules(form="is"), False),
         (1.0, 3.0, Rules(0.0, 2.0, form="abs <="), True), (1.0, 3.0, Rules(0.0, 2.0, form="abs <"), False),
         (1 + 1j, 1 + 3j, Rules(0.0, 2.0, form="abs <="), True), (1, True, Rules(0.0, 0.5, form="abs <"), True),
         (1j, 1j, Rules(0.0, 2.0, form="isclose"), False),
@@ -80,6 +81,29 @@ def test_rules(wanted, got, rules, equal):
 def test_words_that_are_no_value_are_refused(line):
     with pytest.raises(Unreadable):
         decode(line)
+
+
+@pytest.mark.parametrize("wrap", ["l1 {}", "t2 N {}", "d1 {} N", "d1 N {}"])
+def test_the_limit_of_depth_is_exact(wrap):
+    words = "N"
+    for _ in range(DEEPEST):
+        words = wrap.format(words)
+    assert decode(words)
+    with pytest.raises(Unreadable):
+        decode(wrap.format(words))
+
+
+@pytest.mark.parametrize("line", ["l1  N", " N", "N ", "l2 N\tN", "l1 N\n"])
+def test_words_are_parted_by_one_space(line):
+    with pytest.raises(Unreadable):
+        decode(line)
+
+
+def test_the_limits_of_length_and_count_are_exact():
+    assert decode("l2 N N", 6, 3)
+    for limits in ((5, 3), (6, 2)):
+        with pytest.raises(Unreadable):
+            decode("l2 N N", *limits)
 
 
 @pytest.mark.parametrize("rules", [EXACT, Rules(form="is"), Rules(0.0, 0.0, numbers=True, form="==")])
