@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import difflib
 import io
 import re
 from collections.abc import Sequence
@@ -129,7 +130,7 @@ def _by_group(options: Any) -> RunConfig:
 
 
 def one_line(box: str) -> str:
-    """A framed message, and the option that it suggests, as one line.
+    """A framed message as one line, with the nearest option where it is about an unknown one.
 
     Rules separate the parts of the message. In a frame the title is in the upper edge; where standard output cannot
     show frames, the title is a separate part.
@@ -138,8 +139,10 @@ def one_line(box: str) -> str:
     text = "\n".join("\0" if re.fullmatch(r"─ .* ─+|[─-]+", line) else line for line in lines)
     parts = [" ".join(part.split()) for part in text.split("\0") if part.strip()]
     said = parts[0 if "╭" in box else 1]
-    near = re.search(r"Perhaps you meant:\s+(--[\w-]+)", text)
-    return f"{said}{f' (did you mean {near[1]}?)' if near else ''}; see --help"
+    odd = re.search(r"--([\w-]+)", said) if said.startswith("Unrecognized") else None
+    known = [name.replace("_", "-") for name in HINTS]
+    near = difflib.get_close_matches(odd[1].replace("_", "-"), known, n=1) if odd else []
+    return f"{said}{f' (did you mean --{near[0]}?)' if near else ''}; see --help"
 
 
 def as_options(args: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ resume, and keep a run from being scored against another task.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import inspect
 import json
@@ -97,8 +98,11 @@ def _is_setting(value: Any) -> bool:
 
 
 def source_of(function: Callable[..., Any]) -> str:
-    """The file that defines a function; for one typed in a notebook, its own text; otherwise its compiled form."""
+    """The file that defines a function; for one typed in a notebook, its own text; otherwise its compiled form. Of a
+    partial also its arguments."""
     bare = inspect.unwrap(function)
+    if isinstance(bare, functools.partial):
+        return json.dumps([source_of(bare.func), plain(bare.args), plain(bare.keywords)])
     try:
         file = inspect.getsourcefile(bare)
         if file is not None and Path(file).is_file():
