@@ -1,27 +1,27 @@
-"""The one error that means "the user can fix this".
+"""User-correctable errors, and short texts for messages.
 
-Everything that a person can cause (a wrong option, a bad data file, a model that does not fit) raises
-`UserError` with one line that says what was wrong and what to do. The command line prints that line and
-exits with status 2; anything else is a bug of ours and keeps its traceback.
+Everything that a user can cause (a wrong option, a bad data file, a model that does not fit) raises `UserError` with
+one line that states what is wrong and what to do. The command line prints that line and exits with status 2; anything
+else is a bug in vpdlab and keeps its traceback.
 """
 
 import sys
 
 
 class UserError(ValueError):
-    """Bad input, told in one line: what was wrong, where (file, field, value), what to do."""
+    """Invalid input; the message is one line: what is wrong, where (file, field, value), what to do."""
 
 
 class RunFailed(RuntimeError):
-    """A run could not go on (not the input's fault): told in one line, exit status 1."""
+    """A run cannot continue for a reason other than its input; the message is one line, exit status 1."""
 
 
 HANDED_IN = "handed-in:"
-"""Begins the recorded name of a part (task, method, sampler, policy) that was given to `Run.open` as an object."""
+"""Prefix of the recorded name of a part (task, method, sampler, policy) that was passed to `Run.open` as an object."""
 
 
 def refuse_handed_in(part: str, name: str) -> None:
-    """Raises UserError for the recorded name of a part that was given as an object: no command can build it again."""
+    """Raises UserError for the recorded name of a part that was passed as an object: no command can build it again."""
     if name.startswith(HANDED_IN):
         raise UserError(
             f"this run's {part} ({name.removeprefix(HANDED_IN)!r}) was passed from Python and cannot be built from its"
@@ -30,11 +30,11 @@ def refuse_handed_in(part: str, name: str) -> None:
 
 
 FAULTS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What a program that comes as data (a chat template, YAML's constructors) raises beside its own errors."""
+"""Errors that code which comes as data (a chat template, YAML's constructors) raises besides its own."""
 
 
 def notice(text: str) -> None:
-    """Say something that the user should know and that stops nothing: one line on standard error."""
+    """Print a note, which does not stop the command, as one line on standard error."""
     print(f"vpdlab: note: {text}", file=sys.stderr, flush=True)
 
 
@@ -44,7 +44,7 @@ def is_text(value: str) -> bool:
 
 
 def in_one_line(error: object, most: int = 300) -> str:
-    """A message of another library as one line, white space folded and cut."""
+    """A message of another library as one line, with white space collapsed, cut to `most` characters."""
     return " ".join(str(error).split())[:most]
 
 
@@ -55,10 +55,10 @@ def shown(value: object, most: int = 60) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Why something failed, in one line: an OSError's own words without the path, any other message folded."""
+    """Why something failed, in one line: an OSError's message without the path, any other message collapsed."""
     return getattr(error, "strerror", None) or in_one_line(error) or type(error).__name__
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of another library's message that says something; the error's name where none does."""
+    """The first non-empty line of another library's message; the error's name if there is none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -53,6 +53,8 @@ def test_unknown_names(capsys):
     ("args", "words"),
     [
         (["--stepz", "3"], "Unrecognized options: --stepz, 3 (did you mean --steps?)"),
+        (["--step", "3"], "(did you mean --steps?)"),
+        (["--eval-evry", "3"], "(did you mean --eval-every?)"),
         (["--steps", "many"], "--steps"),
         (["--steps", "0"], "steps is 0, but must be between 1 and"),
         (["--teacher", "me"], "teacher is 'me': choose one of shared"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from toy import Parity, equal, toy_model, toy_run, weights
@@ -12,6 +13,7 @@ from vpdlab import Iteration, Parts, Run, RunConfig, cli, iterate, load_run
 from vpdlab.errors import UserError
 from vpdlab.feedback import SOURCES, Context
 from vpdlab.learn.e_step import e_step
+from vpdlab.learn.identity import method_identity
 from vpdlab.learn.m_step import Method, Seen
 from vpdlab.learn.methods import METHODS, distillation
 from vpdlab.model.policy import Policy
@@ -58,6 +60,14 @@ def test_a_method_that_is_handed_in_is_recorded_and_held_to_on_resume(tmp_path, 
     assert "method ('mine') was passed from Python" in capsys.readouterr().err
     assert cli.main(["eval", str(tmp_path / "run")]) == 2
     assert "from Python" in capsys.readouterr().err
+
+
+def test_the_arguments_of_a_partial_are_part_of_a_method_s_identity() -> None:
+    def weighted(seen: Seen, weight: float):
+        return weight * distillation(seen)
+
+    sums = [method_identity(Method("mine", "", loss=partial(weighted, weight=w)))["sum"] for w in (0.1, 0.1, 0.2)]
+    assert sums[0] == sums[1] != sums[2]
 
 
 def test_a_policy_and_a_sampler_that_are_handed_in_are_used_and_recorded(tmp_path) -> None:

@@ -1,7 +1,7 @@
-"""The command line. commands: what each command does. options: its words. headless: notebooks without a browser.
-doctor: what is installed.
+"""The command line. commands: what each command does. options: parsing its options. headless: notebooks without a
+browser. doctor: what is installed.
 
-Exit status: 0 done; 1 the run or the command failed; 2 the input was wrong (one line says how); 130 interrupted.
+Exit status: 0 success; 1 the run or the command failed; 2 invalid input (explained in one line); 130 interrupted.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ __all__ = ["COMMANDS", "as_options", "main", "names", "one_line", "parse_preset"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    for stream in (sys.stdout, sys.stderr):  # a name or a text that the terminal cannot show ends no command
+    for stream in (sys.stdout, sys.stderr):  # text that the terminal cannot show must not end a command
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         with processes.quiet():
             status = _main(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read our output has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter's own last flush has a place
+    except BrokenPipeError:  # the reader of our output has exited, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's last flush
         return 1
     return status
 
@@ -40,7 +40,7 @@ def _main(args: list[str]) -> int:
         print("usage: vpdlab COMMAND ...\n")
         for name, command in COMMANDS.items():
             print(f"  {name:10}{command.__doc__}")
-        print("\nvpdlab COMMAND --help says more.")
+        print("\n`vpdlab COMMAND --help` lists the options of a command.")
         return 0 if args else 2
     if args[0] == "--version":
         from vpdlab import __version__
@@ -60,7 +60,7 @@ def _main(args: list[str]) -> int:
         return status
     except BrokenPipeError:
         raise
-    except OSError as error:  # a name that is too long, a folder that may not be read: it says which
+    except OSError as error:  # a name that is too long, a folder without permission: the error names it
         if error.filename is None and error.errno != errno.ENOSPC:
             raise
         what = error.filename or "the output cannot be written"

@@ -1,4 +1,4 @@
-"""The commands. Heavy imports stand inside the functions: `vpdlab --help` answers at once."""
+"""The commands. Slow imports are inside the functions, so that `vpdlab --help` answers at once."""
 
 from __future__ import annotations
 
@@ -47,14 +47,16 @@ def compare(args: Sequence[str]) -> int:
         "Several methods and seeds on the same problems, with the same rollout seeds and budget. What is already there"
         " is not run again. Every other option of `vpdlab train` sets a field for all of them.",
     )
-    arguments.add_argument("--presets", nargs="+", default=["tour-common", "tour-rare"], help="what they start from")
+    arguments.add_argument("--presets", nargs="+", default=["tour-common", "tour-rare"], help="presets to start from")
     arguments.add_argument("--methods", nargs="+", default=["vpd", "sdpo", "grpo"], metavar="METHOD[:FIELD=VALUE,...]",
                            help="each may have settings of its own: vpd:e_every=1")  # fmt: skip
     arguments.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     arguments.add_argument("--out", type=path, default=Path("runs/compare"), help="folder of the runs and the table")
-    arguments.add_argument("--jobs", type=int, default=0, help="runs at once; default: what the cores bear")
+    arguments.add_argument(
+        "--jobs", type=int, default=0, help="runs at the same time; default: limited by the CPU cores"
+    )
     arguments.add_argument("--level", type=float, help="held-out accuracy (0 to 1) whose rollouts are counted")
-    arguments.add_argument("--dry-run", action="store_true", help="only say what would be run")
+    arguments.add_argument("--dry-run", action="store_true", help="only list what would be run")
     chosen, rest = parsed(arguments, args)
     return _compare(chosen, as_options(rest), f"vpdlab compare {shlex.join(args)}".strip())
 
@@ -104,8 +106,8 @@ def report(args: Sequence[str]) -> int:
     """one offline HTML page of a run, or of an executed notebook: vpdlab report RUN|NOTEBOOK [PAGE]"""
     arguments = parser(
         "report",
-        "What a run was, what came of it and why, on one page that needs no network; or an executed notebook as such a"
-        " page. Needs neither the model nor torch.",
+        "A run's settings, results and rollouts on one offline page; or an executed notebook as such a page. Needs"
+        " neither the model nor torch.",
     )
     arguments.add_argument(
         "source", type=path, metavar="RUN|NOTEBOOK", help="a run's folder, or an executed .ipynb file"
@@ -215,8 +217,8 @@ def models(args: Sequence[str]) -> int:
 
 
 def doctor(args: Sequence[str]) -> int:
-    """say what is installed, what is missing and how to get it"""
-    argparse.ArgumentParser(prog="vpdlab doctor", description="What is here, what is missing.").parse_args(args)
+    """list what is installed, what is missing and how to get it"""
+    argparse.ArgumentParser(prog="vpdlab doctor", description="What is installed and what is missing.").parse_args(args)
     from vpdlab.cli.doctor import examine, render
 
     checks = examine()

@@ -1,10 +1,11 @@
-"""From words on the command line to a RunConfig."""
+"""From command-line arguments to a RunConfig."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import dataclasses
+import difflib
 import io
 import re
 from collections.abc import Sequence
@@ -19,19 +20,19 @@ from vpdlab.run.trust import TRUST, given, refuse_unasked
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
-    """The parser of a command's own options; errors are raised, never printed with a usage."""
+    """The parser of a command's own options; errors are raised instead of printed with a usage message."""
     return argparse.ArgumentParser(
         prog=f"vpdlab {name}", description=description, allow_abbrev=False, exit_on_error=False
     )
 
 
 def path(text: str) -> Path:
-    """A path as people write it: a shell expands ~ only at the beginning of a word."""
+    """A path with ~ expanded anywhere a user may write it: a shell expands it only at the beginning of a word."""
     return user_path("the path", text)
 
 
 def parsed(parser: argparse.ArgumentParser, args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """What a command takes itself, and the rest. Raises UserError, in one line, for what does not fit."""
+    """A command's own options, and the remaining arguments. Raises a one-line UserError for invalid ones."""
     words = io.StringIO()
     try:
         with contextlib.redirect_stderr(words):
@@ -45,7 +46,7 @@ def parsed(parser: argparse.ArgumentParser, args: Sequence[str]) -> tuple[argpar
 
 
 def parse_run(program: str, args: Sequence[str]) -> tuple[RunConfig, str]:
-    """`parse_preset`; where a run is resumed and no preset is named, on top of the run's own settings."""
+    """`parse_preset`; if a run is resumed without a preset, on top of the run's own settings."""
     args, trusted = without_trust(args)
     config, preset = parse_preset(program, args)
     if not config.resumes or preset:
@@ -61,7 +62,7 @@ def parse_run(program: str, args: Sequence[str]) -> tuple[RunConfig, str]:
 
 
 def without_trust(args: Sequence[str]) -> tuple[list[str], bool]:
-    """A command's words without `--trust`, and whether it stood among them."""
+    """A command's arguments without `--trust`, and whether it was among them."""
     return [word for word in args if word != TRUST], TRUST in args
 
 
@@ -72,7 +73,9 @@ def recorded_config(folder: Path) -> RunConfig | None:
     if (folder / "config.json").is_file():
         return load_run(folder).settings()
     if any((folder / name).exists() for name in (*LINES, "config.json")):
-        raise UserError(f"{folder / 'config.json'} is missing: name the preset that the run began with, or begin anew")
+        raise UserError(
+            f"{folder / 'config.json'} is missing: name the preset that the run started with, or start a new run"
+        )
     return None
 
 
@@ -96,7 +99,7 @@ def parse_preset(program: str, args: Sequence[str], base: RunConfig | None = Non
         with contextlib.redirect_stderr(words):
             text = (
                 f"--preset NAME sets many at once: {', '.join(presets())}, or a YAML file. With --resume a run's own"
-                f" settings hold; those that run code or send something are asked for again, or {TRUST} obeys them."
+                f" settings apply; those that run code or send data must be given again, or add {TRUST}."
             )
             options = tyro.cli(_grouped(base), prog=program, description=text, args=rest)
             return _by_group(options).asked_for(given(args, HINTS)), known.preset
@@ -115,7 +118,7 @@ def _grouped(base: RunConfig) -> Any:
         options = [
             (field.name, Annotated[HINTS[field.name], tyro.conf.arg(help=texts[field.name])], getattr(base, field.name))
             for field in dataclasses.fields(kind)
-        ]  # the text on one line: the terminal's width decides where it breaks
+        ]  # help text on one line: it wraps at the terminal's width
         group = dataclasses.make_dataclass(kind.__name__, options, namespace={"__doc__": kind.__doc__}, frozen=True)
         groups.append((name, tyro.conf.OmitArgPrefixes[group], dataclasses.field(default=group())))
     return dataclasses.make_dataclass("Options", groups, frozen=True)
@@ -127,17 +130,19 @@ def _by_group(options: Any) -> RunConfig:
 
 
 def one_line(box: str) -> str:
-    """What a framed message states, and the option it suggests, as one line.
+    """A framed message as one line, with the nearest option where it is about an unknown one.
 
-    The parts of the message are parted by rules. In a frame the title stands in the upper edge; where standard output
-    cannot show frames it is a part of its own.
+    Rules separate the parts of the message. In a frame the title is in the upper edge; where standard output cannot
+    show frames, the title is a separate part.
     """
     lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]
     text = "\n".join("\0" if re.fullmatch(r"─ .* ─+|[─-]+", line) else line for line in lines)
     parts = [" ".join(part.split()) for part in text.split("\0") if part.strip()]
     said = parts[0 if "╭" in box else 1]
-    near = re.search(r"Perhaps you meant:\s+(--[\w-]+)", text)
-    return f"{said}{f' (did you mean {near[1]}?)' if near else ''}; see --help"
+    odd = re.search(r"--([\w-]+)", said) if said.startswith("Unrecognized") else None
+    known = [name.replace("_", "-") for name in HINTS]
+    near = difflib.get_close_matches(odd[1].replace("_", "-"), known, n=1) if odd else []
+    return f"{said}{f' (did you mean --{near[0]}?)' if near else ''}; see --help"
 
 
 def as_options(args: Sequence[str]) -> list[str]:

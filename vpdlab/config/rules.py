@@ -42,7 +42,7 @@ def typed(name: str, value: Any, hint: Any) -> Any:
 
 
 def _short(value: Any) -> str:
-    """A value for a message: its repr, but of a few items and characters only, whatever it holds."""
+    """A value for a message: its repr, limited to a few items and characters."""
     return reprlib.repr(value)
 
 

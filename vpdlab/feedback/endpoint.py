@@ -36,7 +36,7 @@ TRIES = 3
 
 
 class _Refused(Exception):
-    """Why a critique could not be had, in words that may be recorded."""
+    """Why there is no critique, in words that may be recorded."""
 
 
 @dataclass

@@ -44,7 +44,7 @@ def check(method: Method, config: RunConfig, own_sampler: bool = False) -> None:
 
 
 def unused(method: Method, config: RunConfig) -> list[str]:
-    """Settings that were asked for although nothing in this run reads them, in order of declaration."""
+    """Settings that the user named although nothing in this run reads them, in order of declaration."""
     idle = config.asked & ((_special() - set(_read(method, config))) | set(_pointless(config)))
     return [name for name in config.to_dict() if name in idle]
 

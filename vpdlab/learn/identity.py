@@ -1,12 +1,13 @@
 """The identity of a run's inputs, as checksums: problems with all their data, judges, and parts passed from Python.
 
-Settings only name such things; these sums tell whether they still are what they were. They are recorded, compared on
+Settings only name such inputs; the checksums show whether their content has changed. They are recorded, compared on
 resume, and keep a run from being scored against another task.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import inspect
 import json
@@ -75,9 +76,9 @@ def problems_sum(task: Task) -> str:
 
 def judge_sum(task: Task, handed_in: bool) -> str:
     """sha256 of what judges responses: its source, that of the modules beside it which it has imported, and the plain
-    settings of a task that was handed in. "" for a task of vpdlab's own, which the version tells.
+    settings of a task that was handed in. "" for a task of vpdlab itself, which the version identifies.
 
-    Files that a judge reads as data are not seen.
+    Data files that a judge reads are not included.
     """
     judge = getattr(task, "judge", None) or (task.verify if handed_in else None)
     if judge is None:
@@ -90,15 +91,18 @@ def judge_sum(task: Task, handed_in: bool) -> str:
 
 
 def _is_setting(value: Any) -> bool:
-    """A number, a word or a short list of them; larger things are a task's problems or its own state."""
+    """A number, a string or a short list of them; larger values are a task's problems or its own state."""
     if isinstance(value, list | tuple):
         return len(value) < 100 and all(_is_setting(item) for item in value)
     return value is None or isinstance(value, str | int | float)
 
 
 def source_of(function: Callable[..., Any]) -> str:
-    """The file that a function stands in; of one typed in a notebook its own text; else its compiled form."""
+    """The file that defines a function; for one typed in a notebook, its own text; otherwise its compiled form. Of a
+    partial also its arguments."""
     bare = inspect.unwrap(function)
+    if isinstance(bare, functools.partial):
+        return json.dumps([source_of(bare.func), plain(bare.args), plain(bare.keywords)])
     try:
         file = inspect.getsourcefile(bare)
         if file is not None and Path(file).is_file():

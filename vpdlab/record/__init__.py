@@ -1,4 +1,4 @@
-"""The run folder: written while the run goes on, readable without torch and without the model.
+"""The run folder: written during the run, readable without torch and without the model.
 
 runs/NAME/
   config.json        all settings

@@ -69,8 +69,8 @@ def refuse_taken(folder: Path) -> None:
     """Raises UserError if a folder already holds a run."""
     if (folder / "config.json").exists():
         raise UserError(
-            f"{folder} already holds a run ({state_of(folder)}): choose another folder with out, remove this one, or go"
-            " on from its last checkpoint with resume"
+            f"{folder} already holds a run ({state_of(folder)}): choose another folder with out, remove this one, or"
+            " continue it with resume"
         )
     left = [folder / name for name in LINES if (folder / name).exists()]
     left += sorted((folder / "rollouts").glob("step*-*"))

@@ -21,7 +21,7 @@ units of reward; length in tokens. margin, both KLs and entropy are those of the
 the same iteration and before the M-step's update; beta is the one that this iteration used. tokens_e counts the padded
 tokens of passes with gradient, tokens_m those of the views that the method reads, tokens_rollout those sampled.
 mismatch_*, in nats: between the sampler's log-probabilities of the sampled tokens and the scorer's at the same weights
-(`learner.Mismatch`); where an E-step moves the student first, that of a few rows before it did.
+(`learn.results.Mismatch`); where an E-step moves the student first, that of a few rows before it did.
 """
 
 # Columns of rollouts/*.parquet. Those of TOKEN_COLUMNS are null for rollouts outside the recorded subset.

@@ -1,4 +1,4 @@
-"""Write a run folder while the run goes on: whole lines and whole files, so that a kill loses nothing recorded."""
+"""Write a run folder during the run: whole lines and whole files, so that a kill loses nothing recorded."""
 
 from __future__ import annotations
 

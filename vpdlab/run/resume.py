@@ -43,7 +43,7 @@ def find(config: RunConfig) -> Saved | None:
         why = f"none of its checkpoints can be used: {'; '.join(rejected)}" if rejected else "it has no checkpoint"
         raise UserError(
             f"{folder} holds a run ({state_of(folder)}) that cannot be resumed, since {why}; nothing was changed:"
-            " remove the folder to start anew, or choose another with out"
+            " remove the folder to start a new run, or choose another folder with out"
         )
     for line in rejected:
         print(printable(line), flush=True)

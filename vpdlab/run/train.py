@@ -1,4 +1,4 @@
-"""Train a run from its next step to its end: record, evaluate, save, and say how it ended."""
+"""Train a run from its next step to its end: record, evaluate, save, and report how it ended."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _open_record(run: Run) -> Keeper:
 
 
 def _with_status(run: Run, keeper: Keeper | None) -> Iterator[dict[str, Any]]:
-    """Train, and have status.json say how that ended."""
+    """Train, and record in status.json how it ended."""
     state, reason, interrupt = "failed", "", Interrupt()
     try:
         with interrupt.armed():
@@ -127,7 +127,7 @@ def _iterated(run: Run, step: int, watch: TokenWatch, keeper: Keeper | None) -> 
     try:
         return iterate(run, step, watch)
     except (UserError, RunFailed):
-        # With several processes the others may be anywhere: they cannot be asked for their shares.
+        # Other ranks may be at any point: they cannot contribute their shards.
         if keeper is not None and run.rows and run.policy.updates == before and processes.count() == 1:
             _save_before_failing(run, keeper, run.recorder)
         raise

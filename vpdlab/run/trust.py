@@ -45,7 +45,7 @@ def risks(config: RunConfig) -> Iterator[tuple[str, str, str]]:
         if name == "verify":
             yield "task_args", arg, "runs that code"
         if name == "sandbox" and value != WALL:
-            yield "task_args", arg, "runs model-written code behind no wall of this machine's"
+            yield "task_args", arg, "runs model-written code outside this machine's sandbox"
     if zoo.HUB_NAME.fullmatch(config.model) and not Path(config.model).expanduser().is_dir():
         yield "model", config.model, "fetches that model from a hub"
     if config.data and not Path(config.data).expanduser().exists():
