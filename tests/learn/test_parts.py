@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from functools import partial
 
 import pytest
+from places import ROOT
 from toy import Parity, equal, toy_model, toy_run, weights
 
 from vpdlab import Iteration, Parts, Run, RunConfig, cli, iterate, load_run
@@ -16,7 +18,7 @@ from vpdlab.learn.e_step import e_step
 from vpdlab.learn.identity import method_identity
 from vpdlab.learn.m_step import Method, Seen
 from vpdlab.learn.methods import METHODS, distillation
-from vpdlab.model.policy import Policy
+from vpdlab.model.policy import READS, Policy
 from vpdlab.sampling.engines.transformers import HFSampler
 from vpdlab.types import Feedback, Rollout
 
@@ -272,3 +274,19 @@ def test_a_command_that_lacks_a_part_says_how_to_go_on(part, tmp_path, capsys) -
         assert "Run.open(config, policy=...)" in capsys.readouterr().err
     assert cli.main(["eval", str(tmp_path / "run"), "--eval_samples", "1"]) == 0
     assert "nothing in this run reads" not in capsys.readouterr().err
+
+
+def test_a_policy_serves_runs_that_differ_in_what_it_does_not_read(tmp_path) -> None:
+    policy = Policy.load(config(tmp_path / "a"))
+    other = config(tmp_path / "b", prompts=3, feedback=["sibling"], alpha=0.0, beta=0.5, eval_problems=3)
+    assert Parts.open(other, task=Parity(), policy=policy).policy is policy
+
+
+def test_what_a_policy_reads_is_what_its_code_reads() -> None:
+    """Fields that `Policy`, teachers and others that hold a policy take from its config."""
+    found = set()
+    for path in (ROOT / "vpdlab").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        names = r"\bconfig\.(\w+)" if path.name == "policy.py" else r"policy\.config\.(\w+)"
+        found |= set(re.findall(names, text, flags=re.MULTILINE))
+    assert found & set(RunConfig().to_dict()) == set(READS)

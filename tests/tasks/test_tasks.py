@@ -184,3 +184,15 @@ def test_options_of_a_task_are_read_by_their_annotations(monkeypatch) -> None:
     assert make_task("plain", digits="3").digits == 3
     with pytest.raises(UserError, match="digits is 'three', but must be a whole number"):
         make_task("plain", digits="three")
+
+
+def test_a_file_without_a_task_of_its_name_is_one_line(monkeypatch) -> None:
+    import types
+
+    import vpdlab.tasks as tasks
+
+    module = types.ModuleType("vpdlab.tasks.empty")
+    module.__file__ = "empty.py"
+    monkeypatch.setattr(tasks.importlib, "import_module", lambda name: module)
+    with pytest.raises(UserError, match=r"empty\.py holds no task: give one of its classes name = 'empty'"):
+        tasks.task_class("empty")

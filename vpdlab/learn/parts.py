@@ -23,7 +23,7 @@ from vpdlab.learn.m_step import Method
 from vpdlab.learn.methods import get_method
 from vpdlab.learn.state import Batch, Learner
 from vpdlab.model.devices import pick_device
-from vpdlab.model.policy import Policy
+from vpdlab.model.policy import READS, Policy
 from vpdlab.model.teacher import KINDS, Copy, teacher_kind
 from vpdlab.prompts import Checked, Renderer, Templates, views
 from vpdlab.sampling import Sampler, Sampling, engines, sample
@@ -205,9 +205,8 @@ def renamed(
 
 
 def _refuse_other_settings(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    others = FREE | {"task", "data", "task_args", "method", "method_args", "sampler", "model"}
-    for name in ours:
-        if name not in others and theirs[name] != ours[name]:
+    for name in READS:
+        if name not in FREE | {"model", "sampler"} and theirs[name] != ours[name]:
             raise UserError(
                 f"the policy was made with {name} {theirs[name]!r}, and the run has {ours[name]!r}: give both the same"
                 " settings"

@@ -36,6 +36,12 @@ from vpdlab.types import View
 
 STUDENT, TEACHER = "student", "teacher"
 Role = Literal["student", "teacher"]
+READS = (
+    "adapter_rank", "device", "e_lr", "grad_clip", "logit_mib", "lora_rank", "lr", "max_context", "max_new_tokens",
+    "minibatch_tokens", "model", "precision", "sampler", "seed", "shard", "teacher", "teacher_rate", "temperature",
+    "trust_mix", "warmup", "weight_decay",
+)  # fmt: skip
+"""Settings that a policy and its teacher read: a policy that is passed to a run must have been made with the same."""
 SAMPLE = 8  # token ids of a small pass that only looks at the model
 
 

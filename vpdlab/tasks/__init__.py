@@ -53,9 +53,16 @@ def names() -> list[str]:
 
 def task_class(name: str) -> Any:
     """The class of a task: in the file of that name, the class with that `name`. It is imported on demand, so that no
-    task needs the dependencies of another."""
+    task needs the dependencies of another.
+
+    Raises:
+        UserError: for a file without such a class.
+    """
     module = importlib.import_module(f"{__name__}.{name}")
-    return next(kind for kind in vars(module).values() if getattr(kind, "name", None) == name)
+    found = [kind for kind in vars(module).values() if isinstance(kind, type) and getattr(kind, "name", None) == name]
+    if not found:
+        raise UserError(f"{module.__file__} holds no task: give one of its classes name = {name!r}")
+    return found[0]
 
 
 def make_task(name: str, **options: Any) -> Task:
