@@ -22,7 +22,7 @@ Each setting is declared once, as a field of `vpdlab.RunConfig`. It is an option
 `config.json`. `vpdlab train --help` prints this list.
 
 A resumed run may change the settings marked "may change": they decide how long, how fast and what is written. The
-others affect results. A setting that differs from its default although the chosen method does not read it is reported
+others affect results. A setting that you name although the chosen method does not read it is reported
 when a run starts.
 """
 
