@@ -21,10 +21,10 @@ from vpdlab.errors import UserError
 from vpdlab.learn.results import EStep, Mismatch, MStep
 from vpdlab.learn.state import Batch, Learner
 from vpdlab.losses import truncated_weight
-from vpdlab.model.batch import TokenBatch
+from vpdlab.model.batch import TokenBatch, row_sums
 from vpdlab.model.comparison import Comparison, Measure, Support, compare_tokens, logp_and_entropy
 from vpdlab.model.distributions import TokenDist
-from vpdlab.model.policy import STUDENT, row_sums
+from vpdlab.model.policy import STUDENT
 from vpdlab.tasks.common.options import typed
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vpdlab.types import View
@@ -244,3 +244,9 @@ def minibatches(
     for part in plan(longest, budget, groups, prefixes):
         picked = [chosen[index] for index in part]
         yield tuple(collate(side, picked, device, share) for side in sides)
+
+
+def row_sums(values: Float[Tensor, " n"], batch: TokenBatch) -> Float[Tensor, " b"]:
+    """Sum the numbers of the active tokens per row."""
+    rows = batch.mask.nonzero()[:, 0]
+    return torch.zeros(len(batch.mask), dtype=values.dtype, device=values.device).index_add(0, rows, values)

@@ -22,7 +22,7 @@ from vpdlab.config import RunConfig
 from vpdlab.errors import UserError, notice, refuse_handed_in
 from vpdlab.model import sharding
 from vpdlab.model.adapters import adapter_layers, add_adapter, check_merge, plain_weights
-from vpdlab.model.batch import TokenBatch, minibatches
+from vpdlab.model.batch import TokenBatch, minibatches, row_sums
 from vpdlab.model.comparison import token_logp
 from vpdlab.model.devices import pick_device
 from vpdlab.model.distributions import Term, TokenDist
@@ -293,9 +293,3 @@ class Policy:
         if adapter is None:
             return [p for name, p in self.model.named_parameters() if ".lora_" not in name]
         return [p for name, p in self.model.named_parameters() if f".{adapter}." in name and ".lora_" in name]
-
-
-def row_sums(values: Float[Tensor, " n"], batch: TokenBatch) -> Float[Tensor, " b"]:
-    """Sum the numbers of the active tokens per row."""
-    rows = batch.mask.nonzero()[:, 0]
-    return torch.zeros(len(batch.mask), dtype=values.dtype, device=values.device).index_add(0, rows, values)
