@@ -1,4 +1,4 @@
-"""Staged writes: a path has its old content or all of the new one, and nothing hidden is left behind."""
+"""Staged writes: a path has its old content or all of the new one, and no hidden file remains."""
 
 from __future__ import annotations
 

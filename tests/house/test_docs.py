@@ -167,7 +167,7 @@ CHECKS = {"iteration.md": _iteration, "methods.md": _methods, "tasks.md": _tasks
 
 
 def commands(path: Path) -> list[list[str]]:
-    """The words of every vpdlab command of a page, without the launcher before it and without its comment."""
+    """The arguments of every vpdlab command of a page, without the launcher before it and without its comment."""
     found = []
     for block in blocks(path, "bash"):
         for line in block.replace("\\\n", " ").splitlines():

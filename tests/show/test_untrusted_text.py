@@ -79,7 +79,7 @@ def test_a_report_by_the_command(run, chromium, capsys) -> None:
 
 @pytest.mark.slow
 def test_a_training_notebook_on_a_data_set_with_markup(chromium, tmp_path, capfd) -> None:
-    """Problems, ids, answers and the words of the judge are other people's."""
+    """Problems, ids, answers and the judge's notes are other people's."""
     items = [{"id": f"{i} {TEXT}", "prompt": f"{piece} What is {i}?", "answer": TEXT} for i, piece in enumerate(PIECES)]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     says = "return Outcome(float(len(response) % 2), TEXT, TEXT)"

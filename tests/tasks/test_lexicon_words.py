@@ -1,4 +1,4 @@
-"""The words of the task lexicon: operations by hand, phrases, frames, and the reading of digits."""
+"""Vocabulary of the task lexicon: operations by hand, phrases, frames, and the reading of digits."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ import difflib
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,8 +53,7 @@ def parse_run(program: str, args: Sequence[str]) -> tuple[RunConfig, str]:
     folder = config.folder
     recorded = recorded_config(folder)
     config, preset = parse_preset(program, args, base=recorded or RunConfig())
-    # The run is where it was found, whatever its record says.
-    config = replace(config, out=str(folder)).asked_for(config.asked)
+    config = config.but(out=str(folder))  # the run is where it was found, whatever its record says
     if recorded is not None and not trusted:
         refuse_unasked(config, str(config.folder), given(args, HINTS))
     return config, preset

@@ -106,6 +106,10 @@ class RunConfig(  # a dataclass collects its fields from the last base to the fi
             key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
         }
 
+    def but(self, **fields: Any) -> Self:
+        """The same config with some fields replaced, which still remembers the settings that a person has named."""
+        return dataclasses.replace(self, **fields).asked_for(self.asked)
+
     def asked_for(self, names: Iterable[str]) -> Self:
         """The same config, which remembers the settings that a person has named beside a preset."""
         object.__setattr__(self, "_asked", frozenset(names))

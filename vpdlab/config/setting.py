@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 import typing
 from collections.abc import Iterator
@@ -78,6 +79,7 @@ def _type_name(hint: Any) -> str:
     return "list of words" if typing.get_origin(hint) is tuple else hint.__name__
 
 
+@functools.cache  # a command line is parsed twice on resume, and reading the source takes 20 ms
 def _docstrings(kind: type) -> dict[str, str]:
     """Each field's docstring, the string literal right below it."""
     (tree,) = ast.parse(inspect.getsource(kind)).body

@@ -28,6 +28,11 @@ from vpdlab.sampling import Sampler, Sampling, sample
 from vpdlab.types import Feedback, Problem, Rollout, SampledText
 
 LONGEST = 2000  # characters of a critique that are kept
+SETTINGS = ("critic", "critic_max_tokens", "critic_temperature", "critic_drop_leaks", "critic_learns")
+"""Fields of RunConfig that only runs with a critic read."""
+ENDPOINT_SETTINGS = ("critic_url", "critic_model", "critic_seconds", "critic_calls", "critic_tokens", "critic_jobs",
+                     "critic_cache")  # fmt: skip
+"""Those that only a critic behind a server reads."""
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,16 @@ from collections.abc import Iterator
 
 from vpdlab.config import RunConfig
 from vpdlab.errors import HANDED_IN, UserError
+from vpdlab.feedback.critics import ENDPOINT_SETTINGS as ENDPOINT
+from vpdlab.feedback.critics import SETTINGS as CRITIC
 from vpdlab.feedback.sources import CRITIQUE, check_sources
+from vpdlab.learn.critic_update import SETTINGS as CRITIC_UPDATE
 from vpdlab.learn.e_step import OBJECTIVES
 from vpdlab.learn.e_step import SETTINGS as E_STEP
 from vpdlab.learn.m_step import Method
 from vpdlab.learn.methods import METHODS
 from vpdlab.model.teacher import KINDS, teacher_kind
 from vpdlab.sampling import engines
-
-CRITIC = ("critic", "critic_max_tokens", "critic_temperature", "critic_drop_leaks", "critic_learns")
-ENDPOINT = ("critic_url", "critic_model", "critic_seconds", "critic_calls", "critic_tokens", "critic_jobs",
-            "critic_cache")  # fmt: skip
-CRITIC_UPDATE = ("critic_weight", "clip_low", "clip_high")
 
 
 def check(method: Method, config: RunConfig, own_sampler: bool = False) -> None:

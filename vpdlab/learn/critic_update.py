@@ -11,6 +11,9 @@ from vpdlab.learn.state import Batch, Learner
 from vpdlab.model.policy import STUDENT
 from vpdlab.types import SampledText, View
 
+SETTINGS = ("critic_weight", "clip_low", "clip_high")
+"""Fields of RunConfig that this update reads; the clips are those of the student's policy gradient."""
+
 
 def reinforce_critic(learner: Learner, batch: Batch, m: MStep) -> float | None:
     """One clipped policy-gradient update on the critiques of the batch's failures that the policy wrote itself.

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,6 @@ from vpdlab.model import sharding
 from vpdlab.model.policy import Policy
 from vpdlab.sampling import Sampler
 from vpdlab.tasks import Task
-
-__all__ = ["bits", "describe_task", "digest", "judge_sum", "method_identity", "plain", "policy_identity",
-           "problems_sum", "sampler_identity", "source_of"]  # fmt: skip
 
 
 def method_identity(method: Method) -> dict[str, Any]:
@@ -37,31 +34,32 @@ def method_identity(method: Method) -> dict[str, Any]:
 
 def sampler_identity(sampler: Sampler) -> dict[str, Any]:
     """A sampler that was handed in: its class and the source of its `generate`."""
-    kind = type(sampler)
-    return {"class": f"{kind.__module__}.{kind.__qualname__}", "sum": digest([source_of(sampler.generate)])}
+    return {"class": _class_name(sampler), "sum": digest([source_of(sampler.generate)])}
 
 
 def policy_identity(policy: Policy) -> dict[str, Any]:
     """A policy that was handed in: its architecture and a sum of all its weights as they are now."""
+    return {"class": _class_name(policy.model), "sum": weights_sum(policy.model.named_parameters())}
+
+
+def weights_sum(weights: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """sha256 of tensors and their names; whole, however they are sharded."""
     content = hashlib.sha256()
-    for name, parameter in policy.model.named_parameters():
+    for name, tensor in weights:
         content.update(name.encode())
-        content.update(bits(sharding.whole(parameter.detach())))
-    kind = type(policy.model)
-    return {"class": f"{kind.__module__}.{kind.__qualname__}", "sum": content.hexdigest()}
+        content.update(sharding.whole(tensor.detach()).cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return content.hexdigest()
 
 
-def bits(tensor: torch.Tensor) -> Any:
-    """A tensor's bytes, for a checksum."""
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+def _class_name(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def describe_task(task: Task, handed_in: bool) -> dict[str, Any]:
     """A task's identity in plain values, for environment.json."""
-    kind = type(task)
     return {
         "name": task.name,
-        "class": f"{kind.__module__}.{kind.__qualname__}",
+        "class": _class_name(task),
         "handed_in": handed_in,
         "problems": problems_sum(task),
         "judge": judge_sum(task, handed_in),
@@ -129,7 +127,7 @@ def plain(value: Any) -> Any:
         return sorted((plain(item) for item in value), key=repr)
     if dataclasses.is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+    return _class_name(value)
 
 
 def digest(value: Any) -> str:

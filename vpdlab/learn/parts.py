@@ -201,7 +201,7 @@ def renamed(
         names["model"] = HANDED_IN + type(policy.model).__name__
         _refuse_other_settings(policy.config.to_dict(), config.to_dict())
     # The folder keeps the name that the caller's config gives it.
-    return replace(config, **names, out=str(config.folder)).asked_for(config.asked) if names else config
+    return config.but(**names, out=str(config.folder)) if names else config
 
 
 def _refuse_other_settings(theirs: dict[str, Any], ours: dict[str, Any]) -> None:

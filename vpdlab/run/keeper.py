@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ from torch import Tensor
 from vpdlab import processes
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError
-from vpdlab.learn.identity import bits, digest, plain
+from vpdlab.learn.identity import digest, plain, weights_sum
 from vpdlab.learn.parts import Parts
 from vpdlab.learn.state import Learner
 from vpdlab.model.policy import Policy
@@ -199,10 +198,5 @@ def _model_config(policy: Policy) -> list[Any]:
 def _frozen_weights(policy: Policy) -> str:
     """A sum of the weights under a student's adapter; "" where all weights are trained: the checkpoint has those."""
     trained = {id(parameter) for parameter in [*policy.parameters, *policy.teacher_parameters]}
-    content, frozen = hashlib.sha256(), False
-    for name, parameter in policy.model.named_parameters():
-        if id(parameter) not in trained:
-            frozen = True
-            content.update(name.encode())
-            content.update(bits(parameter))
-    return content.hexdigest() if frozen else ""
+    frozen = [(name, weight) for name, weight in policy.model.named_parameters() if id(weight) not in trained]
+    return weights_sum(frozen) if frozen else ""

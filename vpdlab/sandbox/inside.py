@@ -66,7 +66,7 @@ def encode(value, longest=LONGEST, kin=False):
 
 
 def _walk(value, depth, kin, add):
-    """Pass the words of a value to `add`, in order."""
+    """Pass a value's words to `add`, in order."""
     kind = type(value)
     if kin and kind not in ATOMS and kind not in CONTAINERS:
         kind, value = _kin(kind, value)

@@ -93,5 +93,5 @@ class Report:
 
 
 def words_of(line: str) -> list[str]:
-    """A line of the channel, split; the words of a value stay together."""
+    """A line of the channel, split; each value's words stay together."""
     return line.split(" ", 2 if line.startswith("v") else 4)

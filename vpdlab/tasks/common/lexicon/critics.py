@@ -86,5 +86,5 @@ class Critics:
         return self.signed(rng, voice, " ".join(parts))
 
     def signed(self, rng: random.Random, voice: str, text: str) -> str:
-        """The text as the words of a voice."""
+        """The text as spoken by a voice."""
         return f"{rng.choice(SAYS).format(voice=voice)} {text}" if voice else text
