@@ -13,6 +13,11 @@ manifest, processes, paths, files, errors: the ground.
 
 from __future__ import annotations
 
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from vpdlab.config import RunConfig
@@ -36,10 +41,35 @@ _LATER = {
     "iterate": "vpdlab.learn.iterate",
 }  # fmt: skip
 
+# Modules of 0.1.0 and where they are now: scripts that name them go on working.
+_MOVED = {
+    "vpdlab.models": "vpdlab.zoo",
+    "vpdlab.policy": "vpdlab.model.policy",
+    "vpdlab.samplers.hf": "vpdlab.sampling.engines.transformers",
+    "vpdlab.samplers": "vpdlab.sampling",
+}
+
+
+class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports a module that has moved under its old name: the same module object, loaded once."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        return importlib.machinery.ModuleSpec(name, self) if name in _MOVED else None
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        module = importlib.import_module(_MOVED[spec.name])
+        spec.loader_state = module.__spec__  # the import system is about to overwrite it
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__spec__ = module.__spec__.loader_state
+
+
+sys.meta_path.insert(0, _Moved())
+
 
 def __getattr__(name: str) -> Any:
     if name in _LATER:
-        import importlib
-
         return getattr(importlib.import_module(_LATER[name]), name)
     raise AttributeError(f"module 'vpdlab' has no attribute {name!r}")
