@@ -125,3 +125,14 @@ def test_a_chat_template_that_takes_no_system_turn_is_told(folder):
 def test_a_moving_average_of_bfloat16_weights_is_refused():
     with pytest.raises(UserError, match="teacher ema needs float32 weights"):
         RunConfig.make(precision="bfloat16", teacher="ema")
+
+
+def test_step_is_an_update_of_the_student():
+    runs = [toy_run(), toy_run()]
+    for run, name in zip(runs, ("step", "update"), strict=True):
+        policy = run.policy
+        (view,) = next(iter(policy.minibatches(run.batch().student)))
+        policy.backward(-policy.logp(view).mean())
+        norm = policy.step() if name == "step" else policy.update("student")
+        assert norm is not None and norm > 0.0 and policy.version == 1
+    assert all(torch.equal(a, b) for a, b in zip(runs[0].policy.parameters, runs[1].policy.parameters, strict=True))

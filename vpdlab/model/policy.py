@@ -201,6 +201,10 @@ class Policy:
             self.version += role == STUDENT or not self.decoupled
         return norm
 
+    def step(self) -> float | None:
+        """`update` in the student's role, by its name of version 0.1.0."""
+        return self.update(STUDENT)
+
     def warm_up(self, step: int) -> float:
         """Set the learning rates of iteration `step` (from 1) and return the M-step's."""
         share = min(1.0, step / self.config.warmup) if self.config.warmup else 1.0
