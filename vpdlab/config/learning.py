@@ -24,7 +24,7 @@ class RunSettings:
     task_args: tuple[str, ...] = setting(())
     """Options of the task as NAME=VALUE, for instance digits=3 or family=chain_sum."""
     model: str = setting("apprentice")
-    """The bundled `apprentice`, a model listed by `vpdlab models`, a hub name, or a folder."""
+    """A bundled model (`apprentice`, `reader`), one listed by `vpdlab models`, a hub name, or a folder."""
     method: str = setting("vpd")
     """How the student learns: vpd, sdpo, grpo, rft, distil, joint, reshape, reweight, sdar or opsd
     (docs/methods.md)."""
