@@ -199,6 +199,9 @@ def _condition(name: str, part: Part, usual: tuple[str, ...]) -> Condition:
     parts = part.fields(("preset", "task_args", "settings", "methods"), ("preset",))
     methods = parts["methods"].list_of(str, "methods") if "methods" in parts else usual
     options = parts["task_args"].list_of(str, "NAME=VALUE") if "task_args" in parts else ()
+    for option in options:
+        if "=" not in option:
+            raise UserError(f"{parts['task_args'].where}: {option!r} is no NAME=VALUE")
     settings = parts["settings"].value if "settings" in parts else {}
     if not isinstance(settings, dict):
         raise UserError(f"{parts['settings'].where}: expected lines of FIELD: VALUE")

@@ -22,10 +22,11 @@ BUNDLED = {
     "reader": "small bundled decoder that reads critiques in English about made-up words (task lexicon)",
 }
 """Bundled model -> what it is. Each is a folder beside this file."""
-APPRENTICE = Path(__file__).parent / "apprentice"
+BUNDLED_FOLDER = Path(__file__).parent
+APPRENTICE = BUNDLED_FOLDER / "apprentice"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
-__all__ = ["APPRENTICE", "BUNDLED", "cache_dir", "catalog", "get", "is_model", "resolve"]
+__all__ = ["APPRENTICE", "BUNDLED", "BUNDLED_FOLDER", "cache_dir", "catalog", "get", "is_model", "resolve"]
 
 
 def cache_dir() -> Path:
@@ -48,7 +49,7 @@ def catalog() -> list[dict[str, Any]]:
         One dict per model with the keys name, what, where (the folder), present, licence, parameters.
     """
     smollm2 = cache_dir() / "models" / "smollm2-135m"
-    bundled = [(name, what, Path(__file__).parent / name) for name, what in BUNDLED.items()]
+    bundled = [(name, what, BUNDLED_FOLDER / name) for name, what in BUNDLED.items()]
     return [
         *(
             {
