@@ -146,12 +146,12 @@ class Lexicon:
         """What an evaluation records beside accuracy.
 
         `belief/VOICE`: the probability that the teacher does what this voice says about a held-out word
-        (`belief.beliefs`); `belief_slang/VOICE`: the same said in slang, where the task has any;
+        (`belief.beliefs`); `belief_in_slang/VOICE`: the same said in slang, where the task has any;
         `teacher_accuracy/VOICE`: how often the teacher is right on the student's failures, by the critique's voice.
         """
         found = beliefs(reader, self.belief_probes(PROBED))
         if self.critics.wording.slang:
-            found |= beliefs(reader, self.belief_probes(PROBED, wording=SLANG), "belief_slang")
+            found |= beliefs(reader, self.belief_probes(PROBED, wording=SLANG), "belief_in_slang")
         return found | accuracies(reader.answers, self.critics.voices)
 
     def _about(self, where: str, steps: Sequence[bool | None]) -> list[int]:

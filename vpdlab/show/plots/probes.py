@@ -29,11 +29,11 @@ def belief_figure(
 
     Args:
         evals: lines of eval.jsonl (`run.evals`, `load_run(folder).eval_rows`), or run name -> such lines.
-        group: which probes: "belief", "belief_slang", "teacher_accuracy" or another task's.
+        group: which probes: "belief", "belief_in_slang", "teacher_accuracy" or another task's.
         title: plain text.
         names: voice -> its name in the legend, such as "Bob (lies)".
         rollouts: rollouts per iteration (prompts x group), to draw over rollouts; 0: over iterations.
-        chance: value of a reader that guesses, drawn as a dotted line; None for no line.
+        chance: value of a reader that guesses, a dotted line; None for no line.
 
     Returns:
         A plotly `Figure`; without any such probe it says so.
@@ -48,17 +48,15 @@ def belief_figure(
         steps = [row["step"] * (rollouts or 1) for row in runs[run]]
         for voice, values in lines.items():
             shown = (names or {}).get(voice, voice)
-            at = voices.index(voice)
-            figure.add_trace(_line(steps, values, f"{shown}, {run}" if run else shown, at, place))
-    dress(figure, 420, "rollouts" if rollouts else "iteration")
+            figure.add_trace(_line(steps, values, f"{shown}, {run}" if run else shown, voices.index(voice), place))
     if voices and chance is not None:
-        figure.add_hline(y=chance, line={"color": GREY, "dash": "dot", "width": 1}, annotation_text="guessing",
-                         annotation_position="top right", annotation_font={"size": 11, "color": GREY})  # fmt: skip
+        figure.add_trace(_guessing(figure, chance))
     if not voices:
         figure.add_annotation(text=label(f"no probes of the group {group!r}"), showarrow=False)
+    dress(figure, 420, "rollouts" if rollouts else "iteration")
     figure.update_yaxes(range=[-0.02, 1.04], tickformat=".0%", title="probability")
-    heading = {"text": label(title), "font": {"size": 15}, "x": 0, "xref": "paper", "y": 0.97, "yanchor": "top"}
-    return figure.update_layout(title=heading, margin={"t": 92}, hovermode="x unified")
+    heading = {"text": label(title), "font": {"size": 15}, "x": 0, "xref": "paper", "yref": "container", "y": 0.97}
+    return figure.update_layout(title=heading | {"yanchor": "top"}, margin={"t": 76}, hovermode="x unified")
 
 
 def probe_panels(evals: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
@@ -68,7 +66,9 @@ def probe_panels(evals: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Any
     for group, lines in probe_groups(evals).items():
         steps = [row["step"] for row in evals]
         traces = [
-            _line(steps, values, f"{words(group)}: {line}" if line != group else words(line), at)
+            _line(steps, values, words(line), at).update(
+                hovertemplate=f"{label(words(group), 60)} {label(line, 60)}: %{{y:.3f}}<extra></extra>"
+            )
             for at, (line, values) in enumerate(lines.items())
             if any(number(value) is not None for value in values)
         ]
@@ -83,5 +83,15 @@ def _line(steps: Sequence[Any], values: Sequence[float | None], name: str, at: i
     style = {"color": HUES[at % len(HUES)], "width": 2.5, "dash": DASHES[run % len(DASHES)]}
     return go.Scatter(
         x=numbers(steps), y=numbers(values), name=label(name, 60), mode="lines+markers", line=style,
-        marker={"size": 7, "symbol": SYMBOLS[at % len(SYMBOLS)]}, hovertemplate="%{y:.3f}",
+        marker={"size": 8, "symbol": SYMBOLS[at % len(SYMBOLS)]}, hovertemplate="%{y:.1%}",
+    )  # fmt: skip
+
+
+def _guessing(figure: Any, chance: float) -> Any:
+    import plotly.graph_objects as go
+
+    steps = [step for trace in figure.data for step in trace.x if step is not None]
+    return go.Scatter(
+        x=[min(steps), max(steps)], y=[chance, chance], name=f"guessing ({chance:.2%})", mode="lines",
+        line={"color": GREY, "width": 1.5, "dash": "dot"}, hoverinfo="skip",
     )  # fmt: skip

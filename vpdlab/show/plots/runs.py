@@ -38,7 +38,8 @@ def training_figure(rows: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[s
         for place, (title, unit, lines) in enumerate(PANELS)
         if place == 0 or _has_data(rows, lines)
     ]
-    shown[1:1] = [(title, "evaluations", lines) for title, lines in probe_panels(evals)]
+    probes = probe_panels(evals)
+    shown[1:1] = [(title, "at evaluations", lines) for title, lines in probes]
     figure = make_subplots(rows=len(shown), cols=1, shared_xaxes=True, vertical_spacing=0.175 / len(shown))
     for place, (title, unit, lines) in enumerate(shown, start=1):
         for line in lines:
@@ -50,9 +51,19 @@ def training_figure(rows: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[s
         figure.add_trace(_accuracy(evals), row=1, col=1)
     _mark_e_steps(figure, rows)
     dress(figure, 170 * len(shown), "")
+    _give_legends(figure, range(2, 2 + len(probes)))
     figure.update_xaxes(dtick=1 if len(rows) <= 12 else None)  # there is no iteration 1.5
     figure.update_xaxes(title="iteration", row=len(shown), col=1)
     return figure.update_layout(hovermode="x unified")
+
+
+def _give_legends(figure: Any, panels: Sequence[int]) -> None:
+    """Give each of these panels (1 is the first) a legend of its own, over its right end."""
+    for place in panels:
+        figure.update_traces(legend=f"legend{place}", row=place, col=1)
+        top = figure.layout[f"yaxis{place}"].domain[1]
+        own = {"orientation": "h", "x": 1, "xanchor": "right", "y": top, "yanchor": "bottom"}
+        figure.update_layout({f"legend{place}": own})
 
 
 def _has_data(rows: Sequence[Mapping[str, Any]], lines: Sequence[tuple[str, ...]]) -> bool:
