@@ -55,6 +55,24 @@ def test_a_run_is_read_back_as_it_was_written(recorder: Recorder) -> None:
     assert [r["index"] for r in run.rollouts(2)] == [0, 1]
 
 
+def test_probes_of_an_evaluation_are_columns_and_checked(recorder: Recorder) -> None:
+    recorder.evaluation({"step": 0, "accuracy": 0.25})  # recorded before there were probes
+    recorder.evaluation({"step": 1, "accuracy": 0.5, "probes": {"belief/Ada": 0.75, "belief/Bob": None}})
+    recorder.close("complete")
+    evals = load_run(recorder.folder).evals
+    assert list(evals.columns) == ["step", "accuracy", "probes/belief/Ada", "probes/belief/Bob"]
+    assert evals["probes/belief/Ada"].tolist()[1] == 0.75
+    assert evals.to_csv(index=False).splitlines()[2] == "1,0.5,0.75,"
+
+
+@pytest.mark.parametrize("probes", ["x", None, ["belief"], {"belief": "high"}, {"belief": True}, {"a\x1b[2J": 0.5}])
+def test_damaged_probes_are_told(recorder: Recorder, probes: Any) -> None:
+    recorder.close("complete")
+    (recorder.folder / "eval.jsonl").write_text(json.dumps({"step": 0, "probes": probes}) + "\n")
+    with pytest.raises(UserError, match=r"eval.jsonl line 1 is damaged: field 'probes' is "):
+        load_run(recorder.folder).eval_rows  # noqa: B018
+
+
 def test_a_run_that_wrote_nothing_yet_reads_as_empty(recorder: Recorder) -> None:
     run = load_run(recorder.folder)
     assert (run.rows, run.eval_rows, run.steps, run.rollouts()) == ([], [], [], [])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from accelerate.state import PartialState
-from toy import toy_run
+from toy import Parity, toy_run
 
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError
@@ -123,3 +123,13 @@ def test_tensorboard_reads_what_was_written(tmp_path):
     assert [point.step for point in scalars] == [1, 2, 3, 4]
     assert [point.value for point in scalars][:3] == pytest.approx([row["kl"] for row in run.rows], rel=1e-6)
     PartialState._reset_state()
+
+
+def test_a_tracker_hears_the_probes_of_the_task(fake, tmp_path):
+    name, told = fake
+    task = Parity()
+    task.probes = lambda reader: {"belief/Ada": 0.5, "unknown": None}  # type: ignore[attr-defined]
+    run_with(name, tmp_path / "mine", task=task)
+    heard = [values for _, values in told.logged if "eval/accuracy" in values]
+    assert [values["eval/probes/belief/Ada"] for values in heard] == [0.5] * 3
+    assert not any("eval/probes/unknown" in values for values in heard)

@@ -59,3 +59,42 @@ def test_moves_and_cosines_hold_what_they_were_given():
     assert [list(bar.y) for bar in bars] == [[-1.0, 0.9], [-1.0, 0.5]] and list(bars[0].x) == ["“7”", "“8”"]
     (tiles,) = plots.likeness_figure(["a", "b"], [[1.0, -0.2], [-0.2, 1.0]]).data
     assert list(tiles.x) == ["a", "b"] and tiles.z[0][1] == -0.2
+
+
+def evaluated(step: int, **probes: float | None) -> dict:
+    row = {"step": step, "accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6}
+    return row | {"probes": {name.replace("__", "/"): value for name, value in probes.items()}}
+
+
+EVALS = [evaluated(0, belief__Ada=0.1, belief__Bob=0.1, drift=3.0), evaluated(4, belief__Ada=0.9, belief__Bob=None)]
+
+
+def test_the_training_figure_has_a_panel_for_each_group_of_probes():
+    figure = plots.training_figure([row(1), row(4)], EVALS)
+    panels = [axis.title.text.split("<br>")[0] for axis in figure.select_yaxes()]
+    assert panels == ["success", "belief", "drift", "KL(student‖teacher)", "entropy", "length"]
+    ada, bob, alone = (next(t for t in figure.data if t.name == name) for name in ("Ada", "Bob", "drift"))
+    assert (list(ada.x), list(ada.y), list(bob.y)) == ([0, 4], [0.1, 0.9], [0.1, None])
+    assert (ada.yaxis, bob.yaxis, alone.yaxis) == ("y2", "y2", "y3")
+    assert ada.legend == bob.legend != alone.legend  # who is said beside the panel
+    assert ada.line.color != bob.line.color and ada.marker.symbol != bob.marker.symbol
+
+
+def test_belief_is_a_line_for_each_voice_and_a_dash_pattern_for_each_run():
+    ada, bob, guessing = plots.belief_figure(EVALS, names={"Bob": "Bob (lies)"}).data
+    assert (ada.name, bob.name, guessing.name) == ("Ada", "Bob (lies)", "guessing (6.25%)")
+    assert (list(ada.y), list(guessing.x), list(guessing.y)) == ([0.1, 0.9], [0, 4], [1 / 16, 1 / 16])
+    figure = plots.belief_figure({"vpd": EVALS, "sdpo": EVALS}, rollouts=32, chance=None, title="<b>who</b>")
+    assert [line.name for line in figure.data] == ["Ada, vpd", "Bob, vpd", "Ada, sdpo", "Bob, sdpo"]
+    assert list(figure.data[0].x) == [0, 128]
+    assert (
+        figure.data[0].line.color == figure.data[2].line.color and figure.data[0].line.dash != figure.data[2].line.dash
+    )
+    assert figure.layout.title.text == "&lt;b&gt;who&lt;/b&gt;"
+    assert figure.layout.xaxis.title.text == "rollouts"
+
+
+def test_a_run_without_belief_is_told_so():
+    figure = plots.belief_figure([evaluated(0)])
+    assert len(figure.data) == 0
+    assert figure.layout.annotations[0].text == "no probes of the group 'belief'"

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from vpdlab.config import RunConfig
 from vpdlab.record import METRICS, load_run
+from vpdlab.show.probes import probe_lines, probe_table
 from vpdlab.show.summary import (
     changed_settings,
     columns,
@@ -197,3 +198,14 @@ def test_the_conclusion_says_of_which_part_of_the_problems_it_speaks() -> None:
     evals = [part | {"step": 0}, part | {"step": 2}]
     assert conclusion(evals).endswith("; on 128 of 512 held-out problems, drawn by eval_seed")
     assert "held-out problems" not in conclusion([row | {"problems": 512} for row in evals])
+
+
+def test_probes_are_summed_up_by_their_first_and_last_value():
+    evals = [{"probes": {"belief/Ada": 0.125, "drift": None}}, {}, {"probes": {"belief/Ada": 0.5, "teacher_kl": 1e-4}}]
+    assert probe_table(evals) == [
+        {"probe": "belief: Ada", "first": "0.125", "last": "0.5", "largest": "0.5", "change": "+0.375"},
+        {"probe": "drift", "first": "–", "last": "–", "largest": "–", "change": "–"},
+        {"probe": "teacher kl", "first": "0.0001", "last": "0.0001", "largest": "0.0001", "change": "–"},
+    ]
+    assert probe_lines(evals) == ["belief: Ada 0.12 -> 0.50", "drift: -", "teacher kl: 0.00"]
+    assert probe_table([{}, {"probes": {}}]) == [] == probe_lines([])

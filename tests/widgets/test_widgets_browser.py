@@ -157,8 +157,72 @@ def test_title_is_text_and_empty_panels_are_left_out(chromium: str, tmp_path: Pa
         assert page.locator("svg[data-panel]").evaluate_all("all => all.map((one) => one.dataset.panel)") == ["entropy"]
 
 
+def probed(tmp_path: Path) -> Path:
+    """A timeline with belief at steps 0, 20, 40 and 60; at 40 Bob's is unknown."""
+    path = tmp_path / "probed.html"
+    evals = [
+        {"step": step, "accuracy": 0.3, "low": 0.25, "high": 0.35}
+        | {"probes": {"belief/Ada": step / 60, "belief/<b>Bob": None if step == 40 else 0.25, "teacher_accuracy": 0.5}}
+        for step in (0, 20, 40, 60)
+    ]
+    EMTimeline(rows(), title="liar", evals=evals, state="complete").to_html(path)
+    return path
+
+
+def test_belief_has_a_panel_with_a_line_for_each_voice(chromium: str, tmp_path: Path) -> None:
+    with offline_page(chromium, probed(tmp_path)) as page:
+        panels = page.locator("svg[data-panel]").evaluate_all("all => all.map((one) => one.dataset.panel)")
+        assert panels[:4] == ["success", "probe:belief", "probe:teacher_accuracy", "margin"]
+        legend = page.locator(".vpd-emt-panel", has=page.locator("svg[data-panel='probe:belief']"))
+        assert legend.locator(".vpd-key").all_inner_texts() == ["Ada", "<b>Bob"]
+        lines = page.locator("svg[data-panel='probe:belief'] .vpd-line")
+        assert {line.get_attribute("data-series"): line.get_attribute("d").count("L") for line in lines.all()} == {
+            "belief/Ada": 3, "belief/<b>Bob": 1,  # a gap at 40
+        }  # fmt: skip
+        assert len({line.evaluate("line => getComputedStyle(line).stroke") for line in lines.all()}) == 2
+        page.locator(".vpd-emt-stage").focus()
+        page.keyboard.press("Home")
+        for _ in range(19):
+            page.keyboard.press("ArrowRight")
+        assert "belief Ada 0.333333 belief <b>Bob 0.25 teacher accuracy 0.5 " in readout(page)
+        assert page.locator("svg[data-panel='probe:belief'] .vpd-emt-dot").count() == 2
+        page.keyboard.press("ArrowRight")
+        assert "belief Ada – " in readout(page)  # no evaluation there
+        for _ in range(25):
+            page.keyboard.press("Shift+ArrowRight")
+        page.locator(".vpd-emt-stage").blur()
+        assert "iterations 21 to 46 means of 26" in readout(page)
+        assert "belief Ada 0.666667 belief <b>Bob – " in readout(page)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_lines_of_probes_read_on_either_page(chromium: str, tmp_path: Path, scheme: str) -> None:
+    contrast = """() => {
+      const light = (text) => {
+        const [r, g, b] = text.match(/[0-9.]+/g).slice(0, 3).map((v) => v / 255)
+          .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+      };
+      const page = light(getComputedStyle(document.body).backgroundColor);
+      return [...document.querySelectorAll('.vpd-emt-probe.vpd-line')].map((line) => {
+        const own = light(getComputedStyle(line).stroke);
+        return (Math.max(own, page) + 0.05) / (Math.min(own, page) + 0.05);
+      });
+    }"""
+    evals = [
+        {"step": step, "accuracy": 0.5, "probes": {f"belief/{voice}": 0.1 * n for n, voice in enumerate("ABCDEF")}}
+        for step in (0, 60)
+    ]
+    EMTimeline(rows(), evals=evals).to_html(tmp_path / "six.html")
+    with offline_page(chromium, tmp_path / "six.html", color_scheme=scheme) as page:
+        found = page.evaluate(contrast)
+    assert len(found) == 12  # six lines and their keys
+    assert min(found) > 3
+
+
 @pytest.mark.parametrize("width", [500, 900, 1600])
-def test_nothing_is_cut_or_overlaps(chromium: str, timeline: Path, width: int) -> None:
+@pytest.mark.parametrize("probes", [False, True])
+def test_nothing_is_cut_or_overlaps(chromium: str, timeline: Path, tmp_path: Path, width: int, probes: bool) -> None:
     overlaps = """() => {
       const problems = [];
       if (document.documentElement.scrollWidth > innerWidth) problems.push('the page scrolls sideways');
@@ -178,7 +242,8 @@ def test_nothing_is_cut_or_overlaps(chromium: str, timeline: Path, width: int) -
         if (value.scrollWidth > value.parentElement.clientWidth + 1) problems.push(`${value.textContent} is too wide`);
       return problems;
     }"""
-    with offline_page(chromium, timeline, viewport={"width": width, "height": 800}) as page:
+    shown = probed(tmp_path) if probes else timeline
+    with offline_page(chromium, shown, viewport={"width": width, "height": 800}) as page:
         page.locator(".vpd-emt-stage").focus()
         page.keyboard.press("Home")
         assert page.evaluate(overlaps) == []

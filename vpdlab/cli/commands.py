@@ -24,6 +24,7 @@ def train(args: Sequence[str]) -> int:
     from vpdlab.cli.headless import EXIT_STATUS
     from vpdlab.record import load_run
     from vpdlab.run import Run
+    from vpdlab.show.probes import probe_lines
     from vpdlab.show.summary import conclusion, drawn, fresh_warnings, progress_line
 
     run = Run.open(config)
@@ -36,7 +37,8 @@ def train(args: Sequence[str]) -> int:
         print(progress_line(row, config.steps), flush=True)
         for warning in fresh_warnings(row, seen):
             print(warning, flush=True)
-    print(f"{conclusion(run.evals)}\nthe student: {config.folder / 'final'}")
+    print("\n".join([conclusion(run.evals), *probe_lines(run.evals)]))
+    print(f"the student: {config.folder / 'final'}")
     return EXIT_STATUS.get(processes.by_main(lambda: load_run(config.folder).status["state"]), 1)
 
 

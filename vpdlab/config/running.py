@@ -81,7 +81,8 @@ class EvaluationSettings:
     eval_top_p: float = setting(0.95, 1e-6, 1)
     """Nucleus (top-p) of the evaluation (the paper's)."""
     eval_teacher: bool = setting(True)
-    """Also sample the teacher on held-out problems that the student failed: its own accuracy, beside its margin."""
+    """Also sample the teacher on held-out problems that the student failed (its own accuracy, beside its margin), and
+    ask the task's probes."""
 
 
 @dataclass(frozen=True)

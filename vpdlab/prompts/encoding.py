@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+WORD = re.compile(r"[^\W\d_]+")
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -26,9 +28,26 @@ class Encoder:
         """Number of tokens in a text."""
         return len(self.ids(text))
 
+    def located(self, text: str) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
+        """Token ids of a text, nothing added, and the (start, end) of each token's characters in it."""
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return tuple(found.input_ids), [(start, end) for start, end in found.offset_mapping]
+
+    def unknown_words(self, text: str) -> list[str]:
+        """The words (runs of letters) of a text that are not one token, neither alone nor after a space.
+
+        In the order of their first occurrence, each once. A model whose vocabulary is closed
+        (`Policy.closed_vocabulary`) has never seen them; for any other model they mean nothing.
+        """
+        return [word for word in dict.fromkeys(WORD.findall(text)) if not self._is_token(word)]
+
+    def _is_token(self, word: str) -> bool:
+        unknown = self.tokenizer.unk_token_id
+        return any(len(ids) == 1 and ids[0] != unknown for ids in (self.ids(word), self.ids(f" {word}")))
+
     def head(self, text: str, tokens: int) -> str:
         """The longest start of `text` that has at most `tokens` of its tokens."""
-        offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
+        offsets = self.located(text)[1]
         if tokens >= len(offsets):
             return text
         # Cut where the first dropped token starts: all tokens of one character start with it. Trailing white space goes

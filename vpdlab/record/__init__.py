@@ -4,7 +4,7 @@ runs/NAME/
   config.json        all settings
   environment.json   schema of the record, versions, revision, device, seeds, summary of the task
   metrics.jsonl      one line per iteration
-  eval.jsonl         one line per evaluation
+  eval.jsonl         one line per evaluation; its `probes` are what the task measured of the policy
   rollouts/          all rollouts: step-000130.parquet, steps-000001-000128.parquet (rollouts.py)
   checkpoints/       step-000040: everything that resuming needs (checkpoint.py)
   final/             the student as a Hugging Face folder
@@ -17,10 +17,10 @@ begins one safely, rollouts.py lays out rollouts/.
 
 from vpdlab.record.folder import mark_stopped, prepare, refuse_links, writing
 from vpdlab.record.reader import RunRecord, load_run, refuse_newer, state_of
-from vpdlab.record.schema import COLUMNS, LINES, METRICS, SCHEMA, TOKEN_COLUMNS, plain
+from vpdlab.record.schema import COLUMNS, LINES, METRICS, SCHEMA, TOKEN_COLUMNS, flat, plain
 from vpdlab.record.writer import Recorder
 
 __all__ = [
-    "COLUMNS", "LINES", "METRICS", "SCHEMA", "TOKEN_COLUMNS", "Recorder", "RunRecord", "load_run", "mark_stopped",
-    "plain", "prepare", "refuse_links", "refuse_newer", "state_of", "writing",
+    "COLUMNS", "LINES", "METRICS", "SCHEMA", "TOKEN_COLUMNS", "Recorder", "RunRecord", "flat", "load_run",
+    "mark_stopped", "plain", "prepare", "refuse_links", "refuse_newer", "state_of", "writing",
 ]  # fmt: skip

@@ -46,6 +46,11 @@ def listed(each: Check) -> Check:
     return lambda value: isinstance(value, list) and all(each(item) for item in value)
 
 
+def is_probes(value: Any) -> bool:
+    """Printable names with a number or None each."""
+    return isinstance(value, dict) and all(name.isprintable() and is_number(number) for name, number in value.items())
+
+
 def is_table(value: Any) -> bool:
     """A JSON object."""
     return isinstance(value, dict)
@@ -60,7 +65,7 @@ EVAL: dict[str, Check] = {
     "problem_ids": listed(lambda value: isinstance(value, str)), "held_out": is_count, "length": is_real,
     **dict.fromkeys(MEASURES, is_real),
     **dict.fromkeys(["teacher_accuracy", "teacher_accuracy_low", "teacher_accuracy_high"], is_number),
-    **dict.fromkeys(["seconds", "teacher_problems"], is_number),
+    **dict.fromkeys(["seconds", "teacher_problems"], is_number), "probes": is_probes,
 }  # fmt: skip
 STATUS: dict[str, Check] = {
     "state": lambda value: value in STATES, "reason": lambda value: isinstance(value, str), "step": is_count,

@@ -15,7 +15,7 @@ from vpdlab.config import RunConfig
 from vpdlab.errors import UserError, reason
 from vpdlab.files import read_small
 from vpdlab.record import checks, rollouts
-from vpdlab.record.schema import METRICS, SCHEMA, arrow_type, columns
+from vpdlab.record.schema import METRICS, SCHEMA, arrow_type, columns, flat
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -95,10 +95,10 @@ class RunRecord:
 
     @property
     def evals(self) -> Any:
-        """A DataFrame with a row an evaluation."""
+        """A DataFrame with a row an evaluation; each probe of the task has a column, as "probes/belief/Ada"."""
         import pandas as pd
 
-        return pd.DataFrame(self.eval_rows)
+        return pd.DataFrame([flat(row) for row in self.eval_rows])
 
     @property
     def steps(self) -> list[int]:

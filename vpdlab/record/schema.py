@@ -65,6 +65,16 @@ def plain(value: Any) -> Any:
     return value
 
 
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of eval.jsonl with each of its probes as a field of its own.
+
+    >>> flat({"step": 0, "probes": {"belief/Ada": 0.5}})
+    {'step': 0, 'probes/belief/Ada': 0.5}
+    """
+    probes = {f"probes/{name}": value for name, value in (row.get("probes") or {}).items()}
+    return {key: value for key, value in row.items() if key != "probes"} | probes
+
+
 def columns() -> dict[str, str]:
     """Every column of rollouts/*.parquet and its type."""
     return COLUMNS | TOKEN_COLUMNS

@@ -11,7 +11,9 @@ import numpy as np
 from vpdlab.errors import UserError
 from vpdlab.learn.parts import Parts
 from vpdlab.run.measures import average_at_k, interval, summarise
+from vpdlab.run.probing import probed
 from vpdlab.sampling import Sampling
+from vpdlab.tasks.common.probes import Answer
 from vpdlab.types import Feedback, Outcome, Rollout
 
 
@@ -36,22 +38,33 @@ def evaluate(parts: Parts, step: int) -> dict[str, Any]:
         "by_problem": [average_at_k(outcomes) for outcomes in groups.values()],  # the same problems in every run
         "problem_ids": [problem.id for problem in problems],
         "held_out": len(parts.task.load("test")),
-        **(_teacher_accuracy(parts, rollouts, sampling, step) if config.eval_teacher else {}),
+        **(_of_the_teacher(parts, rollouts, sampling, step) if config.eval_teacher else {}),
         "seconds": time.perf_counter() - started,
     }
 
 
-def _teacher_accuracy(parts: Parts, rollouts: Sequence[Rollout], sampling: Sampling, step: int) -> dict[str, Any]:
-    """Accuracy of the teacher on the first failure of each held-out problem that has feedback."""
+def _of_the_teacher(parts: Parts, rollouts: Sequence[Rollout], sampling: Sampling, step: int) -> dict[str, Any]:
+    """Accuracy of the teacher on the student's failures, and the task's probes."""
+    answers = _teacher_on_failures(parts, rollouts, sampling, step)
+    return {**_teacher_accuracy([float(answer.success) for answer in answers]), **probed(parts, step, answers)}
+
+
+def _teacher_on_failures(parts: Parts, rollouts: Sequence[Rollout], sampling: Sampling, step: int) -> list[Answer]:
+    """The teacher's answer to the first failure of each held-out problem that has feedback."""
     first: dict[int, tuple[Rollout, Feedback]] = {}
     for rollout, feedback in zip(rollouts, parts.feedback(rollouts, step, "eval"), strict=True):
         if not rollout.success and feedback.signal:
             first.setdefault(rollout.group, (rollout, feedback))
     if not first:
-        return {"teacher_accuracy": None, "teacher_problems": 0}
+        return []
     failed, given = zip(*first.values(), strict=True)
     answers = teacher_answers(parts, failed, given, sampling, purpose="eval teacher")
-    values = [float(answer.success) for answer in answers]
+    return [Answer(feedback, answer.success) for feedback, answer in zip(given, answers, strict=True)]
+
+
+def _teacher_accuracy(values: Sequence[float]) -> dict[str, Any]:
+    if not values:
+        return {"teacher_accuracy": None, "teacher_problems": 0}
     low, high = interval(values)
     return {
         "teacher_accuracy": float(np.mean(values)),

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from vpdlab.errors import UserError
-from vpdlab.record import Recorder
+from vpdlab.record import Recorder, flat
 
 NEEDS = {"tensorboard": ("tensorboard", "tensorboardX"), "trackio": ("trackio",), "wandb": ("wandb",)}
 PROJECT = "vpdlab"
@@ -48,7 +48,7 @@ def tracked(name: str, recorder: Recorder | None, config: Mapping[str, Any], ste
 
     def follow(kind: str, row: Mapping[str, Any]) -> None:
         prefix = "eval/" if kind == "eval" else ""
-        numbers = {f"{prefix}{key}": value for key, value in row.items() if isinstance(value, int | float)}
+        numbers = {f"{prefix}{key}": value for key, value in flat(row).items() if isinstance(value, int | float)}
         try:
             with _state():
                 tracker.log(numbers, step=row["step"])

@@ -24,9 +24,10 @@ _COMPARED = (
 
 
 def eval_points(evals: Sequence[Row]) -> list[dict[str, Any]]:
-    """Held-out accuracy for `EMTimeline(evals=...)`: step, accuracy, low, high."""
+    """Held-out accuracy for `EMTimeline(evals=...)`: step, accuracy, low, high; probes, where the task has any."""
     return [
         {"step": e["step"], "accuracy": e["accuracy"], "low": e["accuracy_low"], "high": e["accuracy_high"]}
+        | ({"probes": e["probes"]} if e.get("probes") else {})
         for e in evals
     ]
 

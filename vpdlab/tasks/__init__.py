@@ -5,7 +5,8 @@ A task is any object with
 * ``name: str`` and ``summary: str`` (one line: the number of problems, what was dropped and why);
 * ``load(split) -> Sequence[Problem]`` for ``split`` in ``"train"``, ``"test"``; the two never overlap;
 * ``verify(rollout) -> Outcome``: judges ``rollout.text`` against ``rollout.problem``;
-* optionally ``verify_many(rollouts) -> list[Outcome]``, for tasks that can judge in parallel.
+* optionally ``verify_many(rollouts) -> list[Outcome]``, for tasks that can judge in parallel;
+* optionally ``probes(reader) -> dict[str, float | None]``: measured at each evaluation (`common.probes`).
 
 To add a task, write a class like this in a file of this folder; the file has the task's name.
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from vpdlab.errors import UserError
+from vpdlab.tasks.common.lexicon.belief import BeliefProbe, accuracies, beliefs
 from vpdlab.tasks.common.lexicon.critics import Critics, Honesty
 from vpdlab.tasks.common.lexicon.frames import EXPLANATION, NAMES, PLACES, Wording, verdict
 from vpdlab.tasks.common.lexicon.operations import (
@@ -28,30 +28,14 @@ from vpdlab.tasks.common.lexicon.operations import (
 from vpdlab.tasks.common.lexicon.phrases import Share
 from vpdlab.tasks.common.lexicon.reading import judge
 from vpdlab.tasks.common.options import typed_options
+from vpdlab.tasks.common.probes import Reader
 from vpdlab.types import Outcome, Problem, Rollout
 
 MOST_NAMES = 32
 """The other made-up words are held out, at least 16 of them."""
-PLAIN = Wording()
-
-
-@dataclass(frozen=True)
-class BeliefProbe:
-    """A critique about a name that no training problem has, to measure whether a reader believes its voice.
-
-    Attributes:
-        problem: a problem with the held-out name and held-out digits; its answer carries out what was told.
-        voice: the speaker; "" for an unsigned critique.
-        name: the held-out name.
-        told: the operations that the critique says.
-        critique: the text.
-    """
-
-    problem: Problem
-    voice: str
-    name: str
-    told: Meaning
-    critique: str
+PLAIN, SLANG = Wording(), Wording(slang=1.0)
+PROBED = 16
+"""Held-out words whose belief is measured at each evaluation, in each voice."""
 
 
 class Lexicon:
@@ -157,6 +141,18 @@ class Lexicon:
                 signed = self.critics.signed(random.Random(where), voice, text)
                 probes.append(BeliefProbe(problem, voice, name, told, signed))
         return probes
+
+    def probes(self, reader: Reader) -> dict[str, float | None]:
+        """What an evaluation records beside accuracy.
+
+        `belief/VOICE`: the probability that the teacher does what this voice says about a held-out word
+        (`belief.beliefs`); `belief_in_slang/VOICE`: the same said in slang, where the task has any;
+        `teacher_accuracy/VOICE`: how often the teacher is right on the student's failures, by the critique's voice.
+        """
+        found = beliefs(reader, self.belief_probes(PROBED))
+        if self.critics.wording.slang:
+            found |= beliefs(reader, self.belief_probes(PROBED, wording=SLANG), "belief_in_slang")
+        return found | accuracies(reader.answers, self.critics.voices)
 
     def _about(self, where: str, steps: Sequence[bool | None]) -> list[int]:
         """The steps that a critique speaks of."""

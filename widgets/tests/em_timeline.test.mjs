@@ -5,8 +5,8 @@ import { test } from "node:test";
 import { load } from "./load.mjs";
 
 const timeline = await load("em_timeline");
-const { axisOf, clean, meanOf, mergeEqual, nearest, niceStep, notesOf, numberOf, orderRows, pathOf } = timeline;
-const { scaleOf, thin, tickLabel, ticks, valueLabel } = timeline;
+const { axisOf, clean, markPath, meanOf, mergeEqual, nearest, niceStep, notesOf, numberOf, orderRows } = timeline;
+const { pathOf, probePanels, scaleOf, thin, tickLabel, ticks, valueLabel } = timeline;
 
 test("steps are 1, 2 or 5 times a power of ten", () => {
   assert.equal(niceStep(1, 4), 0.5);
@@ -117,4 +117,26 @@ test("a mean is over what is known", () => {
   assert.equal(meanOf([{ kl: 1 }, { kl: null }, { kl: 2 }], "kl"), 1.5);
   assert.equal(meanOf([{ kl: null }, {}], "kl"), null);
   assert.equal(meanOf([], "kl"), null);
+});
+
+test("probes are lines of the panel of their group, at the steps of the evaluations", () => {
+  const evals = [
+    { step: 0, probes: { "belief/Ada": 0.1, "belief/Bob": 0.2, teacher_kl: 4 } },
+    { step: 5 },
+    { step: 9, probes: { "belief/Ada": 0.9, "belief/Bob": null, lost: null } },
+  ];
+  const [belief, kl, ...others] = probePanels(evals);
+  assert.deepEqual(others, []); // a probe without any number has no panel
+  assert.equal(belief.name, "Belief");
+  assert.deepEqual(belief.series.map(({ name }) => name), ["Ada", "Bob"]);
+  assert.deepEqual(belief.series[0].points, [{ step: 0, value: 0.1 }, { step: 5, value: null }, { step: 9, value: 0.9 }]);
+  assert.notEqual(belief.series[0].colour, belief.series[1].colour);
+  assert.deepEqual([belief.floor, belief.ceiling], [0, 1]); // shares
+  assert.deepEqual([kl.name, kl.series[0].name, kl.ceiling], ["Teacher kl", "teacher kl", undefined]);
+  assert.deepEqual(probePanels([{ step: 0 }]), []);
+});
+
+test("lines of probes differ by their marks, not by colour alone", () => {
+  const marks = [0, 1, 2, 3, 4, 5].map((kind) => markPath(kind, 10, 10));
+  assert.equal(new Set(marks).size, 6);
 });

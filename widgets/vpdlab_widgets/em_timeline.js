@@ -38,6 +38,8 @@ export const PANELS = [
   },
 ];
 
+const HUES = 6; // colours and marks of probes, em_timeline.css
+
 // The values of the readout, in this order; a key that no row has is omitted.
 const READOUT = [
   ["success_rate", "success rate", ""],
@@ -77,6 +79,51 @@ export function orderRows(rows) {
   return [...byStep.values()].sort((a, b) => a.step - b.step);
 }
 
+/**
+ * A panel for each group of the task's probes, with a line each: "belief/Ada" and "belief/Bob" share the panel "belief".
+ * Their values are those of the evaluations, whose steps need not be iterations in `rows`.
+ */
+export function probePanels(evals) {
+  const groups = new Map();
+  for (const name of new Set(evals.flatMap((point) => Object.keys(point.probes ?? {})))) {
+    const cut = name.indexOf("/");
+    const [group, line] = cut > 0 ? [name.slice(0, cut), name.slice(cut + 1)] : [name, name];
+    const points = evals.map((point) => ({ step: point.step, value: numberOf(point.probes ?? {}, name) }));
+    if (points.every(({ value }) => value === null)) continue;
+    if (!groups.has(group)) groups.set(group, []);
+    groups.get(group).push({ key: name, name: wordsOf(line), points });
+  }
+  return [...groups].map(([group, series]) => {
+    const values = series.flatMap(({ points }) => points.map(({ value }) => value));
+    const share = values.every((value) => value === null || (value >= 0 && value <= 1));
+    const name = wordsOf(group);
+    return {
+      id: `probe:${group}`, name: name.charAt(0).toUpperCase() + name.slice(1), unit: "at evaluations", height: share ? 118 : 92, probes: true,
+      ...(share ? { zero: true, floor: 0, ceiling: 1 } : {}),
+      series: series.map((one, i) => ({ ...one, colour: `emt-probe vpd-emt-p${(i % HUES) + 1}`, mark: i % HUES, values })),
+    };
+  });
+}
+
+/** The name of a probe as a label. */
+function wordsOf(name) {
+  return clean(name.replace(/_/g, " "), 60);
+}
+
+/** A filled mark around a point, a shape for each line of probes. */
+export function markPath(kind, x, y) {
+  const at = (dx, dy) => `${(x + dx).toFixed(1)} ${(y + dy).toFixed(1)}`;
+  const shapes = [
+    `M${at(-4, 0)}a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z`,
+    `M${at(-5, 0)}L${at(0, -5)}L${at(5, 0)}L${at(0, 5)}z`,
+    `M${at(-3.5, -3.5)}h7v7h-7z`,
+    `M${at(-4.5, 4)}h9L${at(0, -4.5)}z`,
+    `M${at(-4.5, -4)}h9L${at(0, 4.5)}z`,
+    `M${at(-5, -2)}h10v4h-10z`,
+  ];
+  return shapes[kind];
+}
+
 /** Mean of a number over some rows; null if none of them has it. */
 export function meanOf(rows, key) {
   const values = rows.map((row) => numberOf(row, key)).filter((value) => value !== null);
@@ -94,10 +141,11 @@ export function notesOf(row) {
 
 // ---- the view ----
 
-function legendItem(kind, colour, name) {
+function legendItem(kind, colour, name, mark = 0) {
   const item = element("span", "vpd-key");
   const swatch = shape("svg", { width: 16, height: 12, viewBox: "0 0 16 12", "aria-hidden": "true" });
-  if (kind === "line") swatch.append(shape("path", { d: "M1 6H15", class: `vpd-line vpd-${colour}` }));
+  if (kind === "line" || kind === "probe") swatch.append(shape("path", { d: "M1 6H15", class: `vpd-line vpd-${colour}` }));
+  if (kind === "probe") swatch.append(shape("path", { d: markPath(mark, 8, 6), class: `vpd-emt-mark vpd-${colour}` }));
   if (kind === "target") swatch.append(shape("path", { d: "M0 6H16", class: "vpd-emt-target" }));
   if (kind === "e-step") {
     swatch.append(shape("path", { d: "M8 0V12", class: "vpd-frame" }));
@@ -196,12 +244,16 @@ class Timeline extends LabView {
   }
 
   panelsWithData() {
-    return PANELS.map((panel) => {
+    const [first, ...others] = PANELS.map((panel) => {
       const series = panel.series
         .map((one) => ({ ...one, values: this.data.map((row) => numberOf(row, one.key)) }))
         .filter((one) => one.values.some((value) => value !== null));
       return { ...panel, series: mergeEqual(series), evals: panel.evals ? this.evals : [] };
-    }).filter((panel) => (panel.varies ? !this.constant(panel.series) : panel.series.length || panel.evals.length));
+    });
+    const probes = probePanels(this.evals).map((panel) => ({ ...panel, evals: [] }));
+    return [first, ...probes, ...others].filter((panel) =>
+      panel.varies ? !this.constant(panel.series) : panel.series.length || panel.evals.length,
+    );
   }
 
   constant(series) {
@@ -263,7 +315,7 @@ class Timeline extends LabView {
     });
     svg.append(shape("path", { d: `M${left} 0V${panel.height}H${right}`, class: "vpd-frame" }));
     if (panel.goal !== null) svg.append(shape("path", { d: `M${left} ${y(panel.goal)}H${right}`, class: "vpd-emt-target" }));
-    for (const one of [...panel.series].reverse()) this.drawSeries(svg, one, y);
+    for (const one of [...panel.series].reverse()) panel.probes ? this.drawProbe(svg, one, y) : this.drawSeries(svg, one, y);
     for (const point of panel.evals) this.drawEval(svg, point, y);
     if (last) this.drawAxis(svg, panel.height);
     panel.marks = shape("g", {});
@@ -297,6 +349,15 @@ class Timeline extends LabView {
     svg.append(shape("path", { d: dots, class: `vpd-dots ${colour}` }));
   }
 
+  drawProbe(svg, one, y) {
+    const xs = one.points.map(({ step }) => this.x(step));
+    const ys = one.points.map(({ value }) => (value === null ? null : y(value)));
+    svg.append(shape("path", { d: pathOf(xs, ys), class: `vpd-line vpd-${one.colour}`, "data-series": one.key }));
+    if ((this.width - this.left) / xs.length < 11) return;
+    const d = xs.map((x, i) => (ys[i] === null ? "" : markPath(one.mark, x, ys[i]))).join("");
+    svg.append(shape("path", { d, class: `vpd-emt-mark vpd-${one.colour}` }));
+  }
+
   drawEval(svg, point, y) {
     const x = this.x(point.step);
     const [low, high] = [numberOf(point, "low"), numberOf(point, "high")];
@@ -327,7 +388,9 @@ class Timeline extends LabView {
     const keys = element("span", "vpd-keys");
     // A single line named like its panel needs no legend.
     const plainName = panel.series.length === 1 && !panel.evals.length && panel.goal === null;
-    if (!plainName) for (const one of panel.series) keys.append(legendItem("line", one.colour, one.name));
+    for (const one of plainName ? [] : panel.series) {
+      keys.append(legendItem(panel.probes ? "probe" : "line", one.colour, one.name, one.mark));
+    }
     if (panel.evals.length) {
       const interval = panel.evals.some((point) => numberOf(point, "low") !== null);
       keys.append(legendItem("eval", "", interval ? "held-out accuracy with interval" : "held-out accuracy"));
@@ -343,15 +406,20 @@ class Timeline extends LabView {
 
   buildReadout() {
     const has = (key) => (key === "accuracy" ? this.evals.length > 0 : this.data.some((row) => numberOf(row, key) !== null));
+    const probes = this.panels.filter((panel) => panel.probes).flatMap((panel) =>
+      panel.series.map(({ key }) => [key, wordsOf(key.replace("/", " ")), "", true]),
+    );
     const keys = READOUT.filter(([key]) => has(key));
+    keys.splice(keys.findIndex(([key]) => key === "accuracy") + 1, 0, ...probes);
     this.readHead = element("div", "vpd-read-head");
     this.readGrid = element("div", "vpd-read-grid");
-    this.readValues = keys.map(([key, name, unit]) => {
-      const cell = element("span", `vpd-cell${key === "accuracy" ? " vpd-wide" : ""}`);
+    this.readValues = keys.map(([key, name, unit, probe]) => {
+      const wide = key === "accuracy" || name.length > 17;
+      const cell = element("span", `vpd-cell${wide ? " vpd-wide" : ""}`);
       const value = element("span", "vpd-emt-value");
       cell.append(element("span", "vpd-label", unit ? `${name}, ${unit}` : name), " ", value);
       this.readGrid.append(cell, " ");
-      return [key, value];
+      return [key, value, probe];
     });
     this.readout.replaceChildren(this.readHead, this.readGrid);
     this.readout.hidden = this.data.length === 0 || this.panels.length === 0;
@@ -394,7 +462,7 @@ class Timeline extends LabView {
     const x = this.x(this.steps[index]);
     panel.marks.append(shape("path", { d: `M${x} 0V${panel.height}`, class: className }));
     for (const one of panel.series) {
-      const value = one.values[index];
+      const value = panel.probes ? numberOf(this.evalAt.get(this.steps[index])?.probes ?? {}, one.key) : one.values[index];
       if (value === null) continue;
       panel.marks.append(shape("circle", { cx: x, cy: panel.y(value), r: 4, class: `vpd-emt-dot vpd-${one.colour}` }));
     }
@@ -432,8 +500,10 @@ class Timeline extends LabView {
     }
     parts.push(element("span", "vpd-hint", "← → move · Enter selects · drag for a range · Esc clears"));
     this.readHead.replaceChildren(...parts);
-    for (const [key, node] of this.readValues) {
-      node.textContent = key === "accuracy" ? accuracyLabel(this.evalAt.get(row.step)) : valueLabel(numberOf(row, key));
+    const point = this.evalAt.get(row.step);
+    for (const [key, node, probe] of this.readValues) {
+      const text = probe ? valueLabel(numberOf(point?.probes ?? {}, key)) : valueLabel(numberOf(row, key));
+      node.textContent = key === "accuracy" && !probe ? accuracyLabel(point) : text;
     }
   }
 
@@ -449,8 +519,9 @@ class Timeline extends LabView {
     this.readHead.replaceChildren(...parts);
     this.readout.setAttribute("aria-live", "polite");
     const points = this.evals.filter(({ step }) => step >= from && step <= to);
-    for (const [key, node] of this.readValues) {
-      node.textContent = valueLabel(key === "accuracy" ? meanOf(points, "accuracy") : meanOf(rows, key));
+    const probed = points.map((point) => point.probes ?? {});
+    for (const [key, node, probe] of this.readValues) {
+      node.textContent = valueLabel(meanOf(probe ? probed : key === "accuracy" ? points : rows, key));
     }
   }
 

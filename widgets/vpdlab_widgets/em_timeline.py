@@ -39,7 +39,8 @@ class EMTimeline(LabWidget):
     Args:
         rows: one dict per iteration with the keys of `metrics.jsonl`; `step` is required, None is a gap.
         title: plain text above the panels.
-        evals: held-out points `{"step", "accuracy", "low", "high"}`, accuracy and interval in 0..1.
+        evals: held-out points `{"step", "accuracy", "low", "high"}`, accuracy and interval in 0..1; `probes`, name ->
+            number or None, draws what the task measured: "belief/Ada" and "belief/Bob" are lines of the panel "belief".
         kl_target: the target of a KL-controlled β in nats per token, drawn in the trust-region panel. A β that
             changes has its own panel.
         total: planned number of iterations; while `state` is `"running"` the axis extends that far.

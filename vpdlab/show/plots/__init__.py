@@ -1,16 +1,18 @@
 """Plotly figures from the plain rows of a run. Backgrounds are transparent, so a figure takes the theme of its page.
 
 style: colours, labels and layout that every figure shares. runs: metrics over iterations or rollouts. rollouts: one
-batch or one response. methods: what each method asks of the same tokens.
+batch or one response. probes: what the task measured at each evaluation, belief above all. methods: what each method
+asks of the same tokens.
 """
 
 from vpdlab.show.plots.methods import likeness_figure, move_figure, push_figure
+from vpdlab.show.plots.probes import belief_figure
 from vpdlab.show.plots.rollouts import implicit_reward_figure, token_figure, top_figure
 from vpdlab.show.plots.runs import compare_figure, lines_figure, training_figure
 from vpdlab.show.plots.style import BLUE, COLOURS, GREY, ORANGE, label, labels, number, numbers
 
 __all__ = [
-    "training_figure", "compare_figure", "lines_figure", "implicit_reward_figure", "token_figure", "top_figure",
-    "push_figure", "likeness_figure", "move_figure", "label", "labels", "number", "numbers", "ORANGE", "BLUE", "GREY",
-    "COLOURS",
+    "training_figure", "compare_figure", "lines_figure", "belief_figure", "implicit_reward_figure", "token_figure",
+    "top_figure", "push_figure", "likeness_figure", "move_figure", "label", "labels", "number", "numbers", "ORANGE",
+    "BLUE", "GREY", "COLOURS",
 ]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vpdlab.show.plots.probes import probe_panels
 from vpdlab.show.plots.style import BLUE, COLOURS, GREY, ORANGE, dress, label, labels, number, numbers
 
 PANELS = (
@@ -19,38 +20,54 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 
 def training_figure(rows: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]] = ()) -> Any:
-    """Accuracy, margin, KL, entropy and length over iterations; ticks along the lower edge mark the E-steps.
+    """Accuracy, the task's probes, margin, KL, entropy and length over iterations; ticks mark the E-steps.
 
     A panel without any number is left out: a method without a teacher has no margin.
 
     Args:
         rows: lines of metrics.jsonl. A null is a gap.
-        evals: lines of eval.jsonl: held-out accuracy with its interval.
+        evals: lines of eval.jsonl: held-out accuracy with its interval, and a panel for each group of probes.
 
     Returns:
         A plotly `Figure`.
     """
     from plotly.subplots import make_subplots
 
-    shown = [panel for panel in PANELS if panel is PANELS[0] or _has_data(rows, panel)]
+    shown = [
+        (title, unit, _metric_lines(rows, lines, first=place == 0))
+        for place, (title, unit, lines) in enumerate(PANELS)
+        if place == 0 or _has_data(rows, lines)
+    ]
+    probes = probe_panels(evals)
+    shown[1:1] = [(title, "at evaluations", lines) for title, lines in probes]
     figure = make_subplots(rows=len(shown), cols=1, shared_xaxes=True, vertical_spacing=0.175 / len(shown))
     for place, (title, unit, lines) in enumerate(shown, start=1):
-        for line in _metric_lines(rows, lines, first=place == 1):
+        for line in lines:
             figure.add_trace(line, row=place, col=1)
         figure.update_yaxes(
-            title={"text": f"{title}<br><span style='font-size:0.85em'>{unit}</span>"}, row=place, col=1
+            title={"text": f"{label(title, 24)}<br><span style='font-size:0.85em'>{unit}</span>"}, row=place, col=1
         )
     if evals:
         figure.add_trace(_accuracy(evals), row=1, col=1)
     _mark_e_steps(figure, rows)
     dress(figure, 170 * len(shown), "")
+    _give_legends(figure, range(2, 2 + len(probes)))
     figure.update_xaxes(dtick=1 if len(rows) <= 12 else None)  # there is no iteration 1.5
     figure.update_xaxes(title="iteration", row=len(shown), col=1)
     return figure.update_layout(hovermode="x unified")
 
 
-def _has_data(rows: Sequence[Mapping[str, Any]], panel: tuple[str, str, list[tuple[str, ...]]]) -> bool:
-    return any(number(row[key]) is not None for row in rows for key, *_ in panel[2])
+def _give_legends(figure: Any, panels: Sequence[int]) -> None:
+    """Give each of these panels (1 is the first) a legend of its own, over its right end."""
+    for place in panels:
+        figure.update_traces(legend=f"legend{place}", row=place, col=1)
+        top = figure.layout[f"yaxis{place}"].domain[1]
+        own = {"orientation": "h", "x": 1, "xanchor": "right", "y": top, "yanchor": "bottom"}
+        figure.update_layout({f"legend{place}": own})
+
+
+def _has_data(rows: Sequence[Mapping[str, Any]], lines: Sequence[tuple[str, ...]]) -> bool:
+    return any(number(row[key]) is not None for row in rows for key, *_ in lines)
 
 
 def _metric_lines(rows: Sequence[Mapping[str, Any]], lines: Sequence[tuple[str, ...]], first: bool) -> list[Any]:
