@@ -14,7 +14,7 @@ import anywidget
 import traitlets
 from ipywidgets.embed import dependency_state
 
-from vpdlab_widgets import embed
+from vpdlab_widgets import embed, palette
 
 FALLBACK_LIMIT = 64 * 1024
 _CELL_LIMIT = 200
@@ -30,10 +30,10 @@ _STEERING = re.compile(
 class LabWidget(anywidget.AnyWidget):
     """Base of every widget: `<name>.js` and `<name>.css` beside `<name>.py`, data in, `selected` out.
 
-    `shared.js` is prepended to each script and `base.css` to each style sheet. A subclass declares its data as synced
-    traits, narrows `selected` to the type of its selection, and implements `fallback()`. A trait tagged
-    `internal=True` carries data between Python and browser and is not a keyword; one tagged `keyword=True` is a keyword
-    whose value stays in Python. Unknown keywords raise TypeError: a misspelt option must not silently become a default.
+    `shared.js` is prepended to each script and `base.css` to each style sheet, and the palette to both. A subclass
+    declares its data as synced traits, narrows `selected` to the type of its selection, and implements `fallback()`. A
+    trait tagged `internal=True` carries data between Python and browser and is not a keyword; one tagged `keyword=True`
+    is a keyword whose value stays in Python. Unknown keywords raise TypeError: a misspelt option must not silently become a default.
     """
 
     selected = traitlets.Any(None, allow_none=True).tag(sync=True)
@@ -45,8 +45,9 @@ class LabWidget(anywidget.AnyWidget):
         script = Path(module).with_suffix(".js") if module else None
         if "_esm" not in cls.__dict__ and script is not None and script.is_file():
             own = script.with_suffix(".css")
-            cls._esm = _HERE.joinpath("shared.js").read_text(encoding="utf-8") + script.read_text(encoding="utf-8")
-            shared = _HERE.joinpath("base.css").read_text(encoding="utf-8")
+            shared = _HERE.joinpath("shared.js").read_text(encoding="utf-8")
+            cls._esm = palette.script() + shared + script.read_text(encoding="utf-8")
+            shared = palette.widget_css() + _HERE.joinpath("base.css").read_text(encoding="utf-8")
             cls._css = shared + (own.read_text(encoding="utf-8") if own.is_file() else "")
         super().__init_subclass__(**kwargs)
 

@@ -5,36 +5,36 @@ export const PANELS = [
   {
     id: "success", name: "Success", unit: "", height: 118, zero: true, floor: 0, ceiling: 1, evals: true,
     series: [
-      { key: "success_rate", name: "success rate", colour: "orange" },
-      { key: "reward", name: "mean reward", colour: "blue" },
+      { key: "success_rate", name: "success rate", colour: "blue" },
+      { key: "reward", name: "mean reward", colour: "grey" },
     ],
   },
   {
     id: "margin", name: "Margin", unit: "implicit reward r̃", height: 92, zero: true,
     series: [
       { key: "margin", name: "margin", colour: "orange" },
-      { key: "delta", name: "shift δ", colour: "blue" },
+      { key: "delta", name: "shift δ", colour: "grey" },
     ],
   },
   {
     id: "trust", name: "Trust region", unit: "nats", height: 92, zero: true, floor: 0, target: true,
     series: [
-      { key: "kl", name: "KL student‖teacher", colour: "orange" },
-      { key: "kl_teacher", name: "KL teacher‖student", colour: "blue" },
+      { key: "kl", name: "KL student‖teacher", colour: "blue" },
+      { key: "kl_teacher", name: "KL teacher‖student", colour: "orange" },
       { key: "teacher_drift", name: "teacher drift", colour: "grey" },
     ],
   },
   {
     id: "beta", name: "β", unit: "trust-region weight", height: 64, varies: true,
-    series: [{ key: "beta", name: "β", colour: "orange" }],
+    series: [{ key: "beta", name: "β", colour: "grey" }],
   },
   {
     id: "entropy", name: "Entropy", unit: "nats", height: 76, floor: 0,
-    series: [{ key: "entropy", name: "entropy", colour: "orange" }],
+    series: [{ key: "entropy", name: "entropy", colour: "blue" }],
   },
   {
     id: "length", name: "Length", unit: "tokens", height: 76, floor: 0,
-    series: [{ key: "length", name: "response length", colour: "orange" }],
+    series: [{ key: "length", name: "response length", colour: "blue" }],
   },
 ];
 

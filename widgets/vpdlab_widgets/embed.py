@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vpdlab_widgets import palette
+
 _HERE = Path(__file__).parent
 
 # The page must never make a request: the policy makes the browser enforce it. Only scripts whose hashes it lists run,
@@ -48,7 +50,7 @@ def script_source(source: str) -> str:
 
 def page_css() -> str:
     """The theme of an offline page: the `--jp-*` variables for light, dark and high contrast."""
-    return (_HERE / "page.css").read_text(encoding="utf-8")
+    return palette.page_css() + (_HERE / "page.css").read_text(encoding="utf-8")
 
 
 def host_script() -> str:

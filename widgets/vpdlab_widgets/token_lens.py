@@ -7,7 +7,7 @@ from typing import Any
 
 import traitlets
 
-from vpdlab_widgets import pack
+from vpdlab_widgets import pack, palette
 from vpdlab_widgets.base import LabWidget, plain, safe
 
 MEASURES = ("kl", "ratio", "reward", "rank", "student_entropy", "teacher_entropy", "surprise")
@@ -88,7 +88,8 @@ class TokenLens(LabWidget):
 
 def _span(token: str, value: float | None, largest: float) -> str:
     alpha = 0.74 * value / largest if value is not None and largest > 0 else 0.0
-    return f'<span style="background: rgba(230, 97, 1, {alpha:.2f})">{safe(token)}</span>'
+    colour = palette.tinted(palette.EITHER["teacher"], round(alpha, 2))
+    return f'<span style="background: {colour}">{safe(token)}</span>'
 
 
 def pack_record(record: Mapping[str, Any], where: str = "record") -> dict[str, Any]:

@@ -4,13 +4,15 @@ style: colours, labels and layout that every figure shares. runs: metrics over i
 batch or one response. methods: what each method asks of the same tokens.
 """
 
+from vpdlab_widgets.palette import tinted
+
 from vpdlab.show.plots.methods import likeness_figure, move_figure, push_figure
 from vpdlab.show.plots.rollouts import implicit_reward_figure, token_figure, top_figure
 from vpdlab.show.plots.runs import compare_figure, lines_figure, training_figure
-from vpdlab.show.plots.style import BLUE, COLOURS, GREY, ORANGE, label, labels, number, numbers
+from vpdlab.show.plots.style import GREY, RIGHT, STUDENT, TEACHER, WRONG, label, labels, number, numbers
 
 __all__ = [
     "training_figure", "compare_figure", "lines_figure", "implicit_reward_figure", "token_figure", "top_figure",
-    "push_figure", "likeness_figure", "move_figure", "label", "labels", "number", "numbers", "ORANGE", "BLUE", "GREY",
-    "COLOURS",
+    "push_figure", "likeness_figure", "move_figure", "label", "labels", "number", "numbers", "STUDENT",
+    "TEACHER", "RIGHT", "WRONG", "GREY", "tinted",
 ]  # fmt: skip
