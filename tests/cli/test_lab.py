@@ -243,7 +243,7 @@ def test_a_row_moves_the_lens_and_the_slider_moves_the_row(linked):
     until(linked, "(table.selected, lens.index)", (5, 5))
     problem, step, index = rows[5]
     where = linked.locator(".vpd-tl-where")
-    assert where.inner_text() == f"step {step} · rollout {index + 1}"
+    assert where.inner_text() == f"iteration {step} · rollout {index + 1}"
     mine = sorted((row[1], row[2], place) for place, row in enumerate(rows) if row[0] == problem)
     assert {row[0] for row in mine} == {1, 2, 3}  # the problem comes in every iteration
     box = linked.locator(".vpd-tl-range").bounding_box()
@@ -254,9 +254,9 @@ def test_a_row_moves_the_lens_and_the_slider_moves_the_row(linked):
         linked.mouse.move(box["x"] + box["width"] * share - 1, at[1])
     linked.mouse.up()
     until(linked, "(lens.index, table.selected)", (mine[-1][2],) * 2)
-    assert where.inner_text() == f"step 3 · rollout {mine[-1][1] + 1}"
+    assert where.inner_text() == f"iteration 3 · rollout {mine[-1][1] + 1}"
     read = linked.locator(".vpd-rt-details .vpd-rt-name").inner_text()  # the table shows what the slider chose
-    assert f"step 3 · rollout {mine[-1][1] + 1}" in read
+    assert f"iteration 3 · rollout {mine[-1][1] + 1}" in read
     linked.mouse.move(5, 5)
     photograph(linked, "linked")
 

@@ -145,7 +145,7 @@ def test_fallback_is_a_table_of_sentences() -> None:
     text = CritiqueInfluence(record(sentences=["a", HOSTILE])).fallback()
     assert "<script" not in text
     assert not set("\x1b\u202e") & set(text)
-    assert "-0.4" in text
+    assert "−0.4" in text
 
 
 # -- in the browser ----------------------------------------------------------------------------------------------

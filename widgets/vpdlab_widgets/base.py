@@ -31,9 +31,10 @@ class LabWidget(anywidget.AnyWidget):
     """Base of every widget: `<name>.js` and `<name>.css` beside `<name>.py`, data in, `selected` out.
 
     `shared.js` is prepended to each script and `base.css` to each style sheet, and the palette to both. A subclass
-    declares its data as synced traits, narrows `selected` to the type of its selection, and implements `fallback()`. A
-    trait tagged `internal=True` carries data between Python and browser and is not a keyword; one tagged `keyword=True`
-    is a keyword whose value stays in Python. Unknown keywords raise TypeError: a misspelt option must not silently become a default.
+    declares its data as synced traits, narrows `selected` to the type of its selection, and implements `fallback()`.
+    A trait tagged `internal=True` carries data between Python and browser and is not a keyword; one tagged
+    `keyword=True` is a keyword whose value stays in Python. Unknown keywords raise TypeError: a misspelt option must
+    not silently become a default.
     """
 
     selected = traitlets.Any(None, allow_none=True).tag(sync=True)
@@ -178,6 +179,30 @@ def safe(text: Any, limit: int = _CELL_LIMIT) -> str:
     return re.sub(r"[$\\]", r"<span>\g<0></span>", html.escape(visible(shortened(str(text), limit))))
 
 
+def brief(value: float) -> str:
+    """A number in at most three significant digits, as `brief` in shared.js writes it.
+
+    >>> brief(-0.33333), brief(5.48e-6), brief(1234.5), brief(30.0)
+    ('−0.333', '5.5e−6', '1230', '30')
+    """
+    size = abs(value)
+    if size and not 1e-3 <= size < 1e5:
+        mantissa, exponent = f"{size:.1e}".split("e")
+        text = f"{mantissa}e{int(exponent)}".replace("-", "−")
+    else:
+        text = f"{float(f'{size:.3g}'):.10g}"
+    return ("−" if value < 0 else "") + text
+
+
+def counted(count: int, noun: str) -> str:
+    """A noun with its count.
+
+    >>> counted(1, "token"), counted(2, "token")
+    ('1 token', '2 tokens')
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def shortened(text: str, limit: int) -> str:
     """The text in at most `limit` characters, the last one an ellipsis where it was cut.
 
@@ -211,4 +236,4 @@ def fallback_table(
 def _cell(value: Any) -> str:
     if value is None:
         return "–"
-    return safe(f"{value:.4g}" if isinstance(value, float) else value)
+    return safe(brief(value) if isinstance(value, float) else value)

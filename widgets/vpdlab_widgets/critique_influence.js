@@ -171,7 +171,7 @@ class CritiqueInfluence extends LabView {
     const parts = [element("div", "vpd-title", clean(this.model.get("title")) || "Critique influence")];
     if (meta.success === true) parts.push(element("span", "vpd-badge vpd-right", "right"));
     if (meta.success === false) parts.push(element("span", "vpd-badge vpd-wrong", "wrong"));
-    if (meta.step !== null && meta.step !== undefined) parts.push(element("span", "vpd-mark", `step ${meta.step}`));
+    if (meta.step !== null && meta.step !== undefined) parts.push(element("span", "vpd-mark", `iteration ${meta.step}`));
     if (this.isOwn) parts.push(element("span", "vpd-mark vpd-ci-own", "your text"));
     for (const name of meta.cut ?? []) parts.push(element("span", "vpd-mark vpd-ci-warn", `${clean(name, 60)}: truncated`));
     if (meta.prompt) parts.push(element("span", "vpd-ci-problem", clean(meta.prompt, 300)));
@@ -242,7 +242,7 @@ class CritiqueInfluence extends LabView {
     this.stage.replaceChildren(response, table);
     this.stage.setAttribute(
       "aria-label",
-      `Influence of ${record.meta.sentences.length} sentences on ${record.tokens.length} tokens. Left and right arrows select ` +
+      `Influence of ${counted(record.meta.sentences.length, "sentence")} on ${counted(record.tokens.length, "token")}. Left and right arrows select ` +
         "a token, up and down a sentence, Enter pins, M changes the measure, E edits the critique, Escape leaves.",
     );
   }
@@ -297,7 +297,7 @@ class CritiqueInfluence extends LabView {
     if (row.values && this.cell >= 46) {
       row.values.forEach((value, i) => {
         if (Math.abs(value) < 0.05 * this.max) return;
-        const label = brief(Number(value.toPrecision(2)), this.measure().signed);
+        const label = fitted(Number(value.toPrecision(2)), this.cell - 2, this.measure().signed);
         svg.append(shape("text", { x: (i + 0.5) * this.cell, y: STRIP / 2 + 4, class: "vpd-middle vpd-ci-value" }, label));
       });
     }
@@ -379,8 +379,8 @@ class CritiqueInfluence extends LabView {
     const { meta, tokens } = this.record;
     const measure = this.measure();
     if (token === null && !rowChosen) {
-      const count = `${meta.sentences.length} ${meta.sentences.length === 1 ? "sentence" : "sentences"}`;
-      return `${count}, ${tokens.length} tokens${meta.prompts ? `, ${meta.prompts} prompts scored` : ""}.`;
+      const scored = meta.prompts ? `, ${counted(meta.prompts, "prompt")} scored` : "";
+      return `${counted(meta.sentences.length, "sentence")}, ${counted(tokens.length, "token")}${scored}.`;
     }
     const { values } = this.rows[row];
     const name = nameOf(this.rows[row]);

@@ -191,7 +191,7 @@ class Timeline extends LabView {
     const what = title ? `Timeline of ${title}` : "Timeline of a run";
     this.stage.setAttribute(
       "aria-label",
-      `${what}, ${this.data.length} iterations. Left and right arrows move, Home and End jump, Enter selects, Escape clears.`,
+      `${what}, ${counted(this.data.length, "iteration")}. Left and right arrows move, Home and End jump, Enter selects, Escape clears.`,
     );
   }
 
@@ -442,7 +442,7 @@ class Timeline extends LabView {
     const [from, to] = [this.steps[first], this.steps[last]];
     const parts = [element("span", "vpd-emt-at", from === to ? `iteration ${from}` : `iterations ${from} to ${to}`)];
     const eSteps = rows.filter((row) => numberOf(row, "e_loss") !== null).length;
-    for (const mark of [`means of ${rows.length}`, ...(eSteps ? [`${eSteps} E-step${eSteps > 1 ? "s" : ""}`] : [])]) {
+    for (const mark of [`means of ${rows.length}`, ...(eSteps ? [counted(eSteps, "E-step")] : [])]) {
       parts.push(" ", element("span", "vpd-mark", mark));
     }
     parts.push(element("span", "vpd-hint", "Shift ← → changes the range · Esc clears"));
@@ -557,9 +557,8 @@ class Timeline extends LabView {
 function accuracyLabel(point) {
   if (!point) return "–";
   const [low, high] = [numberOf(point, "low"), numberOf(point, "high")];
-  const short = (value) => String(Number(value.toPrecision(4)));
-  const interval = low !== null && high !== null ? ` [${short(low)}, ${short(high)}]` : "";
-  return short(point.accuracy) + interval;
+  const interval = low !== null && high !== null ? ` [${brief(low)}, ${brief(high)}]` : "";
+  return brief(point.accuracy) + interval;
 }
 
 /** With rewards of 0 and 1 the mean reward IS the success rate: one line with both names. */

@@ -183,7 +183,7 @@ class RunCompare extends LabView {
 
   drawHead() {
     const parts = [element("div", "vpd-title", clean(this.model.get("title")) || "Runs compared")];
-    parts.push(element("span", "vpd-mark", `${this.runs.length} runs, ${this.methods.length} ${this.methods.length === 1 ? "method" : "methods"}`));
+    parts.push(element("span", "vpd-mark", `${counted(this.runs.length, "run")}, ${counted(this.methods.length, "method")}`));
     this.head.replaceChildren(...parts);
     const pick = choice(this.axes, this.axis?.id, (axis) => this.tell({ axis }));
     const note = this.axis?.id === "time" ? [element("span", "vpd-caps", "evaluation time excluded")] : [];
@@ -197,8 +197,8 @@ class RunCompare extends LabView {
     const header = ["method", "runs (seeds)", "start", "final", "best", "gain", "time"];
     const table = element("div", "vpd-rc-grid");
     for (const [i, name] of header.entries()) table.append(element("span", `vpd-caps${i > 1 ? " vpd-rc-figure" : ""}`, name));
-    const share = (one) => (one ? `${(100 * one.mean).toFixed(1)} %` : "–");
-    const range = (one) => (one && one.high - one.low > 5e-4 ? `${(100 * one.low).toFixed(1)}–${(100 * one.high).toFixed(1)}` : "");
+    const share = (one) => (one ? percent(one.mean) : "–");
+    const range = (one) => (one && one.high - one.low > 5e-4 ? `${percent(one.low)}–${percent(one.high)}`.replaceAll(" %", "") : "");
     for (const method of this.methods) {
       const summary = summaryOf(method.runs);
       const name = element("button", `vpd-rc-method${hidden.has(method.name) ? " vpd-rc-off" : ""}`);
@@ -255,7 +255,7 @@ class RunCompare extends LabView {
       nodes.push(this.drawPanel(panel, width, first ? Math.max(230, NAME_LINE * panel.methods.length + 12) : 132, first));
     });
     this.stage.replaceChildren(...nodes);
-    this.stage.setAttribute("aria-label", `Learning curves of ${this.runs.length} runs. Left and right arrows move, up and down select a run, X changes the axis, Escape leaves.`);
+    this.stage.setAttribute("aria-label", `Learning curves of ${counted(this.runs.length, "run")}. Left and right arrows move, up and down select a run, X changes the axis, Escape leaves.`);
   }
 
   drawPanel(panel, width, height, first) {
@@ -358,10 +358,10 @@ class RunCompare extends LabView {
     const panel = this.over ?? lead;
     const chosen = this.model.get("selected");
     if (this.cursor === null) {
-      this.status.textContent = chosen ? `run ${clean(chosen, 80)} selected` : `${this.runs.length} runs, aligned by ${this.axis?.name ?? "nothing"}`;
+      this.status.textContent = chosen ? `run ${clean(chosen, 80)} selected` : `${counted(this.runs.length, "run")}, aligned by ${this.axis?.name ?? "nothing"}`;
       return;
     }
-    const where = this.axis.id === "time" ? duration(this.cursor) : `${brief(Math.round(this.cursor))} ${this.axis.name}`;
+    const where = this.axis.id === "time" ? duration(this.cursor) : `${Math.round(this.cursor)} ${this.axis.name}`;
     const parts = panel.methods.map(({ name, band }) => {
       const [mean, low, high] = ["mean", "low", "high"].map((key) => valueAt(band.map((one) => [one.x, one[key]]), this.cursor));
       if (mean === null) return `${clean(name, 40)} –`;

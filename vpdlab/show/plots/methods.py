@@ -41,7 +41,7 @@ def push_figure(tokens: Sequence[str], weights: Mapping[str, Sequence[float]], s
     figure = go.Figure(
         go.Heatmap(
             z=colours, x=places, y=labels(names), customdata=[list(weights[name]) for name in names], zmin=-1, zmax=1,
-            colorscale=SIGNED, xgap=2, ygap=2, hovertemplate="%{y}: %{customdata:+.4f}<extra></extra>", colorbar=bar,
+            colorscale=SIGNED, xgap=2, ygap=2, hovertemplate="%{y}: %{customdata:+.3g}<extra></extra>", colorbar=bar,
         )
     )  # fmt: skip
     figure.update_xaxes(tickmode="array", tickvals=places, ticktext=token_labels(tokens))
@@ -56,7 +56,7 @@ def likeness_figure(names: Sequence[str], values: Sequence[Sequence[float]]) -> 
         go.Heatmap(
             z=values, x=labels(names), y=labels(names), zmin=-1, zmax=1, xgap=2, ygap=2,
             colorscale=OPAQUE,
-            texttemplate="%{z:.2f}", textfont={"color": "white"}, hovertemplate="%{y}, %{x}: %{z:.3f}<extra></extra>",
+            texttemplate="%{z:.2f}", textfont={"color": "white"}, hovertemplate="%{y}, %{x}: %{z:.3g}<extra></extra>",
             colorbar={"title": "cosine", "thickness": 12},
         )
     )  # fmt: skip

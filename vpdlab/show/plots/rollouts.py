@@ -56,7 +56,7 @@ def token_figure(tokens: Sequence[str], kl: Sequence[float]) -> Any:
 
     places = list(range(len(tokens)))
     figure = go.Figure(
-        go.Bar(x=places, y=numbers(kl), marker={"color": TEACHER}, hovertemplate="%{y:.3f} nats<extra></extra>")
+        go.Bar(x=places, y=numbers(kl), marker={"color": TEACHER}, hovertemplate="%{y:.3g} nats<extra></extra>")
     )
     figure.update_xaxes(tickmode="array", tickvals=places, ticktext=token_labels(tokens))
     figure.update_yaxes(title="KL(student‖teacher), nats")
