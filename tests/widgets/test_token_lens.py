@@ -347,7 +347,8 @@ OVERLAPS = """(selector) => {
     return [node.textContent, range.getBoundingClientRect()];
   });
   return boxes.flatMap(([text, a], i) => boxes.slice(i + 1).filter(([, b]) =>
-    a.right > b.left + 0.5 && b.right > a.left + 0.5 && a.bottom > b.top + 1 && b.bottom > a.top + 1).map(([other]) => `${text} over ${other}`));
+    a.right > b.left + 0.5 && b.right > a.left + 0.5 && a.bottom > b.top + 1 && b.bottom > a.top + 1,
+  ).map(([other]) => `${text} over ${other}`));
 }"""
 
 
