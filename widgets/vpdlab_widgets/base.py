@@ -15,6 +15,7 @@ import traitlets
 from ipywidgets.embed import dependency_state
 
 from vpdlab_widgets import embed, palette
+from vpdlab_widgets.embed import whole
 
 FALLBACK_LIMIT = 64 * 1024
 _CELL_LIMIT = 200
@@ -81,6 +82,11 @@ class LabWidget(anywidget.AnyWidget):
         """The widget class for the `_anywidget_id` of a saved state; None if it is not one of ours."""
         known = {f"{one.__module__}.{one.__qualname__}": one for one in cls.__subclasses__()}
         return known.get(name)
+
+    def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
+        """The state that is sent and saved; a title or a message may come from a file with half a character in it."""
+        state = super().get_state(key, drop_defaults)
+        return {name: whole(value) if isinstance(value, str) else value for name, value in state.items()}
 
     def fallback(self) -> str:
         """Static HTML for a reader without a kernel or saved state; everything in it is escaped."""
@@ -152,12 +158,14 @@ def plain(value: Any, where: str = "value") -> Any:
     Raises:
         TypeError: a value that is not plain data; the message says where.
     """
-    if value is None or isinstance(value, bool | str | int):
+    if isinstance(value, str):
+        return whole(value)
+    if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): plain(item, f"{where}.{key}") for key, item in value.items()}
+        return {whole(str(key)): plain(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
