@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import vpdlab_widgets.em_timeline as em_timeline
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
 from places import ROOT
 from traitlets import TraitError
 from vpdlab_widgets import EMTimeline, LabWidget, RolloutTable, RunCompare, TokenLens
@@ -307,3 +309,22 @@ def test_half_a_character_reaches_no_message_and_no_file(tmp_path: Path) -> None
         widget.to_html(tmp_path / "page.html")
         assert (tmp_path / "page.html").stat().st_size > 10_000
         json.dumps(widget._repr_mimebundle_()[0], ensure_ascii=False).encode("utf-8")
+
+
+LIVE = """
+from vpdlab_widgets import EMTimeline
+live = EMTimeline(state="running", total=3)
+live
+"""
+
+
+@pytest.mark.slow
+def test_the_static_picture_of_a_live_run_is_that_of_its_end(tmp_path: Path) -> None:
+    """What a reader without trust or JavaScript sees in the saved notebook."""
+    ends = "for step in (1, 2, 3):\n    live.append({'step': step, 'kl': 0.5})\nlive.state = 'complete'"
+    notebook = new_notebook(cells=[new_code_cell(LIVE), new_code_cell(ends)])
+    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    (output,) = notebook.cells[0].outputs
+    assert "3 iterations, complete" in output.data["text/html"]
+    assert "application/vnd.jupyter.widget-view+json" in output.data
+    assert notebook.cells[1].outputs == []

@@ -1,5 +1,5 @@
 """The command line. commands: what each command does. options: parsing its options. headless: notebooks without a
-browser. doctor: what is installed.
+browser. lab: notebooks in JupyterLab. doctor: what is installed.
 
 Exit status: 0 success; 1 the run or the command failed; 2 invalid input (explained in one line); 130 interrupted.
 """

@@ -12,6 +12,7 @@ from typing import Any
 
 import anywidget
 import traitlets
+from IPython.display import DisplayHandle
 from ipywidgets.embed import dependency_state
 
 from vpdlab_widgets import embed, palette
@@ -41,6 +42,8 @@ class LabWidget(anywidget.AnyWidget):
     selected = traitlets.Any(None, allow_none=True).tag(sync=True)
     links = traitlets.List(traitlets.Dict()).tag(sync=True, internal=True)
     """The traits that `drive` linked, for the host of an offline page, where no kernel passes changes on."""
+
+    _displays: Sequence[DisplayHandle] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         module = sys.modules[cls.__module__].__file__
@@ -91,6 +94,24 @@ class LabWidget(anywidget.AnyWidget):
     def fallback(self) -> str:
         """Static HTML for a reader without a kernel or saved state; everything in it is escaped."""
         raise NotImplementedError(f"{type(self).__name__} needs a fallback() for readers without JavaScript")
+
+    def _ipython_display_(self, **kwargs: Any) -> None:
+        bundle = self._repr_mimebundle_()
+        if bundle is None:
+            return
+        handle = DisplayHandle()
+        handle.display(bundle[0], metadata=bundle[1], raw=True)
+        self._displays = [*self._displays, handle]
+
+    def refresh(self) -> None:
+        """Write the static picture of every display of this widget again, for readers without JavaScript.
+
+        A display keeps the picture of the moment when it was made. The live views start again: call it where a run
+        ends, not while somebody works with them.
+        """
+        for handle in self._displays:
+            data, metadata = self._repr_mimebundle_() or ({}, {})
+            handle.update(data, metadata=metadata, raw=True)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
         bundle = super()._repr_mimebundle_(**kwargs)

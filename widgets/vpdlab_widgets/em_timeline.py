@@ -121,6 +121,7 @@ class EMTimeline(LabWidget):
     def _on_state(self, change: Mapping[str, Any]) -> None:
         if change["new"] != "running":
             self.flush()
+            self.refresh()
 
     def _on_replaced(self, change: Mapping[str, Any]) -> None:
         self._mark_all_sent()  # a new list was assigned, and traitlets sends all of it

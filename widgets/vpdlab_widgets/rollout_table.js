@@ -265,7 +265,7 @@ class RolloutTable extends LabView {
     for (const [at, name] of foot ? labels : []) {
       if (at - last < 34) continue;
       svg.append(shape("text", { x: at, y: tall * cell + 12 }, last === -Infinity ? `iteration ${name}` : String(name)));
-      last = last === -Infinity ? at + 24 : at;
+      last = last === -Infinity ? at + 46 : at;
     }
     this.cell = cell;
     this.ring = shape("g", {});
