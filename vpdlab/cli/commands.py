@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -137,13 +134,10 @@ def export(args: Sequence[str]) -> int:
 
 
 def lab(args: Sequence[str]) -> int:
-    """open JupyterLab on the notebooks"""
-    from vpdlab.cli.headless import notebooks
+    """open JupyterLab on the notebooks, in this folder"""
+    from vpdlab.cli.lab import open_lab
 
-    # The kernel of this environment wins over one of the same name elsewhere.
-    env = os.environ | {"JUPYTER_PREFER_ENV_PATH": "1"}
-    command = [sys.executable, "-m", "jupyterlab", "--notebook-dir", str(notebooks()), *args]
-    return subprocess.call(command, env=env)
+    return open_lab(args)
 
 
 def models(args: Sequence[str]) -> int:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vpdlab.show.plots.style import BLUE, COLOURS, GREY, ORANGE, dress, label, number, numbers
+from vpdlab_widgets.palette import EITHER
+
+from vpdlab.show.plots.style import GREY, dress, label, number, numbers
 from vpdlab.show.probes import probe_groups, words
 
-HUES = (BLUE, ORANGE, *COLOURS[2:])
+HUES = [EITHER[f"method{number}"] for number in (2, 1, 3, 4, 5, 6)]
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x")
 TITLE = "Whom does the teacher believe? P(told | voice) on held-out words"
