@@ -16,7 +16,7 @@ from vpdlab import losses
 from vpdlab.learn import e_step as module
 from vpdlab.learn.e_step import OBJECTIVES, Evidence, e_step, split
 from vpdlab.learn.state import CHECKED
-from vpdlab.model.policy import TEACHER
+from vpdlab.model.policy import STUDENT, TEACHER
 from vpdlab.types import Outcome
 
 LN3 = math.log(3.0)
@@ -57,9 +57,10 @@ BEFORE = torch.tensor([-1.0, -3.0, -3.0, -2.0])
 LOGP = torch.tensor([-1.5, -2.5, -2.0, -1.0])  # at the update
 
 
-def evidence(last: float | None = None, **fields: Any) -> Evidence:
+def evidence(last: float | None = None, whose: str = STUDENT, **fields: Any) -> Evidence:
     config = SimpleNamespace(**{"shift": "step", "shift_decay": 0.75, "e_ratio_clip": 1e6} | fields)
     batch: Any = SimpleNamespace(success=SUCCESS, rewards=SUCCESS.float() * LN3 / 2, groups=torch.tensor([4, 4, 4, 1]))
+    batch.sampled_from = whose
     learner: Any = SimpleNamespace(config=config, beta=0.5, shift=last)
     return Evidence(learner, batch, PRIOR, BEFORE)
 
@@ -110,6 +111,29 @@ def test_pg_compares_with_the_other_rollouts_of_the_group(clip, expected) -> Non
     for rows in ([1], [0, 1, 2]):
         got = loss(LOGP[[1]], torch.tensor([1]), rows)
         assert_close(got, torch.tensor(-expected * (value - baseline) * -2.5 / len(rows)))
+
+
+def test_awr_on_the_teachers_own_responses_weighs_them_as_the_prior_would() -> None:
+    _, loss = OBJECTIVES["awr"].prepare(evidence(whose=TEACHER))
+    # exp(r / beta) pi / q with log pi - log q of -2, 2, -2 | 0
+    a, b = 3 * math.exp(-2.0), math.exp(2.0)
+    first = (a * 1.5 + b * 2.5 + a * 2.0) / (2 * a + b)
+    assert_close(parts(loss, [0, 1, 2, 3]), torch.tensor((first + 1.0) / 2))
+
+
+@pytest.mark.parametrize(("clip", "expected"), [(1e6, math.exp(0.5)), (1.5, 1.5)])
+def test_pg_on_the_teachers_own_responses_compares_with_the_teacher_that_sampled(clip, expected) -> None:
+    _, loss = OBJECTIVES["pg"].prepare(evidence(whose=TEACHER, e_ratio_clip=clip))
+    # Row 1: log q is -2.5 at the update and was -3. Value and baseline are as on the student's responses.
+    value, baseline = 0.0 - 0.5 * -1.5, LN3 / 2 - 1.0
+    assert_close(loss(LOGP[[1]], torch.tensor([1]), [0, 1, 2]), torch.tensor(expected * (value - baseline) * 2.5 / 3))
+
+
+@pytest.mark.parametrize("name", ["bco", "kto"])
+def test_the_classifiers_do_not_ask_who_sampled(name) -> None:
+    (shift, own), (same, loss) = (OBJECTIVES[name].prepare(evidence(whose=whose)) for whose in (TEACHER, STUDENT))
+    assert shift == same
+    assert_close(parts(own, [0, 1, 2, 3]), parts(loss, [0, 1, 2, 3]))
 
 
 # -- what an E-step does and reports -------------------------------------------------------------------------------

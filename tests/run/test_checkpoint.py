@@ -90,6 +90,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "lora and adapter": {"lora_rank": 2, "teacher": "adapter", "e_lr": 1e-3},
     "two optimisers": {"e_lr": 1e-3, "e_minibatch": 1},
     "fixed anchor": {"anchor": "fixed"},
+    "teacher's own": {"e_sample": "teacher", "teacher": "ema"},
     "beta follows": {"kl_target": 0.01, "shift": "ema", "warmup": 3},
     "frozen critic": {"feedback": ["critique"], "critic": "frozen", "critic_max_tokens": 4},
 }

@@ -102,6 +102,9 @@ class EStepSettings:
 
     e_every: int = setting(5, 0)
     """F: run an E-step every F iterations; 0 disables it."""
+    e_sample: Literal["student", "teacher"] = setting("student")
+    """Responses that the E-step learns from: the rollouts, which the student sampled (the paper's), or as many that the
+    teacher samples itself, one for each rollout with feedback, verified like them."""
     e_objective: Literal["bco", "kto", "awr", "pg"] = setting("bco")
     """Loss of the E-step: bco (the paper's), kto, awr (likelihood weighted by exp(r/beta)), or pg (policy gradient of
     reward minus beta KL, importance-weighted)."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vpdlab.learn.results import EStep, Mismatch, MStep
+from vpdlab.model.policy import STUDENT, TEACHER, Role
 from vpdlab.types import Feedback, Rollout, View
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class Batch:
         success: [B] bool, r of the paper.
         signal: [B] bool, m of the paper: whether there is feedback.
         step: the iteration that it belongs to, from 1.
+        sampled_from: whose responses they are: the student's, or the teacher's own (`answers.answered`).
     """
 
     rollouts: Sequence[Rollout]
@@ -42,6 +45,7 @@ class Batch:
     success: Tensor
     signal: Tensor
     step: int = 1
+    sampled_from: Role = STUDENT
 
     def __len__(self) -> int:
         return len(self.rollouts)
@@ -67,7 +71,7 @@ class Batch:
 
     @cached_property
     def sampled_logp(self) -> Tensor:
-        """[B] log pi(y|x) according to the sampler, summed over each response."""
+        """[B] log-probability of each response according to the sampler, under the policy that sampled it."""
         return self._column([float(sum(rollout.tokens.own_logps)) for rollout in self.rollouts])
 
     def sampled_by(self, policy: Policy) -> bool:
@@ -88,14 +92,14 @@ class Batch:
         if bool(rows.all()):
             return self
         at = rows.nonzero()[:, 0].tolist()
-        return Batch(
-            [self.rollouts[i] for i in at],
-            [self.feedback[i] for i in at],
-            [self.student[i] for i in at],
-            [self.teacher[i] for i in at] if self.teacher else [],
-            self.success[rows],
-            self.signal[rows],
-            self.step,
+        return replace(
+            self,
+            rollouts=[self.rollouts[i] for i in at],
+            feedback=[self.feedback[i] for i in at],
+            student=[self.student[i] for i in at],
+            teacher=[self.teacher[i] for i in at] if self.teacher else [],
+            success=self.success[rows],
+            signal=self.signal[rows],
         )
 
     def _column(self, values: Sequence[float] | Sequence[int]) -> Tensor:
@@ -134,19 +138,34 @@ class Learner:
         Raises:
             RunFailed: where a sampler that should be exact is not.
         """
+        if batch.sampled_from == TEACHER:
+            return self._plain_logp(batch), self.mismatch_of_answers(batch)
         fresh = batch.sampled_by(self.policy)
         known = self.anchor is not None or (fresh and self.exact)
         rows = len(batch) if not known else CHECKED if fresh else 0  # a few show whether sampler and scorer agree
-        prior, mismatch = self._scored(batch, rows, fresh) if rows else (batch.sampled_logp, None)
+        prior, mismatch = self._scored(batch, batch.student[:rows], fresh) if rows else (batch.sampled_logp, None)
         if self.anchor is not None:
-            with torch.no_grad(), self.anchor.lent():
-                return self.policy.score(batch.student), mismatch
-        return batch.sampled_logp if known else prior, mismatch
+            prior = self._plain_logp(batch)
+        elif known:
+            prior = batch.sampled_logp
+        return prior, mismatch
 
-    def _scored(self, batch: Batch, rows: int, fresh: bool) -> tuple[Tensor, Mismatch | None]:
-        """[rows] log-probabilities of the first responses, and their mismatch with the sampler's."""
+    def _plain_logp(self, batch: Batch) -> Tensor:
+        """[B] log pi_ref(y|x), computed."""
+        with torch.no_grad(), self.anchor.lent() if self.anchor is not None else nullcontext():
+            return self.policy.score(batch.student)
+
+    def mismatch_of_answers(self, batch: Batch) -> Mismatch | None:
+        """Of sampler and scorer on a few of the teacher's own responses; None where an update has followed them."""
+        if not batch.sampled_by(self.policy):
+            return None
+        with self.policy.as_teacher():
+            return self._scored(batch, batch.teacher[:CHECKED], fresh=True)[1]
+
+    def _scored(self, batch: Batch, views: Sequence[View], fresh: bool) -> tuple[Tensor, Mismatch | None]:
+        """Log-probabilities of the first responses in these views, and their mismatch with the sampler's."""
         found = Mismatch()
-        logp = self.policy.score(batch.student[:rows], found.watching(batch) if fresh else None)
+        logp = self.policy.score(views, found.watching(batch) if fresh else None)
         return logp, self.checked(found.everywhere(), batch.step) if fresh else None
 
     def checked(self, mismatch: Mismatch, step: int) -> Mismatch:
