@@ -34,6 +34,15 @@ def group_advantage(
     return advantage
 
 
+def group_mean(values: Float[Tensor, " b"], group: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """The mean over the group of each rollout."""
+    mean = torch.empty_like(values)
+    for g in group.unique():
+        rows = group == g
+        mean[rows] = values[rows].mean()
+    return mean
+
+
 def tilted_weight(
     rewards: Float[Tensor, " b"],
     group: Int[Tensor, " b"],

@@ -242,6 +242,12 @@ def clipped_surrogate(
     return -torch.minimum(ratio * advantage, ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantage)
 
 
+def kl_penalty(logp: Float[Tensor, "*n"], reference_logp: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """KL(pi||reference) at each token that pi has sampled, by k3: exp(d) - 1 - d, d = log ref - log pi (2402.03300)."""
+    gap = (reference_logp.detach() - logp).clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
+    return gap.expm1() - gap
+
+
 def policy_gradient_loss(
     logp: Float[Tensor, "b r"],
     old_logp: Float[Tensor, "b r"],

@@ -86,6 +86,7 @@ def same(one: Path, other: Path, step: int = 4, carried: tuple[str, ...] = CARRI
 KINDS: dict[str, dict[str, Any]] = {
     **{teacher: {"teacher": teacher} for teacher in ("shared", "ema", "snapshot", "frozen", "trust-region", "adapter")},
     "grpo": {"method": "grpo"},
+    "grpo near its average": {"method": "grpo", "kl_coef": 0.1},
     "reweight": {"method": "reweight", "teacher": "ema"},
     "lora and adapter": {"lora_rank": 2, "teacher": "adapter", "e_lr": 1e-3},
     "two optimisers": {"e_lr": 1e-3, "e_minibatch": 1},
@@ -95,7 +96,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "frozen critic": {"feedback": ["critique"], "critic": "frozen", "critic_max_tokens": 4},
 }
 MORE: dict[str, dict[str, Any]] = {
-    **{name: {"method": name, "teacher": "ema"} for name in ("sdpo", "joint", "sdar", "distil", "reshape", "rft")},
+    **{
+        name: {"method": name, "teacher": "ema"}
+        for name in ("sdpo", "joint", "sdar", "distil", "reshape", "rft", "nsr", "rltf")
+    },
+    "pi-distill": {"method": "pi-distill"},
     "opsd": {"method": "opsd", "teacher": "frozen", "feedback": ["reference"]},
     "lora": {"lora_rank": 2, "teacher": "ema", "anchor": "fixed"},
     "learning critic": {"feedback": ["critique"], "critic_learns": True, "critic_max_tokens": 4},

@@ -20,7 +20,7 @@ from vpdlab.learn.parts import Parts
 from vpdlab.learn.results import EStep, Mismatch, MStep
 from vpdlab.learn.state import Batch
 from vpdlab.model.distributions import TokenDist
-from vpdlab.model.policy import TEACHER
+from vpdlab.model.policy import STUDENT, TEACHER
 from vpdlab.types import Feedback, Rollout
 
 
@@ -87,21 +87,23 @@ def iterate(parts: Parts, step: int, watch: Watch | None = None) -> Iteration:
         feedback = parts.feedback(rollouts, step)  # C, or the reason why there is none
         batch = parts.pack(rollouts, feedback, step)  # two contexts, one response axis
 
-    e, answers = EStep(), None
-    if method.e_step is not None and config.e_every and step % config.e_every == 0:
-        if config.e_sample == TEACHER:
-            with clock("rollout"):
-                answers = answered(parts, batch)  # the teacher's own responses, verified
-        with clock("e"):  # train the teacher on outcomes, inside the trust region
-            e = method.e_step(learner, batch if answers is None else answers)
+    e, batches = EStep(), {STUDENT: batch}
+    e_step = method.e_step if config.e_every and step % config.e_every == 0 else None
+    if method.samples == TEACHER or (e_step is not None and config.e_sample == TEACHER):
+        with clock("rollout"):
+            batches[TEACHER] = answered(parts, batch)  # the teacher's own responses, verified
+    if e_step is not None:
+        with clock("e"):
+            e = e_step(learner, batches[config.e_sample])  # train the teacher, inside the trust region
 
     with clock("m"):
+        batch = batches[method.samples]
         m = m_step(learner, batch, method, watch.tokens if watch else None)  # distil it into the student
         learner.after_iteration(e, m)  # the teacher's weights follow; beta and the shift's average are adapted
         critic_loss = reinforce_critic(learner, batch, m) if config.critic_learns else None
         if watch is not None:
             watch.finished()
-    return Iteration(step, rollouts, feedback, batch, e, m, lr, beta, critic_loss, clock.seconds, answers)
+    return Iteration(step, rollouts, feedback, batch, e, m, lr, beta, critic_loss, clock.seconds, batches.get(TEACHER))
 
 
 class Clock:

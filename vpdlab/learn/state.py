@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vpdlab.credit import group_mean
 from vpdlab.learn.results import EStep, Mismatch, MStep
 from vpdlab.model.policy import STUDENT, TEACHER, Role
 from vpdlab.types import Feedback, Rollout, View
@@ -36,6 +37,7 @@ class Batch:
         signal: [B] bool, m of the paper: whether there is feedback.
         step: the iteration that it belongs to, from 1.
         sampled_from: whose responses they are: the student's, or the teacher's own (`answers.answered`).
+        student_reward: [B] mean reward of all of the student's rollouts of the same problem; None where not known.
     """
 
     rollouts: Sequence[Rollout]
@@ -46,6 +48,7 @@ class Batch:
     signal: Tensor
     step: int = 1
     sampled_from: Role = STUDENT
+    student_reward: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rollouts)
@@ -68,6 +71,11 @@ class Batch:
     def rewards(self) -> Tensor:
         """[B] float."""
         return self._column([rollout.verified.reward for rollout in self.rollouts])
+
+    @cached_property
+    def baseline(self) -> Tensor:
+        """[B] mean reward of the student's rollouts of the same problem; of the batch's own where that is not known."""
+        return group_mean(self.rewards, self.groups) if self.student_reward is None else self.student_reward
 
     @cached_property
     def sampled_logp(self) -> Tensor:
@@ -100,6 +108,7 @@ class Batch:
             teacher=[self.teacher[i] for i in at] if self.teacher else [],
             success=self.success[rows],
             signal=self.signal[rows],
+            student_reward=self.student_reward[rows] if self.student_reward is not None else None,
         )
 
     def _column(self, values: Sequence[float] | Sequence[int]) -> Tensor:
@@ -113,6 +122,7 @@ class Learner:
     Attributes:
         exact: whether the sampler's log-probabilities are the policy's own (`Sampler.exact`).
         anchor: the initial weights, where the E-step's prior is fixed.
+        reference: the policy that grpo's KL penalty refers to, a moving average of the student (`kl_coef`).
         beta: of the next E-step; where `kl_target` is set it follows the measured KL.
         shift: moving average of the E-step's shift, for `shift=ema`; None before the first.
     """
@@ -121,6 +131,7 @@ class Learner:
     policy: Policy
     teacher: Teacher
     anchor: Copy | None = None
+    reference: Copy | None = None
     exact: bool = False
     beta: float = field(init=False)
     shift: float | None = None
@@ -175,9 +186,11 @@ class Learner:
         return mismatch
 
     def after_iteration(self, e: EStep, m: MStep) -> None:
-        """Update the teacher; after an E-step, the shift's moving average, and beta by the KL that it led to."""
+        """Update teacher and reference; after an E-step, the shift's average, and beta by the KL that it led to."""
         self.teacher.after_iteration()
         c = self.config
+        if self.reference is not None:
+            self.reference.follow(c.ref_rate)
         if c.e_objective == "bco" and e.delta is not None:
             self.shift = e.delta
         if c.kl_target and e.loss is not None and m.kl_teacher is not None:
