@@ -13,9 +13,10 @@ from torch.testing import assert_close
 from toy import toy_run
 
 from vpdlab import losses
+from vpdlab.errors import UserError
 from vpdlab.learn import e_step as module
 from vpdlab.learn.e_step import OBJECTIVES, Evidence, e_step, split
-from vpdlab.learn.state import CHECKED
+from vpdlab.learn.state import CHECKED, stalled
 from vpdlab.model.policy import STUDENT, TEACHER
 from vpdlab.types import Outcome
 
@@ -260,3 +261,41 @@ def test_numbers_that_are_not_finite_are_skipped_and_told(monkeypatch) -> None:
         assert (done.reason, done.skipped, done.loss) == ("log-probabilities are not finite", 1, None)
         assert (done.mismatch is None) == (side == "prior")
         assert roles == []
+
+
+# -- when E-steps end ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "patience", "expected"),
+    [
+        ([], 1, False),
+        ([0.5], 1, False),
+        ([0.5, 0.5], 1, True),  # equal is no rise
+        ([0.5, 0.4, 0.6], 1, True),  # and for good
+        ([0.5, 0.4, 0.6], 2, False),
+        ([0.5, 0.4, 0.45], 2, True),  # above the last, but not above the best
+        ([0.1, 0.2, 0.3, 0.2, 0.3], 2, True),
+        ([0.1, 0.2, 0.3, 0.2, 0.4, 0.3], 2, False),
+    ],
+)
+def test_an_accuracy_stalls_where_its_best_is_not_exceeded(values, patience, expected) -> None:
+    assert stalled(values, patience) is expected
+
+
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+def test_e_steps_end_where_the_teachers_accuracy_has_stalled(whose, monkeypatch) -> None:
+    run = toy_run(e_patience=2, eval_every=1, e_sample=whose, steps=5)
+    accuracy = iter([0.5, 0.6, None, 0.6, 0.6, 0.9])  # before training, and after each iteration
+    monkeypatch.setattr("vpdlab.run.run.evaluate", lambda run, step: {"step": step, "teacher_accuracy": next(accuracy)})
+    rows = list(run.steps())
+    assert [row["e_loss"] is not None for row in rows] == [True, True, True, True, False]
+    assert rows[-1]["notes"] == "E-step did not run: the teacher's held-out accuracy has not risen in 2 evaluations"
+    assert [row["teacher_rollouts"] for row in rows] == [16 if whose == "teacher" else None] * 4 + [None]
+
+
+@pytest.mark.parametrize("fields", [{"eval_every": 0}, {"eval_every": 2, "eval_teacher": False}])
+def test_patience_needs_evaluations_of_the_teacher(fields) -> None:
+    with pytest.raises(UserError, match="e_patience is 3: it needs eval_every above 0, and eval_teacher"):
+        toy_run(e_patience=3, **fields)
+    toy_run(method="sdpo", e_patience=3, **fields)  # which has no E-step

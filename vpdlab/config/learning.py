@@ -105,6 +105,9 @@ class EStepSettings:
     e_sample: Literal["student", "teacher"] = setting("student")
     """Responses that the E-step learns from: the rollouts, which the student sampled (the paper's), or as many that the
     teacher samples itself, one for each rollout with feedback, verified like them."""
+    e_patience: int = setting(0, 0)
+    """Above 0: no more E-steps once the teacher's held-out accuracy has not exceeded its best in this many evaluations
+    in a row; needs `eval_every` and `eval_teacher`."""
     e_objective: Literal["bco", "kto", "awr", "pg"] = setting("bco")
     """Loss of the E-step: bco (the paper's), kto, awr (likelihood weighted by exp(r/beta)), or pg (policy gradient of
     reward minus beta KL, importance-weighted)."""

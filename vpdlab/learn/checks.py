@@ -37,6 +37,8 @@ def check(method: Method, config: RunConfig, own_sampler: bool = False) -> None:
     check_sources(config.feedback)
     if not own_sampler:
         engines.find(config.sampler).check(config)
+    if method.e_step and config.e_every and config.e_patience and not (config.eval_every > 0 and config.eval_teacher):
+        raise UserError(f"e_patience is {config.e_patience}: it needs eval_every above 0, and eval_teacher")
     if config.critic_learns and method.samples != STUDENT:
         raise UserError(
             f"critic_learns judges critiques by the student's rollouts, but method {method.name} learns from the"

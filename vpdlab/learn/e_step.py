@@ -24,7 +24,7 @@ from vpdlab.model.policy import STUDENT, TEACHER, Policy
 # to the E-step.
 DRIFT_ROWS = 16
 
-SETTINGS = ("e_every", "e_sample", "e_objective", "beta", "kl_target", "beta_min", "beta_max", "anchor",
+SETTINGS = ("e_every", "e_sample", "e_patience", "e_objective", "beta", "kl_target", "beta_min", "beta_max", "anchor",
             "e_minibatch", "e_unit", "e_epochs", "e_lr")  # fmt: skip
 """Fields of RunConfig that only runs with an E-step read, beside those of the objective."""
 
@@ -61,6 +61,8 @@ def e_step(learner: Learner, batch: Batch) -> EStep:
     and serves as the update's own.
     """
     c, policy, batch = learner.config, learner.policy, batch.select(batch.signal)
+    if learner.e_steps_ended:
+        return EStep(reason=f"the teacher's held-out accuracy has not risen in {c.e_patience} evaluations")
     if not batch.success.any() or batch.success.all():
         which = "success" if not batch.success.any() else "failure"
         return EStep(reason=f"no {which} with feedback in the batch" if len(batch) else "no rollout has feedback")

@@ -89,12 +89,13 @@ def iterate(parts: Parts, step: int, watch: Watch | None = None) -> Iteration:
 
     e, batches = EStep(), {STUDENT: batch}
     e_step = method.e_step if config.e_every and step % config.e_every == 0 else None
-    if method.samples == TEACHER or (e_step is not None and config.e_sample == TEACHER):
+    own = e_step is not None and config.e_sample == TEACHER and not learner.e_steps_ended
+    if method.samples == TEACHER or own:
         with clock("rollout"):
             batches[TEACHER] = answered(parts, batch)  # the teacher's own responses, verified
     if e_step is not None:
         with clock("e"):
-            e = e_step(learner, batches[config.e_sample])  # train the teacher, inside the trust region
+            e = e_step(learner, batches[TEACHER if own else STUDENT])  # train the teacher, inside the trust region
 
     with clock("m"):
         batch = batches[method.samples]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -125,6 +126,7 @@ class Learner:
         reference: the policy that grpo's KL penalty refers to, a moving average of the student (`kl_coef`).
         beta: of the next E-step; where `kl_target` is set it follows the measured KL.
         shift: moving average of the E-step's shift, for `shift=ema`; None before the first.
+        teacher_accuracy: of the teacher on held-out problems, at each evaluation that measured it.
     """
 
     config: RunConfig
@@ -135,6 +137,7 @@ class Learner:
     exact: bool = False
     beta: float = field(init=False)
     shift: float | None = None
+    teacher_accuracy: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.beta = self.config.beta
@@ -195,6 +198,22 @@ class Learner:
             self.shift = e.delta
         if c.kl_target and e.loss is not None and m.kl_teacher is not None:
             self.beta = adapted(self.beta, m.kl_teacher, c.kl_target, c.beta_min, c.beta_max)
+
+    @property
+    def e_steps_ended(self) -> bool:
+        """Whether the teacher's held-out accuracy has stopped rising (`e_patience`); no E-step runs from then on."""
+        patience = self.config.e_patience
+        return patience > 0 and stalled(self.teacher_accuracy, patience)
+
+
+def stalled(values: Sequence[float], patience: int) -> bool:
+    """Whether the best of the values so far has ever stayed unsurpassed by the next `patience` ones."""
+    best, since = -math.inf, 0
+    for value in values:
+        best, since = (value, 0) if value > best else (best, since + 1)
+        if since >= patience:
+            return True
+    return False
 
 
 def adapted(beta: float, kl: float, target: float, low: float, high: float) -> float:
