@@ -116,7 +116,9 @@ def _course(group: Sequence[RunRecord], goal: float) -> dict[str, Any]:
 
 
 def _rollouts(record: RunRecord, step: int) -> int:
-    return step * record.config["prompts"] * record.config["group"]
+    """Responses sampled up to a step, the teacher's own included."""
+    own = sum(row["teacher_rollouts"] or 0 for row in record.rows if row["step"] <= step)
+    return step * record.config["prompts"] * record.config["group"] + own
 
 
 def _rollouts_to(record: RunRecord, goal: float) -> int | None:
