@@ -195,7 +195,8 @@ def test_probes_leave_the_process_and_the_draws_as_they_were() -> None:
     assert evaluate(run, 0)["probes"]["a"] < 0
     evaluate(plain, 0)
     assert torch.is_grad_enabled()
-    train(run, 2), train(plain, 2)
+    train(run, 2)
+    train(plain, 2)
     assert equal(weights(run), weights(plain))
 
 

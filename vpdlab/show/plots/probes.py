@@ -25,7 +25,7 @@ def belief_figure(
     rollouts: int = 0,
     chance: float | None = GUESS,
 ) -> Any:
-    """Belief per voice over the evaluations of one run, or of several: a colour a voice, a dash pattern a run.
+    """Belief in each voice over the evaluations of a run, or of several: a colour a voice, a dash pattern a run.
 
     Args:
         evals: lines of eval.jsonl (`run.evals`, `load_run(folder).eval_rows`), or run name -> such lines.
@@ -53,8 +53,11 @@ def belief_figure(
         figure.add_trace(_guessing(figure, chance))
     if not voices:
         figure.add_annotation(text=label(f"no probes of the group {group!r}"), showarrow=False)
-    dress(figure, 420, "rollouts" if rollouts else "iteration")
-    figure.update_yaxes(range=[-0.02, 1.04], tickformat=".0%", title="probability")
+    return _dress(figure, title, "rollouts" if rollouts else "iteration")
+
+
+def _dress(figure: Any, title: str, x_title: str) -> Any:
+    dress(figure, 420, x_title).update_yaxes(range=[-0.02, 1.04], tickformat=".0%", title="probability")
     heading = {"text": label(title), "font": {"size": 15}, "x": 0, "xref": "paper", "yref": "container", "y": 0.97}
     return figure.update_layout(title=heading | {"yanchor": "top"}, margin={"t": 76}, hovermode="x unified")
 
