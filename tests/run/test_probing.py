@@ -138,6 +138,7 @@ def test_probes_are_asked_at_each_evaluation_and_recorded(tmp_path: Path) -> Non
         assert len(reader.answers) == row["teacher_problems"]
         assert row["probes"]["teacher"] == pytest.approx((row["teacher_accuracy"] or 0) * row["teacher_problems"])
         assert all(answer.feedback.signal for answer in reader.answers)
+        assert [problem.id for problem in reader.problems] == row["problem_ids"]
 
 
 def test_without_the_teacher_no_probe_is_asked() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vpdlab.show.plots.probes import probe_panels
-from vpdlab.show.plots.style import BLUE, COLOURS, GREY, ORANGE, dress, label, labels, number, numbers
+from vpdlab.show.plots.style import BLUE, COLOURS, DASHES, GREY, ORANGE, dress, faded, label, labels, number, numbers
 
 PANELS = (
     # title, unit, [(key, name, colour, dash)]
@@ -16,7 +16,6 @@ PANELS = (
     ("entropy", "nats per token", [("entropy", "entropy", ORANGE, "solid")]),
     ("length", "tokens", [("length", "length", ORANGE, "solid")]),
 )
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 
 def training_figure(rows: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]] = ()) -> Any:
@@ -186,15 +185,10 @@ def _band(curves: Sequence[Mapping[str, Any]], name: str, place: int, legend: bo
     shared = {"legendgroup": name, "hoverinfo": "skip", "showlegend": False}
     edge = go.Scatter(x=points, y=highs, mode="lines", line={"width": 0}, **shared)
     fill = go.Scatter(
-        x=points, y=lows, mode="lines", line={"width": 0}, fill="tonexty", fillcolor=f"{_rgba(colour, 0.16)}", **shared
+        x=points, y=lows, mode="lines", line={"width": 0}, fill="tonexty", fillcolor=faded(colour, 0.16), **shared
     )
     line = go.Scatter(
         x=points, y=means, mode="lines+markers", name=name, legendgroup=name, showlegend=legend,
         line={"color": colour, "dash": dash, "width": 2}, marker={"size": 6}, hovertemplate="%{y:.1%}",
     )  # fmt: skip
     return edge, fill, line
-
-
-def _rgba(colour: str, alpha: float) -> str:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{alpha})"

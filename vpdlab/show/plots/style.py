@@ -15,6 +15,7 @@ from vpdlab_widgets.base import shortened, visible
 
 ORANGE, BLUE, GREY = "#E66101", "#0072B2", "#7F7F7F"
 COLOURS = (ORANGE, BLUE, "#009E73", "#CC79A7", "#B8860B", "#56B4E9", "#7A5195", "#8C564B", "#4C9A2A", GREY)
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 
 def label(text: Any, limit: int = 200) -> str:
@@ -39,6 +40,16 @@ def numbers(values: Sequence[Any]) -> list[float | None]:
 def number(value: Any) -> float | None:
     """The value if it is a finite number, else None."""
     return value if isinstance(value, Real) and abs(value) < 1e300 else None  # type: ignore[return-value]
+
+
+def faded(colour: str, alpha: float) -> str:
+    """A colour of the form #RRGGBB with an opacity, for the area of a band.
+
+    >>> faded("#0072B2", 0.16)
+    'rgba(0,114,178,0.16)'
+    """
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"
 
 
 def token_labels(tokens: Sequence[str]) -> list[str]:

@@ -60,6 +60,11 @@ class Reader(Protocol):
         ...
 
     @property
+    def problems(self) -> Sequence[Problem]:
+        """The held-out problems of this evaluation."""
+        ...
+
+    @property
     def answers(self) -> Sequence[Answer]:
         """The teacher's answers of this evaluation, one for each problem that the student failed."""
         ...
