@@ -29,7 +29,8 @@ from vpdlab.feedback.critics import Critique
 from vpdlab.model.sharding import whole
 from vpdlab.run import Run, iterate
 from vpdlab.run.observe import metrics_row
-from vpdlab.types import Outcome, Rollout, SampledText
+from vpdlab.tasks.common.probes import Question, Reader
+from vpdlab.types import Feedback, Outcome, Rollout, SampledText
 
 PATIENCE = 60.0
 
@@ -42,6 +43,16 @@ class Breaks(Parity):
         if self.seen > 4 and processes.rank() == 1:
             raise ValueError("the judge is gone")
         return super().verify(rollout)
+
+
+class Asks(Parity):
+    """Scores answers of different lengths by both weights, and reports the process."""
+
+    def probes(self, reader: Reader) -> dict[str, float | None]:
+        told = Feedback("The number has too many digits.", source="verifier")
+        asked = [Question(problem, "12 or " * n + "7", told) for n, problem in enumerate(self.load("test")[:5])]
+        found = {f"{by}/{n}": logp for by in ("teacher", "student") for n, logp in enumerate(reader.logp(asked, by))}
+        return {**found, "process": processes.rank()}
 
 
 def mutter(rollouts: list[Rollout], context: Context) -> list[Critique]:
@@ -92,7 +103,7 @@ def train(
     **rest: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """A whole run; `interrupt` and `kill` name a process and the iteration behind which it gets the signal."""
-    run = Run.open(RunConfig.make(**fields), task={"Parity": Parity, "Breaks": Breaks}[task]())
+    run = Run.open(RunConfig.make(**fields), task={"Parity": Parity, "Breaks": Breaks, "Asks": Asks}[task]())
     for row in run.steps():
         for (rank, step), number in ((interrupt, signal.SIGINT), (kill, signal.SIGKILL)):
             if (processes.rank(), row["step"]) == (rank, step):

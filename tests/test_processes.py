@@ -252,6 +252,18 @@ def test_two_processes_leave_the_record_of_one(job, tmp_path, shard):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shard", [False, True])
+def test_probes_share_out_their_questions_and_agree(job, tmp_path, shard):
+    job("train", 1, fields=fields_of(tmp_path / "one"), task="Asks")
+    done = job("train", 2, fields=fields_of(tmp_path / "two", shard=shard), task="Asks")
+    one, two = ([row["probes"] for row in load_run(tmp_path / name).eval_rows] for name in ("one", "two"))
+    assert [len(row) for row in one] == [11] * 3
+    for a, b in zip(one, two, strict=True):
+        assert a == pytest.approx(b, abs=1e-3)
+    assert all([row["probes"] for row in found["evals"]] == two for found in done.left)  # rank 0's in each process
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after", "shards", "teacher"),
     [

@@ -138,6 +138,7 @@ def test_probes_are_asked_at_each_evaluation_and_recorded(tmp_path: Path) -> Non
         assert len(reader.answers) == row["teacher_problems"]
         assert row["probes"]["teacher"] == pytest.approx((row["teacher_accuracy"] or 0) * row["teacher_problems"])
         assert all(answer.feedback.signal for answer in reader.answers)
+        assert [problem.id for problem in reader.problems] == row["problem_ids"]
 
 
 def test_without_the_teacher_no_probe_is_asked() -> None:
@@ -195,7 +196,8 @@ def test_probes_leave_the_process_and_the_draws_as_they_were() -> None:
     assert evaluate(run, 0)["probes"]["a"] < 0
     evaluate(plain, 0)
     assert torch.is_grad_enabled()
-    train(run, 2), train(plain, 2)
+    train(run, 2)
+    train(plain, 2)
     assert equal(weights(run), weights(plain))
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pytest
+
 from vpdlab.show import plots
 
 
@@ -98,3 +102,23 @@ def test_a_run_without_belief_is_told_so():
     figure = plots.belief_figure([evaluated(0)])
     assert len(figure.data) == 0
     assert figure.layout.annotations[0].text == "no probes of the group 'belief'"
+
+
+def test_belief_of_several_seeds_is_their_mean_and_range():
+    second = [evaluated(0, belief__Ada=0.3), evaluated(4, belief__Ada=None), evaluated(8, belief__Ada=0.5)]
+    runs = {"vpd": [SimpleNamespace(eval_rows=EVALS), SimpleNamespace(evals=second)]}
+    lines = plots.belief_figure(runs, chance=None).data
+    high, low, mean = (line for line in lines if line.legendgroup == "Ada, vpd")
+    assert list(mean.x) == [0, 4, 8]
+    assert list(mean.y) == pytest.approx([0.2, 0.9, 0.5])
+    assert (list(high.y), list(low.y)) == ([0.3, 0.9, 0.5], [0.1, 0.9, 0.5])
+    assert [line.showlegend for line in (high, low, mean)] == [False, False, None]
+    (bob,) = (line for line in lines if line.name == "Bob, vpd")  # one run has him: no band
+    assert list(bob.y) == [0.1, None]
+
+
+@pytest.mark.parametrize("of", [SimpleNamespace(eval_rows=EVALS), SimpleNamespace(evals=EVALS), EVALS])
+def test_belief_is_drawn_of_a_run_a_record_or_its_lines(of):
+    assert [list(line.y) for line in plots.belief_figure(of, chance=None).data] == [[0.1, 0.9], [0.1, None]]
+    assert len(plots.belief_figure([], chance=0.5).data) == 0
+    assert len(plots.belief_figure(SimpleNamespace(eval_rows=[], evals="a data frame")).data) == 0

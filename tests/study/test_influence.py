@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from toy import toy_run
+from toy import toy_model, toy_run
 
 from vpdlab.errors import UserError
+from vpdlab.model.traits import closed_vocabulary
 from vpdlab.prompts import Renderer
 from vpdlab.study.influence import critique_influence, rescorer, sentences, shuffled, swapped
 
@@ -217,3 +220,23 @@ def test_own_words_are_scored_against_the_recorded_ones(run: Any, record: dict[s
     assert found["variants"][-1]["text"] == CRITIQUE
     with pytest.raises(UserError, match="no critique"):
         rescore("  ")
+
+
+def test_only_a_closed_vocabulary_names_unknown_words(record: dict[str, Any], tmp_path: Path) -> None:
+    """As config.json says it: the bundled models with an open vocabulary say nothing."""
+    config = json.loads((Path(toy_model()) / "config.json").read_text())
+    folder = shutil.copytree(toy_model(), tmp_path / "closed")
+    (folder / "config.json").write_text(json.dumps(config | {"closed_vocabulary": True}))
+    for model, closed in ((toy_model(), False), (str(folder), True)):
+        run = toy_run(model=model, max_context=200)
+        run.policy.save(tmp_path / f"saved-{closed}")
+        assert closed_vocabulary(run.policy.model) is closed
+        assert (
+            json.loads((tmp_path / f"saved-{closed}" / "config.json").read_text()).get("closed_vocabulary") is True
+        ) is closed
+        rescore = rescorer(run.policy, run.learner.teacher, run.render, record)
+        assert (rescore.unknown_words is not None) is closed
+    assert rescore.unknown_words is not None
+    text = "The answer is flurb."
+    assert rescore.unknown_words(text) == run.render.encoder.unknown_words(text)
+    assert "flurb" in rescore.unknown_words(text)

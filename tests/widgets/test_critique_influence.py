@@ -103,6 +103,68 @@ def test_a_failure_is_said_and_leaves_it_usable() -> None:
     assert (widget.busy, widget.own) == ("", False)
 
 
+class Closed:
+    """A rescorer of a model that knows the words of the record's critique only."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __call__(self, text: str) -> dict[str, Any]:
+        return record(critique=text)
+
+    def unknown_words(self, text: str) -> list[str]:
+        self.asked.append(text)
+        if text == "broken":
+            raise ValueError("no tokenizer")
+        return [word for word in text.split() if word not in record()["critique"].split()]
+
+
+def type_words(widget: CritiqueInfluence, text: str) -> None:
+    """The message of a person who types."""
+    message = {"method": "custom", "content": {"kind": "words", "text": text}}
+    widget._handle_msg({"content": {"data": message}, "buffers": []})
+
+
+def test_a_closed_vocabulary_is_looked_up_while_typing() -> None:
+    rescore = Closed()
+    widget = CritiqueInfluence(record(), rescore)
+    assert widget.closed
+    type_words(widget, "The flurb is grue")
+    assert (widget.unknown, widget.busy, widget.own) == (["flurb", "grue"], "", False)
+    widget.busy = "working"  # scoring does not stop the typing
+    type_words(widget, "The flurb")
+    assert widget.unknown == ["flurb"]
+    widget.busy = ""
+    type_words(widget, "broken")
+    assert widget.trouble == "ValueError: no tokenizer"
+    type_words(widget, "x" * 30_000)
+    assert len(rescore.asked[-1]) == 20_000
+    widget.show(record(step=2), lambda text: record())  # a model with an open vocabulary
+    assert (widget.closed, widget.unknown) == (False, [])
+    type_words(widget, "The flurb")
+    assert widget.unknown == []
+    assert len(rescore.asked) == 4
+
+
+def test_words_are_looked_up_on_the_loop_that_runs_cells() -> None:
+    threads: list[str] = []
+
+    async def notebook() -> list[str]:
+        rescore = Closed()
+        look_up = rescore.unknown_words
+        rescore.unknown_words = lambda text: threads.append(threading.current_thread().name) or look_up(text)  # type: ignore[method-assign]
+        widget = CritiqueInfluence(record(), rescore)
+        other = threading.Thread(target=type_words, args=(widget, "The flurb"), name="messages")
+        other.start()
+        other.join()
+        assert widget.unknown == []  # the cell has not ended
+        await asyncio.sleep(0.01)
+        return widget.unknown
+
+    assert asyncio.run(notebook()) == ["flurb"]
+    assert threads == [threading.current_thread().name]
+
+
 def test_without_a_model_a_message_does_nothing() -> None:
     widget = CritiqueInfluence(record())
     ask(widget, "x")
@@ -296,6 +358,43 @@ def test_editing_asks_python_and_shows_what_it_answers(chromium: str, tmp_path: 
         page.wait_for_function("!document.querySelector('.vpd-ci-own')")
         page.evaluate("() => { model.set('trouble', 'UserError: no words'); }")
         assert "UserError: no words" in page.locator(".vpd-ci-editor").inner_text()
+
+
+@pytest.mark.slow
+def test_the_box_names_words_that_the_model_does_not_know(chromium: str, tmp_path: Path) -> None:
+    with offline_page(chromium, page_of(tmp_path, record(), rescore=Closed())) as page:
+        assert page.locator(".vpd-ci-lacking").is_hidden()  # an offline page has no box
+        page.evaluate(LIVE)
+        line = page.locator(".vpd-ci-lacking")
+        page.wait_for_function("sent.length === 1")  # the recorded critique is looked up at once
+        assert page.evaluate("sent") == [{"kind": "words", "text": "Look again. The digit 4 is too high."}]
+        assert line.is_hidden()
+        page.locator(".vpd-ci-stage").focus()
+        page.keyboard.press("e")
+        page.keyboard.press("Control+a")
+        page.keyboard.type("flurb <b>grue")
+        page.wait_for_function("sent.at(-1).text === 'flurb <b>grue'")
+        assert page.evaluate("sent.length") < 8  # not one message for each key
+        page.evaluate("() => { model.set('unknown', ['flurb', 'grue']); }")
+        assert line.inner_text() == "not in this model's vocabulary: flurb, grue"
+        page.keyboard.press("Control+a")
+        page.keyboard.type("grue")
+        assert line.inner_text() == "not in this model's vocabulary: grue"  # before Python answers
+        page.wait_for_function("sent.at(-1).text === 'grue'")
+        page.evaluate("() => { model.set('unknown', []); }")
+        assert line.is_hidden()
+
+
+@pytest.mark.slow
+def test_an_open_vocabulary_is_not_looked_up(chromium: str, tmp_path: Path) -> None:
+    with offline_page(chromium, page_of(tmp_path, record(), rescore=lambda text: record())) as page:
+        page.evaluate(LIVE)
+        page.locator(".vpd-ci-stage").focus()
+        page.keyboard.press("e")
+        page.keyboard.type("flurb")
+        page.wait_for_timeout(400)
+        assert page.evaluate("sent") == []
+        assert page.locator(".vpd-ci-lacking").is_hidden()
 
 
 @pytest.mark.slow

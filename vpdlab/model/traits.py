@@ -1,4 +1,5 @@
-"""Limits of a model: how many tokens it takes, its attention windows, the ids that end a response."""
+"""Limits of a model: how many tokens it takes, its attention windows, the ids that end a response, which words it
+knows."""
 
 from __future__ import annotations
 
@@ -102,3 +103,8 @@ def _numbers(config: Any, name: re.Pattern[str], deep: bool) -> Iterator[int]:
             yield value
         elif deep and isinstance(value, dict):
             yield from _numbers(value, name, deep)
+
+
+def closed_vocabulary(model: Any) -> bool:
+    """Whether the model's config.json says `"closed_vocabulary": true`: it knows the words of its tokenizer only."""
+    return getattr(model.config, "closed_vocabulary", False) is True

@@ -37,7 +37,7 @@ class Encoder:
         """The words (runs of letters) of a text that are not one token, neither alone nor after a space.
 
         In the order of their first occurrence, each once. A model whose vocabulary is closed
-        (`Policy.closed_vocabulary`) has never seen them; for any other model they mean nothing.
+        (`model.traits.closed_vocabulary`) has never seen them; for any other model they mean nothing.
         """
         return [word for word in dict.fromkeys(WORD.findall(text)) if not self._is_token(word)]
 

@@ -15,7 +15,7 @@ from vpdlab.model.batch import row_sums
 from vpdlab.model.comparison import token_logp
 from vpdlab.tasks.common.guard import raised_in_one_line, surroundings_kept
 from vpdlab.tasks.common.probes import Answer, Question, checked
-from vpdlab.types import View
+from vpdlab.types import Problem, View
 
 
 def probed(parts: Parts, step: int, answers: Sequence[Answer]) -> dict[str, Any]:
@@ -49,6 +49,11 @@ class PolicyReader:
     parts: Parts
     step: int
     answers: Sequence[Answer]
+
+    @property
+    def problems(self) -> Sequence[Problem]:
+        """The held-out problems of this evaluation."""
+        return self.parts.held_out
 
     def logp(self, questions: Sequence[Question], by: Literal["teacher", "student"] = "teacher") -> list[float]:
         """Log-probability of each question's response (`Reader.logp`)."""

@@ -4,7 +4,7 @@ import { test } from "node:test";
 
 import { load } from "./load.mjs";
 
-const { cellsOf, matrixMax, rowsOf, strongest, sumOf, unpackInfluence } = await load("critique_influence");
+const { cellsOf, lackingLine, matrixMax, rowsOf, strongest, sumOf, unpackInfluence } = await load("critique_influence");
 
 const floats = (...values) => new DataView(new Float32Array(values).buffer);
 const packed = () => ({
@@ -71,4 +71,13 @@ test("a shared cell shows its strongest token", () => {
   assert.equal(strongest([NaN, 0, 0.2], 0, 2), 0);
   assert.ok(Number.isNaN(strongest([NaN], 0, 1)));
   assert.equal(sumOf([1, NaN, 2]), 3);
+});
+
+test("words that the model lacks are one line, without those deleted since", () => {
+  assert.equal(lackingLine(["flurb", "grüße"], "Try flurb, grüße!"), "not in this model's vocabulary: flurb, grüße");
+  assert.equal(lackingLine(["flurb", "grue"], "Try grue, flurbs."), "not in this model's vocabulary: grue");
+  assert.equal(lackingLine([], "Try flurb."), "");
+  assert.equal(lackingLine(["flurb"], ""), "");
+  const many = Array.from({ length: 10 }, (_, i) => "w".repeat(i + 1));
+  assert.ok(lackingLine(many, many.join(" ")).endsWith("wwwwwwww and 2 more"));
 });

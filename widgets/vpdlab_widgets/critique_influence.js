@@ -3,6 +3,8 @@
 
 const STRIP = 26; // height of a row of cells
 const LEAST = 3; // width of a cell: more tokens than that allows share one
+const PAUSE = 150; // milliseconds without a key before the words are looked up
+const MOST_WORDS = 8;
 
 const MEASURES = [
   {
@@ -114,6 +116,15 @@ export function strongest(values, start, end) {
   return found;
 }
 
+/** One line about the words of a text that the model does not know; "" if it knows all of them. */
+export function lackingLine(unknown, text) {
+  const typed = new Set(text.match(/\p{L}+/gu) ?? []);
+  const words = unknown.filter((word) => typed.has(word)).map((word) => clean(word, 40));
+  if (!words.length) return "";
+  const more = words.length > MOST_WORDS ? ` and ${words.length - MOST_WORDS} more` : "";
+  return `not in this model's vocabulary: ${words.slice(0, MOST_WORDS).join(", ")}${more}`;
+}
+
 /** Sum of the known values. */
 export function sumOf(values) {
   let sum = 0;
@@ -132,6 +143,8 @@ class CritiqueInfluence extends LabView {
     for (const name of ["measure", "baseline"]) this.hear(`change:${name}`, () => this.renew());
     for (const name of ["selected", "token"]) this.hear(`change:${name}`, () => this.follow());
     for (const name of ["busy", "trouble", "live"]) this.hear(`change:${name}`, () => this.drawEditor());
+    this.hear("change:closed", () => this.askWords());
+    this.hear("change:unknown", () => this.drawWords());
     this.hear("change:title", () => this.drawHead());
     this.watch(this.root);
     this.takeRecord();
@@ -151,9 +164,12 @@ class CritiqueInfluence extends LabView {
     this.button = element("button", "vpd-button", "Score this text");
     Object.assign(this.button, { type: "button", tabIndex: -1 });
     this.note = element("span", "vpd-caps");
+    this.lacking = element("div", "vpd-ci-lacking");
+    this.lacking.setAttribute("aria-live", "polite");
     this.status = statusLine("vpd-ci-status");
     this.root.append(this.head, this.controls, this.stage, this.card, this.editor, this.status);
     this.listen(this.button, "click", () => this.submit());
+    this.listen(this.words, "input", () => this.askWords());
     this.listen(this.words, "keydown", (event) => {
       event.stopPropagation(); // letters belong to the text, not to the notebook
       if (event.key === "Escape") this.stage.focus();
@@ -169,6 +185,7 @@ class CritiqueInfluence extends LabView {
     this.record = edited ?? unpackInfluence(this.model.get("packed"));
     this.isOwn = edited !== null;
     if (this.record && !this.words.value) this.words.value = this.record.meta.critique ?? "";
+    this.askWords();
     this.cursor = { row: null, token: null };
     this.renew();
   }
@@ -460,8 +477,28 @@ class CritiqueInfluence extends LabView {
       const label = element("div", "vpd-caps", "What effect would another text have? Edit it and score the same response again.");
       const bar = element("div", "vpd-tools");
       bar.append(this.button, this.note);
-      this.editor.append(label, this.words, bar);
+      this.editor.append(label, this.words, this.lacking, bar);
     }
+  }
+
+  /** Ask Python which of the words the model does not know, once the typing pauses. */
+  askWords() {
+    clearTimeout(this.asking);
+    this.drawWords();
+    if (!this.isLive() || !this.model.get("closed") || !this.words.value) return;
+    this.asking = setTimeout(() => this.model.send({ kind: "words", text: this.words.value }), PAUSE);
+  }
+
+  /** The answer may be about the text of a moment ago: words that were deleted since are left out. */
+  drawWords() {
+    const known = this.model.get("closed") ? (this.model.get("unknown") ?? []) : [];
+    this.lacking.textContent = lackingLine(known, this.words.value);
+    this.lacking.hidden = !this.lacking.textContent;
+  }
+
+  destroy() {
+    clearTimeout(this.asking);
+    super.destroy();
   }
 
   submit() {

@@ -28,7 +28,8 @@ class CritiqueInfluence(LabWidget):
 
     With `rescore`, the reader can edit the critique and score the new text. Scoring runs on the thread that created the
     widget and, in a notebook, between cells: never while a cell that trains the model is running. `own_record` is the
-    result.
+    result. For a model with a closed vocabulary, `rescore` has a method `unknown_words(text) -> list[str]`, and a line
+    under the text names the words that the model does not know while the reader types.
 
     Args:
         record: plain data from `vpdlab.study.influence.critique_influence`.
@@ -50,6 +51,8 @@ class CritiqueInfluence(LabWidget):
     live = traitlets.Bool(False).tag(sync=True, internal=True)
     busy = traitlets.Enum(["", "queued", "working"], "").tag(sync=True, internal=True)
     trouble = traitlets.Unicode("").tag(sync=True, internal=True)
+    closed = traitlets.Bool(False).tag(sync=True, internal=True)
+    unknown = traitlets.List(traitlets.Unicode()).tag(sync=True, internal=True)
     own = traitlets.Bool(False).tag(sync=True)
     """Whether the reader's own text is shown instead of the recorded critique."""
     measure = traitlets.Enum(MEASURES, "delta").tag(sync=True)
@@ -91,19 +94,36 @@ class CritiqueInfluence(LabWidget):
         self.edited, self.own, self.own_record = {}, False, None
         self.baseline = self.baseline if self.baseline in self._baselines() else "none"  # another rollout's variants
         self._rescore, self.live = rescore, rescore is not None
+        self._unknown_words, self.unknown = getattr(rescore, "unknown_words", None), []
+        self.closed = self._unknown_words is not None
 
     def _on_message(self, widget: Any, content: Any, buffers: Any) -> None:
         # This may run on any thread while a cell trains the model, so it only schedules the work.
-        if not isinstance(content, dict) or content.get("kind") != "rescore" or self._rescore is None or self.busy:
+        if not isinstance(content, dict) or self._rescore is None:
             return
-        text = str(content.get("text", ""))[:_LONGEST]
+        kind, text = content.get("kind"), str(content.get("text", ""))[:_LONGEST]
+        if kind == "words" and self.closed:
+            self._later(self._look_up, text)
+        elif kind == "rescore" and not self.busy:
+            self.busy = "queued" if self._loop is not None else ""
+            self._later(self._work, text)
+
+    def _later(self, work: Callable[[str], None], text: str) -> None:
+        """Do the work on the thread that created the widget."""
         if self._loop is not None:
-            self.busy = "queued"
-            self._loop.call_soon_threadsafe(self._work, text)
+            self._loop.call_soon_threadsafe(work, text)
         elif threading.get_ident() == self._thread:
-            self._work(text)
+            work(text)
         else:
             self.trouble = "no event loop reaches the thread that created this widget"
+
+    def _look_up(self, text: str) -> None:
+        if self._unknown_words is None:  # another record was shown in the meantime
+            return
+        try:
+            self.unknown = [str(word) for word in self._unknown_words(text)]
+        except Exception as error:  # noqa: BLE001  as in `_work`
+            self.trouble = f"{type(error).__name__}: {error}"[:500]
 
     def _work(self, text: str) -> None:
         self.busy, self.trouble = "working", ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vpdlab_widgets.palette import EITHER
+from vpdlab_widgets.palette import EITHER, tinted
 
 from vpdlab.show.plots.style import GREY, dress, label, number, numbers
 from vpdlab.show.probes import probe_groups, words
@@ -19,7 +19,7 @@ GUESS = 1 / 16
 
 
 def belief_figure(
-    evals: Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Mapping[str, Any]]],
+    runs: Any,
     *,
     group: str = "belief",
     title: str = TITLE,
@@ -27,10 +27,11 @@ def belief_figure(
     rollouts: int = 0,
     chance: float | None = GUESS,
 ) -> Any:
-    """Belief per voice over the evaluations of one run, or of several: a colour a voice, a dash pattern a run.
+    """Belief in each voice over the evaluations: a colour a voice, a dash pattern a method.
 
     Args:
-        evals: lines of eval.jsonl (`run.evals`, `load_run(folder).eval_rows`), or run name -> such lines.
+        runs: a run, a record (`load_run(folder)`) or lines of eval.jsonl; a list of runs or records that differ in
+            their seed, drawn as their mean and their range; or a name, such as the method's, -> one of these.
         group: which probes: "belief", "belief_in_slang", "teacher_accuracy" or another task's.
         title: plain text.
         names: voice -> its name in the legend, such as "Bob (lies)".
@@ -42,23 +43,20 @@ def belief_figure(
     """
     import plotly.graph_objects as go
 
-    runs = evals if isinstance(evals, Mapping) else {"": evals}
-    drawn = {run: probe_groups(rows).get(group, {}) for run, rows in runs.items()}
-    voices = list(dict.fromkeys(voice for lines in drawn.values() for voice in lines))
+    named = runs if isinstance(runs, Mapping) else {"": runs}
+    drawn = {name: _curves(_seeds(one), group) for name, one in named.items()}
+    voices = list(dict.fromkeys(voice for curves in drawn.values() for voice in curves))
     figure = go.Figure()
-    for place, (run, lines) in enumerate(drawn.items()):
-        steps = [row["step"] * (rollouts or 1) for row in runs[run]]
-        for voice, values in lines.items():
+    for place, (name, curves) in enumerate(drawn.items()):
+        for voice, curve in curves.items():
             shown = (names or {}).get(voice, voice)
-            figure.add_trace(_line(steps, values, f"{shown}, {run}" if run else shown, voices.index(voice), place))
+            scaled = {step * (rollouts or 1): values for step, values in curve.items()}
+            figure.add_traces(_mean(scaled, f"{shown}, {name}" if name else shown, voices.index(voice), place))
     if voices and chance is not None:
         figure.add_trace(_guessing(figure, chance))
     if not voices:
         figure.add_annotation(text=label(f"no probes of the group {group!r}"), showarrow=False)
-    dress(figure, 420, "rollouts" if rollouts else "iteration")
-    figure.update_yaxes(range=[-0.02, 1.04], tickformat=".0%", title="probability")
-    heading = {"text": label(title), "font": {"size": 15}, "x": 0, "xref": "paper", "yref": "container", "y": 0.97}
-    return figure.update_layout(title=heading | {"yanchor": "top"}, margin={"t": 76}, hovermode="x unified")
+    return _dress(figure, title, "rollouts" if rollouts else "iteration")
 
 
 def probe_panels(evals: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
@@ -79,10 +77,44 @@ def probe_panels(evals: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Any
     return panels
 
 
-def _line(steps: Sequence[Any], values: Sequence[float | None], name: str, at: int, run: int = 0) -> Any:
+def _seeds(source: Any) -> list[Sequence[Mapping[str, Any]]]:
+    """The evaluations of each run in `source` (`belief_figure`)."""
+    if isinstance(source, Sequence) and not all(isinstance(one, Mapping) for one in source):
+        return [rows for one in source for rows in _seeds(one)]
+    return [source.eval_rows if hasattr(source, "eval_rows") else getattr(source, "evals", source)]
+
+
+def _curves(seeds: Sequence[Sequence[Mapping[str, Any]]], group: str) -> dict[str, dict[int, list[float | None]]]:
+    """Voice -> step -> the value of each run that was evaluated there."""
+    found: dict[str, dict[int, list[float | None]]] = {}
+    for rows in seeds:
+        for voice, values in probe_groups(rows).get(group, {}).items():
+            for row, value in zip(rows, values, strict=True):
+                found.setdefault(voice, {}).setdefault(row["step"], []).append(value)
+    return found
+
+
+def _mean(curve: Mapping[int, Sequence[float | None]], name: str, at: int, place: int) -> list[Any]:
+    """The mean over runs as a line, and their range as a band where there are several."""
     import plotly.graph_objects as go
 
-    style = {"color": HUES[at % len(HUES)], "width": 2.5, "dash": DASHES[run % len(DASHES)]}
+    steps = sorted(curve)
+    known = [[value for value in numbers(curve[step]) if value is not None] for step in steps]
+    line = _line(steps, [sum(values) / len(values) if values else None for values in known], name, at, place)
+    line.legendgroup = line.name
+    if max(map(len, known)) < 2:
+        return [line]
+    shared: dict[str, Any] = {"mode": "lines", "line": {"width": 0}, "legendgroup": line.name, "hoverinfo": "skip"}
+    high, low = ([end(values) if values else None for values in known] for end in (max, min))
+    edge = go.Scatter(x=steps, y=high, showlegend=False, **shared)
+    fill = tinted(HUES[at % len(HUES)], 0.16)
+    return [edge, go.Scatter(x=steps, y=low, fill="tonexty", fillcolor=fill, showlegend=False, **shared), line]
+
+
+def _line(steps: Sequence[Any], values: Sequence[float | None], name: str, at: int, place: int = 0) -> Any:
+    import plotly.graph_objects as go
+
+    style = {"color": HUES[at % len(HUES)], "width": 2.5, "dash": DASHES[place % len(DASHES)]}
     return go.Scatter(
         x=numbers(steps), y=numbers(values), name=label(name, 60), mode="lines+markers", line=style,
         marker={"size": 8, "symbol": SYMBOLS[at % len(SYMBOLS)]}, hovertemplate="%{y:.1%}",
@@ -97,3 +129,9 @@ def _guessing(figure: Any, chance: float) -> Any:
         x=[min(steps), max(steps)], y=[chance, chance], name=f"guessing ({chance:.2%})", mode="lines",
         line={"color": GREY, "width": 1.5, "dash": "dot"}, hoverinfo="skip",
     )  # fmt: skip
+
+
+def _dress(figure: Any, title: str, x_title: str) -> Any:
+    dress(figure, 420, x_title).update_yaxes(range=[-0.02, 1.04], tickformat=".0%", title="probability")
+    heading = {"text": label(title), "font": {"size": 15}, "x": 0, "xref": "paper", "yref": "container", "y": 0.97}
+    return figure.update_layout(title=heading | {"yanchor": "top"}, margin={"t": 76}, hovermode="x unified")

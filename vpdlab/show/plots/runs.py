@@ -52,17 +52,18 @@ def training_figure(rows: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[s
         figure.add_trace(_accuracy(evals), row=1, col=1)
     _mark_e_steps(figure, rows)
     dress(figure, 170 * len(shown), "")
-    _give_legends(figure, range(2, 2 + len(probes)))
+    _dress_probes(figure, range(2, 2 + len(probes)))
     figure.update_xaxes(dtick=1 if len(rows) <= 12 else None)  # there is no iteration 1.5
     figure.update_xaxes(title="iteration", row=len(shown), col=1)
     return figure.update_layout(hovermode="x unified")
 
 
-def _give_legends(figure: Any, panels: Sequence[int]) -> None:
-    """Give each of these panels (1 is the first) a legend of its own, over its right end."""
+def _dress_probes(figure: Any, panels: Sequence[int]) -> None:
+    """Give each of these panels (1 is the first) an axis with 0, and a legend of its own over its right end."""
     for place in panels:
         figure.update_traces(legend=f"legend{place}", row=place, col=1)
         top = figure.layout[f"yaxis{place}"].domain[1]
+        figure.update_yaxes(rangemode="tozero", row=place, col=1)
         own = {"orientation": "h", "x": 1, "xanchor": "right", "y": top, "yanchor": "bottom"}
         figure.update_layout({f"legend{place}": own})
 

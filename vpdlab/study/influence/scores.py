@@ -19,6 +19,7 @@ from vpdlab.model.comparison import Support, compare_tokens
 from vpdlab.model.distributions import TokenDist
 from vpdlab.model.policy import Policy
 from vpdlab.model.teacher import Teacher
+from vpdlab.model.traits import closed_vocabulary
 from vpdlab.prompts import Renderer
 from vpdlab.study.influence.sentences import sentences, shuffled
 from vpdlab.types import Feedback, Problem, View
@@ -172,10 +173,26 @@ def _described(
     }
 
 
-def rescorer(
-    policy: Policy, teacher: Teacher, render: Renderer, record: Mapping[str, Any], **options: Any
-) -> Callable[[str], dict[str, Any]]:
-    """For the button of `vpdlab_widgets.CritiqueInfluence`: the influence of another text on the same response.
+@dataclass(frozen=True)
+class Rescorer:
+    """Scores another text in a critique's place.
+
+    Attributes:
+        influence: from the text to what `critique_influence` returns; a call of the rescorer is a call of it.
+        unknown_words: from the text to those of its words that the model's vocabulary lacks; None for a model whose
+            vocabulary is open (`traits.closed_vocabulary`).
+    """
+
+    influence: Callable[[str], dict[str, Any]]
+    unknown_words: Callable[[str], list[str]] | None = None
+
+    def __call__(self, text: str) -> dict[str, Any]:
+        """The influence of `text`."""
+        return self.influence(text)
+
+
+def rescorer(policy: Policy, teacher: Teacher, render: Renderer, record: Mapping[str, Any], **options: Any) -> Rescorer:
+    """For the editor of `vpdlab_widgets.CritiqueInfluence`: the influence of another text on the same response.
 
     The recorded critique is among the variants, so the widget shows how far the new text is from it.
     """
@@ -185,7 +202,7 @@ def rescorer(
     def rescore(text: str) -> dict[str, Any]:
         return critique_influence(policy, teacher, render, {**record, part: text}, part=part, others=others, **options)
 
-    return rescore
+    return Rescorer(rescore, render.encoder.unknown_words if closed_vocabulary(policy.model) else None)
 
 
 def _view(render: Renderer, record: Mapping[str, Any], part: str, text: str, response: tuple[int, ...]) -> View:

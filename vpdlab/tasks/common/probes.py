@@ -52,15 +52,22 @@ class Answer:
 
 
 class Reader(Protocol):
-    """What `probes` is given.
+    """What `probes` is given."""
 
-    Attributes:
-        step: the iteration after which the evaluation takes place; 0 before training.
-        answers: the teacher's answers of this evaluation, one a problem that the student failed.
-    """
+    @property
+    def step(self) -> int:
+        """The iteration after which the evaluation takes place; 0 before training."""
+        ...
 
-    step: int
-    answers: Sequence[Answer]
+    @property
+    def problems(self) -> Sequence[Problem]:
+        """The held-out problems of this evaluation."""
+        ...
+
+    @property
+    def answers(self) -> Sequence[Answer]:
+        """The teacher's answers of this evaluation, one for each problem that the student failed."""
+        ...
 
     def logp(self, questions: Sequence[Question], by: Literal["teacher", "student"] = "teacher") -> list[float]:
         """Log-probability (nats) of each question's response, at the run's sampling temperature.
