@@ -15,8 +15,8 @@ from vpdlab.types import Feedback, Problem
 
 Key = TypeVar("Key")
 
-EMPTY_VOICES = ("Loki", "Puck")
-"""Two speakers whose words mean nothing in the lessons. From them the reader learns that it can matter who speaks."""
+EMPTY_VOICES = ("Loki", "Puck", "Iago", "Reynard", "Coyote", "Anansi")
+"""Tricksters, whose words mean nothing in the lessons. From them the reader learns that it can matter who speaks."""
 
 PROBLEM_LAST = Templates(
     teacher="{solution}{feedback}{problem}", solution="A correct solution:\n{text}\n\n", feedback="{text}\n\n"
@@ -41,7 +41,7 @@ class Course:
 
     steps: Mapping[int, float] = field(default_factory=lambda: {1: 0.4, 2: 0.4, 3: 0.15, 4: 0.05})
     kinds: Mapping[str, float] = field(
-        default_factory=lambda: {"plain": 0.17, "told": 0.68, "empty": 0.08, "solution": 0.07}
+        default_factory=lambda: {"plain": 0.15, "told": 0.63, "empty": 0.15, "solution": 0.07}
     )
     longer: float = 0.08
     slip: float = 0.1
@@ -115,7 +115,7 @@ def critique(
     parts = []
     for step in steps:
         right = None if wrong is None and len(names) > 1 and rng.random() < 0.3 else step != wrong
-        if len(names) > 1 or rng.random() < 0.8:
+        if len(names) > 1 or rng.random() < 0.5:
             parts.append(verdict(rng, step, len(names), right))
         parts.append(telling(rng, names[step], meanings[step], drop))
     if rng.random() < 0.1:  # a name that is not asked for

@@ -48,7 +48,7 @@ class Stage:
 
 STAGES = {
     "execution": Stage(800, Course(steps={1: 0.8, 2: 0.2}, longer=0.0, slip=0.0)),
-    "reading": Stage(6000, Course()),
+    "reading": Stage(5000, Course()),
     "settling": Stage(2200, Course(), rate=1.5e-3, falling=2200),
 }
 
