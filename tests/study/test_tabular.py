@@ -7,7 +7,21 @@ from itertools import pairwise
 
 import pytest
 import torch
-from enumerated import CASES, FORKS, PRIOR, PROPERTY, QUARTER, REWARD, WORDS, gradient, problems, table
+from enumerated import (
+    CASES,
+    FORKS,
+    PRIOR,
+    PROPERTY,
+    QUARTER,
+    REWARD,
+    SMALL,
+    WORDS,
+    gradient,
+    problems,
+    right,
+    success,
+    table,
+)
 from hypothesis import given
 from torch import Tensor
 from torch.testing import assert_close
@@ -16,6 +30,7 @@ from vpdlab import losses
 from vpdlab.credit import tilted_weight
 from vpdlab.study.tabular import (
     Tree,
+    classifier_loss,
     descend,
     elbo,
     expectation,
@@ -142,6 +157,20 @@ def test_bcos_gradient_in_the_table_is_its_closed_form() -> None:
     assert_close(gradient(lambda x: e_loss("bco", x), logits), closed)
 
 
+def test_the_expected_classifier_is_the_librarys_on_a_batch_that_is_the_distribution() -> None:
+    logits, prior, reward = table(FORKS, 1), sequence_logp(FORKS, table(FORKS, 2)), REWARD[FORKS]
+
+    def on_the_batch(x: Tensor) -> Tensor:
+        q, right = sequence_logp(FORKS, x)[ROWS], (reward == 1)[ROWS]
+        return losses.bco_loss(q, prior[ROWS], right, BETA, losses.reward_shift(q, prior[ROWS], right, BETA))
+
+    def expected(x: Tensor) -> Tensor:
+        return classifier_loss(sequence_logp(FORKS, x), prior, reward, BETA, PRIOR)
+
+    assert_close(expected(logits), on_the_batch(logits))
+    assert_close(gradient(expected, logits), gradient(on_the_batch, logits))
+
+
 def test_all_e_steps_begin_in_the_direction_of_the_bound() -> None:
     """At q = pi_ref, with rewards of 0 and 1, each is the gradient of E_q[r] - beta KL(q||pi_ref) but for a factor."""
     exact = gradient(lambda x: objective(sequence_logp(FORKS, x), PRIOR, REWARD[FORKS], BETA), QUARTER)
@@ -209,3 +238,47 @@ def test_bco_and_kto_run_past_the_posterior(name: str, nearest: int, gap: float,
     assert margins[-1] > 1.5
     pulls = [gradient(lambda x: e_loss(name, x), x).norm() for x in (table_of(FORKS, tilted), QUARTER)]
     assert pulls[0] > 0.5 * pulls[1]
+
+
+# -- whose responses the teacher learns from -------------------------------------------------------------------------
+
+# LL and RR are right. The student mostly goes RL, and LL where it is right; the teacher goes RR two times in three.
+ENDS = right(SMALL, "00", "11")
+HABIT = torch.tensor([0.12, 0.05, 0.78, 0.05], dtype=torch.float64).log()
+READER = torch.tensor([[0.2, 0.8], [0.2, 0.8]], dtype=torch.float64).log()
+BOTH = torch.tensor([0, 1, 1])  # the row of each prefix where the second fork is one place
+
+
+def trained(own: bool, shared: bool, beta: float = 0.1) -> tuple[list[float], list[float]]:
+    """The teacher's own success and its margin on the student's responses, before and after each of 40 updates."""
+
+    def loss(x: Tensor) -> Tensor:
+        q = sequence_logp(SMALL, x[BOTH] if shared else x)
+        return classifier_loss(q, HABIT, ENDS, beta, q if own else HABIT)
+
+    path = [x[BOTH] if shared else x for x in descend(loss, READER if shared else READER[BOTH], 1 / beta, 40)]
+    rewards = [losses.implicit_reward(sequence_logp(SMALL, x), HABIT, beta) for x in path]
+    share = [HABIT.exp() * kind / expectation(HABIT, kind) for kind in (ENDS, 1 - ENDS)]
+    margins = [((share[0] - share[1]) * reward).sum().item() for reward in rewards]
+    return [success(SMALL, x, ENDS).item() for x in path], margins
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5, 1.0])
+def test_on_the_students_responses_the_margin_rises_and_the_teachers_own_success_falls(beta: float) -> None:
+    rates, margins = trained(own=False, shared=True, beta=beta)
+    assert all(later < now for now, later in pairwise(rates)) and rates[0] == pytest.approx(0.68)
+    assert all(later > now for now, later in pairwise(margins))
+    assert rates[-1] < {0.1: 0.001, 0.5: 0.05, 1.0: 0.26}[beta]
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5, 1.0])
+def test_on_its_own_responses_its_success_rises_while_that_margin_falls(beta: float) -> None:
+    rates, margins = trained(own=True, shared=True, beta=beta)
+    assert all(later > now for now, later in pairwise(rates)) and rates[-1] > {0.1: 0.999, 0.5: 0.99, 1.0: 0.97}[beta]
+    assert all(later < now for now, later in pairwise(margins)) and margins[-1] < 0 < margins[0]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_teacher_without_shared_weights_gains_on_either(own: bool) -> None:
+    rates, _ = trained(own, shared=False)
+    assert rates[-1] > 0.98 and min(rates) >= rates[0]

@@ -23,8 +23,9 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
-from vpdlab.losses import kl, token_divergence
+from vpdlab.losses import implicit_reward, kl, token_divergence
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +145,26 @@ def objective(
 ) -> Float[Tensor, ""]:
     """J(pi) = E_pi[r] - beta KL(pi||pi_ref), in units of reward. It equals beta times the ELBO."""
     return beta * elbo(logp, prior_logp, reward, beta)
+
+
+def classifier_loss(
+    logp: Float[Tensor, " y"],
+    prior_logp: Float[Tensor, " y"],
+    reward: Float[Tensor, " y"],
+    beta: float,
+    sampled_logp: Float[Tensor, " y"],
+) -> Float[Tensor, ""]:
+    """The E-step's BCO loss (`losses.bco_loss`) in expectation over the responses of any policy.
+
+    Args:
+        logp: the teacher's; the only input that takes gradient.
+        reward: 1 or 0.
+        sampled_logp: of the policy that sampled: the student, or the teacher itself.
+    """
+    p, r = sampled_logp.detach().exp(), implicit_reward(logp, prior_logp, beta)
+    right, wrong = (p * kind / (p * kind).sum() for kind in (reward, 1.0 - reward))
+    shift = ((right + wrong) * r).sum().detach() / 2
+    return -(right * logsigmoid(r - shift) + wrong * logsigmoid(shift - r)).sum()
 
 
 def path_divergence(
