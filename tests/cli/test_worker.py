@@ -25,7 +25,8 @@ def test_runs_in_one_process_equal_runs_of_their_own_and_a_failure_does_not_end_
     worker.close()
     assert process.returncode == 0
     (alone,) = compare.plan({"base": base}, ["vpd"], [0], tmp_path / "alone")
-    assert runs._run(alone, other := runs.Worker(jobs=1)) == 0
+    other = runs.Worker(jobs=1)
+    assert runs._run(alone, other) == 0
     other.close()
     one, two = (load_file(cell.folder / "final" / "model.safetensors") for cell in (together[2], alone))
     assert all((one[name] == two[name]).all() for name in one)

@@ -70,7 +70,9 @@ def test_what_a_slipped_response_writes_is_carried_out_and_not_taught() -> None:
     course = Course(steps={1: 1.0}, kinds={"told": 1.0}, slip=1.0, longer=0.0)
     school = make_reader.School(tokenizer(), course, 4, "test")
     ((ids, labels), *_) = school.encoded([lesson(school.rng, course)])
-    response = [(token, label) for token, label in zip(ids, labels, strict=True) if label != -100 or token in school.operations]
+    response = [
+        (token, label) for token, label in zip(ids, labels, strict=True) if label != -100 or token in school.operations
+    ]
     assert [label for token, label in response if token in school.operations][-1] == -100
     assert labels[-1] == tokenizer().eos_token_id
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vpdlab import processes
-from vpdlab.cli.comparing import compare, study
+from vpdlab.cli.comparing import compare, forecast, study
 from vpdlab.cli.options import as_options, parse_preset, parse_run, parsed, parser, path, without_trust
 from vpdlab.config import HINTS
 from vpdlab.errors import UserError, refuse_handed_in
@@ -182,6 +182,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "compare": compare,
     "study": study,
+    "forecast": forecast,
     "notebook": notebook,
     "eval": evaluate,
     "export": export,

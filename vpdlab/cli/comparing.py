@@ -1,4 +1,4 @@
-"""The commands that run many trainings: compare and study."""
+"""The commands about many trainings: compare, study and forecast."""
 
 from __future__ import annotations
 
@@ -108,3 +108,46 @@ def _add_common(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--jobs", type=int, default=0, help="runs at the same time; default: by the CPU cores")
     arguments.add_argument("--level", type=float, help="held-out accuracy (0 to 1) whose rollouts are counted")
     arguments.add_argument("--dry-run", action="store_true", help="only list what would be run")
+
+
+def forecast(args: Sequence[str]) -> int:
+    """what a few batches say of how much sdpo, vpd and grpo will gain: vpdlab forecast --preset words-liar"""
+    arguments = parser(
+        "forecast",
+        "Samples a few batches with the settings of `vpdlab train`, trains nothing, and forecasts the gain in held-out"
+        " accuracy. The bundled fit comes from the study `words`; trust it the less, the less a run resembles that one.",
+    )
+    arguments.add_argument("--batches", type=int, default=4, help="batches to sample, at least 2; default: 4")
+    arguments.add_argument("--with-fit", type=path, metavar="FILE", help="a fit of your own, as --fit writes it")
+    arguments.add_argument(
+        "--fit", metavar="STUDY", help="instead: fit on the complete runs of a study (its name or file), in --study-out"
+    )
+    arguments.add_argument("--study-out", type=path, help="folder of that study; default: runs/study-NAME")
+    arguments.add_argument("--write", type=path, default=Path("forecast.json"), help="the file that --fit writes")
+    chosen, rest = parsed(arguments, args)
+    return _fit(chosen) if chosen.fit else _forecast(chosen, as_options(rest))
+
+
+def _forecast(chosen: argparse.Namespace, rest: Sequence[str]) -> int:
+    from vpdlab.compare import forecasts
+    from vpdlab.study.forecast import BUNDLED, read
+
+    fits = read(chosen.with_fit or BUNDLED)
+    found = forecasts.signs_of(parse_preset("vpdlab forecast", rest)[0], chosen.batches)
+    print(forecasts.markdown(found, forecasts.told(found, fits)))
+    return 0
+
+
+def _fit(chosen: argparse.Namespace) -> int:
+    from vpdlab.compare import forecasts, studies
+    from vpdlab.study.forecast import write
+
+    out = chosen.study_out or Path("runs") / f"study-{Path(chosen.fit).stem}"
+    cells = studies.read_study(chosen.fit).cells(out)
+    done = [cell for cell, _ in forecasts.gains(cells)]
+    fits = forecasts.fit_study(done, forecasts.signs_of_study(done, out, chosen.batches))
+    write(fits, chosen.write)
+    for method, one in fits.items():
+        print(f"{method}: {one.runs} runs under {one.conditions} conditions, interval +-{100 * one.error:.0f} points")
+    print(chosen.write)
+    return 0

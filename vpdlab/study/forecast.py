@@ -167,9 +167,7 @@ class Fit:
     def gain(self, found: Signs) -> Gain:
         """The forecast; what is impossible (below 0 or above 100 % in the end) is cut off."""
         low, high = -found.success, 1 - found.success
-        value, *ends = (
-            min(max(at, low), high) for at in (self._at(found) + d for d in (0.0, -self.error, self.error))
-        )
+        value, *ends = (min(max(at, low), high) for at in (self._at(found) + d for d in (0.0, -self.error, self.error)))
         return Gain(value, *ends)
 
     def _at(self, found: Signs) -> float:

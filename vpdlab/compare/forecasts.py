@@ -1,0 +1,112 @@
+"""Forecasts of runs, and what they are fitted on: the runs of a study."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vpdlab.compare.runs import Cell
+from vpdlab.config import RunConfig
+from vpdlab.errors import RunFailed, UserError
+from vpdlab.learn.parts import Parts
+from vpdlab.record import load_run
+from vpdlab.run.probing import probed
+from vpdlab.study import forecast
+from vpdlab.study.forecast import METHODS_FORECAST, Fit, Gain, Signs
+
+SIGNS = "signs.json"
+
+
+def signs_of(config: RunConfig, batches: int = 4) -> Signs:
+    """The signs of a run with these settings, before it. Its model is loaded; nothing is trained or written."""
+    parts = Parts.open(config.but(method="joint"))
+    beliefs = [value for name, value in _probes(parts).items() if name.startswith("belief/") and value is not None]
+    return forecast.signs(parts, batches, sum(beliefs) / len(beliefs) if beliefs else math.nan)
+
+
+def _probes(parts: Parts) -> dict[str, float | None]:
+    return probed(parts, 0, []).get("probes", {})
+
+
+def signs_of_study(
+    cells: Sequence[Cell], out: Path, batches: int = 4, say: Callable[[str], None] = print
+) -> dict[tuple[str, int], Signs]:
+    """Signs of each condition and seed of a study. What is measured once is kept in the study's folder."""
+    path = out / SIGNS
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found = {}
+    for cell in cells:
+        key = f"{cell.preset} {cell.seed}"
+        if key not in stored:
+            stored[key] = asdict(signs_of(cell.config, batches))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
+            say(f"signs of {key}: {stored[key]}")
+        found[cell.preset, cell.seed] = Signs(**stored[key])
+    return found
+
+
+def gains(cells: Sequence[Cell]) -> list[tuple[Cell, float]]:
+    """Each complete run of a method that is forecast, with the study's own settings, and its gain in held-out accuracy."""
+    found = []
+    for cell in cells:
+        if cell.label in METHODS_FORECAST and (cell.folder / "status.json").is_file():
+            record = load_run(cell.folder)
+            if record.status["state"] == "complete" and record.eval_rows:
+                found.append((cell, record.eval_rows[-1]["accuracy"] - record.eval_rows[0]["accuracy"]))
+    return found
+
+
+def fit_study(cells: Sequence[Cell], found: dict[tuple[str, int], Signs]) -> dict[str, Fit]:
+    """A fit for each method on the complete runs of a study.
+
+    Raises:
+        RunFailed: where there are none.
+    """
+    runs, fits = gains(cells), {}
+    for method in METHODS_FORECAST:
+        mine = [(cell, gain) for cell, gain in runs if cell.label == method]
+        if mine:
+            known = [found[cell.preset, cell.seed] for cell, _ in mine]
+            fits[method] = forecast.fit(known, [gain for _, gain in mine], [cell.preset for cell, _ in mine])
+    if not fits:
+        raise RunFailed("no run of the study is complete: nothing to fit a forecast on")
+    return fits
+
+
+def told(found: Signs, fits: dict[str, Fit]) -> dict[str, Gain]:
+    """The forecast of each method. Raises UserError where there is no fit."""
+    if not fits:
+        raise UserError("there is no fit to forecast with")
+    return {method: one.gain(found) for method, one in fits.items()}
+
+
+def markdown(found: Signs, gained: dict[str, Gain]) -> str:
+    """Signs and forecasts as text."""
+    percent = {"success": found.success, "teacher": found.teacher, "sibling": found.sibling, "signal": found.signal}
+    words = {
+        "success": "of the student's rollouts are right",
+        "teacher": "of its failures the teacher gets right, shown the feedback",
+        "sibling": "of the student's other rollouts of these problems are right",
+        "signal": "of the groups have both a success and a failure",
+    }
+    lines = [f"{100 * percent[name]:5.1f} % {text}" for name, text in words.items()]
+    if not math.isnan(found.belief):
+        lines.append(f"{100 * found.belief:5.1f} % is the probability that the teacher does what a voice tells it")
+    if not math.isnan(found.cosine):
+        lines.append(f"{found.cosine:+7.3f} is the cosine of the step of distillation and the step that raises success")
+    lines += [
+        "",
+        f"({found.rollouts} rollouts, nothing trained)",
+        "",
+        "| method | final accuracy | gain, in points |",
+        "|---|---|---|",
+    ]
+    for method, gain in sorted(gained.items(), key=lambda item: -item[1].value):
+        final, low, high = (100 * (found.success + at) for at in (gain.value, gain.low, gain.high))
+        lines.append(f"| {method} | {final:.0f} % [{low:.0f}, {high:.0f}] | {100 * gain.value:+.0f} |")
+    return "\n".join(lines)
