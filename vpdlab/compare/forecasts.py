@@ -51,7 +51,7 @@ def signs_of_study(
 
 
 def gains(cells: Sequence[Cell]) -> list[tuple[Cell, float]]:
-    """Each complete run of a method that is forecast, with the study's own settings, and its gain in held-out accuracy."""
+    """Each complete run of a method that is forecast, with the study's own settings, and its gain in accuracy."""
     found = []
     for cell in cells:
         if cell.label in METHODS_FORECAST and (cell.folder / "status.json").is_file():
