@@ -27,7 +27,7 @@ from vpdlab.prompts import Renderer, Templates
 from vpdlab.tasks.common.lexicon.frames import vocabulary
 from vpdlab.tasks.common.lexicon.operations import KINDS
 from vpdlab.tasks.common.lexicon.phrases import phrases
-from vpdlab.zoo.lessons import EMPTY_VOICES, PROBLEM_LAST, Course, Lesson, lesson
+from vpdlab.zoo.lessons import PROBLEM_LAST, TRICKSTERS, Course, Lesson, lesson
 from vpdlab.zoo.reader_skills import skills
 from vpdlab.zoo.scratch import SPECIAL, random_llama, special_tokens, with_chat
 
@@ -59,7 +59,7 @@ def words() -> list[str]:
     texts = [text for one in (Templates(), PROBLEM_LAST) for text in vars(one).values()]
     other = re.findall("[A-Za-z]+", re.sub(r"\{\w+\}", " ", " ".join(texts)))
     first = {phrase.split()[0].strip(",").capitalize() for kind in KINDS for phrase in phrases(kind, "all")}
-    return sorted({*vocabulary(), *other, *EMPTY_VOICES, *first})
+    return sorted({*vocabulary(), *other, *TRICKSTERS, *first})
 
 
 def build_tokenizer() -> Any:
