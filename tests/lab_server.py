@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from vpdlab.cli.lab import environment
+
 
 @dataclass
 class Lab:
@@ -27,7 +29,7 @@ class Lab:
 
 @contextmanager
 def jupyterlab(folder: Path) -> Iterator[Lab]:
-    """A JupyterLab on a folder, with settings of its own, ended by its process."""
+    """A JupyterLab on a folder as `vpdlab lab` starts it, with settings of its own, ended by its process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -36,13 +38,9 @@ def jupyterlab(folder: Path) -> Iterator[Lab]:
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser",
         f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
-        "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]  # fmt: skip
     own = {f"JUPYTERLAB_{kind}_DIR": str(folder / f".{kind.lower()}") for kind in ("WORKSPACES", "SETTINGS")}
-    news = folder / ".settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
-    news.parent.mkdir(parents=True)
-    news.write_text('{"fetchNews": "false"}')  # else it asks, over the notebook
-    env = os.environ | private | own | {"JUPYTER_PREFER_ENV_PATH": "1"}
+    env = environment(os.environ | private | own)
     server = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(f"http://127.0.0.1:{port}/api/status?token={token}")

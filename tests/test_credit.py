@@ -7,7 +7,7 @@ import math
 import torch
 from torch.testing import assert_close
 
-from vpdlab.credit import cost_to_go, group_advantage, leave_one_out_mean, tilted_weight
+from vpdlab.credit import cost_to_go, group_advantage, group_mean, leave_one_out_mean, tilted_weight
 
 NAN = math.nan
 
@@ -112,3 +112,15 @@ def test_a_baseline_leaves_its_own_rollout_out() -> None:
     found = leave_one_out_mean(values, torch.tensor([0, 0, 0, 1]))
     assert found.tolist() == [[4.0, 40.0], [3.5, 35.0], [1.5, 15.0], [0.0, 0.0]]
     assert leave_one_out_mean(values[:, 0], torch.tensor([0, 0, 0, 1])).tolist() == [4.0, 3.5, 1.5, 0.0]
+
+
+def test_the_mean_of_a_group_stands_at_each_of_its_rollouts() -> None:
+    values, group = torch.tensor([1.0, 10.0, 0.0, 20.0, 0.5]), torch.tensor([3, 7, 3, 7, 3])
+    assert group_mean(values, group).tolist() == [0.5, 15.0, 0.5, 15.0, 0.5]
+
+
+def test_weights_of_responses_that_another_policy_sampled_are_those_of_the_prior() -> None:
+    # mu holds 3/4, 1/4; pi holds 1/4, 3/4; r / beta is log 2 and 0: pi* is 2/5, 3/5, and each weight is pi* / mu.
+    ratio = torch.tensor([1 / 3, 3.0]).log()
+    weight = tilted_weight(torch.tensor([math.log(2.0), 0.0]), torch.zeros(2, dtype=torch.long), 1.0, ratio)
+    assert_close(weight, torch.tensor([2 / 3, 3.0]) / (2 / 3 + 3.0))

@@ -586,6 +586,24 @@ def test_elbo_policy_gradient_is_exact_in_expectation() -> None:
         assert_close(ours, exact)
 
 
+def test_the_kl_penalty_is_k3() -> None:
+    logp, reference = torch.tensor([-1.0, -2.0, -30.0], requires_grad=True), torch.tensor([-1.0, -1.0, 0.0])
+    found = losses.kl_penalty(logp, reference)
+    assert_close(found.detach(), torch.tensor([0.0, math.e - 2.0, math.exp(20.0) - 21.0]))
+    found.sum().backward()
+    assert_close(logp.grad, torch.tensor([0.0, 1.0 - math.e, 0.0]))  # cut where nothing would be left but an overflow
+
+
+def test_the_kl_penalty_is_the_kl_in_expectation_and_its_gradient_the_forward_one() -> None:
+    pi, reference = (torch.randn(5, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    logits, target = pi.clone().requires_grad_(), reference.log_softmax(-1)
+    p = logits.log_softmax(-1)
+    loss = (p.detach().exp() * losses.kl_penalty(p, target)).sum()
+    assert_close(loss.detach(), losses.kl(p.detach(), target))
+    (found,) = torch.autograd.grad(loss, logits)
+    assert_close(found, logits.detach().softmax(-1) - target.exp())  # that of KL(reference || pi)
+
+
 def test_elbo_policy_gradient_by_hand() -> None:
     # log q = -1 with q twice as likely as pi: -2 (r - 0.5 ln 2 - b) log q
     q, prior = torch.tensor([-1.0, -1.0]).double(), torch.tensor([-1.0, -1.0]).double() - LOG2

@@ -34,16 +34,34 @@ def group_advantage(
     return advantage
 
 
-def tilted_weight(rewards: Float[Tensor, " b"], group: Int[Tensor, " b"], beta: float) -> Float[Tensor, " b"]:
+def group_mean(values: Float[Tensor, " b"], group: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """The mean over the group of each rollout."""
+    mean = torch.empty_like(values)
+    for g in group.unique():
+        rows = group == g
+        mean[rows] = values[rows].mean()
+    return mean
+
+
+def tilted_weight(
+    rewards: Float[Tensor, " b"],
+    group: Int[Tensor, " b"],
+    beta: float,
+    log_ratio: Float[Tensor, " b"] | None = None,
+) -> Float[Tensor, " b"]:
     """Self-normalised weights of the reward-tilted prior: exp(r / beta) / its sum over the group.
 
     Responses that pi has sampled, weighted so, stand for pi*(y|x), which is pi(y|x) exp(r / beta) / Z(x) (VPD section
     3.1). The weights of a group add up to 1.
+
+    Args:
+        log_ratio: log pi - log mu of each response where another policy mu has sampled it; added in the exponent.
     """
-    weight = torch.zeros_like(rewards)
+    exponent = rewards / beta if log_ratio is None else rewards / beta + log_ratio
+    weight = torch.zeros_like(exponent)
     for g in group.unique():
         rows = group == g
-        weight[rows] = torch.softmax(rewards[rows] / beta, dim=0)
+        weight[rows] = torch.softmax(exponent[rows], dim=0)
     return weight
 
 

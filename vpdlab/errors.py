@@ -5,6 +5,7 @@ one line that states what is wrong and what to do. The command line prints that 
 else is a bug in vpdlab and keeps its traceback.
 """
 
+import re
 import sys
 
 
@@ -41,6 +42,14 @@ def notice(text: str) -> None:
 def is_text(value: str) -> bool:
     """Whether a string can be written as UTF-8: half a character (a lone surrogate) cannot."""
     return not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def whole_text(text: str) -> str:
+    """Text with U+FFFD for each lone surrogate, half a character that no tokenizer takes and no file can hold.
+
+    JSON can spell one ("\\ud83d"), so any text from outside may contain one.
+    """
+    return text if text.isascii() or is_text(text) else re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
 
 
 def in_one_line(error: object, most: int = 300) -> str:

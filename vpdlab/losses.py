@@ -198,18 +198,21 @@ def elbo_policy_gradient_loss(
     beta: float,
     baseline: Float[Tensor, " b"] | float = 0.0,
     max_ratio: float = math.inf,
+    sampled_logp: Float[Tensor, " b"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Policy gradient of E_q[r] - beta KL(q||pi), from responses that pi has sampled; a sum over rollouts.
+    """Policy gradient of E_q[r] - beta KL(q||pi), from responses that pi, or another mu, has sampled; a sum over them.
 
-    -sum_i sg(w_i (r_i - beta log(q_i / pi_i) - b_i)) log q_i, with the ratio of whole sequences w = q / pi cut at
+    -sum_i sg(w_i (r_i - beta log(q_i / pi_i) - b_i)) log q_i, with the ratio of whole sequences w = q / mu cut at
     `max_ratio`. Where nothing is cut and the baseline does not depend on the response, the mean of its gradient is
     exact.
 
     Args:
-        prior_logp: sums under the distribution that sampled, which is also the anchor of the KL.
+        prior_logp: sums under pi, the anchor of the KL.
+        sampled_logp: sums under mu, the distribution that sampled; default pi.
     """
     log_ratio = (teacher_logp - prior_logp).detach()
-    weight = log_ratio.clamp(max=LARGEST_LOG_RATIO).exp().clamp(max=max_ratio)
+    weight = log_ratio if sampled_logp is None else (teacher_logp - sampled_logp).detach()
+    weight = weight.clamp(max=LARGEST_LOG_RATIO).exp().clamp(max=max_ratio)
     return -(weight * (reward - beta * log_ratio - baseline) * teacher_logp).sum()
 
 
@@ -237,6 +240,12 @@ def clipped_surrogate(
     """-min(rho A, clip(rho, 1 - low, 1 + high) A) at each token (PPO; `high` > `low` is DAPO's clip-higher)."""
     ratio = importance_ratio(logp, old_logp)
     return -torch.minimum(ratio * advantage, ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantage)
+
+
+def kl_penalty(logp: Float[Tensor, "*n"], reference_logp: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """KL(pi||reference) at each token that pi has sampled, by k3: exp(d) - 1 - d, d = log ref - log pi (2402.03300)."""
+    gap = (reference_logp.detach() - logp).clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
+    return gap.expm1() - gap
 
 
 def policy_gradient_loss(

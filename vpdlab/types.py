@@ -24,10 +24,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from vpdlab.errors import whole_text
+
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem as a task hands it out.
+    """One problem as a task hands it out. Half a character in its texts becomes U+FFFD.
 
     Attributes:
         id: stable and unique within the task; the same problem has the same id in every run.
@@ -42,6 +44,12 @@ class Problem:
     answer: str
     system: str = ""
     data: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        for name in ("id", "prompt", "answer", "system"):
+            value = getattr(self, name)
+            if isinstance(value, str) and not value.isascii():
+                object.__setattr__(self, name, whole_text(value))
 
 
 @dataclass(frozen=True)

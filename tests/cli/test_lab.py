@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,8 +23,9 @@ from nbformat.v4 import new_code_cell, new_notebook
 from offline_browser import FLAGS
 from planted import TEXT
 
-from vpdlab import Run, RunConfig
+from vpdlab import Run, RunConfig, UserError, cli
 from vpdlab.cli import headless
+from vpdlab.cli.lab import own_notebooks
 from vpdlab.record import load_run
 
 pytestmark = pytest.mark.slow
@@ -61,7 +64,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def opened(lab: Lab, browser: Any, name: str) -> Iterator[Any]:
+def opened(lab: Lab, browser: Any, name: str, run: bool = True) -> Iterator[Any]:
     """A page on a notebook of the lab's folder, its kernel ready; all cells are run. Fails on a console error and on a
     request that leaves the machine; ends the kernel."""
     problems: list[str] = []
@@ -75,7 +78,8 @@ def opened(lab: Lab, browser: Any, name: str) -> Iterator[Any]:
         page.wait_for_function(IDLE, timeout=90_000)
         page.wait_for_timeout(1500)  # the widget manager shakes hands with the kernel after it became idle
         page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
-        page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        if run:
+            page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
         yield page
         page.evaluate(f"{PANEL}.sessionContext.shutdown()")
     finally:
@@ -243,7 +247,7 @@ def test_a_row_moves_the_lens_and_the_slider_moves_the_row(linked):
     until(linked, "(table.selected, lens.index)", (5, 5))
     problem, step, index = rows[5]
     where = linked.locator(".vpd-tl-where")
-    assert where.inner_text() == f"step {step} · rollout {index + 1}"
+    assert where.inner_text() == f"iteration {step} · rollout {index + 1}"
     mine = sorted((row[1], row[2], place) for place, row in enumerate(rows) if row[0] == problem)
     assert {row[0] for row in mine} == {1, 2, 3}  # the problem comes in every iteration
     box = linked.locator(".vpd-tl-range").bounding_box()
@@ -254,9 +258,9 @@ def test_a_row_moves_the_lens_and_the_slider_moves_the_row(linked):
         linked.mouse.move(box["x"] + box["width"] * share - 1, at[1])
     linked.mouse.up()
     until(linked, "(lens.index, table.selected)", (mine[-1][2],) * 2)
-    assert where.inner_text() == f"step 3 · rollout {mine[-1][1] + 1}"
+    assert where.inner_text() == f"iteration 3 · rollout {mine[-1][1] + 1}"
     read = linked.locator(".vpd-rt-details .vpd-rt-name").inner_text()  # the table shows what the slider chose
-    assert f"step 3 · rollout {mine[-1][1] + 1}" in read
+    assert f"iteration 3 · rollout {mine[-1][1] + 1}" in read
     linked.mouse.move(5, 5)
     photograph(linked, "linked")
 
@@ -367,3 +371,105 @@ def test_a_critique_is_edited_and_scored_again(lab, browser, recorded):
         page.locator(".vpd-ci .vpd-option", has_text="recorded").click()
         until(page, "influence.own", False)
         assert cells(page) == before
+
+
+EVERY = """
+from IPython.display import display
+from vpdlab_widgets import CritiqueInfluence, EMTimeline, RolloutTable, RunCompare, TokenLens
+from vpdlab import load_run
+from vpdlab.show import widget_data
+
+run = load_run({folder!r})
+records = run.rollouts()
+live = EMTimeline(title="live", state="running", total=3)
+display(live)
+for row in run.rows:
+    live.append(row)
+live.state = "complete"
+table = RolloutTable(widget_data.rollout_rows(records), title="rows", selected=0)
+lens = TokenLens(widget_data.lens_records(records, beta=0.1), title="tokens")
+table.drive(lens)
+display(table, lens, RunCompare(widget_data.compared_runs([run])))
+"""
+
+
+def save(page: Any) -> None:
+    page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+    page.wait_for_function(f"!{PANEL}.context.model.dirty")
+
+
+def test_a_saved_notebook_opens_again_with_its_widgets(lab, browser, recorded):
+    """Without its kernel, trusted and untrusted: what was drawn is there, and a finished run is finished."""
+    write(lab, "kept.ipynb", [EVERY.format(folder=str(recorded))])
+    with opened(lab, browser, "kept.ipynb") as page:
+        page.wait_for_selector(".vpd-rc-stage svg")
+        page.wait_for_function(IDLE)
+        save(page)
+    saved = nbformat.read(lab.folder / "kept.ipynb", as_version=4)
+    assert len(saved.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]) >= 4
+    assert "3 iterations, complete" in saved.cells[0].outputs[0].data["text/html"]
+    with opened(lab, browser, "kept.ipynb", run=False) as page:
+        page.wait_for_selector(".vpd-tl-stage .vpd-tok")
+        page.wait_for_selector(".vpd-rc-stage svg")
+        said = " ".join(page.locator(".jp-OutputArea").all_inner_texts())
+        assert "model not found" not in said and "complete" in page.locator(".vpd-emt-badge").inner_text()
+        assert "iteration 3" in page.locator(".vpd-emt-readout").inner_text()
+        photograph(page, "kept")
+
+
+def test_no_question_about_news_lies_over_the_notebook(lab, browser):
+    write(lab, "quiet.ipynb", ["1 + 1"])
+    with opened(lab, browser, "quiet.ipynb") as page:
+        page.wait_for_selector(".jp-OutputArea-output")
+        page.wait_for_timeout(3000)
+        assert page.locator(".Toastify__toast").count() == 0
+
+
+def test_the_report_notebook_finds_the_newest_run_of_the_working_folder(lab, browser, recorded):
+    """The kernel starts in notebooks/, the runs are beside it; the notebooks are the working folder's own copies."""
+    shutil.copytree(recorded, lab.folder / "runs" / "newest")
+    os.utime(lab.folder / "runs" / "newest" / "status.json")
+    assert own_notebooks(lab.folder) == lab.folder / "notebooks"
+    with opened(lab, browser, "notebooks/report.ipynb") as page:
+        page.wait_for_selector(".vpd-emt-stage svg", timeout=90_000)
+        page.wait_for_function(IDLE, timeout=60_000)
+        assert "newest" in page.locator(".jp-OutputArea h2").first.inner_text()
+        assert ask(page, "run.folder.resolve().parent.name") == "runs"
+
+
+def test_notebooks_are_copied_once_and_never_over_a_user_s(tmp_path, capsys):
+    names = sorted(path.name for path in headless.notebooks().glob("*.ipynb"))
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    (folder / "train.ipynb").write_text("mine")
+    (folder / "report.ipynb").symlink_to(tmp_path / "elsewhere.ipynb")  # to nowhere: written through, it would appear
+    assert own_notebooks(tmp_path) == folder
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert f"{len(names) - 2} notebooks copied to {folder}" in capsys.readouterr().out
+    assert (folder / "train.ipynb").read_text() == "mine" and not (tmp_path / "elsewhere.ipynb").exists()
+    (folder / "00_tour.ipynb").write_text("edited")
+    own_notebooks(tmp_path)
+    assert (folder / "00_tour.ipynb").read_text() == "edited" and capsys.readouterr().out == ""
+    assert own_notebooks(headless.notebooks().parent) == headless.notebooks()  # a checkout's own are used as they are
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "notebooks").write_text("in the way")
+    with pytest.raises(UserError, match="cannot copy the notebooks"):
+        own_notebooks(tmp_path / "file")
+
+
+def test_lab_is_started_on_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JUPYTER_CONFIG_PATH", "/mine")
+    started = []
+    monkeypatch.setattr("subprocess.call", lambda command, env: started.append((command, env)) or 0)
+    assert cli.main(["lab", "--no-browser"]) == 0
+    (command, env) = started.pop()
+    assert command[3:] == [
+        f"--ServerApp.root_dir={tmp_path}",
+        "--LabApp.default_url=/lab/tree/notebooks",
+        "--no-browser",
+    ]
+    ours, mine = env["JUPYTER_CONFIG_PATH"].split(os.pathsep)
+    assert mine == "/mine" and (Path(ours) / "labconfig" / "default_setting_overrides.json").is_file()
+    assert cli.main(["lab", "--notebook-dir=/elsewhere"]) == 0
+    assert started[0][0][3:] == ["--notebook-dir=/elsewhere"]

@@ -76,7 +76,7 @@ def test_what_is_done_is_kept_and_what_was_interrupted_begins_anew(tmp_path, mon
     leave(found[1], [1.0], state="stopped")
     ran = []
 
-    def fake(cell: compare.Cell, jobs: int) -> int:
+    def fake(cell: compare.Cell, worker: object) -> int:
         ran.append(cell)
         if cell.folder.exists():
             assert cell is found[1]
@@ -95,7 +95,7 @@ def test_what_is_done_is_kept_and_what_was_interrupted_begins_anew(tmp_path, mon
 def test_a_run_that_failed_is_named_and_the_others_go_on(tmp_path, monkeypatch) -> None:
     found = cells(tmp_path, "vpd", "sdpo", seeds=[0])
 
-    def fake(cell: compare.Cell, jobs: int) -> int:
+    def fake(cell: compare.Cell, worker: object) -> int:
         if cell.label == "vpd":
             return 1
         leave(cell, [0.5])

@@ -13,10 +13,11 @@ from torch.testing import assert_close
 from toy import toy_run
 
 from vpdlab import losses
+from vpdlab.errors import UserError
 from vpdlab.learn import e_step as module
 from vpdlab.learn.e_step import OBJECTIVES, Evidence, e_step, split
-from vpdlab.learn.state import CHECKED
-from vpdlab.model.policy import TEACHER
+from vpdlab.learn.state import CHECKED, stalled
+from vpdlab.model.policy import STUDENT, TEACHER
 from vpdlab.types import Outcome
 
 LN3 = math.log(3.0)
@@ -57,9 +58,10 @@ BEFORE = torch.tensor([-1.0, -3.0, -3.0, -2.0])
 LOGP = torch.tensor([-1.5, -2.5, -2.0, -1.0])  # at the update
 
 
-def evidence(last: float | None = None, **fields: Any) -> Evidence:
+def evidence(last: float | None = None, whose: str = STUDENT, **fields: Any) -> Evidence:
     config = SimpleNamespace(**{"shift": "step", "shift_decay": 0.75, "e_ratio_clip": 1e6} | fields)
     batch: Any = SimpleNamespace(success=SUCCESS, rewards=SUCCESS.float() * LN3 / 2, groups=torch.tensor([4, 4, 4, 1]))
+    batch.sampled_from = whose
     learner: Any = SimpleNamespace(config=config, beta=0.5, shift=last)
     return Evidence(learner, batch, PRIOR, BEFORE)
 
@@ -110,6 +112,29 @@ def test_pg_compares_with_the_other_rollouts_of_the_group(clip, expected) -> Non
     for rows in ([1], [0, 1, 2]):
         got = loss(LOGP[[1]], torch.tensor([1]), rows)
         assert_close(got, torch.tensor(-expected * (value - baseline) * -2.5 / len(rows)))
+
+
+def test_awr_on_the_teachers_own_responses_weighs_them_as_the_prior_would() -> None:
+    _, loss = OBJECTIVES["awr"].prepare(evidence(whose=TEACHER))
+    # exp(r / beta) pi / q with log pi - log q of -2, 2, -2 | 0
+    a, b = 3 * math.exp(-2.0), math.exp(2.0)
+    first = (a * 1.5 + b * 2.5 + a * 2.0) / (2 * a + b)
+    assert_close(parts(loss, [0, 1, 2, 3]), torch.tensor((first + 1.0) / 2))
+
+
+@pytest.mark.parametrize(("clip", "expected"), [(1e6, math.exp(0.5)), (1.5, 1.5)])
+def test_pg_on_the_teachers_own_responses_compares_with_the_teacher_that_sampled(clip, expected) -> None:
+    _, loss = OBJECTIVES["pg"].prepare(evidence(whose=TEACHER, e_ratio_clip=clip))
+    # Row 1: log q is -2.5 at the update and was -3. Value and baseline are as on the student's responses.
+    value, baseline = 0.0 - 0.5 * -1.5, LN3 / 2 - 1.0
+    assert_close(loss(LOGP[[1]], torch.tensor([1]), [0, 1, 2]), torch.tensor(expected * (value - baseline) * 2.5 / 3))
+
+
+@pytest.mark.parametrize("name", ["bco", "kto"])
+def test_the_classifiers_do_not_ask_who_sampled(name) -> None:
+    (shift, own), (same, loss) = (OBJECTIVES[name].prepare(evidence(whose=whose)) for whose in (TEACHER, STUDENT))
+    assert shift == same
+    assert_close(parts(own, [0, 1, 2, 3]), parts(loss, [0, 1, 2, 3]))
 
 
 # -- what an E-step does and reports -------------------------------------------------------------------------------
@@ -236,3 +261,41 @@ def test_numbers_that_are_not_finite_are_skipped_and_told(monkeypatch) -> None:
         assert (done.reason, done.skipped, done.loss) == ("log-probabilities are not finite", 1, None)
         assert (done.mismatch is None) == (side == "prior")
         assert roles == []
+
+
+# -- when E-steps end ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "patience", "expected"),
+    [
+        ([], 1, False),
+        ([0.5], 1, False),
+        ([0.5, 0.5], 1, True),  # equal is no rise
+        ([0.5, 0.4, 0.6], 1, True),  # and for good
+        ([0.5, 0.4, 0.6], 2, False),
+        ([0.5, 0.4, 0.45], 2, True),  # above the last, but not above the best
+        ([0.1, 0.2, 0.3, 0.2, 0.3], 2, True),
+        ([0.1, 0.2, 0.3, 0.2, 0.4, 0.3], 2, False),
+    ],
+)
+def test_an_accuracy_stalls_where_its_best_is_not_exceeded(values, patience, expected) -> None:
+    assert stalled(values, patience) is expected
+
+
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+def test_e_steps_end_where_the_teachers_accuracy_has_stalled(whose, monkeypatch) -> None:
+    run = toy_run(e_patience=2, eval_every=1, e_sample=whose, steps=5)
+    accuracy = iter([0.5, 0.6, None, 0.6, 0.6, 0.9])  # before training, and after each iteration
+    monkeypatch.setattr("vpdlab.run.run.evaluate", lambda run, step: {"step": step, "teacher_accuracy": next(accuracy)})
+    rows = list(run.steps())
+    assert [row["e_loss"] is not None for row in rows] == [True, True, True, True, False]
+    assert rows[-1]["notes"] == "E-step did not run: the teacher's held-out accuracy has not risen in 2 evaluations"
+    assert [row["teacher_rollouts"] for row in rows] == [16 if whose == "teacher" else None] * 4 + [None]
+
+
+@pytest.mark.parametrize("fields", [{"eval_every": 0}, {"eval_every": 2, "eval_teacher": False}])
+def test_patience_needs_evaluations_of_the_teacher(fields) -> None:
+    with pytest.raises(UserError, match="e_patience is 3: it needs eval_every above 0, and eval_teacher"):
+        toy_run(e_patience=3, **fields)
+    toy_run(method="sdpo", e_patience=3, **fields)  # which has no E-step

@@ -16,6 +16,7 @@ from vpdlab.learn.e_step import OBJECTIVES, e_step
 from vpdlab.learn.m_step import m_step
 from vpdlab.learn.methods import METHODS, get_method
 from vpdlab.learn.state import Batch, adapted
+from vpdlab.model.policy import TEACHER
 from vpdlab.record import METRICS, load_run
 from vpdlab.run import Run
 from vpdlab.study.anatomy import pushes
@@ -108,6 +109,75 @@ def test_grpo_scaled_divides_by_the_deviation() -> None:
         return f.score(row, f.advantage[row] / deviation if deviation else 0.0)
 
     check(opened("grpo", advantage="std"), expected)
+
+
+def test_grpo_pays_for_leaving_its_average() -> None:
+    """By k3, 1 - ref / pi on each sampled token; the reference is a moving average of the weights."""
+    run = opened("grpo", kl_coef=0.5, ref_rate=0.25, lr=3e-3)
+    policy, start = run.learner.policy, [p.detach().clone() for p in run.learner.policy.parameters]
+    train(run, 1)
+    assert run.learner.reference is not None
+    for mine, old, live in zip(run.learner.reference.values, start, policy.parameters, strict=True):
+        assert_close(mine, 0.75 * old + 0.25 * live.detach())
+
+    def expected(f: Facts, row: int) -> Tensor:
+        with torch.no_grad(), run.learner.reference.lent():
+            reference = policy.token_dist(next(policy.minibatches([f.batch.student[row]]))[0]).logp()
+        ratio = (f.at([reference] * len(f.batch), row) - f.at(f.student, row)).exp()
+        assert (ratio - 1).abs().max() > 1e-3
+        return f.score(row, f.advantage[row] - 0.5 * (1 - ratio))
+
+    check(run, expected)
+
+
+def test_nsr_pushes_down_failures_alone() -> None:
+    check(opened("nsr", nsr_weight=0.5), lambda f, row: f.score(row, -0.5 * (not f.batch.success[row])))
+
+
+def test_rltf_pushes_attempts_against_the_mean_of_the_first_ones() -> None:
+    run = opened("rltf")
+    first = run.verify(run.rollouts(1))  # those that hear nothing count for the mean as well
+
+    def expected(f: Facts, row: int) -> Tensor:
+        mine = f.batch.rollouts[row]
+        rewards = [r.verified.reward for r in first if r.group == mine.group]
+        assert len(rewards) == 4 and mine.response_ids not in [r.response_ids for r in first]
+        return f.score(row, mine.verified.reward - sum(rewards) / 4)
+
+    check(run, expected)
+
+
+def test_pi_distill_pushes_the_student_by_its_clipped_ratio_and_the_forward_kl() -> None:
+    run = opened("pi-distill", pi_alpha=0.25, beta=0.3, clip_low=0.02, clip_high=0.03)
+    clipped = []
+
+    def expected(f: Facts, row: int) -> Tensor:
+        a, ratio = f.advantage[row], (f.at(f.student, row) - f.at(f.teacher, row)).exp()
+        kept = (ratio < 1.03 if a > 0 else ratio > 0.98).float()
+        clipped.append(1 - kept.mean().item())
+        return 0.75 * (f.score(row, a * ratio * kept) + 0.3 * forward_kl(f, row))
+
+    check(run, expected)
+    assert 0 < sum(clipped) < len(clipped)
+
+
+def test_pi_distill_moves_the_teacher_by_the_policy_gradient_and_the_reverse_kl() -> None:
+    run = opened("pi-distill", pi_alpha=1.0, beta=0.3)
+    batch, policy = run.batch(), run.learner.policy
+    policy.update = lambda role: 1.0
+    m_step(run.learner, batch, run.method)
+    found = [p.grad.clone() for p in policy.parameters]
+    policy.fresh()
+    f, loss = Facts(run, batch), torch.zeros(())
+    for row, view in enumerate(batch.teacher):
+        q = policy.token_dist(next(policy.minibatches([view]))[0]).logp()
+        sampled = q.gather(1, f.tokens[row][:, None])[:, 0]
+        kl = (q.exp() * (q - f.student[row])).sum(1)
+        loss = loss + (0.3 * kl - f.advantage[row] * sampled).sum() / f.n
+    loss.backward()
+    assert max(p.grad.abs().max() for p in policy.parameters) > 1e-3
+    for a, p in zip(found, policy.parameters, strict=True):
+        assert_close(a, p.grad, rtol=1e-3, atol=1e-5)
 
 
 def test_rft_pushes_successes_alone() -> None:
@@ -246,6 +316,7 @@ VARIANTS = [
     *((name, {}) for name in METHODS),
     ("grpo", {"aggregate": "sequence"}),
     ("distil", {"distil_baseline": True}),
+    ("grpo", {"kl_coef": 0.1}),
     ("vpd", {"is_clip": 2.0, "support": "topk", "top_k": 5}),
 ]
 
@@ -275,17 +346,20 @@ def test_each_method_learns_and_says_what_it_did(name, tmp_path) -> None:
         assert row["m_loss"] is not None and row["grad_norm"] > 0 and row["entropy"] > 0
         assert (row["e_loss"] is not None) == (name == "vpd")
         assert (row["kl"] is not None) == (row["kl_teacher"] is not None) == (row["margin"] is not None) == both
+    own = run.method.samples == TEACHER
     spoken = 1.0 if name == "opsd" else 0.75
     assert record.rows[0]["signal_share"] == spoken
+    assert record.rows[0]["teacher_rollouts"] == (12 if own else None)
     kept = [r for r in record.rollouts(2) if r["tokens"] is not None]
-    assert len(kept) == 4
+    assert len(kept) == (0 if own else 4)  # the numbers of a rollout, not of the response that the method learned from
+    assert [r["teacher_text"] is not None for r in record.rollouts(2)] == [own and i % 4 != 2 for i in range(16)]
     for r in kept:
         assert (r["teacher_logp"] is not None) == (r["teacher_prompt"] is not None) == (both and r["signal"])
         assert len(r["student_logp"]) == len(r["response_ids"]) == len(r["student_top"])
         assert r["student_sum"] == pytest.approx(sum(r["student_logp"]), abs=1e-4)
 
 
-@pytest.mark.parametrize(("name", "reward"), [("grpo", 1.0), ("grpo", 0.0), ("rft", 0.0)])
+@pytest.mark.parametrize(("name", "reward"), [("grpo", 1.0), ("grpo", 0.0), ("rft", 0.0), ("nsr", 1.0), ("rltf", 1.0)])
 def test_where_nothing_can_be_learned_nothing_moves(name, reward) -> None:
     run = opened(name)
     train(run, 1)  # so that the optimiser has momentum that could move it
@@ -325,6 +399,12 @@ def test_a_method_without_teacher_that_asks_for_one_is_told() -> None:
         ({"method": "opsd", "teacher": "frozen"}, "method opsd is defined with feedback reference: add --feedback ref"),
         ({"method": "distil", "support": "sampled"}, "takes alpha 1, but method distil has a measure of its own"),
         ({"kl_target": 0.1, "beta_min": 2.0, "beta_max": 1.0}, "beta_min is 2: it must not be above beta_max"),
+        ({"method": "pi-distill", "teacher": "ema"}, "pi-distill is defined with teacher shared: add --teacher shared"),
+        (
+            {"method": "rltf", "critic_learns": True},
+            "critic_learns judges critiques by the student's rollouts, but method",
+        ),
+        ({"method": "grpo", "kl_coef": 0.1, "precision": "bfloat16"}, "kl_coef needs float32 weights"),
         ({"e_objective": "dpo"}, "e_objective is 'dpo': choose one of bco, kto, awr, pg"),
     ],
 )

@@ -86,15 +86,22 @@ def same(one: Path, other: Path, step: int = 4, carried: tuple[str, ...] = CARRI
 KINDS: dict[str, dict[str, Any]] = {
     **{teacher: {"teacher": teacher} for teacher in ("shared", "ema", "snapshot", "frozen", "trust-region", "adapter")},
     "grpo": {"method": "grpo"},
+    "grpo near its average": {"method": "grpo", "kl_coef": 0.1},
     "reweight": {"method": "reweight", "teacher": "ema"},
     "lora and adapter": {"lora_rank": 2, "teacher": "adapter", "e_lr": 1e-3},
     "two optimisers": {"e_lr": 1e-3, "e_minibatch": 1},
     "fixed anchor": {"anchor": "fixed"},
+    "own responses": {"e_sample": "teacher", "teacher": "ema"},
+    "e-steps stop": {"e_patience": 1, "eval_every": 1, "eval_teacher": True},
     "beta follows": {"kl_target": 0.01, "shift": "ema", "warmup": 3},
     "frozen critic": {"feedback": ["critique"], "critic": "frozen", "critic_max_tokens": 4},
 }
 MORE: dict[str, dict[str, Any]] = {
-    **{name: {"method": name, "teacher": "ema"} for name in ("sdpo", "joint", "sdar", "distil", "reshape", "rft")},
+    **{
+        name: {"method": name, "teacher": "ema"}
+        for name in ("sdpo", "joint", "sdar", "distil", "reshape", "rft", "nsr", "rltf")
+    },
+    "pi-distill": {"method": "pi-distill"},
     "opsd": {"method": "opsd", "teacher": "frozen", "feedback": ["reference"]},
     "lora": {"lora_rank": 2, "teacher": "ema", "anchor": "fixed"},
     "learning critic": {"feedback": ["critique"], "critic_learns": True, "critic_max_tokens": 4},
@@ -640,3 +647,12 @@ def test_what_was_learned_is_saved_where_a_judge_fails_and_the_run_ends_as_if_it
     again = Run.open(RunConfig.make(**fields, out=str(tmp_path / "run"), resume=True), task=Failing())
     list(again.steps())
     assert equal(weights(again), weights(whole))
+
+
+def test_where_evaluations_end_the_e_steps_they_are_part_of_the_result(tmp_path):
+    fields = {"e_patience": 1, "eval_every": 1, "eval_teacher": True}
+    trained(tmp_path / "run", steps=2, **fields)
+    with pytest.raises(UserError, match=r"began with eval_every 1 \(now 2\)"):
+        opened(tmp_path / "run", steps=4, resume=True, **fields | {"eval_every": 2})
+    run = opened(tmp_path / "run", steps=4, resume=True, **fields)
+    assert run.learner.teacher_accuracy == [row["teacher_accuracy"] for row in run.evals] != []

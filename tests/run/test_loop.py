@@ -24,7 +24,7 @@ from vpdlab.losses import reward_shift
 from vpdlab.record import METRICS, load_run
 from vpdlab.run import Run
 from vpdlab.tasks import verify_all
-from vpdlab.types import Outcome
+from vpdlab.types import Outcome, Problem
 
 TEACHERS = ("shared", "ema", "snapshot", "frozen", "trust-region", "adapter")
 
@@ -416,3 +416,21 @@ def test_a_real_model_makes_an_iteration(smollm2):
     assert row["e_loss"] > 0 and row["m_loss"] > 0 and row["kl"] > 0
     assert row["grad_norm"] > 0 and row["skipped"] == 0
     assert not torch.equal(head, before)
+
+
+def test_a_problem_with_half_a_character_trains_and_is_recorded(tmp_path):
+    """JSON can spell a lone surrogate; a tokenizer refuses it, and a file cannot hold it."""
+    half = "\ud83d"
+
+    class Broken(Parity):
+        def load(self, split):
+            problems = super().load(split)
+            return [Problem(f"{p.id}{half}", f"{p.prompt}{half}", f"{p.answer}{half}", half) for p in problems]
+
+        def verify(self, rollout):
+            return dataclasses.replace(super().verify(rollout), notes=f"No {half}.", answer=half)
+
+    run = toy_run(record=True, task=Broken(), out=str(tmp_path / "run"), steps=1, eval_every=-1)
+    assert len(list(run.steps())) == 1
+    (first, *_) = load_run(tmp_path / "run").rollouts(1)
+    assert first["prompt"].endswith("\ufffd") and first["problem_id"].endswith("\ufffd")

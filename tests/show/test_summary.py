@@ -9,8 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from vpdlab.config import RunConfig
+from vpdlab.errors import UserError
 from vpdlab.record import METRICS, load_run
 from vpdlab.show.probes import probe_lines, probe_table
 from vpdlab.show.summary import (
@@ -18,6 +20,7 @@ from vpdlab.show.summary import (
     columns,
     conclusion,
     drift,
+    find_run,
     fresh_warnings,
     gain,
     measured,
@@ -129,6 +132,20 @@ def test_the_newest_complete_run_is_found_also_one_level_below(tmp_path: Path) -
     assert newest_run(tmp_path) == tmp_path / "old"
     below = folder_of_a_run(tmp_path / "compare" / "vpd-s0", age=50)
     assert newest_run(tmp_path) == below
+
+
+def test_a_notebook_finds_runs_beside_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JupyterLab starts a kernel in the notebook's own folder; the runs are in the working folder above it."""
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert find_run() is None
+    demo = folder_of_a_run(tmp_path / "runs" / "demo", age=100)
+    assert find_run().resolve() == find_run("runs/demo").resolve() == demo
+    mine = folder_of_a_run(tmp_path / "notebooks" / "runs" / "demo", age=50)
+    assert find_run("runs/demo").resolve() == find_run().resolve() == mine
+    assert find_run(demo) == demo
+    with pytest.raises(UserError, match="runs/none holds no run"):
+        find_run("runs/none")
 
 
 def test_only_settings_that_differ_are_told_and_not_where_they_lie() -> None:

@@ -168,6 +168,28 @@ def test_the_policy_gradient_and_the_weighted_likelihood_are_those_of_the_two_di
     assert max(reverse.abs().max(), forward.abs().max()) < 1e-12
 
 
+def test_the_teachers_own_responses_estimate_the_same_two_divergences() -> None:
+    """The batch is exactly the teacher's distribution now, and the prior is another one."""
+    prior, reward, group = sequence_logp(FORKS, table(FORKS, 1)), REWARD[FORKS], torch.zeros_like(ROWS)
+    tilted, _ = posterior(prior, reward, BETA)
+
+    def weighed(x: Tensor) -> Tensor:
+        weight = tilted_weight(reward[ROWS], group, BETA, (prior - PRIOR)[ROWS])
+        return losses.weighted_likelihood_loss(sequence_logp(FORKS, x)[ROWS], weight)
+
+    def policy_gradient(x: Tensor) -> Tensor:
+        q = sequence_logp(FORKS, x)[ROWS]
+        found = losses.elbo_policy_gradient_loss(q, prior[ROWS], reward[ROWS], BETA, 0.3, sampled_logp=PRIOR[ROWS])
+        return found / len(ROWS)
+
+    for logits in (QUARTER, table(FORKS, 2)):  # on-policy, and after updates
+        reverse = gradient(lambda x: BETA * losses.kl(sequence_logp(FORKS, x), tilted), logits)
+        forward = gradient(lambda x: losses.kl(tilted, sequence_logp(FORKS, x)), logits)
+        assert min(reverse.abs().max(), forward.abs().max()) > 0.01
+        assert_close(gradient(policy_gradient, logits), reverse)
+        assert_close(gradient(weighed, logits), forward)
+
+
 @pytest.mark.parametrize(
     ("name", "nearest", "gap", "at", "end"),
     [("bco", 15, 0.1330, 0.8538, 0.2754), ("kto", 25, 0.1428, 0.7985, 0.2600)],

@@ -66,7 +66,7 @@ def test_what_does_not_fit_is_refused_with_its_place(fields: dict[str, Any], mes
 
 def test_unknown_keywords_and_the_wire_are_refused() -> None:
     with pytest.raises(
-        TypeError, match=r"unknown keyword 'busy' \(known: measure, own, record, selected, title, token\)"
+        TypeError, match=r"unknown keyword 'busy' \(known: baseline, measure, own, record, selected, title, token\)"
     ):
         CritiqueInfluence(record(), busy="working")
 
@@ -207,7 +207,7 @@ def test_fallback_is_a_table_of_sentences() -> None:
     text = CritiqueInfluence(record(sentences=["a", HOSTILE])).fallback()
     assert "<script" not in text
     assert not set("\x1b\u202e") & set(text)
-    assert "-0.4" in text
+    assert "−0.4" in text
 
 
 # -- in the browser ----------------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def test_keys_choose_sentence_and_token(chromium: str, tmp_path: Path) -> None:
         token = page.locator(".vpd-ci-response .vpd-tok").nth(1)
         assert "vpd-down8" in token.get_attribute("class")
         sums = page.locator(".vpd-ci-sum.vpd-num").all_inner_texts()
-        assert sums == ["+0.1", "−0.8", "+0.5", "+1.2", "+0.05"]
+        assert sums == ["+0.1", "−0.8", "+0.5", "+1.2", "+0.45", "–", "0"]
         page.keyboard.press("Enter")
         page.keyboard.press("m")
         page.wait_for_function("document.querySelector('[role=status]').textContent.includes('+0.3')")
@@ -247,6 +247,44 @@ def test_keys_choose_sentence_and_token(chromium: str, tmp_path: Path) -> None:
         assert page.evaluate("heard") == ["Tab"]
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement === document.body")
+
+
+@pytest.mark.slow
+def test_the_baseline_is_chosen_and_named_on_each_row(chromium: str, tmp_path: Path) -> None:
+    """Whole texts on one scale: log q under each, minus log q under the baseline."""
+    others = [
+        {"name": "shuffled", "text": "The digit 4.", "delta": [0.05] * 4, "kl": [0.1] * 4},
+        {"name": "another problem's critique", "text": "Wrong.", "delta": [0.75] * 4, "kl": [0.1] * 4},
+    ]
+    found = record(variants=others, student_logp=[-1.25] * 4)
+    with offline_page(chromium, page_of(tmp_path, found)) as page:
+        pressed = page.locator(".vpd-ci-controls .vpd-option[aria-pressed=true]")
+        assert pressed.all_inner_texts() == ["leave-one-out", "no critique"]
+        assert page.locator(".vpd-ci-against").all_inner_texts() == [
+            *["against the critique without it"] * 2, "against no critique", "against no critique",
+            *["against no critique"] * 2, "the baseline", "against no critique",
+        ]  # fmt: skip
+        sums = page.locator(".vpd-ci-sum.vpd-num")
+        assert sums.all_inner_texts()[2:] == ["+2", sums.nth(3).inner_text(), "+1.8", "−1", "–", "−1"]
+        page.locator(".vpd-option", has_text="plain prompt").click()
+        page.wait_for_function("document.querySelector('.vpd-ci-table').textContent.includes('against plain prompt')")
+        assert sums.all_inner_texts()[2] == "+3" and sums.all_inner_texts()[4:] == ["+2.8", "0", "+1", "–"]
+        assert page.locator(".vpd-ci-against").all_inner_texts()[-1] == "the baseline"
+        page.locator(".vpd-ci-stage").focus()
+        page.keyboard.press("b")
+        page.keyboard.press("b")
+        name = "against another problem's critique"
+        page.wait_for_function(f'document.querySelector(".vpd-ci-table").textContent.includes("{name}")')
+        assert sums.all_inner_texts()[2] == "+3"  # the whole against the other problem's: its own effect
+        page.keyboard.press("m")
+        page.keyboard.press("m")
+        page.wait_for_function(
+            "document.querySelector('.vpd-ci-table').textContent.includes('against the whole critique')"
+        )
+    widget = CritiqueInfluence(found, baseline="another problem's critique")
+    assert "another problem" in widget.fallback()
+    with pytest.raises(ValueError, match="baseline 'x' is not one of none, plain, shuffled"):
+        CritiqueInfluence(found, baseline="x")
 
 
 @pytest.mark.slow

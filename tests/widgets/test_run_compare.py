@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -150,3 +151,23 @@ def test_hostile_names_are_text_and_nothing_scrolls_sideways(chromium: str, tmp_
         assert page.locator(".vpd img, .vpd script, .vpd a").count() == 0
         assert not set("\x1b\u202e") & set(page.locator(".vpd").inner_text())
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.slow
+def test_twelve_methods_have_twelve_looks_and_no_name_over_another(chromium: str, tmp_path: Path) -> None:
+    """Curves that end at the same value: the names are pushed apart and stay inside the panel."""
+    runs = [run(f"r{i}", f"method {i}") for i in range(12)]
+    look = """() => [...document.querySelectorAll('svg[data-panel=accuracy] path[data-method]')].map((line) => {
+      const marker = line.nextElementSibling;
+      const shape = marker.getAttribute('d').split('Z')[0].replace(/[\\d.]+/g, '0');
+      const { stroke, strokeDasharray } = getComputedStyle(line);
+      return [stroke, strokeDasharray, shape, marker.classList.length].join(';');
+    })"""
+    with offline_page(chromium, page_of(tmp_path, runs)) as page:
+        looks = page.evaluate(look)
+        assert len(looks) == len(set(looks)) == 12
+        frame = page.locator("svg[data-panel=accuracy]").bounding_box()
+        boxes = [one.bounding_box() for one in page.locator(".vpd-rc-end").all()]
+        tops = sorted(box["y"] for box in boxes)
+        assert all(below - above >= 14 for above, below in pairwise(tops))
+        assert tops[0] >= frame["y"] - 4 and tops[-1] + 14 <= frame["y"] + frame["height"]

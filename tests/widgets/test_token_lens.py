@@ -131,7 +131,7 @@ def test_fallback_is_escaped_capped_and_coloured() -> None:
     assert "<img" not in text
     assert not set("\x1b\u202e\u2066") & set(text)
     assert len(text) < 4000
-    assert "rgba(230, 97, 1, 0.74)" in text
+    assert "rgba(230,97,1,0.74)" in text
     assert "no response" in TokenLens([]).fallback()
 
 
@@ -201,10 +201,10 @@ def test_pointer_shows_both_distributions_and_pins(chromium: str, tmp_path: Path
 def test_slider_walks_the_rollouts_of_one_problem(chromium: str, tmp_path: Path) -> None:
     items = [record(step=step, problem_id=problem) for problem, step in (("a", 9), ("b", 1), ("a", 4))]
     with offline_page(chromium, page_of(tmp_path, items)) as page:
-        assert page.locator(".vpd-tl-where").inner_text() == "step 9 · rollout 2"
+        assert page.locator(".vpd-tl-where").inner_text() == "iteration 9 · rollout 2"
         page.locator(".vpd-tl-stage").focus()
         page.keyboard.press("[")
-        page.wait_for_function("document.querySelector('.vpd-tl-where').textContent.startsWith('step 4')")
+        page.wait_for_function("document.querySelector('.vpd-tl-where').textContent.startsWith('iteration 4')")
         page.locator(".vpd-tl-problem").select_option("b")
         page.wait_for_function("!document.querySelector('.vpd-tl-where')")  # a single rollout has no slider
 
@@ -221,7 +221,7 @@ def test_the_slider_can_be_dragged_and_keys_never_leave(chromium: str, tmp_path:
             page.mouse.move(box["x"] + share * box["width"], y)
             page.wait_for_timeout(60)
         page.mouse.up()
-        assert page.locator(".vpd-tl-where").inner_text().startswith("step 6 ")
+        assert page.locator(".vpd-tl-where").inner_text().startswith("iteration 6 ")
         page.keyboard.press("x")  # the slider has the focus
         page.locator(".vpd-option", has_text="entropy q").click()
         page.keyboard.press("x")  # the button that was pressed is gone
@@ -332,3 +332,38 @@ def test_twenty_thousand_tokens_stay_fluid(chromium: str, tmp_path: Path) -> Non
         assert "token 20000 of 20000" in status(page)
         assert page.locator(".vpd-tl-stage .vpd-tl-at").evaluate(IN_SIGHT)
         assert page.evaluate(MOVE) < 250  # milliseconds; about 5 on a quiet machine
+
+
+FIGURES = """() => {
+  // One significant digit more than three, in any number that is not a count.
+  const long = /(?<![\\d.])\\d*\\.\\d+/g;
+  return [...document.querySelectorAll('.vpd *')].filter((node) => node.childElementCount === 0).flatMap((node) =>
+    (node.textContent.match(long) ?? []).filter((text) => text.replace('.', '').replace(/^0+/, '').length > 3));
+}"""
+OVERLAPS = """(selector) => {
+  const boxes = [...document.querySelectorAll(selector)].map((node) => {
+    const range = document.createRange();
+    range.selectNodeContents(node);
+    return [node.textContent, range.getBoundingClientRect()];
+  });
+  return boxes.flatMap(([text, a], i) => boxes.slice(i + 1).filter(([, b]) =>
+    a.right > b.left + 0.5 && b.right > a.left + 0.5 && a.bottom > b.top + 1 && b.bottom > a.top + 1,
+  ).map(([other]) => `${text} over ${other}`));
+}"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [900, 1280])
+def test_settled_tokens_have_short_numbers_that_do_not_overlap(chromium: str, tmp_path: Path, width: int) -> None:
+    """Both sides nearly certain: log ratios of a millionth, which used to be written with eleven characters."""
+    tokens = ["1", "6", "3", "7", ".", "The", " answer", " is", " 1637", ".", "<|end|>"]
+    settled = [-0.0000054836 * (1 + i / 7) for i in range(len(tokens))]
+    ours = record(tokens, student_logp=[-1.23456e-5] * len(tokens), teacher_logp=settled, kl=[1.23456e-6] * len(tokens))
+    for colour in ("ratio", "kl", "reward"):
+        path = tmp_path / f"{colour}.html"
+        TokenLens(ours, colour=colour, selected=3).to_html(path)
+        with offline_page(chromium, path, viewport={"width": width, "height": 900}) as page:
+            assert page.evaluate(FIGURES) == []
+            assert page.evaluate(OVERLAPS, ".vpd-tl-figure .vpd-num") == []
+            assert page.evaluate(OVERLAPS, ".vpd-tl-number") == []
+            assert "1 token " not in page.locator(".vpd-tl-status").inner_text()

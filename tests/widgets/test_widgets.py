@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import vpdlab_widgets.em_timeline as em_timeline
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
 from places import ROOT
 from traitlets import TraitError
-from vpdlab_widgets import EMTimeline, LabWidget
+from vpdlab_widgets import EMTimeline, LabWidget, RolloutTable, RunCompare, TokenLens
 from vpdlab_widgets.base import _STEERING, FALLBACK_LIMIT, plain
 from vpdlab_widgets.embed import script_json, script_source, widget_script
 
@@ -289,3 +291,40 @@ def test_script_functions_in_node() -> None:
     assert tests
     done = subprocess.run([node, "--test", *map(str, tests)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+HALF = "a\ud83d b"  # JSON may spell half a character; no message, file or tokenizer takes it
+
+
+def test_half_a_character_reaches_no_message_and_no_file(tmp_path: Path) -> None:
+    row = {"prompt": HALF, "text": HALF, "critique": HALF, "problem_id": HALF, HALF: 1, "success": False, "step": 1}
+    run = {"name": HALF, "method": HALF, "seed": 0, "rows": [{"step": 1}]}
+    widgets = [
+        RolloutTable([row], title=HALF, query=HALF), EMTimeline([{"step": 1, "notes": {"e": HALF}}], reason=HALF),
+        RunCompare([run], hidden=["x"]), TokenLens({"text": HALF, "prompt": HALF}, title=HALF),
+    ]  # fmt: skip
+    for widget in widgets:
+        state = {name: value for name, value in widget.get_state().items() if name != "layout"}
+        json.dumps(state, ensure_ascii=False, allow_nan=False, default=lambda data: "bytes").encode("utf-8")
+        widget.to_html(tmp_path / "page.html")
+        assert (tmp_path / "page.html").stat().st_size > 10_000
+        json.dumps(widget._repr_mimebundle_()[0], ensure_ascii=False).encode("utf-8")
+
+
+LIVE = """
+from vpdlab_widgets import EMTimeline
+live = EMTimeline(state="running", total=3)
+live
+"""
+
+
+@pytest.mark.slow
+def test_the_static_picture_of_a_live_run_is_that_of_its_end(tmp_path: Path) -> None:
+    """What a reader without trust or JavaScript sees in the saved notebook."""
+    ends = "for step in (1, 2, 3):\n    live.append({'step': step, 'kl': 0.5})\nlive.state = 'complete'"
+    notebook = new_notebook(cells=[new_code_cell(LIVE), new_code_cell(ends)])
+    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    (output,) = notebook.cells[0].outputs
+    assert "3 iterations, complete" in output.data["text/html"]
+    assert "application/vnd.jupyter.widget-view+json" in output.data
+    assert notebook.cells[1].outputs == []

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vpdlab import processes
+from vpdlab.cli.comparing import compare, study
 from vpdlab.cli.options import as_options, parse_preset, parse_run, parsed, parser, path, without_trust
 from vpdlab.config import HINTS
 from vpdlab.errors import UserError, refuse_handed_in
@@ -40,57 +37,6 @@ def train(args: Sequence[str]) -> int:
     print("\n".join([conclusion(run.evals), *probe_lines(run.evals)]))
     print(f"the student: {config.folder / 'final'}")
     return EXIT_STATUS.get(processes.by_main(lambda: load_run(config.folder).status["state"]), 1)
-
-
-def compare(args: Sequence[str]) -> int:
-    """run several methods and seeds on the same problems: vpdlab compare --methods vpd sdpo grpo --seeds 0 1 2"""
-    arguments = parser(
-        "compare",
-        "Several methods and seeds on the same problems, with the same rollout seeds and budget. What is already there"
-        " is not run again. Every other option of `vpdlab train` sets a field for all of them.",
-    )
-    arguments.add_argument("--presets", nargs="+", default=["tour-common", "tour-rare"], help="presets to start from")
-    arguments.add_argument("--methods", nargs="+", default=["vpd", "sdpo", "grpo"], metavar="METHOD[:FIELD=VALUE,...]",
-                           help="each may have settings of its own: vpd:e_every=1")  # fmt: skip
-    arguments.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    arguments.add_argument("--out", type=path, default=Path("runs/compare"), help="folder of the runs and the table")
-    arguments.add_argument(
-        "--jobs", type=int, default=0, help="runs at the same time; default: limited by the CPU cores"
-    )
-    arguments.add_argument("--level", type=float, help="held-out accuracy (0 to 1) whose rollouts are counted")
-    arguments.add_argument("--dry-run", action="store_true", help="only list what would be run")
-    chosen, rest = parsed(arguments, args)
-    return _compare(chosen, as_options(rest), f"vpdlab compare {shlex.join(args)}".strip())
-
-
-def _compare(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> int:
-    from vpdlab import compare
-    from vpdlab.compare import standings
-    from vpdlab.record import refuse_links
-
-    for name in ("--preset", "--method", "--seed"):
-        if any(word == name or word.startswith(f"{name}=") for word in rest):
-            raise UserError(f"compare takes {name}s, with one or several values, not {name}")
-    stems = [Path(preset).stem for preset in chosen.presets]
-    for what, named in (("presets", stems), ("methods", chosen.methods), ("seeds", chosen.seeds)):
-        if len(set(named)) < len(named):
-            raise UserError(f"compare: {what} has one of the same name twice: {' '.join(map(str, named))}")
-    refuse_links(chosen.out)
-    bases = {
-        Path(preset).stem: parse_preset("vpdlab compare", ["--preset", preset, *rest])[0] for preset in chosen.presets
-    }
-    cells = compare.plan(bases, chosen.methods, chosen.seeds, chosen.out)
-    jobs = chosen.jobs or compare.default_jobs(cells)
-    print(f"{len(cells)} runs, {jobs} at a time, in {chosen.out}", flush=True)
-    if chosen.dry_run:
-        for cell in cells:
-            print(f"  {cell.name}: {compare.state(cell)}")
-        return 0
-    compare.run_all(cells, jobs, say=lambda line: print(line, flush=True))
-    rows = standings.summarise(cells, chosen.level)
-    page = standings.write(cells, rows, chosen.out, command)
-    print(f"\n{standings.markdown(rows)}\n{page}")
-    return 0
 
 
 def notebook(args: Sequence[str]) -> int:
@@ -188,13 +134,10 @@ def export(args: Sequence[str]) -> int:
 
 
 def lab(args: Sequence[str]) -> int:
-    """open JupyterLab on the notebooks"""
-    from vpdlab.cli.headless import notebooks
+    """open JupyterLab on the notebooks, in this folder"""
+    from vpdlab.cli.lab import open_lab
 
-    # The kernel of this environment wins over one of the same name elsewhere.
-    env = os.environ | {"JUPYTER_PREFER_ENV_PATH": "1"}
-    command = [sys.executable, "-m", "jupyterlab", "--notebook-dir", str(notebooks()), *args]
-    return subprocess.call(command, env=env)
+    return open_lab(args)
 
 
 def models(args: Sequence[str]) -> int:
@@ -238,6 +181,7 @@ def names() -> list[str]:
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "compare": compare,
+    "study": study,
     "notebook": notebook,
     "eval": evaluate,
     "export": export,

@@ -18,7 +18,7 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
-from vpdlab.zoo import cache_dir, catalog
+from vpdlab.zoo import BUNDLED, cache_dir, catalog
 
 State = Literal["ok", "missing", "problem"]
 MAIN = (
@@ -217,7 +217,7 @@ def _models() -> list[Check]:
         name = f"model {entry['name']}"
         if entry["present"]:
             checks.append(Check(name, "ok", entry["where"]))
-        elif entry["name"] == "apprentice":
+        elif entry["name"] in BUNDLED:
             checks.append(Check(name, "problem", f"not in {entry['where']}, where it should be", "reinstall vpdlab"))
         else:
             remedy = f"vpdlab models get {entry['name']}"

@@ -6,9 +6,11 @@ interrupted and continued, extended by a method or seed, and recomputed from exi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import queue
 import re
 import shutil
 import subprocess
@@ -72,7 +74,7 @@ def plan(bases: Mapping[str, RunConfig], labels: Sequence[str], seeds: Sequence[
             for label in labels:
                 name, _, own = label.partition(":")
                 method = get_method(name)
-                folder = out / preset / f"{_file_name(label)}-s{seed}"
+                folder = out / _file_name(preset) / f"{_file_name(label)}-s{seed}"
                 fields = {**method.needs, **_settings(own), "method": name, "seed": seed, "out": str(folder)}
                 config = dataclasses.replace(base, **fields)
                 check(method, config)
@@ -166,29 +168,89 @@ def run_all(cells: Sequence[Cell], jobs: int, say: Callable[[str], None] = print
 
 
 def _processes(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, int]]:
-    """Each cell and the exit status of its process, in the order in which they end."""
+    """Each cell and the exit status of its run, in the order in which they end."""
+    workers: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+    made = [Worker(jobs) for _ in range(min(jobs, len(cells)))]
+    for worker in made:
+        workers.put(worker)
+
+    def run(cell: Cell) -> int:
+        worker = workers.get()
+        try:
+            return _run(cell, worker)
+        finally:
+            workers.put(worker)
+
     with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(_run, cell, jobs): cell for cell in cells}
+        futures = {pool.submit(run, cell): cell for cell in cells}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
         finally:  # on an interrupt the terminal signals the processes too, and they finish their iteration
             pool.shutdown(wait=False, cancel_futures=True)
+    for worker in made:
+        worker.close()
 
 
-def _run(cell: Cell, jobs: int) -> int:
+class Worker:
+    """A process that trains one run after another (`vpdlab.cli.worker`); it starts with the first.
+
+    Args:
+        jobs: how many of them there are, which share the cores.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self.env = dict(os.environ)
+        if jobs > 1:
+            self.env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+        self.process: subprocess.Popen[str] | None = None
+
+    def train(self, settings: Path, log: Path, last: bool) -> int:
+        """Exit status of the run with these settings.
+
+        Args:
+            last: end the process with this run.
+        """
+        if self.process is None:
+            command = [sys.executable, "-m", "vpdlab.cli.worker"]
+            # What the process says between runs, its last words before the first log among them, goes nowhere else.
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.env
+            )
+        process = self.process
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(json.dumps([str(settings), str(log)]) + "\n")
+            process.stdin.flush()
+        except BrokenPipeError:  # it died between two runs
+            answer = ""
+        else:
+            answer = process.stdout.readline()
+        if last or not answer:
+            self.close()
+        return int(answer) if answer else process.returncode or 1
+
+    def close(self) -> None:
+        """End the process."""
+        process, self.process = self.process, None
+        if process is not None:
+            assert process.stdin is not None and process.stdout is not None
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            process.wait()
+            process.stdout.close()
+
+
+def _run(cell: Cell, worker: Worker) -> int:
     if cell.folder.exists():  # interrupted; `state` has checked that it is ours and not running
         shutil.rmtree(cell.folder)
     settings = _log(cell).with_suffix(".yaml")
     settings.parent.mkdir(parents=True, exist_ok=True)
     # JSON is YAML: the exact settings of this run, also usable as `vpdlab train --preset FILE`.
     settings.write_text(json.dumps(cell.config.to_dict(), indent=2) + "\n", encoding="utf-8")
-    env = dict(os.environ)
-    if jobs > 1:
-        env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
-    with _log(cell).open("w", encoding="utf-8") as log:
-        command = [sys.executable, "-m", "vpdlab.cli", "train", "--preset", str(settings)]
-        return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=env, check=False).returncode
+    # An engine or a GPU holds memory that only the end of its process returns.
+    alone = cell.config.sampler != "transformers" or cell.config.device not in ("auto", "cpu")
+    return worker.train(settings, _log(cell), last=alone)
 
 
 def _log(cell: Cell) -> Path:

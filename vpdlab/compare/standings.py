@@ -39,17 +39,26 @@ def summarise(cells: Sequence[Cell], level: float | None = None) -> list[dict[st
             if cell.preset == preset:
                 groups.setdefault(cell.label, []).append(cell)
         records = {label: [_finished(cell) for cell in group] for label, group in groups.items()}
-        finals = {label: np.array([r.eval_rows[-1]["by_problem"] for r in group]) for label, group in records.items()}
+        ends = {label: _finals(group) for label, group in records.items()}
         start = float(np.mean([r.eval_rows[0]["accuracy"] for group in records.values() for r in group]))
-        goal = (start + max(final.mean() for final in finals.values())) / 2 if level is None else level
-        first = next(iter(finals))
+        goal = (start + max(end.mean() for end in ends.values())) / 2 if level is None else level
+        first = next(iter(ends))
         for label, group in records.items():
             row = {"preset": preset, "method": label, "seeds": [cell.seed for cell in groups[label]], "start": start}
-            row |= _spread("final", finals[label]) | _course(group, goal)
+            row |= spread("final", ends[label]) | _course(group, goal)
             row["against"] = first
-            row |= _spread("difference", finals[label] - finals[first]) if label != first else {"difference": None}
+            row |= spread("difference", ends[label] - ends[first]) if label != first else {"difference": None}
             rows.append(row)
     return rows
+
+
+def finals(cells: Sequence[Cell]) -> np.ndarray:
+    """[seeds, problems] accuracy of the last evaluation of each run."""
+    return _finals([_finished(cell) for cell in cells])
+
+
+def _finals(records: Sequence[RunRecord]) -> np.ndarray:
+    return np.array([record.eval_rows[-1]["by_problem"] for record in records])
 
 
 def _finished(cell: Cell) -> RunRecord:
@@ -66,8 +75,9 @@ def _finished(cell: Cell) -> RunRecord:
     return record
 
 
-def _spread(name: str, values: np.ndarray) -> dict[str, Any]:
-    """Mean of `values` [seeds, problems], its interval, and the mean of each seed."""
+def spread(name: str, values: np.ndarray) -> dict[str, Any]:
+    """Mean of `values` [seeds, problems] as `name`, its 95 % interval (`name_low`, `name_high`), and the mean of each
+    seed (`name_seeds`)."""
     rng = np.random.default_rng(0)
     seeds, problems = values.shape
     means = [
@@ -106,7 +116,9 @@ def _course(group: Sequence[RunRecord], goal: float) -> dict[str, Any]:
 
 
 def _rollouts(record: RunRecord, step: int) -> int:
-    return step * record.config["prompts"] * record.config["group"]
+    """Responses sampled up to a step, the teacher's own included."""
+    own = sum(row["teacher_rollouts"] or 0 for row in record.rows if row["step"] <= step)
+    return step * record.config["prompts"] * record.config["group"] + own
 
 
 def _rollouts_to(record: RunRecord, goal: float) -> int | None:
@@ -116,7 +128,8 @@ def _rollouts_to(record: RunRecord, goal: float) -> int | None:
 
 
 def curves(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Learning curves for `plots.compare_figure`: plain dicts with preset, method, seed, rollouts, accuracy."""
+    """Learning curves for `plots.compare_figure`: plain dicts with preset, method, seed, rollouts, seconds (of training
+    up to each evaluation) and accuracy."""
     found = []
     for cell in cells:
         record = load_run(cell.folder)
@@ -125,6 +138,7 @@ def curves(cells: Sequence[Cell]) -> list[dict[str, Any]]:
             {
                 "preset": cell.preset, "method": cell.label, "seed": cell.seed,
                 "rollouts": [_rollouts(record, e["step"]) for e in evals],
+                "seconds": [training_seconds(record.rows[: e["step"]]) for e in evals],
                 "accuracy": [e["accuracy"] for e in evals],
             }
         )  # fmt: skip
@@ -170,8 +184,24 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], out: Path, command: str) -> Path:
-    """Write compare.json, compare.md and compare.html (an offline page with the figure) to the comparison's folder."""
+def write(
+    cells: Sequence[Cell],
+    rows: Sequence[Mapping[str, Any]],
+    out: Path,
+    command: str,
+    title: str = "Methods on the same problems",
+    more: str = "",
+) -> Path:
+    """Write compare.json, compare.md and compare.html (an offline page with the figure) to the comparison's folder.
+
+    Args:
+        cells: the runs.
+        rows: of `summarise`.
+        out: the folder.
+        command: what made it.
+        title: heading of the page.
+        more: Markdown to put before the tables.
+    """
     import nbformat
 
     from vpdlab.show.page import notebook_to_page
@@ -179,11 +209,11 @@ def write(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], out: Path, c
 
     lines = curves(cells)
     (out / "compare.json").write_text(json.dumps({"rows": rows, "curves": lines}, indent=2) + "\n", encoding="utf-8")
-    text = f"{markdown(rows)}\nMade by {in_markdown(command)}.\n"
+    text = f"{more}\n\n{markdown(rows)}\nMade by {in_markdown(command)}.\n".lstrip()
     (out / "compare.md").write_text(text, encoding="utf-8")
     figure = {"application/vnd.plotly.v1+json": json.loads(compare_figure(lines).to_json())}
     cells_ = [
-        nbformat.v4.new_markdown_cell("# Methods on the same problems"),
+        nbformat.v4.new_markdown_cell(f"# {title}"),
         nbformat.v4.new_code_cell("", execution_count=1, outputs=[nbformat.v4.new_output("display_data", figure)]),
         nbformat.v4.new_markdown_cell(text),
     ]

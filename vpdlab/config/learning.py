@@ -24,10 +24,10 @@ class RunSettings:
     task_args: tuple[str, ...] = setting(())
     """Options of the task as NAME=VALUE, for instance digits=3 or family=chain_sum."""
     model: str = setting("apprentice")
-    """The bundled `apprentice`, a model listed by `vpdlab models`, a hub name, or a folder."""
+    """A bundled model (`apprentice`, `reader`), one listed by `vpdlab models`, a hub name, or a folder."""
     method: str = setting("vpd")
-    """How the student learns: vpd, sdpo, grpo, rft, distil, joint, reshape, reweight, sdar or opsd
-    (docs/methods.md)."""
+    """How the student learns: vpd, sdpo, grpo, nsr, rft, distil, joint, reshape, reweight, sdar, opsd, rltf or
+    pi-distill (docs/methods.md)."""
     method_args: tuple[str, ...] = setting(())
     """Options that a method of your own declares, as NAME=VALUE."""
     steps: int = setting(100, 1, changes_results=False, budget=True)
@@ -102,6 +102,12 @@ class EStepSettings:
 
     e_every: int = setting(5, 0)
     """F: run an E-step every F iterations; 0 disables it."""
+    e_sample: Literal["student", "teacher"] = setting("student")
+    """Responses that the E-step learns from: the rollouts, which the student sampled (the paper's), or as many that the
+    teacher samples itself, one for each rollout with feedback, verified like them."""
+    e_patience: int = setting(0, 0)
+    """Above 0: no more E-steps once the teacher's held-out accuracy has not exceeded its best in this many evaluations
+    in a row; needs `eval_every` and `eval_teacher`."""
     e_objective: Literal["bco", "kto", "awr", "pg"] = setting("bco")
     """Loss of the E-step: bco (the paper's), kto, awr (likelihood weighted by exp(r/beta)), or pg (policy gradient of
     reward minus beta KL, importance-weighted)."""
@@ -152,7 +158,7 @@ class MStepSettings:
 
 @dataclass(frozen=True)
 class OutcomeSettings:
-    """Outcomes in the M-step: grpo and the hybrids."""
+    """Outcomes in the M-step: grpo, the hybrids and other methods of reinforcement learning."""
 
     advantage: Literal["none", "std"] = setting("none")
     """Scale of the group advantage: none, or the group's standard deviation."""
@@ -160,6 +166,14 @@ class OutcomeSettings:
     """The ratio to the sampling policy is clipped below at 1 - this."""
     clip_high: float = setting(0.28, 0, 1e3)
     """The ratio to the sampling policy is clipped above at 1 + this."""
+    kl_coef: float = setting(0.0, 0, 1e3)
+    """Above 0: grpo adds this times KL(student||reference), estimated by k3 on the sampled tokens."""
+    ref_rate: float = setting(0.05, 0, 1)
+    """The reference of `kl_coef` is a moving average of the student: its rate per iteration; 0: the initial weights."""
+    nsr_weight: float = setting(1.0, 0, 1e3)
+    """The advantage of every token of a failure is minus this, for nsr."""
+    pi_alpha: float = setting(0.5, 0, 1)
+    """Share of the teacher's objective, for pi-distill; the student has the rest. Both KLs have the weight `beta`."""
     rl_weight: float = setting(1.0, 0, 1e3)
     """Weight of the outcomes, for joint and reshape."""
     opd_weight: float = setting(1.0, 0, 1e3)

@@ -83,8 +83,9 @@ def _check_combinations(c: RunConfig) -> None:
         raise UserError(f"critic_learns needs critic live: critic {c.critic} does not change")
     if c.shard and (c.lora_rank or c.teacher == "adapter"):
         raise UserError("shard is for training all weights: an adapter is small, so leave shard out")
-    if c.precision == "bfloat16" and c.teacher == "ema":
+    average = "teacher ema" if c.teacher == "ema" else "kl_coef" if c.kl_coef and 0 < c.ref_rate < 1 else ""
+    if c.precision == "bfloat16" and average:
         raise UserError(
-            "teacher ema needs float32 weights (a small rate rounds to nothing in bfloat16): set precision to"
+            f"{average} needs float32 weights (a small rate rounds to nothing in bfloat16): set precision to"
             " bfloat16-mixed"
         )

@@ -14,6 +14,7 @@ from vpdlab.learn.e_step import OBJECTIVES
 from vpdlab.learn.e_step import SETTINGS as E_STEP
 from vpdlab.learn.m_step import Method
 from vpdlab.learn.methods import METHODS
+from vpdlab.model.policy import STUDENT
 from vpdlab.model.teacher import KINDS, teacher_kind
 from vpdlab.sampling import engines
 
@@ -36,6 +37,13 @@ def check(method: Method, config: RunConfig, own_sampler: bool = False) -> None:
     check_sources(config.feedback)
     if not own_sampler:
         engines.find(config.sampler).check(config)
+    if method.e_step and config.e_every and config.e_patience and not (config.eval_every > 0 and config.eval_teacher):
+        raise UserError(f"e_patience is {config.e_patience}: it needs eval_every above 0, and eval_teacher")
+    if config.critic_learns and method.samples != STUDENT:
+        raise UserError(
+            f"critic_learns judges critiques by the student's rollouts, but method {method.name} learns from the"
+            " teacher's responses: leave it out"
+        )
     if config.support == "sampled" and method.views != "student" and (config.alpha != 1.0 or method.measure):
         what = f"method {method.name} has a measure of its own" if method.measure else f"alpha is {config.alpha}"
         raise UserError(f"support sampled is reverse KL, which takes alpha 1, but {what}: choose full or topk")
@@ -91,6 +99,8 @@ def _pointless(config: RunConfig) -> Iterator[str]:
         yield "shift_decay"
     if not config.kl_target:
         yield from ("beta_min", "beta_max")
+    if not config.kl_coef:
+        yield "ref_rate"
     if not config.distil_future:
         yield from ("distil_discount", "distil_baseline")
     if config.task.startswith(HANDED_IN):

@@ -18,14 +18,14 @@ from vpdlab.credit import leave_one_out_mean, tilted_weight
 from vpdlab.learn.results import EStep
 from vpdlab.learn.state import Batch, Learner
 from vpdlab.model.batch import TokenBatch
-from vpdlab.model.policy import TEACHER, Policy
+from vpdlab.model.policy import STUDENT, TEACHER, Policy
 
 # Rollouts that measure how far the teacher moved, where no later pass shows it: scoring all of them would add a third
 # to the E-step.
 DRIFT_ROWS = 16
 
-SETTINGS = ("e_every", "e_objective", "beta", "kl_target", "beta_min", "beta_max", "anchor", "e_minibatch", "e_unit",
-            "e_epochs", "e_lr")  # fmt: skip
+SETTINGS = ("e_every", "e_sample", "e_patience", "e_objective", "beta", "kl_target", "beta_min", "beta_max", "anchor",
+            "e_minibatch", "e_unit", "e_epochs", "e_lr")  # fmt: skip
 """Fields of RunConfig that only runs with an E-step read, beside those of the objective."""
 
 
@@ -43,6 +43,11 @@ class Evidence(NamedTuple):
     prior: Tensor
     before: Tensor
 
+    @property
+    def own(self) -> bool:
+        """Whether the teacher sampled the responses itself (`e_sample=teacher`)."""
+        return self.batch.sampled_from == TEACHER
+
 
 # (log q of some rows, which rows, all rows of the update) -> their share of the update's loss
 RowLoss = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
@@ -56,6 +61,8 @@ def e_step(learner: Learner, batch: Batch) -> EStep:
     and serves as the update's own.
     """
     c, policy, batch = learner.config, learner.policy, batch.select(batch.signal)
+    if learner.e_steps_ended:
+        return EStep(reason=f"the teacher's held-out accuracy has not risen in {c.e_patience} evaluations")
     if not batch.success.any() or batch.success.all():
         which = "success" if not batch.success.any() else "failure"
         return EStep(reason=f"no {which} with feedback in the batch" if len(batch) else "no rollout has feedback")
@@ -73,9 +80,14 @@ def e_step(learner: Learner, batch: Batch) -> EStep:
         kept, total, tokens = [], total + loss, tokens + read
         skipped += policy.update(TEACHER) is None
     total, tokens = processes.added(total, tokens)
-    after = None if learner.teacher.live else policy.score(batch.teacher[:DRIFT_ROWS])
+    after = None
+    if not learner.teacher.live or batch.sampled_from != STUDENT:  # else the M-step's pass will show it
+        with policy.as_teacher():
+            after = policy.score(batch.teacher[:DRIFT_ROWS])
     learner.teacher.after_e_step()
-    return EStep("", total / len(updates), shift, len(updates), skipped, int(tokens), before, after, mismatch)
+    return EStep(
+        "", total / len(updates), shift, len(updates), skipped, int(tokens), before, after, batch.lengths, mismatch
+    )
 
 
 def _accumulate(
@@ -132,7 +144,9 @@ def _kto(known: Evidence) -> tuple[float, RowLoss]:
 
 def _awr(known: Evidence) -> tuple[None, RowLoss]:
     groups = known.batch.groups
-    weight = tilted_weight(known.batch.rewards, groups, known.learner.beta)
+    # The teacher's own responses stand for pi* only after the ratio of prior and teacher has reweighted them.
+    ratio = known.prior - known.before if known.own else None
+    weight = tilted_weight(known.batch.rewards, groups, known.learner.beta, ratio)
 
     def loss(logp: Tensor, at: Tensor, rows: Sequence[int]) -> Tensor:
         return losses.weighted_likelihood_loss(logp, weight[at]) / len(groups[list(rows)].unique())
@@ -147,8 +161,9 @@ def _pg(known: Evidence) -> tuple[None, RowLoss]:
 
     def loss(logp: Tensor, at: Tensor, rows: Sequence[int]) -> Tensor:
         part = losses.elbo_policy_gradient_loss(
-            logp, known.prior[at], batch.rewards[at], beta, baseline[at], c.e_ratio_clip
-        )
+            logp, known.prior[at], batch.rewards[at], beta, baseline[at], c.e_ratio_clip,
+            known.before[at] if known.own else None,
+        )  # fmt: skip
         return part / len(rows)
 
     return None, loss

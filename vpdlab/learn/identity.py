@@ -19,7 +19,7 @@ import torch
 
 from vpdlab.learn.m_step import Method
 from vpdlab.model import sharding
-from vpdlab.model.policy import Policy
+from vpdlab.model.policy import STUDENT, Policy
 from vpdlab.sampling import Sampler
 from vpdlab.tasks import Task
 
@@ -29,6 +29,8 @@ def method_identity(method: Method) -> dict[str, Any]:
     parts = [method.loss, method.e_step, method.measure, method.prepare]
     sources = [source_of(part) if part is not None else "" for part in parts]
     plain_settings = [method.views, plain(method.needs), plain(method.options)]
+    if method.samples != STUDENT or method.joint:  # left out elsewhere, so that older runs keep their sum
+        plain_settings += [method.samples, method.joint]
     return {"name": method.name, "sum": digest([sources, plain_settings])}
 
 

@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from vpdlab.learn.answers import answered
 from vpdlab.learn.critic_update import reinforce_critic
 from vpdlab.learn.m_step import Seen, m_step
 from vpdlab.learn.parts import Parts
 from vpdlab.learn.results import EStep, Mismatch, MStep
 from vpdlab.learn.state import Batch
 from vpdlab.model.distributions import TokenDist
+from vpdlab.model.policy import STUDENT, TEACHER
 from vpdlab.types import Feedback, Rollout
 
 
@@ -29,11 +31,12 @@ class Iteration:
     Attributes:
         step: its number, from 1.
         rollouts, feedback: every verified rollout, and its feedback.
-        batch: those that the method learned from, in both views.
+        batch: those that the M-step learned from, in both views.
+        answers: the teacher's own responses, where the E-step or the method learned from them; else None.
         e, m: results of the two steps.
         lr, beta: learning rate of the M-step; beta of the E-step, before it was adapted.
         critic_loss: of the critic's own update (`critic_learns`); None where there was none.
-        seconds: wall time of the phases "rollout", "feedback", "e", "m".
+        seconds: wall time of the phases "rollout" (the teacher's sampling included), "feedback", "e", "m".
     """
 
     step: int
@@ -46,6 +49,7 @@ class Iteration:
     beta: float
     critic_loss: float | None
     seconds: dict[str, float]
+    answers: Batch | None = None
 
     @property
     def mismatch(self) -> Mismatch | None:
@@ -83,18 +87,24 @@ def iterate(parts: Parts, step: int, watch: Watch | None = None) -> Iteration:
         feedback = parts.feedback(rollouts, step)  # C, or the reason why there is none
         batch = parts.pack(rollouts, feedback, step)  # two contexts, one response axis
 
-    e = EStep()
-    if method.e_step is not None and config.e_every and step % config.e_every == 0:
+    e, batches = EStep(), {STUDENT: batch}
+    e_step = method.e_step if config.e_every and step % config.e_every == 0 else None
+    own = e_step is not None and config.e_sample == TEACHER and not learner.e_steps_ended
+    if method.samples == TEACHER or own:
+        with clock("rollout"):
+            batches[TEACHER] = answered(parts, batch)  # the teacher's own responses, verified
+    if e_step is not None:
         with clock("e"):
-            e = method.e_step(learner, batch)  # train the teacher on outcomes, inside the trust region
+            e = e_step(learner, batches[TEACHER if own else STUDENT])  # train the teacher, inside the trust region
 
     with clock("m"):
+        batch = batches[method.samples]
         m = m_step(learner, batch, method, watch.tokens if watch else None)  # distil it into the student
         learner.after_iteration(e, m)  # the teacher's weights follow; beta and the shift's average are adapted
         critic_loss = reinforce_critic(learner, batch, m) if config.critic_learns else None
         if watch is not None:
             watch.finished()
-    return Iteration(step, rollouts, feedback, batch, e, m, lr, beta, critic_loss, clock.seconds)
+    return Iteration(step, rollouts, feedback, batch, e, m, lr, beta, critic_loss, clock.seconds, batches.get(TEACHER))
 
 
 class Clock:

@@ -24,7 +24,7 @@ from vpdlab.losses import truncated_weight
 from vpdlab.model.batch import TokenBatch, row_sums
 from vpdlab.model.comparison import Comparison, Measure, Support, compare_tokens, logp_and_entropy
 from vpdlab.model.distributions import TokenDist
-from vpdlab.model.policy import STUDENT
+from vpdlab.model.policy import STUDENT, TEACHER, Role
 from vpdlab.tasks.common.options import typed
 
 
@@ -39,6 +39,8 @@ class Seen:
         logp: [N] log pi(y_t), with gradient.
         entropy: [N] of the student, nats.
         found: all numbers of student and teacher; None for a method without a teacher.
+        reverse: the same with exchanged roles, so that the gradient goes to the teacher and the divergence is
+            KL(teacher || student); None unless the method is `joint`.
         prepared: batch-level values computed by the method's `prepare`.
         options: the method's own options, with their values (`Method.options`, `method_args`).
         vocabulary: V.
@@ -51,6 +53,7 @@ class Seen:
     logp: Tensor
     entropy: Tensor
     found: Comparison | None
+    reverse: Comparison | None
     prepared: Mapping[str, Tensor]
     options: Mapping[str, Any]
     vocabulary: int
@@ -117,6 +120,8 @@ class Method:
         e_step: trains the teacher first, on the iterations that `e_every` names; None for none.
         views: "both": rollouts with feedback, in both views. "student": all rollouts, in the plain view alone.
             "all": all rollouts, in both views; those without feedback have the plain view twice.
+        samples: whose responses the M-step learns from: the rollouts, or the teacher's own (`answers.answered`).
+        joint: whether the loss also trains the teacher, by `Seen.reverse`: live weights, which the student shares.
         measure: replaces, at each position, the divergence that `alpha` names.
         prepare: computes batch-level values that the loss needs (`Seen.prepared`).
         needs: settings that the method is defined by.
@@ -130,6 +135,8 @@ class Method:
     loss: Loss
     e_step: Callable[[Learner, Batch], EStep] | None = None
     views: Literal["both", "student", "all"] = "both"
+    samples: Role = STUDENT
+    joint: bool = False
     measure: Callable[[RunConfig], Measure] | None = None
     prepare: Callable[[Learner, Batch, Method], dict[str, Tensor]] | None = None
     needs: Mapping[str, Any] = field(default_factory=dict)
@@ -169,16 +176,20 @@ def survey(
     measure, options = method.measure(c) if method.measure else None, method.option_values(c)
     support = Support(c.support, c.top_k, c.tail)
     for views in policy.minibatches(*sides):
-        view, found = views[0], None
-        dists = {} if len(views) == 1 else {"teacher": learner.teacher.token_dist(views[1])}
+        view, found, reverse = views[0], None, None
+        reader = policy if method.joint else learner.teacher  # with gradient, or without
+        dists = {} if len(views) == 1 else {"teacher": reader.token_dist(views[1])}
         dists["student"] = student = (forward or policy.token_dist)(view)
         if "teacher" in dists:
             found = compare_tokens(student, dists["teacher"], view.tokens, support, c.alpha, c.logit_mib, measure)
             logp, entropy = found.student_logp, found.student_entropy
+            if method.joint:
+                reverse = compare_tokens(dists["teacher"], student, view.tokens, support, 1.0, c.logit_mib)
         else:
             logp, entropy = logp_and_entropy(student, view.tokens, c.logit_mib)
         rows = view.rows.to(view.mask.device).repeat_interleave(view.mask.sum(1))
-        seen = Seen(c, batch, view, rows, logp, entropy, found, prepared or {}, options, student.vocabulary)
+        known = prepared or {}
+        seen = Seen(c, batch, view, rows, logp, entropy, found, reverse, known, options, student.vocabulary)
         yield seen, dists, sum(v.read for v in views)
 
 
@@ -197,7 +208,9 @@ def m_step(learner: Learner, batch: Batch, method: Method, watch: Watch | None =
     policy.fresh()
     prepared = method.prepare(learner, batch, method) if method.prepare else {}
     totals, loss, tokens = _Totals(batch, method.views != "student"), 0.0, 0
-    fresh = Mismatch() if batch.sampled_by(policy) else None  # no E-step has moved the student since
+    own = batch.sampled_from == TEACHER
+    mismatch = learner.mismatch_of_answers(batch) if own else None
+    fresh = Mismatch() if batch.sampled_by(policy) and not own else None  # no E-step has moved the student since
     for seen, dists, count in survey(learner, batch, method, prepared):
         if watch is not None:
             watch(seen, dists)
@@ -208,7 +221,7 @@ def m_step(learner: Learner, batch: Batch, method: Method, watch: Watch | None =
         totals.add(seen)
         if fresh is not None:
             fresh.add(seen.logp.detach(), seen.old_logp)
-    mismatch = learner.checked(fresh.everywhere(), batch.step) if fresh is not None else None
+    mismatch = learner.checked(fresh.everywhere(), batch.step) if fresh is not None else mismatch
     loss, tokens = processes.added(loss, tokens)
     norm = policy.update(STUDENT)
     reason = "nothing to learn from this batch: the gradient is 0" if norm == 0.0 else ""

@@ -21,6 +21,7 @@ from vpdlab.learn.m_step import Method, Seen, survey
 from vpdlab.learn.state import Batch, Learner
 from vpdlab.model.batch import TokenBatch
 from vpdlab.model.comparison import Measure
+from vpdlab.model.policy import TEACHER
 
 
 def distillation(seen: Seen) -> Tensor:
@@ -35,8 +36,58 @@ def _surrogate(seen: Seen, advantage: Tensor) -> Tensor:
 
 
 def grpo(seen: Seen) -> Tensor:
-    """GRPO (arXiv 2402.03300), without KL: outcomes against the mean of their group."""
-    return _surrogate(seen, seen.advantage)
+    """GRPO (arXiv 2402.03300): outcomes against the mean of their group; where `kl_coef` asks for it, with its KL
+    penalty, which keeps the student near a moving average of itself."""
+    loss = _surrogate(seen, seen.advantage)
+    if "reference" not in seen.prepared:
+        return loss
+    view, table = seen.view, seen.prepared["reference"]
+    reference = table[view.rows.to(table.device), : view.mask.shape[1]][view.mask].to(seen.logp.dtype)
+    return loss + seen.config.kl_coef * seen.mean(losses.kl_penalty(seen.logp, reference))
+
+
+def _reference(learner: Learner, batch: Batch, method: Method) -> dict[str, Tensor]:
+    """[B, R] log-probability of each token under the reference policy, where there is one: one more pass."""
+    if learner.reference is None:
+        return {}
+    table = _empty(batch)
+    with torch.no_grad(), learner.reference.lent():
+        for (view,) in learner.policy.minibatches(batch.student):
+            _fill(table, view, _spread(learner.policy.token_logp(view), view))
+    return {"reference": processes.add(table)}
+
+
+def nsr(seen: Seen) -> Tensor:
+    """Negative sample reinforcement (arXiv 2506.01347): one fixed negative advantage on failures, and nothing else.
+
+    The control without a teacher: what distillation gains only by making wrong tokens less likely, this gains too.
+    """
+    failure = (~seen.batch.success).to(seen.logp.dtype)[seen.rows]
+    return _surrogate(seen, -seen.config.nsr_weight * failure)
+
+
+def rltf(seen: Seen) -> Tensor:
+    """RLTF-SD (arXiv 2602.02482): attempts made with feedback, taught to the plain prompt by their advantage.
+
+    The baseline is the mean reward of the student's own rollouts: where feedback makes every attempt right, the mean of
+    the attempts would leave nothing to learn. As in the paper there are no importance weights.
+    """
+    advantage = (seen.batch.rewards - seen.batch.baseline).to(seen.logp.dtype)[seen.rows]
+    return seen.mean(-advantage * seen.logp)
+
+
+def pi_distill(seen: Seen) -> Tensor:
+    """pi-Distill (arXiv 2602.04942): teacher and student learn together from the teacher's own responses.
+
+    The teacher maximises E_q[A] - beta KL(q || sg pi), with the weight `pi_alpha`; the student, with the rest,
+    E_q[(pi / sg q) A] - beta KL(sg q || pi). A is the group advantage; ratios are per token and clipped; the KLs are
+    exact at each token.
+    """
+    c, teacher = seen.config, seen.reverse
+    assert teacher is not None  # of a joint method
+    student = _surrogate(seen, seen.advantage) + c.beta * seen.mean(seen.both.divergence)
+    terms = losses.clipped_surrogate(teacher.student_logp, seen.old_logp, seen.advantage, c.clip_low, c.clip_high)
+    return c.pi_alpha * seen.mean(terms + c.beta * teacher.divergence) + (1.0 - c.pi_alpha) * student
 
 
 def rejection(seen: Seen) -> Tensor:
@@ -85,17 +136,27 @@ def distil(seen: Seen) -> Tensor:
     c, view, cost = seen.config, seen.view, seen.both.divergence
     loss = cost if c.distil_local else torch.zeros_like(cost)
     if c.distil_future:
-        later = _to_come(cost.detach(), view, c.distil_discount)
+        later = cost_to_go(_spread(cost.detach(), view), view.mask, c.distil_discount)
         if "baseline" in seen.prepared:
             later = later - seen.prepared["baseline"][view.rows.to(later.device), : later.shape[1]]
         loss = loss + later[view.mask] * seen.logp
     return seen.mean(loss, seen.batch.signal)
 
 
-def _to_come(cost: Tensor, view: TokenBatch, discount: float) -> Tensor:
-    """[b, R] costs still to come, from [N] costs of the active tokens."""
-    table = torch.zeros(view.mask.shape, dtype=cost.dtype, device=cost.device).masked_scatter(view.mask, cost)
-    return cost_to_go(table, view.mask, discount)
+def _spread(values: Tensor, view: TokenBatch) -> Tensor:
+    """[b, R] from [N] values of the active tokens; 0 elsewhere."""
+    return torch.zeros(view.mask.shape, dtype=values.dtype, device=values.device).masked_scatter(view.mask, values)
+
+
+def _empty(batch: Batch) -> Tensor:
+    """[B, R] zeros for numbers of all response tokens."""
+    longest = max(len(rollout.response_ids) for rollout in batch.rollouts)
+    return torch.zeros(len(batch), longest, device=batch.success.device)
+
+
+def _fill(table: Tensor, view: TokenBatch, values: Tensor) -> None:
+    """Enter the [b, R] values of a minibatch."""
+    table[view.rows.to(table.device), : values.shape[1]] = values.to(table.dtype)
 
 
 def _distil_baseline(learner: Learner, batch: Batch, method: Method) -> dict[str, Tensor]:
@@ -103,17 +164,20 @@ def _distil_baseline(learner: Learner, batch: Batch, method: Method) -> dict[str
     c = learner.config
     if not (c.distil_baseline and c.distil_future):
         return {}
-    longest = max(len(rollout.response_ids) for rollout in batch.rollouts)
-    table = torch.zeros(len(batch), longest, device=batch.success.device)
+    table = _empty(batch)
     with torch.no_grad():
         for seen, _, _ in survey(learner, batch, method):
-            later = _to_come(seen.both.divergence, seen.view, c.distil_discount)
-            table[seen.view.rows.to(table.device), : later.shape[1]] = later.to(table.dtype)
+            cost = _spread(seen.both.divergence, seen.view)
+            _fill(table, seen.view, cost_to_go(cost, seen.view.mask, c.distil_discount))
     return {"baseline": leave_one_out_mean(processes.add(table), batch.groups)}
 
 
 def _cross_entropy(config: RunConfig) -> Measure:
     return losses.forward_cross_entropy
+
+
+def _forward_kl(config: RunConfig) -> Measure:
+    return partial(losses.token_divergence, alpha=0.0)
 
 
 def _clipped_forward_kl(config: RunConfig) -> Measure:
@@ -130,7 +194,10 @@ METHODS = {
         Method("vpd", "E-step on outcomes inside a trust region, M-step by distillation", distillation, e_step=e_step,
                settings=DISTILS),
         Method("sdpo", "the M-step alone: distil the feedback-conditioned policy", distillation, settings=DISTILS),
-        Method("grpo", "outcomes alone, against the mean of their group", grpo, views="student", settings=OUTCOMES),
+        Method("grpo", "outcomes alone, against the mean of their group", grpo, views="student", prepare=_reference,
+               settings=(*OUTCOMES, "kl_coef", "ref_rate")),
+        Method("nsr", "one fixed negative advantage on failures", nsr, views="student",
+               settings=("nsr_weight", "clip_low", "clip_high")),
         Method("rft", "the likelihood of the successes", rejection, views="student", settings=()),
         Method("distil", "cross-entropy to the teacher, with credit for the future", distil, measure=_cross_entropy,
                prepare=_distil_baseline, settings=DISTIL),
@@ -145,6 +212,11 @@ METHODS = {
         Method("opsd", "distil the initial policy that is shown the reference solution", distillation,
                measure=_clipped_forward_kl, needs={"teacher": "frozen", "feedback": ("reference",)},
                settings=("support", "top_k", "tail", "is_clip", "opsd_clip")),
+        Method("rltf", "attempts made with feedback, taught to the plain prompt by their advantage", rltf,
+               samples=TEACHER, settings=()),
+        Method("pi-distill", "teacher and student by policy gradient, on the teacher's own responses", pi_distill,
+               samples=TEACHER, joint=True, measure=_forward_kl, needs={"teacher": "shared"},
+               settings=("support", "top_k", "tail", *OUTCOMES, "pi_alpha")),
     )
 }  # fmt: skip
 

@@ -13,17 +13,19 @@ import torch
 
 from vpdlab import processes
 from vpdlab.config import FREE, RunConfig, read_values
+from vpdlab.credit import group_mean
 from vpdlab.errors import HANDED_IN, UserError, notice
 from vpdlab.feedback.critics import CriticSource, open_critic
 from vpdlab.feedback.noise import shares, with_noise
 from vpdlab.feedback.sources import CRITIQUE, Context, find_sources, give_feedback
+from vpdlab.learn.answers import answered
 from vpdlab.learn.checks import check, unused
 from vpdlab.learn.identity import method_identity, policy_identity, sampler_identity
 from vpdlab.learn.m_step import Method
 from vpdlab.learn.methods import get_method
 from vpdlab.learn.state import Batch, Learner
 from vpdlab.model.devices import pick_device
-from vpdlab.model.policy import READS, Policy
+from vpdlab.model.policy import READS, TEACHER, Policy
 from vpdlab.model.teacher import KINDS, Copy, teacher_kind
 from vpdlab.prompts import Checked, Renderer, Templates, views
 from vpdlab.sampling import Sampler, Sampling, engines, sample
@@ -165,21 +167,26 @@ class Parts:
 
     def pack(self, rollouts: Sequence[Rollout], feedback: Sequence[Feedback], step: int = 1) -> Batch:
         """The rollouts that the method learns from, in the views that it needs."""
+        rewards = torch.tensor([rollout.verified.reward for rollout in rollouts])
+        mean = group_mean(rewards, torch.tensor([rollout.group for rollout in rollouts]))
         if self.method.views == "both":
             kept = [row for row, one in enumerate(feedback) if one.signal]
-            rollouts, feedback = [rollouts[row] for row in kept], [feedback[row] for row in kept]
+            rollouts, feedback, mean = [rollouts[row] for row in kept], [feedback[row] for row in kept], mean[kept]
         student, teacher = views(rollouts, feedback, self.render)
         device = self.policy.device
         return Batch(
             rollouts, feedback, student, teacher if self.method.views != "student" else [],
             success=torch.tensor([rollout.success for rollout in rollouts], dtype=torch.bool, device=device),
             signal=torch.tensor([one.signal for one in feedback], dtype=torch.bool, device=device), step=step,
+            student_reward=mean.to(device),
         )  # fmt: skip
 
     def batch(self, step: int = 1) -> Batch:
-        """The batch of an iteration: sampled, verified, with feedback, in both views. Nothing is trained."""
+        """The batch that the M-step of an iteration learns from: sampled, verified, with feedback, in both views.
+        Nothing is trained."""
         rollouts = self.verify(self.rollouts(step))
-        return self.pack(rollouts, self.feedback(rollouts, step), step)
+        batch = self.pack(rollouts, self.feedback(rollouts, step), step)
+        return answered(self, batch) if self.method.samples == TEACHER else batch
 
 
 def renamed(
@@ -232,7 +239,8 @@ def _renderer(config: RunConfig, policy: Policy) -> Renderer:
 def _learner(config: RunConfig, policy: Policy, method: Method, exact: bool) -> Learner:
     kind = KINDS["shared"] if method.views == "student" else teacher_kind(config.teacher)
     anchor = Copy(policy) if config.anchor == "fixed" and method.e_step else None
-    return Learner(config, policy, kind(policy), anchor=anchor, exact=exact)
+    reference = Copy(policy) if config.kl_coef and "kl_coef" in (method.settings or ()) else None
+    return Learner(config, policy, kind(policy), anchor, reference, exact)
 
 
 @lru_cache(maxsize=8)

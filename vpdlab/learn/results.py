@@ -88,6 +88,8 @@ class EStep:
     teacher_logp_after: Tensor | None = None
     """The same after the last update, of the first `e_step.DRIFT_ROWS`; None where the M-step's own pass will show
     it."""
+    lengths: Tensor | None = None
+    """[B'] tokens of these rollouts."""
     mismatch: Mismatch | None = None
     """Of the rollouts that it scored at the weights that sampled them; None where there were none."""
 

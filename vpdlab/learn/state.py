@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from vpdlab.credit import group_mean
 from vpdlab.learn.results import EStep, Mismatch, MStep
+from vpdlab.model.policy import STUDENT, TEACHER, Role
 from vpdlab.types import Feedback, Rollout, View
 
 if TYPE_CHECKING:
@@ -33,6 +37,8 @@ class Batch:
         success: [B] bool, r of the paper.
         signal: [B] bool, m of the paper: whether there is feedback.
         step: the iteration that it belongs to, from 1.
+        sampled_from: whose responses they are: the student's, or the teacher's own (`answers.answered`).
+        student_reward: [B] mean reward of all of the student's rollouts of the same problem; None where not known.
     """
 
     rollouts: Sequence[Rollout]
@@ -42,6 +48,8 @@ class Batch:
     success: Tensor
     signal: Tensor
     step: int = 1
+    sampled_from: Role = STUDENT
+    student_reward: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rollouts)
@@ -66,8 +74,13 @@ class Batch:
         return self._column([rollout.verified.reward for rollout in self.rollouts])
 
     @cached_property
+    def baseline(self) -> Tensor:
+        """[B] mean reward of the student's rollouts of the same problem; of the batch's own where that is not known."""
+        return group_mean(self.rewards, self.groups) if self.student_reward is None else self.student_reward
+
+    @cached_property
     def sampled_logp(self) -> Tensor:
-        """[B] log pi(y|x) according to the sampler, summed over each response."""
+        """[B] log-probability of each response according to the sampler, under the policy that sampled it."""
         return self._column([float(sum(rollout.tokens.own_logps)) for rollout in self.rollouts])
 
     def sampled_by(self, policy: Policy) -> bool:
@@ -88,14 +101,15 @@ class Batch:
         if bool(rows.all()):
             return self
         at = rows.nonzero()[:, 0].tolist()
-        return Batch(
-            [self.rollouts[i] for i in at],
-            [self.feedback[i] for i in at],
-            [self.student[i] for i in at],
-            [self.teacher[i] for i in at] if self.teacher else [],
-            self.success[rows],
-            self.signal[rows],
-            self.step,
+        return replace(
+            self,
+            rollouts=[self.rollouts[i] for i in at],
+            feedback=[self.feedback[i] for i in at],
+            student=[self.student[i] for i in at],
+            teacher=[self.teacher[i] for i in at] if self.teacher else [],
+            success=self.success[rows],
+            signal=self.signal[rows],
+            student_reward=self.student_reward[rows] if self.student_reward is not None else None,
         )
 
     def _column(self, values: Sequence[float] | Sequence[int]) -> Tensor:
@@ -109,17 +123,21 @@ class Learner:
     Attributes:
         exact: whether the sampler's log-probabilities are the policy's own (`Sampler.exact`).
         anchor: the initial weights, where the E-step's prior is fixed.
+        reference: the policy that grpo's KL penalty refers to, a moving average of the student (`kl_coef`).
         beta: of the next E-step; where `kl_target` is set it follows the measured KL.
         shift: moving average of the E-step's shift, for `shift=ema`; None before the first.
+        teacher_accuracy: of the teacher on held-out problems, at each evaluation that measured it.
     """
 
     config: RunConfig
     policy: Policy
     teacher: Teacher
     anchor: Copy | None = None
+    reference: Copy | None = None
     exact: bool = False
     beta: float = field(init=False)
     shift: float | None = None
+    teacher_accuracy: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.beta = self.config.beta
@@ -134,19 +152,34 @@ class Learner:
         Raises:
             RunFailed: where a sampler that should be exact is not.
         """
+        if batch.sampled_from == TEACHER:
+            return self._plain_logp(batch), self.mismatch_of_answers(batch)
         fresh = batch.sampled_by(self.policy)
         known = self.anchor is not None or (fresh and self.exact)
         rows = len(batch) if not known else CHECKED if fresh else 0  # a few show whether sampler and scorer agree
-        prior, mismatch = self._scored(batch, rows, fresh) if rows else (batch.sampled_logp, None)
+        prior, mismatch = self._scored(batch, batch.student[:rows], fresh) if rows else (batch.sampled_logp, None)
         if self.anchor is not None:
-            with torch.no_grad(), self.anchor.lent():
-                return self.policy.score(batch.student), mismatch
-        return batch.sampled_logp if known else prior, mismatch
+            prior = self._plain_logp(batch)
+        elif known:
+            prior = batch.sampled_logp
+        return prior, mismatch
 
-    def _scored(self, batch: Batch, rows: int, fresh: bool) -> tuple[Tensor, Mismatch | None]:
-        """[rows] log-probabilities of the first responses, and their mismatch with the sampler's."""
+    def _plain_logp(self, batch: Batch) -> Tensor:
+        """[B] log pi_ref(y|x), computed."""
+        with torch.no_grad(), self.anchor.lent() if self.anchor is not None else nullcontext():
+            return self.policy.score(batch.student)
+
+    def mismatch_of_answers(self, batch: Batch) -> Mismatch | None:
+        """Of sampler and scorer on a few of the teacher's own responses; None where an update has followed them."""
+        if not batch.sampled_by(self.policy):
+            return None
+        with self.policy.as_teacher():
+            return self._scored(batch, batch.teacher[:CHECKED], fresh=True)[1]
+
+    def _scored(self, batch: Batch, views: Sequence[View], fresh: bool) -> tuple[Tensor, Mismatch | None]:
+        """Log-probabilities of the first responses in these views, and their mismatch with the sampler's."""
         found = Mismatch()
-        logp = self.policy.score(batch.student[:rows], found.watching(batch) if fresh else None)
+        logp = self.policy.score(views, found.watching(batch) if fresh else None)
         return logp, self.checked(found.everywhere(), batch.step) if fresh else None
 
     def checked(self, mismatch: Mismatch, step: int) -> Mismatch:
@@ -156,13 +189,31 @@ class Learner:
         return mismatch
 
     def after_iteration(self, e: EStep, m: MStep) -> None:
-        """Update the teacher; after an E-step, the shift's moving average, and beta by the KL that it led to."""
+        """Update teacher and reference; after an E-step, the shift's average, and beta by the KL that it led to."""
         self.teacher.after_iteration()
         c = self.config
+        if self.reference is not None:
+            self.reference.follow(c.ref_rate)
         if c.e_objective == "bco" and e.delta is not None:
             self.shift = e.delta
         if c.kl_target and e.loss is not None and m.kl_teacher is not None:
             self.beta = adapted(self.beta, m.kl_teacher, c.kl_target, c.beta_min, c.beta_max)
+
+    @property
+    def e_steps_ended(self) -> bool:
+        """Whether the teacher's held-out accuracy has stopped rising (`e_patience`); no E-step runs from then on."""
+        patience = self.config.e_patience
+        return patience > 0 and stalled(self.teacher_accuracy, patience)
+
+
+def stalled(values: Sequence[float], patience: int) -> bool:
+    """Whether the best of the values so far has ever stayed unsurpassed by the next `patience` ones."""
+    best, since = -math.inf, 0
+    for value in values:
+        best, since = (value, 0) if value > best else (best, since + 1)
+        if since >= patience:
+            return True
+    return False
 
 
 def adapted(beta: float, kl: float, target: float, low: float, high: float) -> float:

@@ -12,7 +12,7 @@ METRICS = (
     "e_loss", "m_loss", "signal_share", "n_success", "n_failure", "teacher_drift", "truncated", "skipped", "lr",
     "grad_norm", "e_updates", "mismatch_max", "mismatch_mean", "mismatch_kl", "seconds_rollout", "seconds_feedback",
     "seconds_e", "seconds_m", "tokens_rollout", "tokens_e", "tokens_m", "peak_memory_mib", "critiques", "leaked",
-    "critic_loss", "notes", "warnings",
+    "critic_loss", "teacher_rollouts", "teacher_success_rate", "notes", "warnings",
 )  # fmt: skip
 """Keys of a line of metrics.jsonl. A number that does not exist at a step is null, never 0.
 
@@ -20,6 +20,8 @@ Units: kl (student || teacher), kl_teacher (the other way), entropy, teacher_dri
 units of reward; length in tokens. margin, both KLs and entropy are those of the M-step's pass, so after an E-step of
 the same iteration and before the M-step's update; beta is the one that this iteration used. tokens_e counts the padded
 tokens of passes with gradient, tokens_m those of the views that the method reads, tokens_rollout those sampled.
+teacher_rollouts: responses that the teacher sampled itself (`e_sample`, or the method), beside the rollouts; their
+tokens count in tokens_rollout and their time in seconds_rollout.
 mismatch_*, in nats: between the sampler's log-probabilities of the sampled tokens and the scorer's at the same weights
 (`learn.results.Mismatch`); where an E-step moves the student first, that of a few rows before it did.
 """
@@ -31,6 +33,7 @@ COLUMNS = {
     "success": "bool", "finished": "bool", "environment": "string", "critique": "string", "demonstration": "string",
     "leaked": "bool", "noise": "string",
     "source": "string", "reason": "string", "signal": "bool", "teacher_prompt": "string", "truncated": "int64",
+    "teacher_text": "string", "teacher_reward": "float64",
     "student_sum": "float64", "teacher_sum": "float64", "implicit_reward": "float64",
     "prompt_ids": "list<int64>", "teacher_ids": "list<int64>", "response_ids": "list<int64>", "logps": "list<float64>",
 }  # fmt: skip

@@ -156,6 +156,7 @@ class Keeper:
         kept = {
             "teacher-copy": self.learner.teacher.kept,
             "anchor": self.learner.anchor,
+            "reference": self.learner.reference,
             "critic": getattr(critic, "weights", None),
         }
         return {name: copy.values for name, copy in kept.items() if copy is not None}

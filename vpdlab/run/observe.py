@@ -20,6 +20,7 @@ from vpdlab.learn.results import EStep, MStep
 from vpdlab.learn.state import Batch
 from vpdlab.model.comparison import top_lists
 from vpdlab.model.distributions import TokenDist
+from vpdlab.model.policy import STUDENT
 from vpdlab.prompts import Renderer
 from vpdlab.record import METRICS
 from vpdlab.types import Feedback, Rollout, View
@@ -98,10 +99,14 @@ def rollout_records(it: Iteration, watch: TokenWatch, render: Renderer) -> list[
     """One plain dict per rollout, with the columns of `record.COLUMNS` (and TOKEN_COLUMNS where kept)."""
     batch, m = it.batch, it.m
     place = {(rollout.group, rollout.index): row for row, rollout in enumerate(batch.rollouts)}
+    answers = {(answer.group, answer.index): answer for answer in (it.answers.rollouts if it.answers else ())}
+    same = batch.sampled_from == STUDENT  # else the M-step's numbers are of other responses
     records = []
     for rollout, note in zip(it.rollouts, it.feedback, strict=True):
         record = _outcome_columns(it.step, rollout, note, render)
         row = place.get((rollout.group, rollout.index))
+        if answer := answers.get((rollout.group, rollout.index)):
+            record |= {"teacher_text": answer.text, "teacher_reward": answer.verified.reward}
         if row is not None and note.signal and batch.teacher:
             record |= {
                 "teacher_prompt": _teacher_prompt(render, rollout, note, batch.teacher[row]),
@@ -109,9 +114,9 @@ def rollout_records(it: Iteration, watch: TokenWatch, render: Renderer) -> list[
                 "truncated": batch.teacher[row].truncated,
             }
             record["teacher_context"] = watch.words(batch.teacher[row].context_ids) if row in watch.kept else None
-        if row is not None and m.student_logp is not None:
+        if row is not None and m.student_logp is not None and same:
             record |= _sums(m, row, note.signal, it.beta)
-        if row is not None and row in watch.kept:
+        if row is not None and row in watch.kept and same:
             record |= watch.kept[row] | {
                 "tokens": watch.words(rollout.response_ids),
                 "student_context": watch.words(rollout.prompt_ids),
@@ -182,10 +187,10 @@ def teacher_drift(batch: Batch, e: EStep, m: MStep) -> float | None:
     after = e.teacher_logp_after
     if after is None and m.teacher_logp is not None:
         after = m.teacher_logp[batch.signal]
-    if e.teacher_logp is None or after is None:
+    if e.teacher_logp is None or e.lengths is None or after is None:
         return None
     seen = len(after)
-    return ((after - e.teacher_logp[:seen]).abs() / batch.lengths[batch.signal][:seen]).mean().item()
+    return ((after - e.teacher_logp[:seen]).abs() / e.lengths[:seen]).mean().item()
 
 
 def margin(batch: Batch, m: MStep, beta: float) -> float | None:
@@ -200,7 +205,7 @@ def metrics_row(it: Iteration) -> dict[str, Any]:
     """A line of metrics.jsonl (without its warnings): what does not exist at this step is None."""
     row = {
         "step": it.step,
-        **_rollout_numbers(it.rollouts),
+        **_rollout_numbers(it.rollouts, it.answers.rollouts if it.answers is not None else ()),
         **_critic_numbers(it),
         **_learning_numbers(it.batch, it.e, it.m, it.beta),
         "signal_share": sum(one.signal for one in it.feedback) / len(it.feedback),
@@ -215,7 +220,7 @@ def metrics_row(it: Iteration) -> dict[str, Any]:
     return {key: row[key] for key in METRICS if key in row}
 
 
-def _rollout_numbers(rollouts: Sequence[Rollout]) -> dict[str, Any]:
+def _rollout_numbers(rollouts: Sequence[Rollout], answers: Sequence[Rollout]) -> dict[str, Any]:
     count, outcomes = len(rollouts), [rollout.verified for rollout in rollouts]
     tokens = sum(len(rollout.response_ids) for rollout in rollouts)
     return {
@@ -223,7 +228,9 @@ def _rollout_numbers(rollouts: Sequence[Rollout]) -> dict[str, Any]:
         "success_rate": sum(outcome.success for outcome in outcomes) / count,
         "length": tokens / count,
         "unfinished": sum(not rollout.finished for rollout in rollouts) / count,
-        "tokens_rollout": tokens,
+        "tokens_rollout": tokens + sum(len(answer.response_ids) for answer in answers),
+        "teacher_rollouts": len(answers) or None,
+        "teacher_success_rate": sum(answer.success for answer in answers) / len(answers) if answers else None,
     }
 
 

@@ -87,6 +87,8 @@ def refuse_changes(config: RunConfig, saved: Saved) -> None:
     free = set(FREE)
     if config.method == "reweight" and not config.reweight_steps:
         free.remove("steps")  # the teacher's share decays over the whole run
+    if config.e_patience:
+        free.remove("eval_every")  # evaluations decide when E-steps end
     changed = [f"{name} {_show(then[name])} (now {_show(now[name])})" for name in now if then[name] != now[name]
                and name not in free]  # fmt: skip
     if changed and not config.resume_anyway:

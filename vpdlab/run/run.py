@@ -83,6 +83,8 @@ class Run(Parts):
             run.resumed = resumed
             run.rows, run.evals = processes.by_main(lambda: recorded(config.folder, resumed))
             run.keeper().load(resumed)
+            for row in run.evals:
+                run._note_teacher(row)
         return run
 
     def keeper(self) -> Keeper:
@@ -100,6 +102,12 @@ class Run(Parts):
         """Evaluate on held-out problems, and record it; the line of eval.jsonl."""
         row = evaluate(self, step)
         self.evals.append(row)
+        self._note_teacher(row)
         if self.recorder is not None:
             self.recorder.evaluation(row)
         return row
+
+    def _note_teacher(self, row: dict[str, Any]) -> None:
+        """Let the learner know the teacher's accuracy of an evaluation, where there is one (`e_patience`)."""
+        if row.get("teacher_accuracy") is not None:
+            self.learner.teacher_accuracy.append(row["teacher_accuracy"])

@@ -2,7 +2,8 @@
 
 summary: a run in words. probes: what the task measured at each evaluation. tables: tables and lines for notebooks,
 untrusted text made safe. plots: figures. widget_data: records as plain dicts for the widgets. page: an executed
-notebook as one offline page. markup: safe Markdown and HTML.
+notebook as one offline page. markup: safe Markdown and HTML. said: sentences of a notebook, checked against its
+numbers.
 """
 
 from vpdlab.show.tables import Shown, heading, plain, table

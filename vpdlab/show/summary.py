@@ -128,6 +128,27 @@ def newest_run(*places: str | Path) -> Path | None:
     return max(found)[1] if found else None
 
 
+def find_run(folder: str | Path = "", above: str | Path = "..") -> Path | None:
+    """The run that a notebook is about: runs of a working folder are beside the folder of its notebooks.
+
+    Args:
+        folder: of a run, relative to the notebook or to the folder above it; empty for the newest complete run in
+            `runs` of either.
+        above: the folder above.
+
+    Returns:
+        The run's folder; None if `folder` is empty and there is no complete run.
+
+    Raises:
+        UserError: there is no run in `folder`.
+    """
+    if not str(folder):
+        return newest_run("runs", Path(above) / "runs")
+    places = [Path(folder), Path(above) / folder]
+    found = [place for place in places if (place / "config.json").is_file()]
+    return load_run((found or places)[0]).folder
+
+
 def changed_settings(config: Row) -> list[dict[str, Any]]:
     """The settings of a run that differ from the defaults: setting, this run, default. Its folder is not listed."""
     defaults = RunConfig().to_dict()

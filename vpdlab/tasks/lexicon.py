@@ -56,6 +56,8 @@ class Lexicon:
         phrases: "known", "unseen" (held out from training) or "all" phrases.
         frames: the same of the sentences around the phrases.
         confirm: whether a success gets a critique as well, which confirms it.
+        verdicts: whether critiques also say which steps are right. Of a single step this gives the outcome away, and a
+            teacher that is trained on outcomes can learn to go by it instead of by what is told.
         explain: whether a system turn explains the task, for models that do not know it.
         size: training problems; fewer if there are not enough.
         heldout: held-out problems.
@@ -83,6 +85,7 @@ class Lexicon:
         phrases: Share = "known",
         frames: Share = "known",
         confirm: bool = True,
+        verdicts: bool = True,
         explain: bool = False,
         size: int = 2000,
         heldout: int = 256,
@@ -95,7 +98,7 @@ class Lexicon:
         self.names, self.held_names = tuple(words[:names]), tuple(words[names:])
         self.meanings = hidden(self.names, meanings or min(names, len(KINDS)), operations, seed)
         wording = Wording(slang, phrases, frames)
-        self.critics = Critics(critics, tuple(voices), tuple(liars), liar_share, wording, seed)
+        self.critics = Critics(critics, tuple(voices), tuple(liars), liar_share, wording, verdicts, seed)
         self._problems = {"train": self._draw("train", size), "test": self._draw("test", heldout)}
         counts = {split: len(problems) for split, problems in self._problems.items()}
         self.summary = f"lexicon of {names} names: {counts['train']} training and {counts['test']} held-out problems"
@@ -135,7 +138,8 @@ class Lexicon:
             where = f"{self.seed} probe {seed} {name}"
             rng = random.Random(where)
             told, digits = random_meaning(rng, length), rng.choice(telling_numbers(True))
-            text = f"{verdict(rng, 0, 1, False)} {wording.sentence(rng, name, told)}"
+            heard = f"{verdict(rng, 0, 1, False)} " if self.critics.verdicts else ""
+            text = heard + wording.sentence(rng, name, told)
             for voice in self.critics.voices or ("",):
                 problem = self._problem([name], digits, {name: told})
                 signed = self.critics.signed(random.Random(where), voice, text)

@@ -1,7 +1,8 @@
-"""Sources of models: the bundled one, one from a package index, the hub, a folder.
+"""Sources of models: two bundled ones, one from a package index, the hub, a folder.
 
 `resolve` turns any model name into the path of an ordinary Hugging Face folder (or a hub name), so that all other code
-treats models alike. smollm2 downloads and converts SmolLM2-135M; make_apprentice trains the bundled model.
+treats models alike. smollm2 downloads and converts SmolLM2-135M. make_apprentice and make_reader train the bundled
+models, from the parts in scratch; lessons is what the reader is taught, reader_skills what it can do.
 """
 
 from __future__ import annotations
@@ -16,10 +17,16 @@ from vpdlab import manifest
 from vpdlab.errors import UserError
 from vpdlab.paths import user_path
 
-APPRENTICE = Path(__file__).parent / "apprentice"
+BUNDLED = {
+    "apprentice": "small bundled decoder for words and digits: learns sums visibly in minutes without a GPU",
+    "reader": "small bundled decoder that reads critiques in English about made-up words (task lexicon)",
+}
+"""Bundled model -> what it is. Each is a folder beside this file."""
+BUNDLED_FOLDER = Path(__file__).parent
+APPRENTICE = BUNDLED_FOLDER / "apprentice"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
-__all__ = ["APPRENTICE", "cache_dir", "catalog", "get", "is_model", "resolve"]
+__all__ = ["APPRENTICE", "BUNDLED", "BUNDLED_FOLDER", "cache_dir", "catalog", "get", "is_model", "resolve"]
 
 
 def cache_dir() -> Path:
@@ -42,15 +49,19 @@ def catalog() -> list[dict[str, Any]]:
         One dict per model with the keys name, what, where (the folder), present, licence, parameters.
     """
     smollm2 = cache_dir() / "models" / "smollm2-135m"
+    bundled = [(name, what, BUNDLED_FOLDER / name) for name, what in BUNDLED.items()]
     return [
-        {
-            "name": "apprentice",
-            "what": "small bundled decoder for words and digits: learns visibly in minutes without a GPU",
-            "where": str(APPRENTICE),
-            "present": is_model(APPRENTICE),
-            "licence": "Apache-2.0",
-            "parameters": _stored_parameters(APPRENTICE),
-        },
+        *(
+            {
+                "name": name,
+                "what": what,
+                "where": str(folder),
+                "present": is_model(folder),
+                "licence": "Apache-2.0",
+                "parameters": _stored_parameters(folder),
+            }
+            for name, what, folder in bundled
+        ),
         {
             "name": "smollm2-135m",
             "what": "SmolLM2-135M-Instruct from its 4-bit package, converted to float32: a real model without a hub",
@@ -96,8 +107,8 @@ def resolve(name: str) -> str:
         entry = known[name]
         if entry["present"]:
             return entry["where"]
-        if name == "apprentice":
-            raise UserError(f"model 'apprentice': no model in {entry['where']}; install vpdlab again")
+        if name in BUNDLED:
+            raise UserError(f"model {name!r}: no model in {entry['where']}; install vpdlab again")
         raise UserError(f"model {name!r} is not on this machine yet: run `vpdlab models get {name}`")
     folder = user_path("model", name)
     if name and folder.is_dir():
@@ -147,7 +158,7 @@ def get(name: str, progress: Callable[[str], object] = print) -> Path:
         The model's folder.
 
     Raises:
-        UserError: if the name is unknown, or the bundled model is missing.
+        UserError: if the name is unknown, or a bundled model is missing.
         RunFailed: if the download or the conversion fails.
     """
     known = {entry["name"]: entry for entry in catalog()}
@@ -161,4 +172,4 @@ def get(name: str, progress: Callable[[str], object] = print) -> Path:
         from vpdlab.zoo import smollm2
 
         return smollm2.fetch(folder, progress)
-    return Path(resolve(name))  # the bundled model is missing: raises UserError
+    return Path(resolve(name))  # a bundled model is missing: raises UserError

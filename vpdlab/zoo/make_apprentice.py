@@ -26,12 +26,8 @@ import torch.nn.functional as F
 from vpdlab.prompts import Renderer, Templates
 from vpdlab.tasks.arithmetic import critique, held_out
 from vpdlab.types import Feedback, Problem
+from vpdlab.zoo.scratch import random_llama, special_tokens, with_chat
 
-CHAT = (
-    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
-SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 # Share of right answers in the last stage: without feedback, and after a critique of a wrong attempt, for numbers of
 # two and three digits. `vpdlab compare` measures the resulting success rates at the start of the tours.
 RIGHT = {("plain", 2): 0.40, ("plain", 3): 0.08, ("critique", 2): 0.70, ("critique", 3): 0.45}
@@ -81,8 +77,7 @@ STAGES = {
 
 def build_tokenizer() -> Any:
     """Byte-level BPE trained on the templates and critiques, with each digit a separate token."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     texts = ["What is 12 + 34 - 5?", *vars(Templates()).values(), response("1")]
     texts += [critique(given, right) for given, right in (("123", "123"), ("199", "922"), ("1", "12"), ("12", "1"))]
@@ -95,43 +90,17 @@ def build_tokenizer() -> Any:
     # Enough merges for every word to become one token; training stops when nothing is left to merge.
     trainer = trainers.BpeTrainer(
         vocab_size=2000,
-        special_tokens=[AddedToken(token, normalized=False) for token in SPECIAL],
+        special_tokens=special_tokens(),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator([text for text in texts for _ in range(3)], trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<|pad|>",
-        eos_token="<|end|>",
-        additional_special_tokens=SPECIAL[2:],
-        chat_template=CHAT,
-        padding_side="left",
-        model_max_length=512,
-        clean_up_tokenization_spaces=False,
-    )
+    return with_chat(tokenizer)
 
 
 def build_model(tokenizer: Any, seed: int) -> Any:
     """A Llama with 3 layers of width 96 and random weights."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=96,
-            intermediate_size=256,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            max_position_embeddings=512,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    return random_llama(tokenizer, seed)
 
 
 def response(answer: str) -> str:

@@ -10,7 +10,7 @@ const floats = (...values) => new DataView(new Float32Array(values).buffer);
 const packed = () => ({
   meta: { sentences: ["One. ", "Two."], part: "critique" },
   tokens: { text: new DataView(new TextEncoder().encode("abc").buffer), ends: new DataView(new Int32Array([1, 3]).buffer) },
-  numbers: { total: floats(1, 2), total_kl: floats(0.5, 0.25), gap: floats(0.5, 1), logp: floats(-1, -2) },
+  numbers: { total: floats(1, 2), empty_logp: floats(-2, -4), student_logp: floats(-1.5, -4), total_kl: floats(0.5, 0.25), gap: floats(0.5, 1), logp: floats(-1, -2) },
   matrices: { drop: floats(0.25, 0.5, 0.25, 0.5), drop_kl: floats(0, 1, 2, 3) },
   variants: [{ name: "shuffled", text: "Two. One.", delta: floats(0.5, -3), kl: floats(1, 1) }],
 });
@@ -25,9 +25,21 @@ test("matrices come back a row a sentence", () => {
 test("rows: sentences, the whole, the gap, variants", () => {
   const record = unpackInfluence(packed());
   const rows = rowsOf(record, "delta");
-  assert.deepEqual(rows.map((row) => row.kind), ["sentence", "sentence", "whole", "gap", "variant"]);
-  assert.deepEqual(rows.map((row) => [...row.values]), [[0.25, 0.5], [0.25, 0.5], [1, 2], [0.5, 1], [0.5, -3]]);
+  assert.deepEqual(rows.map((row) => row.kind), ["sentence", "sentence", "whole", "gap", "variant", "without", "without"]);
+  const values = [[0.25, 0.5], [0.25, 0.5], [1, 2], [0.5, 1], [0.5, 5], null, [0.5, 0]];
+  assert.deepEqual(rows.map((row) => row.values && [...row.values]), values);
+  const against = ["against the critique without it", "against no critique", "the baseline"];
+  assert.deepEqual([0, 2, 5].map((i) => rows[i].against), against);
   assert.equal(rows[2].text, "the whole critique");
+});
+
+test("against another baseline only whole texts change", () => {
+  const record = unpackInfluence(packed());
+  const rows = rowsOf(record, "delta", "shuffled");
+  assert.deepEqual(rows.map((row) => row.values && [...row.values]), [[0.25, 0.5], [0.25, 0.5], [0.5, -3], [0.5, 1], null, [-0.5, -5], [0, -5]]);
+  assert.equal(rows[2].against, "against shuffled");
+  assert.deepEqual(rowsOf(record, "delta", "gone"), rowsOf(record, "delta"));
+  assert.deepEqual(rowsOf(record, "kl", "plain").map((row) => row.kind).slice(-1), ["variant"]);
 });
 
 test("what a measure does not have is null, never zero", () => {

@@ -93,7 +93,8 @@ test("labels", () => {
   assert.equal(tickLabel(8000, 2000), "8000");
   assert.equal(tickLabel(12000, 2000), "12k");
   assert.equal(tickLabel(0.00002, 0.00001), "2e-5");
-  assert.equal(valueLabel(0.123456789), "0.123457");
+  assert.equal(valueLabel(0.123456789), "0.123");
+  assert.equal(valueLabel(-5.4836e-6), "−5.5e−6");
   assert.equal(valueLabel(1234567), "1234567");
   assert.equal(valueLabel(null), "–");
 });

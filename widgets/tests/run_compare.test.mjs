@@ -4,7 +4,7 @@ import { test } from "node:test";
 
 import { load } from "./load.mjs";
 
-const { bandOf, duration, methodsOf, placesOf, pointsOf, summaryOf, valueAt } = await load("run_compare");
+const { bandOf, duration, methodsOf, placesOf, pointsOf, spread, summaryOf, valueAt } = await load("run_compare");
 
 const run = {
   name: "a", method: "vpd", rollouts_per_step: 128,
@@ -65,4 +65,11 @@ test("runs by method, and where they start and end", () => {
 
 test("durations", () => {
   assert.deepEqual([12.34, 600, 9000, NaN].map(duration), ["12.3 s", "10 min", "2.5 h", "–"]);
+});
+
+test("names are pushed apart, in their order and within the bounds", () => {
+  assert.deepEqual(spread([50, 10], 15, 0, 100), [50, 10]);
+  assert.deepEqual(spread([50, 50, 49], 10, 0, 100), [59, 69, 49]);
+  assert.deepEqual(spread([99, 99], 10, 0, 100), [90, 100]);
+  assert.deepEqual(spread([5, 5, 5], 60, 0, 100), [0, 50, 100].map((one) => one + 0));
 });

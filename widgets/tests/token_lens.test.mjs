@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { load } from "./load.mjs";
 
 const lens = await load("token_lens");
-const { brief, chunkEnds, clean, distributionsAt, heatClass, largestSpans, measuresOf, percent, rankChange } = lens;
+const { brief, chunkEnds, clean, counted, distributionsAt, fitted, heatClass, largestSpans, measuresOf, percent, rankChange } = lens;
 const { scaleMax, sharedEnds, tokenLabel, unpackNumbers, unpackRecord, unpackTexts, visible } = lens;
 
 const floats = (...values) => new DataView(new Float32Array(values).buffer);
@@ -139,7 +139,14 @@ test("figures", () => {
   assert.equal(percent(0.0123), "1.23 %");
   assert.equal(percent(1.7e-5), "1.7e−3 %");
   assert.equal(percent(NaN), "–");
+  assert.equal(percent(0.99996), "100 %");
+  assert.equal(percent(0.9994), "99.9 %");
   assert.equal(brief(-0.0612), "−0.0612");
   assert.equal(brief(0.5, true), "+0.5");
   assert.equal(brief(0), "0");
+  assert.equal(brief(1234.5), "1230");
+  assert.equal(fitted(-0.0612, 60), "−0.0612");
+  assert.equal(fitted(-0.0612, 40), "−0.06");
+  assert.equal(fitted(-5.4836e-6, 34), "");
+  assert.deepEqual([counted(1, "token"), counted(0, "token")], ["1 token", "0 tokens"]);
 });

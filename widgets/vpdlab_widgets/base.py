@@ -12,9 +12,11 @@ from typing import Any
 
 import anywidget
 import traitlets
+from IPython.display import DisplayHandle
 from ipywidgets.embed import dependency_state
 
-from vpdlab_widgets import embed
+from vpdlab_widgets import embed, palette
+from vpdlab_widgets.embed import whole
 
 FALLBACK_LIMIT = 64 * 1024
 _CELL_LIMIT = 200
@@ -30,23 +32,27 @@ _STEERING = re.compile(
 class LabWidget(anywidget.AnyWidget):
     """Base of every widget: `<name>.js` and `<name>.css` beside `<name>.py`, data in, `selected` out.
 
-    `shared.js` is prepended to each script and `base.css` to each style sheet. A subclass declares its data as synced
-    traits, narrows `selected` to the type of its selection, and implements `fallback()`. A trait tagged
-    `internal=True` carries data between Python and browser and is not a keyword; one tagged `keyword=True` is a keyword
-    whose value stays in Python. Unknown keywords raise TypeError: a misspelt option must not silently become a default.
+    `shared.js` is prepended to each script and `base.css` to each style sheet, and the palette to both. A subclass
+    declares its data as synced traits, narrows `selected` to the type of its selection, and implements `fallback()`.
+    A trait tagged `internal=True` carries data between Python and browser and is not a keyword; one tagged
+    `keyword=True` is a keyword whose value stays in Python. Unknown keywords raise TypeError: a misspelt option must
+    not silently become a default.
     """
 
     selected = traitlets.Any(None, allow_none=True).tag(sync=True)
     links = traitlets.List(traitlets.Dict()).tag(sync=True, internal=True)
     """The traits that `drive` linked, for the host of an offline page, where no kernel passes changes on."""
 
+    _displays: Sequence[DisplayHandle] = ()
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         module = sys.modules[cls.__module__].__file__
         script = Path(module).with_suffix(".js") if module else None
         if "_esm" not in cls.__dict__ and script is not None and script.is_file():
             own = script.with_suffix(".css")
-            cls._esm = _HERE.joinpath("shared.js").read_text(encoding="utf-8") + script.read_text(encoding="utf-8")
-            shared = _HERE.joinpath("base.css").read_text(encoding="utf-8")
+            shared = _HERE.joinpath("shared.js").read_text(encoding="utf-8")
+            cls._esm = palette.script() + shared + script.read_text(encoding="utf-8")
+            shared = palette.widget_css() + _HERE.joinpath("base.css").read_text(encoding="utf-8")
             cls._css = shared + (own.read_text(encoding="utf-8") if own.is_file() else "")
         super().__init_subclass__(**kwargs)
 
@@ -80,9 +86,32 @@ class LabWidget(anywidget.AnyWidget):
         known = {f"{one.__module__}.{one.__qualname__}": one for one in cls.__subclasses__()}
         return known.get(name)
 
+    def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
+        """The state that is sent and saved; a title or a message may come from a file with half a character in it."""
+        state = super().get_state(key, drop_defaults)
+        return {name: whole(value) if isinstance(value, str) else value for name, value in state.items()}
+
     def fallback(self) -> str:
         """Static HTML for a reader without a kernel or saved state; everything in it is escaped."""
         raise NotImplementedError(f"{type(self).__name__} needs a fallback() for readers without JavaScript")
+
+    def _ipython_display_(self, **kwargs: Any) -> None:
+        bundle = self._repr_mimebundle_()
+        if bundle is None:
+            return
+        handle = DisplayHandle()
+        handle.display(bundle[0], metadata=bundle[1], raw=True)
+        self._displays = [*self._displays, handle]
+
+    def refresh(self) -> None:
+        """Write the static picture of every display of this widget again, for readers without JavaScript.
+
+        A display keeps the picture of the moment when it was made. The live views start again: call it where a run
+        ends, not while somebody works with them.
+        """
+        for handle in self._displays:
+            data, metadata = self._repr_mimebundle_() or ({}, {})
+            handle.update(data, metadata=metadata, raw=True)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
         bundle = super()._repr_mimebundle_(**kwargs)
@@ -150,12 +179,14 @@ def plain(value: Any, where: str = "value") -> Any:
     Raises:
         TypeError: a value that is not plain data; the message says where.
     """
-    if value is None or isinstance(value, bool | str | int):
+    if isinstance(value, str):
+        return whole(value)
+    if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): plain(item, f"{where}.{key}") for key, item in value.items()}
+        return {whole(str(key)): plain(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
@@ -175,6 +206,30 @@ def safe(text: Any, limit: int = _CELL_LIMIT) -> str:
     may contain a link.
     """
     return re.sub(r"[$\\]", r"<span>\g<0></span>", html.escape(visible(shortened(str(text), limit))))
+
+
+def brief(value: float) -> str:
+    """A number in at most three significant digits, as `brief` in shared.js writes it.
+
+    >>> brief(-0.33333), brief(5.48e-6), brief(1234.5), brief(30.0)
+    ('−0.333', '5.5e−6', '1230', '30')
+    """
+    size = abs(value)
+    if size and not 1e-3 <= size < 1e5:
+        mantissa, exponent = f"{size:.1e}".split("e")
+        text = f"{mantissa}e{int(exponent)}".replace("-", "−")
+    else:
+        text = f"{float(f'{size:.3g}'):.10g}"
+    return ("−" if value < 0 else "") + text
+
+
+def counted(count: int, noun: str) -> str:
+    """A noun with its count.
+
+    >>> counted(1, "token"), counted(2, "token")
+    ('1 token', '2 tokens')
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def shortened(text: str, limit: int) -> str:
@@ -210,4 +265,4 @@ def fallback_table(
 def _cell(value: Any) -> str:
     if value is None:
         return "–"
-    return safe(f"{value:.4g}" if isinstance(value, float) else value)
+    return safe(brief(value) if isinstance(value, float) else value)

@@ -38,23 +38,59 @@ export function unpackInfluence(packed) {
   return record;
 }
 
-/** The rows of the matrix under a measure: sentences, the whole, the gap, variants; `values` is null where there are none. */
-export function rowsOf(record, measure) {
+/** The texts that others can be compared with: {id, name, logp}, where log q (log π for the plain prompt) was scored. */
+export function baselinesOf(record) {
+  const { meta, numbers } = record;
+  const part = meta.part ?? "critique";
+  const all = [
+    { id: "none", name: `no ${part}`, logp: numbers.empty_logp },
+    { id: "plain", name: "plain prompt", logp: numbers.student_logp },
+    { id: "whole", name: `the whole ${part}`, logp: numbers.logp },
+    ...record.variants.map((one) => ({ id: one.name, name: one.name, logp: numbers.logp && minus(numbers.logp, one.delta) })),
+  ];
+  return all.filter(({ logp }) => logp);
+}
+
+/**
+ * The rows of the matrix under a measure: sentences, the whole, the gap, variants, and the texts without a critique.
+ * `values` is null where there are none; `against` says what a row is compared with. A text's row is its log q minus that
+ * of the baseline, so that whole, variants and plain prompt are on one scale.
+ */
+export function rowsOf(record, measure, baseline = "none") {
   const { meta, matrices, numbers } = record;
   const part = meta.part ?? "critique";
+  const known = baselinesOf(record);
+  const base = known.find(({ id }) => id === baseline) ?? known[0];
+  const effect = (id) => {
+    const text = known.find((one) => one.id === id);
+    return text && base && id !== base.id ? minus(text.logp, base.logp) : null;
+  };
+  const kl = measure === "kl";
+  const against = (id) => (kl ? `against the whole ${part}` : base?.id === id ? "the baseline" : `against ${base?.name}`);
   const matrix = { delta: matrices.drop, shapley: matrices.shapley, kl: matrices.drop_kl }[measure];
-  const rows = meta.sentences.map((text, i) => ({ kind: "sentence", name: String(i + 1), text, values: matrix?.[i] ?? null }));
+  const left = measure === "shapley" ? `its share, over all orders, against no ${part}` : `against the ${part} without it`;
+  const rows = meta.sentences.map((text, i) => ({ kind: "sentence", name: String(i + 1), text, values: matrix?.[i] ?? null, against: left }));
   rows.push({
-    kind: "whole", name: "", text: `the whole ${part}`, values: (measure === "kl" ? numbers.total_kl : numbers.total) ?? null,
+    kind: "whole", name: "", text: `the whole ${part}`, values: (kl ? numbers.total_kl : effect("whole")) ?? null,
+    against: kl ? `against no ${part}` : against("whole"),
   });
   const about = { delta: "the whole minus the sum of its sentences", shapley: "none: Shapley values sum exactly", kl: "KL is not additive" };
   rows.push({
     kind: "gap", name: "", text: `additivity gap (${about[measure]})`, values: measure === "delta" ? numbers.gap : null,
+    against: measure === "delta" ? `against no ${part}` : "",
   });
   for (const one of record.variants) {
-    rows.push({ kind: "variant", name: one.name, text: one.text, values: measure === "kl" ? one.kl : one.delta });
+    rows.push({ kind: "variant", name: one.name, text: one.text, values: kl ? one.kl : effect(one.name), against: against(one.name) });
+  }
+  const without = [["none", `no ${part}`, "the teacher's prompt without it"], ["plain", "plain prompt", "the student π on the problem alone"]];
+  for (const [id, name, text] of kl ? [] : without) {
+    if (known.some((one) => one.id === id)) rows.push({ kind: "without", name, text, values: effect(id), against: against(id) });
   }
   return rows;
+}
+
+function minus(a, b) {
+  return a.map((value, i) => value - b[i]);
 }
 
 /**
@@ -64,7 +100,7 @@ export function rowsOf(record, measure) {
  */
 export function matrixMax(rows) {
   const largest = (...kinds) => scaleMax(rows.filter(({ kind }) => kinds.includes(kind)).flatMap(({ values }) => [...(values ?? [])]), 1);
-  return Math.max(largest("sentence", "variant"), 0.1 * largest("whole", "gap"));
+  return Math.max(largest("sentence", "variant"), 0.1 * largest("whole", "gap", "without"));
 }
 
 /** Tokens in at most `most` cells: [start, end) each. */
@@ -104,7 +140,7 @@ class CritiqueInfluence extends LabView {
     this.cursor = { row: null, token: null };
     this.build();
     for (const name of ["packed", "edited", "own"]) this.hear(`change:${name}`, () => this.takeRecord());
-    this.hear("change:measure", () => this.renew());
+    for (const name of ["measure", "baseline"]) this.hear(`change:${name}`, () => this.renew());
     for (const name of ["selected", "token"]) this.hear(`change:${name}`, () => this.follow());
     for (const name of ["busy", "trouble", "live"]) this.hear(`change:${name}`, () => this.drawEditor());
     this.hear("change:closed", () => this.askWords());
@@ -165,6 +201,11 @@ class CritiqueInfluence extends LabView {
     return known.find(({ id }) => id === wanted) ?? known[0];
   }
 
+  baseline() {
+    const known = baselinesOf(this.record);
+    return known.find(({ id }) => id === this.model.get("baseline")) ?? known[0];
+  }
+
   draw() {
     const width = Math.floor(this.root.clientWidth);
     if (!this.fresh && width === this.width) return;
@@ -175,7 +216,7 @@ class CritiqueInfluence extends LabView {
       this.stage.replaceChildren(element("div", "vpd-empty", "No influence record"));
       return;
     }
-    this.rows = rowsOf(this.record, this.measure().id);
+    this.rows = rowsOf(this.record, this.measure().id, this.baseline()?.id);
     this.max = matrixMax(this.rows);
     this.drawControls();
     this.drawMatrix();
@@ -188,7 +229,7 @@ class CritiqueInfluence extends LabView {
     const parts = [element("div", "vpd-title", clean(this.model.get("title")) || "Critique influence")];
     if (meta.success === true) parts.push(element("span", "vpd-badge vpd-right", "right"));
     if (meta.success === false) parts.push(element("span", "vpd-badge vpd-wrong", "wrong"));
-    if (meta.step !== null && meta.step !== undefined) parts.push(element("span", "vpd-mark", `step ${meta.step}`));
+    if (meta.step !== null && meta.step !== undefined) parts.push(element("span", "vpd-mark", `iteration ${meta.step}`));
     if (this.isOwn) parts.push(element("span", "vpd-mark vpd-ci-own", "your text"));
     for (const name of meta.cut ?? []) parts.push(element("span", "vpd-mark vpd-ci-warn", `${clean(name, 60)}: truncated`));
     if (meta.prompt) parts.push(element("span", "vpd-ci-problem", clean(meta.prompt, 300)));
@@ -205,11 +246,17 @@ class CritiqueInfluence extends LabView {
       const which = [{ id: "recorded", name: "recorded" }, { id: "own", name: "your text" }];
       parts.push(choice(which, this.isOwn ? "own" : "recorded", (id) => this.tell({ own: id === "own" })));
     }
+    const known = baselinesOf(this.record).filter(({ id }) => id !== "whole");
+    if (known.length > 1 && measure.id !== "kl") {
+      const label = element("span", "vpd-caps", "whole texts against");
+      label.title = "log q of the sampled token under a text, minus log q under this one (log π for the plain prompt)";
+      parts.push(label, choice(known.map(({ id, name }) => ({ id, name: clean(name, 40) })), this.baseline().id, (id) => this.tell({ baseline: id })));
+    }
     parts.push(heatKey(measure, this.max));
     if (this.record.meta.shapley_reason) {
       parts.push(element("span", "vpd-caps", `no Shapley values: ${clean(this.record.meta.shapley_reason)}`));
     }
-    parts.push(element("span", "vpd-hint", `← → token · ↑ ↓ sentence · Enter pins · M measure${this.isLive() ? " · E edit" : ""}`));
+    parts.push(element("span", "vpd-hint", `← → token · ↑ ↓ sentence · Enter pins · M measure · B baseline${this.isLive() ? " · E edit" : ""}`));
     this.controls.replaceChildren(...parts);
     this.controls.title = measure.about;
   }
@@ -248,7 +295,10 @@ class CritiqueInfluence extends LabView {
     this.lines = this.rows.map((row, i) => {
       const said = element("div", `vpd-ci-said vpd-ci-is-${row.kind}`);
       if (row.name) said.append(element("span", "vpd-ci-name", clean(row.name, 40)));
-      said.append(element("span", "vpd-ci-sentence", visible(row.text).trim().slice(0, 1200)));
+      const words = element("span", "vpd-ci-words-of");
+      words.append(element("span", "vpd-ci-sentence", visible(row.text).trim().slice(0, 1200)));
+      if (row.against) words.append(element("span", "vpd-caps vpd-ci-against", clean(row.against, 90)));
+      said.append(words);
       const marks = shape("g", {});
       const svg = this.strip(row, marks);
       const sum = element("div", "vpd-ci-sum vpd-num");
@@ -259,8 +309,8 @@ class CritiqueInfluence extends LabView {
     this.stage.replaceChildren(response, table);
     this.stage.setAttribute(
       "aria-label",
-      `Influence of ${record.meta.sentences.length} sentences on ${record.tokens.length} tokens. Left and right arrows select ` +
-        "a token, up and down a sentence, Enter pins, M changes the measure, E edits the critique, Escape leaves.",
+      `Influence of ${counted(record.meta.sentences.length, "sentence")} on ${counted(record.tokens.length, "token")}. Left and right arrows select ` +
+        "a token, up and down a sentence, Enter pins, M changes the measure, B the baseline, E edits the critique, Escape leaves.",
     );
   }
 
@@ -314,7 +364,7 @@ class CritiqueInfluence extends LabView {
     if (row.values && this.cell >= 46) {
       row.values.forEach((value, i) => {
         if (Math.abs(value) < 0.05 * this.max) return;
-        const label = brief(Number(value.toPrecision(2)), this.measure().signed);
+        const label = fitted(Number(value.toPrecision(2)), this.cell - 2, this.measure().signed);
         svg.append(shape("text", { x: (i + 0.5) * this.cell, y: STRIP / 2 + 4, class: "vpd-middle vpd-ci-value" }, label));
       });
     }
@@ -377,9 +427,9 @@ class CritiqueInfluence extends LabView {
       ["log π, plain prompt", at("student_logp")],
       ["log q, no " + (this.record.meta.part ?? "critique"), at("empty_logp")],
       ["log q, whole " + (this.record.meta.part ?? "critique"), at("logp")],
-      ["effect of the whole", at("total")],
+      ["whole − none, log q", at("total")],
       ["additivity gap", at("gap")],
-      ["KL of the whole", at("total_kl")],
+      ["KL(whole‖none)", at("total_kl")],
     ];
     const head = element("div", "vpd-ci-card-head");
     head.append(element("span", "vpd-name", token === null ? "the whole response" : `token ${token + 1} “${tokenLabel(tokens[token])}”`));
@@ -396,14 +446,15 @@ class CritiqueInfluence extends LabView {
     const { meta, tokens } = this.record;
     const measure = this.measure();
     if (token === null && !rowChosen) {
-      const count = `${meta.sentences.length} ${meta.sentences.length === 1 ? "sentence" : "sentences"}`;
-      return `${count}, ${tokens.length} tokens${meta.prompts ? `, ${meta.prompts} prompts scored` : ""}.`;
+      const scored = meta.prompts ? `, ${counted(meta.prompts, "prompt")} scored` : "";
+      return `${counted(meta.sentences.length, "sentence")}, ${counted(tokens.length, "token")}${scored}.`;
     }
-    const { values } = this.rows[row];
+    const { values, against, kind } = this.rows[row];
     const name = nameOf(this.rows[row]);
-    if (values === null) return `${name}: no values under ${measure.name}`;
-    if (token === null) return `${name}: ${brief(sumOf(values), measure.signed)} nats over the response`;
-    return `${name} on token ${token + 1} “${tokenLabel(tokens[token])}”: ${brief(values[token], measure.signed)} nats`;
+    if (values === null) return against === "the baseline" ? `${name}: the baseline` : `${name}: no values under ${measure.name}`;
+    const what = kind === "sentence" ? name : `${name} ${against}`;
+    if (token === null) return `${what}: ${brief(sumOf(values), measure.signed)} nats over the response`;
+    return `${what} on token ${token + 1} “${tokenLabel(tokens[token])}”: ${brief(values[token], measure.signed)} nats`;
   }
 
   // -- the reader's own text --
@@ -499,6 +550,11 @@ class CritiqueInfluence extends LabView {
     this.follow();
   }
 
+  nextBaseline() {
+    const ids = baselinesOf(this.record).map(({ id }) => id).filter((id) => id !== "whole");
+    if (ids.length && this.measure().id !== "kl") this.tell({ baseline: ids[(ids.indexOf(this.baseline().id) + 1) % ids.length] });
+  }
+
   onKey(event) {
     if (!this.record) return;
     const { row, token, rowChosen } = this.chosen();
@@ -521,6 +577,7 @@ class CritiqueInfluence extends LabView {
         ArrowUp: down(-1), ArrowDown: down(1), Enter: () => this.pin(this.cursor.row, this.cursor.token),
         " ": () => this.pin(this.cursor.row, this.cursor.token), Escape: leave,
         m: () => this.tell({ measure: offered[(offered.indexOf(this.measure().id) + 1) % offered.length] }),
+        b: () => this.nextBaseline(),
         e: () => this.editor.hidden || this.words.focus(),
         v: () => this.model.get("edited")?.tokens && this.tell({ own: !this.model.get("own") }),
       },
@@ -531,7 +588,7 @@ class CritiqueInfluence extends LabView {
 
 function nameOf(row) {
   if (row.kind === "sentence") return `sentence ${row.name}`;
-  return row.kind === "variant" ? clean(row.name, 60) : row.kind === "gap" ? "the additivity gap" : row.text;
+  return row.kind === "variant" || row.kind === "without" ? clean(row.name, 60) : row.kind === "gap" ? "the additivity gap" : row.text;
 }
 
 function strongestAt(values, start, end) {

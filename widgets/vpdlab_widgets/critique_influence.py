@@ -21,8 +21,10 @@ _LONGEST = 20_000  # characters of the reader's own text
 class CritiqueInfluence(LabWidget):
     """A matrix of sentences by tokens: how far each sentence of the critique moved the teacher at each token.
 
-    `selected` is the selected row: sentence i is row i, followed by the whole critique, the additivity gap and the
-    variants (shuffled, swapped, ...); `token` is the selected token. Both are None if nothing is selected.
+    `selected` is the selected row: sentence i is row i, followed by the whole critique, the additivity gap, the
+    variants (shuffled, swapped, ...), no critique and the plain prompt; `token` is the selected token. Both are None if
+    nothing is selected. Each row says what it is compared with: a sentence with the critique without it, a whole text
+    with `baseline`.
 
     With `rescore`, the reader can edit the critique and score the new text. Scoring runs on the thread that created the
     widget and, in a notebook, between cells: never while a cell that trains the model is running. `own_record` is the
@@ -34,11 +36,13 @@ class CritiqueInfluence(LabWidget):
         rescore: from the reader's text to such a record (`vpdlab.study.influence.rescorer`).
         measure: "delta", the change of log q at the sampled token when a sentence is omitted; "shapley", the same
             attributed exactly; "kl", how far the whole distribution moved.
+        baseline: what whole texts are compared with: "none", the teacher's prompt without a critique; "plain", the
+            student on the plain prompt; or the name of a variant, such as another problem's critique.
         title: plain text above the matrix.
 
     Raises:
         TypeError: a keyword is unknown, or a value is not plain data.
-        ValueError: a list is not as long as `tokens`.
+        ValueError: a list is not as long as `tokens`, or `baseline` is unknown.
     """
 
     record = traitlets.Dict().tag(keyword=True)
@@ -52,6 +56,7 @@ class CritiqueInfluence(LabWidget):
     own = traitlets.Bool(False).tag(sync=True)
     """Whether the reader's own text is shown instead of the recorded critique."""
     measure = traitlets.Enum(MEASURES, "delta").tag(sync=True)
+    baseline = traitlets.Unicode("none").tag(sync=True)
     title = traitlets.Unicode("").tag(sync=True)
     token = traitlets.Int(None, allow_none=True).tag(sync=True)
     selected = traitlets.Int(None, allow_none=True).tag(sync=True)
@@ -70,6 +75,15 @@ class CritiqueInfluence(LabWidget):
         self.observe(lambda change: self._take(None), "record")
         self.on_msg(self._on_message)
 
+    @traitlets.validate("baseline")
+    def _check_baseline(self, proposal: Mapping[str, Any]) -> str:
+        if proposal["value"] not in self._baselines():
+            raise ValueError(f"baseline {proposal['value']!r} is not one of {', '.join(self._baselines())}")
+        return proposal["value"]
+
+    def _baselines(self) -> list[str]:
+        return ["none", "plain", *(str(one["name"]) for one in self.record.get("variants", ()))]
+
     def show(self, record: Mapping[str, Any], rescore: Callable[[str], Mapping[str, Any]] | None = None) -> None:
         """Show another rollout's record; `rescore` scores other texts on that rollout."""
         self.record = dict(record)
@@ -78,6 +92,7 @@ class CritiqueInfluence(LabWidget):
     def _take(self, rescore: Callable[[str], Mapping[str, Any]] | None) -> None:
         self.packed = pack_influence(self.record)
         self.edited, self.own, self.own_record = {}, False, None
+        self.baseline = self.baseline if self.baseline in self._baselines() else "none"  # another rollout's variants
         self._rescore, self.live = rescore, rescore is not None
         self._unknown_words, self.unknown = getattr(rescore, "unknown_words", None), []
         self.closed = self._unknown_words is not None
@@ -130,8 +145,13 @@ class CritiqueInfluence(LabWidget):
             {"sentence": text, "drop": sum(drop), "shapley": None if share is None else sum(share)}
             for text, drop, share in zip(record["sentences"], record["drop"], shapley, strict=True)
         ]
-        rows.append({"sentence": "(all of it)", "drop": sum(record["total"]), "shapley": sum(record["total"])})
-        columns = [("sentence", "sentence"), ("drop", "log q of the response, left out"), ("shapley", "Shapley value")]
+        part = record.get("part") or "critique"
+        whole = f"(the whole {part}, against no {part})"
+        rows.append({"sentence": whole, "drop": sum(record["total"]), "shapley": sum(record["total"])})
+        for variant in record.get("variants", ()):
+            effect = sum(record["total"]) - sum(variant["delta"])
+            rows.append({"sentence": f"({variant['name']}, against no {part})", "drop": effect})
+        columns = [("sentence", "sentence"), ("drop", "effect on log q of the response"), ("shapley", "Shapley value")]
         return fallback_table(self._title(), columns, rows)
 
 

@@ -5,36 +5,36 @@ export const PANELS = [
   {
     id: "success", name: "Success", unit: "", height: 118, zero: true, floor: 0, ceiling: 1, evals: true,
     series: [
-      { key: "success_rate", name: "success rate", colour: "orange" },
-      { key: "reward", name: "mean reward", colour: "blue" },
+      { key: "success_rate", name: "success rate", colour: "blue" },
+      { key: "reward", name: "mean reward", colour: "grey" },
     ],
   },
   {
     id: "margin", name: "Margin", unit: "implicit reward r̃", height: 92, zero: true,
     series: [
       { key: "margin", name: "margin", colour: "orange" },
-      { key: "delta", name: "shift δ", colour: "blue" },
+      { key: "delta", name: "shift δ", colour: "grey" },
     ],
   },
   {
     id: "trust", name: "Trust region", unit: "nats", height: 92, zero: true, floor: 0, target: true,
     series: [
-      { key: "kl", name: "KL student‖teacher", colour: "orange" },
-      { key: "kl_teacher", name: "KL teacher‖student", colour: "blue" },
+      { key: "kl", name: "KL student‖teacher", colour: "blue" },
+      { key: "kl_teacher", name: "KL teacher‖student", colour: "orange" },
       { key: "teacher_drift", name: "teacher drift", colour: "grey" },
     ],
   },
   {
     id: "beta", name: "β", unit: "trust-region weight", height: 64, varies: true,
-    series: [{ key: "beta", name: "β", colour: "orange" }],
+    series: [{ key: "beta", name: "β", colour: "grey" }],
   },
   {
     id: "entropy", name: "Entropy", unit: "nats", height: 76, floor: 0,
-    series: [{ key: "entropy", name: "entropy", colour: "orange" }],
+    series: [{ key: "entropy", name: "entropy", colour: "blue" }],
   },
   {
     id: "length", name: "Length", unit: "tokens", height: 76, floor: 0,
-    series: [{ key: "length", name: "response length", colour: "orange" }],
+    series: [{ key: "length", name: "response length", colour: "blue" }],
   },
 ];
 
@@ -239,7 +239,7 @@ class Timeline extends LabView {
     const what = title ? `Timeline of ${title}` : "Timeline of a run";
     this.stage.setAttribute(
       "aria-label",
-      `${what}, ${this.data.length} iterations. Left and right arrows move, Home and End jump, Enter selects, Escape clears.`,
+      `${what}, ${counted(this.data.length, "iteration")}. Left and right arrows move, Home and End jump, Enter selects, Escape clears.`,
     );
   }
 
@@ -512,7 +512,7 @@ class Timeline extends LabView {
     const [from, to] = [this.steps[first], this.steps[last]];
     const parts = [element("span", "vpd-emt-at", from === to ? `iteration ${from}` : `iterations ${from} to ${to}`)];
     const eSteps = rows.filter((row) => numberOf(row, "e_loss") !== null).length;
-    for (const mark of [`means of ${rows.length}`, ...(eSteps ? [`${eSteps} E-step${eSteps > 1 ? "s" : ""}`] : [])]) {
+    for (const mark of [`means of ${rows.length}`, ...(eSteps ? [counted(eSteps, "E-step")] : [])]) {
       parts.push(" ", element("span", "vpd-mark", mark));
     }
     parts.push(element("span", "vpd-hint", "Shift ← → changes the range · Esc clears"));
@@ -628,9 +628,8 @@ class Timeline extends LabView {
 function accuracyLabel(point) {
   if (!point) return "–";
   const [low, high] = [numberOf(point, "low"), numberOf(point, "high")];
-  const short = (value) => String(Number(value.toPrecision(4)));
-  const interval = low !== null && high !== null ? ` [${short(low)}, ${short(high)}]` : "";
-  return short(point.accuracy) + interval;
+  const interval = low !== null && high !== null ? ` [${brief(low)}, ${brief(high)}]` : "";
+  return brief(point.accuracy) + interval;
 }
 
 /** With rewards of 0 and 1 the mean reward IS the success rate: one line with both names. */

@@ -9,7 +9,7 @@ from typing import Any
 
 import traitlets
 
-from vpdlab_widgets.base import LabWidget, fallback_table, plain
+from vpdlab_widgets.base import LabWidget, counted, fallback_table, plain
 
 MAX_UPDATES_PER_SECOND = 5
 _COLUMNS = [
@@ -122,6 +122,7 @@ class EMTimeline(LabWidget):
     def _on_state(self, change: Mapping[str, Any]) -> None:
         if change["new"] != "running":
             self.flush()
+            self.refresh()
 
     def _on_replaced(self, change: Mapping[str, Any]) -> None:
         self._mark_all_sent()  # a new list was assigned, and traitlets sends all of it
@@ -151,7 +152,7 @@ class EMTimeline(LabWidget):
         """A table of up to twelve iterations."""
         status = f", {self.state}" if self.state else ""
         why = f" ({self.reason[:200]})" if self.reason else ""
-        caption = f"{self._title()[:200]}: {len(self.rows)} iterations{status}{why}"
+        caption = f"{self._title()[:200]}: {counted(len(self.rows), 'iteration')}{status}{why}"
         columns = [(key, name) for key, name in _COLUMNS if any(row.get(key) is not None for row in self.rows)]
         return fallback_table(caption, columns, self.rows)
 

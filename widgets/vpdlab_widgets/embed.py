@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vpdlab_widgets import palette
+
 _HERE = Path(__file__).parent
 
 # The page must never make a request: the policy makes the browser enforce it. Only scripts whose hashes it lists run,
@@ -24,6 +26,15 @@ CONTENT_POLICY = (
     "default-src 'none'; script-src {hashes} 'unsafe-eval' blob:; style-src 'unsafe-inline'; img-src data: blob:; "
     "media-src data: blob:; font-src data:; worker-src blob:; base-uri 'none'; form-action 'none'"
 )
+
+
+def whole(text: str) -> str:
+    """Text with U+FFFD for each lone surrogate: JSON can spell half a character, but no message or file can hold it.
+
+    >>> whole("a\\ud83d")
+    'a\ufffd'
+    """
+    return text if text.isascii() else re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
 
 
 def script_json(value: Any) -> str:
@@ -48,7 +59,7 @@ def script_source(source: str) -> str:
 
 def page_css() -> str:
     """The theme of an offline page: the `--jp-*` variables for light, dark and high contrast."""
-    return (_HERE / "page.css").read_text(encoding="utf-8")
+    return palette.page_css() + (_HERE / "page.css").read_text(encoding="utf-8")
 
 
 def host_script() -> str:
@@ -97,7 +108,7 @@ def page(title: str, body: str, *, head: str = "", data: Sequence[str] = (), scr
     # Browsers normalise line ends to \n before hashing.
     sources = [source.replace("\r\n", "\n").replace("\r", "\n") for source in scripts]
     hashes = " ".join(f"'sha256-{_sha256(source)}'" for source in sources)
-    elements = "\n".join([*map(_writable, data), *(f"<script>{source}</script>" for source in sources)])
+    elements = "\n".join([*map(whole, data), *(f"<script>{source}</script>" for source in sources)])
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -105,21 +116,16 @@ def page(title: str, body: str, *, head: str = "", data: Sequence[str] = (), scr
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY.format(hashes=hashes)}">
 <link rel="icon" href="data:,">
-<title>{html.escape(_writable(title))}</title>
+<title>{html.escape(whole(title))}</title>
 <style>
 {page_css()}</style>
 {head}</head>
 <body>
-{_writable(body)}
+{whole(body)}
 {elements}
 </body>
 </html>
 """
-
-
-def _writable(text: str) -> str:
-    """Text without lone surrogates, which no file can contain; folder names and saved states may have them."""
-    return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
 
 
 def _sha256(source: str) -> str:

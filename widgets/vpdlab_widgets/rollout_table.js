@@ -7,7 +7,7 @@ const OUTCOMES = ["all", "right", "wrong", "no signal"];
 // `wide` is the column's width, `slim` its width in a narrow notebook, without bars; columns without data are omitted.
 const COLUMNS = [
   { key: "success", name: "outcome", wide: "86px" },
-  { key: "step", name: "step", wide: "40px", many: true },
+  { key: "step", name: "iteration", wide: "58px", many: true },
   { key: "prompt", name: "problem", wide: "minmax(90px, 1fr)" },
   { key: "text", name: "response", wide: "minmax(110px, 1.4fr)" },
   { key: "length", name: "tokens", wide: "92px", slim: "54px", bar: "plain" },
@@ -190,7 +190,7 @@ class RolloutTable extends LabView {
 
   drawControls() {
     const items = OUTCOMES.map((id) => ({ id, name: id }));
-    const count = this.places.length === this.rows.length ? `${this.rows.length} rollouts` : `${this.places.length} of ${this.rows.length} rollouts`;
+    const count = this.places.length === this.rows.length ? counted(this.rows.length, "rollout") : `${this.places.length} of ${counted(this.rows.length, "rollout")}`;
     const pick = choice(items, this.model.get("outcome"), (outcome) => this.tell({ outcome }));
     // The field stays in the document: moving it would lose the caret.
     if (!this.search.isConnected) this.controls.append(this.search);
@@ -264,8 +264,8 @@ class RolloutTable extends LabView {
     let last = -Infinity;
     for (const [at, name] of foot ? labels : []) {
       if (at - last < 34) continue;
-      svg.append(shape("text", { x: at, y: tall * cell + 12 }, last === -Infinity ? `step ${name}` : String(name)));
-      last = last === -Infinity ? at + 24 : at;
+      svg.append(shape("text", { x: at, y: tall * cell + 12 }, last === -Infinity ? `iteration ${name}` : String(name)));
+      last = last === -Infinity ? at + 46 : at;
     }
     this.cell = cell;
     this.ring = shape("g", {});
@@ -372,7 +372,7 @@ class RolloutTable extends LabView {
 
   sentence(place, selected) {
     if (place === null || !this.rows[place]) {
-      return `${this.places.length} rollouts, ${this.places.filter((one) => this.rows[one].success === true).length} right.`;
+      return `${counted(this.places.length, "rollout")}, ${this.places.filter((one) => this.rows[one].success === true).length} right.`;
     }
     const row = this.rows[place];
     const line = this.at.get(place);
@@ -386,11 +386,11 @@ class RolloutTable extends LabView {
     const row = this.rows[place];
     const group = (this.groupOf.get(place)?.places ?? []).map((one) => this.rows[one]);
     const head = element("div", "vpd-read-head");
-    const name = [row.step === null || row.step === undefined ? null : `step ${row.step}`, `rollout ${(row.index ?? place) + 1}`];
+    const name = [row.step === null || row.step === undefined ? null : `iteration ${row.step}`, `rollout ${(row.index ?? place) + 1}`];
     head.append(element("span", "vpd-rt-name", name.filter(Boolean).join(" · ")));
     head.append(element("span", `vpd-badge vpd-${outcomeOf(row)}`, outcomeOf(row)));
     if (row.finished === false) head.append(element("span", "vpd-mark", "truncated at the token limit"));
-    if (row.truncated) head.append(element("span", "vpd-mark", `${row.truncated} tokens of the feedback truncated`));
+    if (row.truncated) head.append(element("span", "vpd-mark", `${counted(row.truncated, "token")} of the feedback truncated`));
     if (!row.recorded) head.append(element("span", "vpd-caps", "no per-token numbers recorded"));
     const margin = marginOf(group);
     const right = group.filter((one) => one.success === true).length;

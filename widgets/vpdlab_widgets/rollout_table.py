@@ -7,13 +7,13 @@ from typing import Any
 
 import traitlets
 
-from vpdlab_widgets.base import LabWidget, fallback_table, plain
+from vpdlab_widgets.base import LabWidget, counted, fallback_table, plain
 
 OUTCOMES = ("all", "right", "wrong", "no signal")
 COLUMNS = ("success", "step", "prompt", "text", "length", "kl", "implicit_reward", "source")
 _TEXT_LIMIT = 4000  # characters of one text sent to the browser; the record has all of it
 _FALLBACK_COLUMNS = [
-    ("step", "step"), ("prompt", "problem"), ("text", "response"), ("success", "right"), ("length", "tokens"),
+    ("step", "iteration"), ("prompt", "problem"), ("text", "response"), ("success", "right"), ("length", "tokens"),
     ("kl", "KL (nats per token)"), ("implicit_reward", "implicit reward"), ("source", "feedback"),
 ]  # fmt: skip
 
@@ -71,7 +71,7 @@ class RolloutTable(LabWidget):
     def fallback(self) -> str:
         """A table of up to twelve rollouts."""
         right = sum(row.get("success") is True for row in self.rows)
-        caption = f"{self._title()[:200]}: {len(self.rows)} rollouts, {right} right"
+        caption = f"{self._title()[:200]}: {counted(len(self.rows), 'rollout')}, {right} right"
         columns = [(key, name) for key, name in _FALLBACK_COLUMNS if any(row.get(key) is not None for row in self.rows)]
         return fallback_table(caption, columns, self.rows)
 

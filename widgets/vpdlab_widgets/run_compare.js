@@ -17,8 +17,9 @@ const PANELS = [
   { id: "length", name: "Length", unit: "tokens", floor: 0 },
   { id: "signal_share", name: "Share with a signal", unit: "", floor: 0, ceiling: 1, varies: true },
 ];
-const COLOURS = 6;
 const GRID = 160; // points of a mean over seeds
+const MARKS = 12; // markers on a line at most
+const NAME_LINE = 15; // distance between the names at the ends of the lines, in pixels
 const PHASES = ["seconds_rollout", "seconds_feedback", "seconds_e", "seconds_m"];
 
 // ---- pure functions, tested in node ----
@@ -79,14 +80,40 @@ export function bandOf(lines, count = GRID) {
   });
 }
 
-/** Runs by method, in order of appearance. */
-export function methodsOf(runs) {
+/** Runs by method, in order of appearance, each with its place in the palette's styles. */
+export function methodsOf(runs, slots = {}) {
   const methods = new Map();
   for (const run of runs) {
     if (!methods.has(run.method)) methods.set(run.method, []);
     methods.get(run.method).push(run);
   }
-  return [...methods].map(([name, members], i) => ({ name, runs: members, colour: (i % COLOURS) + 1 }));
+  return [...methods].map(([name, members], i) => ({ name, runs: members, slot: (slots[name] ?? i) % PALETTE.styles.length }));
+}
+
+/** The outline of a style's marker around a point. */
+export function markerPath(slot, x, y, r = 3.6) {
+  const points = {
+    circle: null,
+    square: [[-1, -1], [1, -1], [1, 1], [-1, 1]],
+    diamond: [[0, -1.3], [1.3, 0], [0, 1.3], [-1.3, 0]],
+    "triangle-up": [[0, -1.2], [1.2, 1], [-1.2, 1]],
+    "triangle-down": [[0, 1.2], [1.2, -1], [-1.2, -1]],
+    cross: [[-0.4, -1.2], [0.4, -1.2], [0.4, -0.4], [1.2, -0.4], [1.2, 0.4], [0.4, 0.4], [0.4, 1.2], [-0.4, 1.2], [-0.4, 0.4], [-1.2, 0.4], [-1.2, -0.4], [-0.4, -0.4]],
+  }[PALETTE.styles[slot][2].replace("-open", "")];
+  const at = ([dx, dy]) => `${(x + r * dx).toFixed(1)} ${(y + r * dy).toFixed(1)}`;
+  return points ? `M${points.map(at).join("L")}Z` : `M${at([-1, 0])}a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0Z`;
+}
+
+/** Places as near to the wanted ones as a distance of `gap` between neighbours and the bounds allow, in the same order. */
+export function spread(wanted, gap, low, high) {
+  const order = wanted.map((_, i) => i).sort((a, b) => wanted[a] - wanted[b] || a - b);
+  const room = Math.min(gap, (high - low) / Math.max(1, wanted.length - 1));
+  const places = Array(wanted.length);
+  let least = low;
+  for (const i of order) least = (places[i] = Math.max(wanted[i], least)) + room;
+  let most = high;
+  for (const i of order.reverse()) most = (places[i] = Math.min(places[i], most)) - room;
+  return places;
 }
 
 /** Start, final and best accuracy of each run of a method, averaged over its runs; null without evaluations. */
@@ -142,7 +169,7 @@ class RunCompare extends LabView {
     this.fresh = false;
     this.width = width;
     this.runs = this.model.get("runs") ?? [];
-    this.methods = methodsOf(this.runs);
+    this.methods = methodsOf(this.runs, this.model.get("slots") ?? {});
     this.axes = AXES.filter(({ id }) => this.runs.length && this.runs.every((run) => placesOf(run, id) !== null));
     this.axis = this.axes.find(({ id }) => id === this.model.get("axis")) ?? this.axes[0];
     const hidden = new Set(this.model.get("hidden") ?? []);
@@ -156,7 +183,7 @@ class RunCompare extends LabView {
 
   drawHead() {
     const parts = [element("div", "vpd-title", clean(this.model.get("title")) || "Runs compared")];
-    parts.push(element("span", "vpd-mark", `${this.runs.length} runs, ${this.methods.length} ${this.methods.length === 1 ? "method" : "methods"}`));
+    parts.push(element("span", "vpd-mark", `${counted(this.runs.length, "run")}, ${counted(this.methods.length, "method")}`));
     this.head.replaceChildren(...parts);
     const pick = choice(this.axes, this.axis?.id, (axis) => this.tell({ axis }));
     const note = this.axis?.id === "time" ? [element("span", "vpd-caps", "evaluation time excluded")] : [];
@@ -170,8 +197,8 @@ class RunCompare extends LabView {
     const header = ["method", "runs (seeds)", "start", "final", "best", "gain", "time"];
     const table = element("div", "vpd-rc-grid");
     for (const [i, name] of header.entries()) table.append(element("span", `vpd-caps${i > 1 ? " vpd-rc-figure" : ""}`, name));
-    const share = (one) => (one ? `${(100 * one.mean).toFixed(1)} %` : "–");
-    const range = (one) => (one && one.high - one.low > 5e-4 ? `${(100 * one.low).toFixed(1)}–${(100 * one.high).toFixed(1)}` : "");
+    const share = (one) => (one ? percent(one.mean) : "–");
+    const range = (one) => (one && one.high - one.low > 5e-4 ? `${percent(one.low)}–${percent(one.high)}`.replaceAll(" %", "") : "");
     for (const method of this.methods) {
       const summary = summaryOf(method.runs);
       const name = element("button", `vpd-rc-method${hidden.has(method.name) ? " vpd-rc-off" : ""}`);
@@ -179,7 +206,7 @@ class RunCompare extends LabView {
       name.tabIndex = -1;
       name.title = "hide or show this method";
       name.setAttribute("aria-pressed", String(!hidden.has(method.name)));
-      name.append(lineKey(method.colour), clean(method.name, 60));
+      name.append(lineKey(method.slot), clean(method.name, 60));
       name.addEventListener("click", () => this.toggle(method.name));
       const seeds = element("span", "vpd-rc-seeds");
       for (const run of method.runs) {
@@ -225,10 +252,10 @@ class RunCompare extends LabView {
     this.panels.forEach((panel, i) => {
       const first = i === 0;
       const width = first ? this.width : Math.floor((this.width - 22 * (across - 1)) / across);
-      nodes.push(this.drawPanel(panel, width, first ? 230 : 132, first));
+      nodes.push(this.drawPanel(panel, width, first ? Math.max(230, NAME_LINE * panel.methods.length + 12) : 132, first));
     });
     this.stage.replaceChildren(...nodes);
-    this.stage.setAttribute("aria-label", `Learning curves of ${this.runs.length} runs. Left and right arrows move, up and down select a run, X changes the axis, Escape leaves.`);
+    this.stage.setAttribute("aria-label", `Learning curves of ${counted(this.runs.length, "run")}. Left and right arrows move, up and down select a run, X changes the axis, Escape leaves.`);
   }
 
   drawPanel(panel, width, height, first) {
@@ -273,46 +300,44 @@ class RunCompare extends LabView {
     return box;
   }
 
-  drawMethod(svg, { lines, band, colour }, x, y, chosen) {
+  drawMethod(svg, { lines, band, slot }, x, y, chosen) {
     const at = (value, scale) => scale(value).toFixed(1);
     const several = lines.length > 1;
+    const add = (d, className, more = {}) => svg.append(inStyle(shape("path", { d, class: className, ...more }), slot));
     if (several && band.length > 1) {
       const over = band.map((one) => `${at(one.x, x)} ${at(one.high, y)}`);
       const under = [...band].reverse().map((one) => `${at(one.x, x)} ${at(one.low, y)}`);
-      svg.append(shape("path", { d: `M${[...over, ...under].join("L")}Z`, class: `vpd-rc-band vpd-rc-c${colour}` }));
+      add(`M${[...over, ...under].join("L")}Z`, "vpd-rc-band");
     }
     for (const { run, points } of lines) {
       const own = run.name === chosen;
       if (!several || own) continue;
       const kept = thin(points.map(([, value]) => value), 400).map((i) => points[i]);
-      svg.append(shape("path", { d: pathOf(kept.map(([px]) => x(px)), kept.map(([, py]) => y(py))), class: `vpd-line vpd-rc-line vpd-rc-seedline vpd-rc-c${colour}` }));
+      add(pathOf(kept.map(([px]) => x(px)), kept.map(([, py]) => y(py))), "vpd-line vpd-rc-line vpd-rc-seedline");
     }
     if (band.length) {
-      const d = pathOf(band.map((one) => x(one.x)), band.map((one) => y(one.mean)));
-      svg.append(shape("path", { d, class: `vpd-line vpd-rc-line vpd-rc-c${colour}` }));
-      if (band.length <= 12) {
-        const dots = band.map((one) => `M${at(one.x, x)} ${at(one.mean, y)}h0`).join("");
-        svg.append(shape("path", { d: dots, class: `vpd-dots vpd-rc-line vpd-rc-c${colour}` }));
-      }
+      add(pathOf(band.map((one) => x(one.x)), band.map((one) => y(one.mean))), "vpd-line vpd-rc-line", { "data-method": slot });
+      // Different methods are marked at different points, so that equal curves both show.
+      const every = Math.max(1, Math.ceil(band.length / MARKS));
+      const marked = band.filter((_, i) => i % every === slot % every).map((one) => markerPath(slot, x(one.x), y(one.mean)));
+      add(marked.join(""), markerClass(slot));
     }
     for (const { run, points } of lines.filter(({ run: one }) => one.name === chosen)) {
       const d = pathOf(points.map(([px]) => x(px)), points.map(([, py]) => y(py)));
       svg.append(shape("path", { d, class: "vpd-line vpd-rc-chosen-back" }));
-      svg.append(shape("path", { d, class: `vpd-line vpd-rc-line vpd-rc-chosen vpd-rc-c${colour}`, "data-run": run.name }));
+      add(d, "vpd-line vpd-rc-line vpd-rc-chosen", { "data-run": run.name });
     }
   }
 
-  /** Names at the ends of the lines, pushed apart where they would overlap. */
+  /** Names at the ends of the lines, pushed apart where they would overlap; a hairline leads from each to its line. */
   nameLines(svg, panel, right, y, height) {
-    const ends = panel.methods
-      .map(({ name, colour, lines, band }) => ({ name, colour, at: y(band.length ? band.at(-1).mean : lines[0].points.at(-1)[1]) }))
-      .sort((a, b) => a.at - b.at);
-    for (let i = 1; i < ends.length; i++) ends[i].at = Math.max(ends[i].at, ends[i - 1].at + 15);
-    const over = ends.length ? ends.at(-1).at - (height - 2) : 0;
-    for (const end of ends) {
-      const label = shape("text", { x: right + 8, y: end.at - Math.max(0, over), dy: "0.34em", class: `vpd-rc-end vpd-rc-c${end.colour}` }, clean(end.name, 20));
-      svg.append(label);
-    }
+    const ends = panel.methods.map(({ name, slot, lines, band }) => ({ name, slot, end: y(band.length ? band.at(-1).mean : lines[0].points.at(-1)[1]) }));
+    const places = spread(ends.map(({ end }) => end), NAME_LINE, 6, height - 2);
+    ends.forEach(({ name, slot, end }, i) => {
+      svg.append(shape("path", { d: `M${right - 2} ${end.toFixed(1)}L${right + 6} ${places[i].toFixed(1)}`, class: "vpd-rc-lead" }));
+      const label = shape("text", { x: right + 9, y: places[i].toFixed(1), dy: "0.34em", class: "vpd-rc-end" }, clean(name, 20));
+      svg.append(inStyle(label, slot));
+    });
   }
 
   // -- cursor and selection --
@@ -325,18 +350,18 @@ class RunCompare extends LabView {
       if (this.cursor === null) continue;
       const x = panel.x(this.cursor);
       panel.marks.append(shape("path", { d: `M${x.toFixed(1)} 0V${panel.svg.height.baseVal.value - 32}`, class: "vpd-rc-cursor" }));
-      for (const { band, colour } of panel.methods) {
+      for (const { band, slot } of panel.methods) {
         const value = valueAt(band.map((one) => [one.x, one.mean]), this.cursor);
-        if (value !== null) panel.marks.append(shape("circle", { cx: x, cy: panel.y(value), r: 3.5, class: `vpd-rc-dot vpd-rc-c${colour}` }));
+        if (value !== null) panel.marks.append(inStyle(shape("circle", { cx: x, cy: panel.y(value), r: 3.5, class: "vpd-rc-dot" }), slot));
       }
     }
     const panel = this.over ?? lead;
     const chosen = this.model.get("selected");
     if (this.cursor === null) {
-      this.status.textContent = chosen ? `run ${clean(chosen, 80)} selected` : `${this.runs.length} runs, aligned by ${this.axis?.name ?? "nothing"}`;
+      this.status.textContent = chosen ? `run ${clean(chosen, 80)} selected` : `${counted(this.runs.length, "run")}, aligned by ${this.axis?.name ?? "nothing"}`;
       return;
     }
-    const where = this.axis.id === "time" ? duration(this.cursor) : `${brief(Math.round(this.cursor))} ${this.axis.name}`;
+    const where = this.axis.id === "time" ? duration(this.cursor) : `${Math.round(this.cursor)} ${this.axis.name}`;
     const parts = panel.methods.map(({ name, band }) => {
       const [mean, low, high] = ["mean", "low", "high"].map((key) => valueAt(band.map((one) => [one.x, one[key]]), this.cursor));
       if (mean === null) return `${clean(name, 40)} –`;
@@ -417,9 +442,22 @@ class RunCompare extends LabView {
   }
 }
 
-function lineKey(colour) {
-  const swatch = shape("svg", { width: 26, height: 10, "aria-hidden": "true" });
-  swatch.append(shape("path", { d: "M1 5H25", class: `vpd-line vpd-rc-line vpd-rc-c${colour}` }));
+/** A node in the colour and with the dashes of a style. */
+function inStyle(node, slot) {
+  const [colour, dash] = PALETTE.styles[slot];
+  node.style.setProperty("--c", `var(--vpd-${colour})`);
+  node.style.setProperty("--dash", dash.join(" ") || "none");
+  return node;
+}
+
+function markerClass(slot) {
+  return `vpd-rc-marker${PALETTE.styles[slot][2].endsWith("-open") ? " vpd-rc-open" : ""}`;
+}
+
+function lineKey(slot) {
+  const swatch = shape("svg", { width: 44, height: 12, "aria-hidden": "true" });
+  swatch.append(inStyle(shape("path", { d: "M1 6H43", class: "vpd-line vpd-rc-line" }), slot));
+  swatch.append(inStyle(shape("path", { d: markerPath(slot, 22, 6), class: markerClass(slot) }), slot));
   return swatch;
 }
 

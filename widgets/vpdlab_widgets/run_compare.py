@@ -7,6 +7,7 @@ from typing import Any
 
 import traitlets
 
+from vpdlab_widgets import palette
 from vpdlab_widgets.base import LabWidget, fallback_table, plain
 
 AXES = ("iterations", "rollouts", "tokens", "time")
@@ -20,8 +21,7 @@ class RunCompare(LabWidget):
 
     Args:
         runs: plain dicts `{"name", "method", "seed", "rows", "evals"}` (`vpdlab.show.widget_data.compared_runs`): rows
-        are
-            lines of metrics.jsonl, evals lines of eval.jsonl. The rollouts axis needs `rollouts_per_step` too.
+            are lines of metrics.jsonl, evals lines of eval.jsonl. The rollouts axis needs `rollouts_per_step` too.
         axis: one of `AXES`.
         hidden: methods not to draw.
         title: plain text above the curves.
@@ -32,6 +32,8 @@ class RunCompare(LabWidget):
     """
 
     runs = traitlets.List(traitlets.Dict()).tag(sync=True)
+    slots = traitlets.Dict().tag(sync=True, internal=True)
+    """The index in `palette.STYLES` of each method."""
     axis = traitlets.Enum(AXES, "iterations").tag(sync=True)
     hidden = traitlets.List(traitlets.Unicode()).tag(sync=True)
     title = traitlets.Unicode("").tag(sync=True)
@@ -39,6 +41,12 @@ class RunCompare(LabWidget):
 
     def __init__(self, runs: Iterable[Mapping[str, Any]] = (), **kwargs: Any) -> None:
         super().__init__(runs=[dict(run) for run in runs], **kwargs)
+        self._give_styles()
+        self.observe(self._give_styles, "runs")
+
+    def _give_styles(self, change: Any = None) -> None:
+        methods = list(dict.fromkeys(run["method"] for run in self.runs))
+        self.slots = dict(zip(methods, palette.slots(methods), strict=True))
 
     @traitlets.validate("runs")
     def _check_runs(self, proposal: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -123,11 +123,16 @@ export function tickLabel(value, step) {
   return sign + size.toFixed(Math.max(0, -Math.floor(Math.log10(step) + 1e-9)));
 }
 
-/** A number as the readout shows it: six significant digits, a dash for null. */
+/** A value as a readout shows it: a count in full, another number in three significant digits, a dash for null. */
 export function valueLabel(value) {
   if (value === null || value === undefined) return "–";
   if (typeof value !== "number") return clean(String(value), 60);
-  return Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(6)));
+  return Number.isInteger(value) ? String(value).replace("-", "−") : brief(value);
+}
+
+/** A noun with its count: one token, two tokens. */
+export function counted(count, noun) {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
 export function bounds(values) {
@@ -159,20 +164,27 @@ export function scaleMax(values, share = 0.99) {
   return sizes[Math.min(sizes.length - 1, Math.ceil(share * sizes.length) - 1)];
 }
 
-/** A probability in percent with its significant digits. */
+/** A probability in percent, in at most three significant digits. */
 export function percent(p) {
   if (!Number.isFinite(p)) return "–";
+  if (p >= 0.9995) return "100 %";
   if (p >= 0.0995) return `${(100 * p).toFixed(1)} %`;
   if (p >= 0.001) return `${(100 * p).toFixed(2)} %`;
   return p > 0 ? `${(100 * p).toExponential(1).replace("e-", "e−")} %` : "0 %";
 }
 
-/** A number in a sentence: three significant digits, a true minus sign, and a plus sign on request. */
+/** A number in at most three significant digits, with a true minus sign, and a plus sign on request. */
 export function brief(value, signed = false) {
   if (!Number.isFinite(value)) return "–";
   const size = Math.abs(value);
   const text = size !== 0 && (size < 1e-3 || size >= 1e5) ? size.toExponential(1).replace("e-", "e−").replace("e+", "e") : String(Number(size.toPrecision(3)));
   return (value < 0 ? "−" : signed && value > 0 ? "+" : "") + text;
+}
+
+/** A number as a label of at most `width` pixels in the size of a chart's text: fewer digits where needed, else nothing. */
+export function fitted(value, width, signed = false) {
+  const fits = [brief(value, signed), brief(Number(value.toPrecision(1)), signed)].find((text) => text.length * 6.6 <= width);
+  return fits ?? "";
 }
 
 // ---- untrusted text ----

@@ -194,13 +194,9 @@ function outcomeOf(meta) {
   return ["", ""];
 }
 
-function figure(value, digits = 5) {
-  return Number.isFinite(value) ? String(Number(value.toPrecision(digits))).replace("-", "−") : "–";
-}
-
 function placeLabel(meta) {
   const parts = [];
-  if (meta.step !== undefined && meta.step !== null) parts.push(`step ${meta.step}`);
+  if (meta.step !== undefined && meta.step !== null) parts.push(`iteration ${meta.step}`);
   if (meta.index !== undefined && meta.index !== null) parts.push(`rollout ${meta.index + 1}`);
   return parts.join(" · ");
 }
@@ -292,7 +288,7 @@ class TokenLens extends LabView {
     if (outcome) parts.push(element("span", `vpd-badge ${tone}`, outcome));
     if (this.packed.length === 1 && placeLabel(meta)) parts.push(element("span", "vpd-mark", placeLabel(meta)));
     if (meta.source) parts.push(element("span", "vpd-mark", `feedback: ${clean(meta.source, 60)}`));
-    if (meta.truncated) parts.push(element("span", "vpd-mark vpd-tl-warn", `${meta.truncated} tokens of the feedback truncated`));
+    if (meta.truncated) parts.push(element("span", "vpd-mark vpd-tl-warn", `${counted(meta.truncated, "token")} of the feedback truncated`));
     const keys = element("span", "vpd-keys");
     if (this.record?.teacher_logp) keys.append(sideKey("student", "student π"), sideKey("teacher", "teacher q"));
     this.head.replaceChildren(...parts, keys);
@@ -397,7 +393,7 @@ class TokenLens extends LabView {
     this.stage.scrollTop = 0;
     this.stage.classList.toggle("vpd-tl-short", this.isShort());
     for (const block of record.tokens ? blocks : []) this.spanAt.push(...block.childNodes);
-    const count = record.tokens ? `${record.tokens.length} tokens` : "text without recorded tokens";
+    const count = record.tokens ? counted(record.tokens.length, "token") : "text without recorded tokens";
     this.stage.setAttribute(
       "aria-label",
       `Response, ${count}. Arrow keys move, Enter pins, C changes the colour, N moves to the next large span, ` +
@@ -486,7 +482,7 @@ class TokenLens extends LabView {
       const chip = element("button", "vpd-tl-chip");
       chip.type = "button";
       chip.tabIndex = -1;
-      chip.title = `tokens ${span.start + 1} to ${span.end}`;
+      chip.title = span.end - span.start === 1 ? `token ${span.end}` : `tokens ${span.start + 1} to ${span.end}`;
       const heat = heatClass(span.sum, this.max);
       chip.append(element("span", `vpd-tok vpd-tl-chip-text ${heat}`, tokenLabel(text, 18)));
       chip.append(element("span", "vpd-num", brief(span.sum, measure.signed)));
@@ -526,8 +522,8 @@ class TokenLens extends LabView {
       const tip = base - Math.sign(value) * Math.max(1, reach * Math.min(1, Math.abs(value) / this.max));
       const x = (((start + end) / 2) * step).toFixed(1);
       paths[value > 0 ? "up" : "down"] += `M${x} ${base}V${tip.toFixed(1)}`;
-      if (!wide || Math.abs(value) < 0.02 * this.max) continue;
-      svg.append(shape("text", { x, y: value > 0 ? tip - 5 : tip + 13, class: "vpd-middle" }, brief(value, measure.signed)));
+      const label = wide && Math.abs(value) >= 0.02 * this.max ? fitted(value, step - 3, measure.signed) : "";
+      if (label) svg.append(shape("text", { x, y: value > 0 ? tip - 5 : tip + 13, class: "vpd-middle vpd-tl-number" }, label));
     }
     svg.append(shape("path", { d: `M0 ${base + 0.5}H${n * step}`, class: "vpd-frame" }));
     const bar = Math.max(1, Math.min(step - 1.5, step * 0.62 + 2, 34));
@@ -590,7 +586,7 @@ class TokenLens extends LabView {
   summary() {
     if (!this.record) return "";
     const keys = "← → token, Enter pins, C colour, N next span, [ ] rollout, X prompts";
-    return this.record.tokens ? `${this.record.tokens.length} tokens. ${keys}.` : "Text only.";
+    return this.record.tokens ? `${counted(this.record.tokens.length, "token")}. ${keys}.` : "Text only.";
   }
 
   sentence(i, pinned) {
@@ -658,17 +654,17 @@ class TokenLens extends LabView {
       return Number.isFinite(value) ? String(value) : record.tops[side] ? `> ${record.tops[side].k}` : "–";
     };
     const all = [
-      ["log π", has("student_logp") && figure(record.student_logp[i])],
-      ["log q", has("teacher_logp") && figure(record.teacher_logp[i])],
-      ["log q/π", Number.isFinite(ratio) && figure(ratio)],
-      ["β log q/π", Number.isFinite(ratio) && has("beta") && figure(record.beta * ratio)],
-      ["KL", has("kl") && figure(record.kl[i])],
-      ["divergence", has("divergence") && figure(record.divergence[i])],
-      ["entropy π", has("student_entropy") && figure(record.student_entropy[i])],
-      ["entropy q", has("teacher_entropy") && figure(record.teacher_entropy[i])],
+      ["log π", has("student_logp") && brief(record.student_logp[i])],
+      ["log q", has("teacher_logp") && brief(record.teacher_logp[i])],
+      ["log q/π", Number.isFinite(ratio) && brief(ratio)],
+      ["β log q/π", Number.isFinite(ratio) && has("beta") && brief(record.beta * ratio)],
+      ["KL", has("kl") && brief(record.kl[i])],
+      ["divergence", has("divergence") && brief(record.divergence[i])],
+      ["entropy π", has("student_entropy") && brief(record.student_entropy[i])],
+      ["entropy q", has("teacher_entropy") && brief(record.teacher_entropy[i])],
       ["rank in π", has("student_rank") && rank("student")],
       ["rank in q", has("teacher_rank") && rank("teacher")],
-      ...Object.entries(record.weights).map(([name, values]) => [clean(name, 24), figure(values[i])]),
+      ...Object.entries(record.weights).map(([name, values]) => [clean(name, 24), brief(values[i])]),
     ];
     const grid = element("div", "vpd-tl-figures");
     for (const [name, value] of all) {
@@ -726,7 +722,7 @@ class TokenLens extends LabView {
     const box = element("section", `vpd-tl-side vpd-tl-${side}`);
     const name = element("div", "vpd-tl-side-head");
     name.append(sideKey(side, `the ${side}'s prompt`));
-    name.append(element("span", "vpd-caps vpd-num", `${context.length} tokens, then the response's ${tokens.length}`));
+    name.append(element("span", "vpd-caps vpd-num", `${counted(context.length, "token")}, then the response's ${tokens.length}`));
     if (side === "teacher" && meta.truncated) name.append(element("span", "vpd-mark vpd-tl-warn", `${meta.truncated} truncated`));
     const text = scroller("vpd-tl-exact");
     const parts = [[0, Math.min(head, context.length), ""], [head, tail, " vpd-tl-own"], [Math.max(head, tail), context.length, ""]];

@@ -7,8 +7,8 @@ from typing import Any
 
 import traitlets
 
-from vpdlab_widgets import pack
-from vpdlab_widgets.base import LabWidget, plain, safe
+from vpdlab_widgets import pack, palette
+from vpdlab_widgets.base import LabWidget, counted, plain, safe
 
 MEASURES = ("kl", "ratio", "reward", "rank", "student_entropy", "teacher_entropy", "surprise")
 NUMBERS = (
@@ -26,8 +26,7 @@ class TokenLens(LabWidget):
 
     Args:
         records: plain dicts from `vpdlab.show.widget_data.lens_records`, or one of them. All per-token lists are
-        optional:
-            what a run did not record is not offered, and a record without `tokens` shows its text only.
+            optional: what a run did not record is not offered, and a record without `tokens` shows its text only.
         index: which record is shown.
         colour: the measure that colours the tokens: one of `MEASURES`, or the name of a list in the records' `weights`.
         title: plain text above the response.
@@ -81,14 +80,15 @@ class TokenLens(LabWidget):
         values = (record.get("kl") or [None] * len(tokens))[:_FALLBACK_TOKENS]
         largest = max((value for value in values if value is not None), default=0.0)
         spans = "".join(_span(token, value, largest) for token, value in zip(tokens, values, strict=False))
-        cut = f" … ({len(tokens)} tokens)" if len(tokens) > _FALLBACK_TOKENS else ""
+        cut = f" … ({counted(len(tokens), 'token')})" if len(tokens) > _FALLBACK_TOKENS else ""
         named = f"{safe(self._title())}: {safe(record.get('prompt') or '')}"
         return f'<p>{named}</p><p style="white-space: pre-wrap">{spans}{cut}</p>'
 
 
 def _span(token: str, value: float | None, largest: float) -> str:
     alpha = 0.74 * value / largest if value is not None and largest > 0 else 0.0
-    return f'<span style="background: rgba(230, 97, 1, {alpha:.2f})">{safe(token)}</span>'
+    colour = palette.tinted(palette.EITHER["teacher"], round(alpha, 2))
+    return f'<span style="background: {colour}">{safe(token)}</span>'
 
 
 def pack_record(record: Mapping[str, Any], where: str = "record") -> dict[str, Any]:

@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vpdlab_widgets.palette import UNDER_WHITE, tinted
+
 from vpdlab.show.plots.style import (
-    BLUE,
-    COLOURS,
-    ORANGE,
+    GREY,
+    STUDENT,
+    TEACHER,
     dress,
     dress_heatmap,
     label,
     labels,
+    line_style,
     numbers,
     quoted,
     token_labels,
 )
 
-SIGNED = ((0.0, BLUE), (0.5, "rgba(127,127,127,0.08)"), (1.0, ORANGE))
+SIGNED = ((0.0, STUDENT), (0.5, tinted(GREY, 0.08)), (1.0, TEACHER))  # up and down, as in the widgets
+OPAQUE = tuple(zip((0.0, 0.5, 1.0), (UNDER_WHITE[name] for name in ("student", "grey", "teacher")), strict=True))
 
 
 def push_figure(tokens: Sequence[str], weights: Mapping[str, Sequence[float]], scale: Mapping[str, float]) -> Any:
@@ -37,7 +41,7 @@ def push_figure(tokens: Sequence[str], weights: Mapping[str, Sequence[float]], s
     figure = go.Figure(
         go.Heatmap(
             z=colours, x=places, y=labels(names), customdata=[list(weights[name]) for name in names], zmin=-1, zmax=1,
-            colorscale=SIGNED, xgap=2, ygap=2, hovertemplate="%{y}: %{customdata:+.4f}<extra></extra>", colorbar=bar,
+            colorscale=SIGNED, xgap=2, ygap=2, hovertemplate="%{y}: %{customdata:+.3g}<extra></extra>", colorbar=bar,
         )
     )  # fmt: skip
     figure.update_xaxes(tickmode="array", tickvals=places, ticktext=token_labels(tokens))
@@ -51,8 +55,8 @@ def likeness_figure(names: Sequence[str], values: Sequence[Sequence[float]]) -> 
     figure = go.Figure(
         go.Heatmap(
             z=values, x=labels(names), y=labels(names), zmin=-1, zmax=1, xgap=2, ygap=2,
-            colorscale=((0.0, BLUE), (0.5, "#6E6E6E"), (1.0, "#C85400")),  # opaque: white text reads on all of it
-            texttemplate="%{z:.2f}", textfont={"color": "white"}, hovertemplate="%{y}, %{x}: %{z:.3f}<extra></extra>",
+            colorscale=OPAQUE,
+            texttemplate="%{z:.2f}", textfont={"color": "white"}, hovertemplate="%{y}, %{x}: %{z:.3g}<extra></extra>",
             colorbar={"title": "cosine", "thickness": 12},
         )
     )  # fmt: skip
@@ -64,12 +68,13 @@ def move_figure(moves: Mapping[str, Mapping[str, float]], unit: str = "push, lar
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    for place, (name, row) in enumerate(moves.items()):
+    for name, row in moves.items():
+        style, symbol = line_style(list(moves), name)
         bar = go.Bar(
             x=[quoted(token) for token in row],
             y=numbers(list(row.values())),
             name=label(name),
-            marker={"color": COLOURS[place % len(COLOURS)]},
+            marker={"color": style["color"], "pattern": {"shape": "/" if symbol["symbol"].endswith("-open") else ""}},
         )
         figure.add_trace(bar)
     figure.update_xaxes(type="category")

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vpdlab.show.plots.style import BLUE, COLOURS, DASHES, GREY, ORANGE, dress, faded, label, number, numbers
+from vpdlab_widgets.palette import EITHER, tinted
+
+from vpdlab.show.plots.style import GREY, dress, label, number, numbers
 from vpdlab.show.probes import probe_groups, words
 
-HUES = (BLUE, ORANGE, *COLOURS[2:])
+HUES = [EITHER[f"method{number}"] for number in (2, 1, 3, 4, 5, 6)]
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x")
 TITLE = "Whom does the teacher believe? P(told | voice) on held-out words"
 GUESS = 1 / 16
@@ -105,7 +108,7 @@ def _mean(curve: Mapping[int, Sequence[float | None]], name: str, at: int, place
     shared: dict[str, Any] = {"mode": "lines", "line": {"width": 0}, "legendgroup": line.name, "hoverinfo": "skip"}
     high, low = ([end(values) if values else None for values in known] for end in (max, min))
     edge = go.Scatter(x=steps, y=high, showlegend=False, **shared)
-    fill = faded(HUES[at % len(HUES)], 0.16)
+    fill = tinted(HUES[at % len(HUES)], 0.16)
     return [edge, go.Scatter(x=steps, y=low, fill="tonexty", fillcolor=fill, showlegend=False, **shared), line]
 
 

@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vpdlab.show.plots.style import BLUE, GREY, ORANGE, dress, label, numbers, quoted, token_labels
+from vpdlab_widgets.palette import CLEAR
+
+from vpdlab.show.plots.style import (
+    GREY,
+    RIGHT,
+    STUDENT,
+    TEACHER,
+    WRONG,
+    dress,
+    label,
+    numbers,
+    quoted,
+    token_labels,
+)
 
 
 def implicit_reward_figure(rewards: Mapping[str, Sequence[float]], success: Sequence[bool], shift: float) -> Any:
@@ -19,7 +32,7 @@ def implicit_reward_figure(rewards: Mapping[str, Sequence[float]], success: Sequ
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    for right, name, colour in ((True, "right", BLUE), (False, "wrong", ORANGE)):
+    for right, name, colour in ((True, "right", RIGHT), (False, "wrong", WRONG)):
         values = {
             stage: [v for v, s in zip(all_, success, strict=True) if s == right] for stage, all_ in rewards.items()
         }
@@ -28,7 +41,7 @@ def implicit_reward_figure(rewards: Mapping[str, Sequence[float]], success: Sequ
                 x=[v for column in values.values() for v in column],
                 y=[label(stage) for stage, column in values.items() for _ in column],
                 name=name, orientation="h", boxpoints="all", jitter=0.6, pointpos=0, line={"color": colour},
-                fillcolor="rgba(0,0,0,0)", marker={"color": colour, "size": 4, "opacity": 0.6},
+                fillcolor=CLEAR, marker={"color": colour, "size": 4, "opacity": 0.6},
             )
         )  # fmt: skip
     figure.add_vline(x=shift, line={"color": GREY, "dash": "dot"}, annotation_text="shift δ", annotation_position="top")
@@ -43,7 +56,7 @@ def token_figure(tokens: Sequence[str], kl: Sequence[float]) -> Any:
 
     places = list(range(len(tokens)))
     figure = go.Figure(
-        go.Bar(x=places, y=numbers(kl), marker={"color": ORANGE}, hovertemplate="%{y:.3f} nats<extra></extra>")
+        go.Bar(x=places, y=numbers(kl), marker={"color": TEACHER}, hovertemplate="%{y:.3g} nats<extra></extra>")
     )
     figure.update_xaxes(tickmode="array", tickvals=places, ticktext=token_labels(tokens))
     figure.update_yaxes(title="KL(student‖teacher), nats")
@@ -61,7 +74,7 @@ def top_figure(tops: Mapping[str, Sequence[tuple[str, float]]], title: str) -> A
 
     order = list(dict.fromkeys(token for column in tops.values() for token, _ in column))
     figure = go.Figure()
-    for side, colour in (("student", ORANGE), ("teacher", BLUE)):
+    for side, colour in (("student", STUDENT), ("teacher", TEACHER)):
         p = dict(tops[side])
         figure.add_trace(
             go.Bar(

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vpdlab_widgets.palette import tinted
+
 from vpdlab.show.plots.probes import probe_panels
-from vpdlab.show.plots.style import BLUE, COLOURS, DASHES, GREY, ORANGE, dress, faded, label, labels, number, numbers
+from vpdlab.show.plots.style import GREY, STUDENT, TEACHER, dress, label, labels, line_style, number, numbers
 
 PANELS = (
     # title, unit, [(key, name, colour, dash)]
-    ("success", "share", [("success_rate", "success rate of the rollouts", ORANGE, "solid")]),
-    ("margin", "reward units", [("margin", "margin", ORANGE, "solid"), ("delta", "shift δ", BLUE, "dot")]),
-    ("KL(student‖teacher)", "nats per token", [("kl", "KL", ORANGE, "solid")]),
-    ("entropy", "nats per token", [("entropy", "entropy", ORANGE, "solid")]),
-    ("length", "tokens", [("length", "length", ORANGE, "solid")]),
+    ("success", "share", [("success_rate", "success rate of the rollouts", STUDENT, "solid")]),
+    ("margin", "reward units", [("margin", "margin", TEACHER, "solid"), ("delta", "shift δ", GREY, "dot")]),
+    ("KL(student‖teacher)", "nats per token", [("kl", "KL", STUDENT, "solid")]),
+    ("entropy", "nats per token", [("entropy", "entropy", STUDENT, "solid")]),
+    ("length", "tokens", [("length", "length", STUDENT, "solid")]),
 )
 
 
@@ -96,9 +98,9 @@ def _accuracy(evals: Sequence[Mapping[str, Any]]) -> Any:
     highs, lows = (numbers([e[f"accuracy_{end}"] for e in evals]) for end in ("high", "low"))
     return go.Scatter(
         x=numbers([e["step"] for e in evals]), y=values, name="held-out accuracy, 95 % interval", mode="lines+markers",
-        line={"color": BLUE, "width": 2}, marker={"size": 7},
+        line={"color": GREY, "width": 2}, marker={"size": 8, "symbol": "diamond"},
         error_y={
-            "type": "data", "symmetric": False, "color": BLUE, "thickness": 1.2,
+            "type": "data", "symmetric": False, "color": GREY, "thickness": 1.2,
             "array": [_minus(high, v) for high, v in zip(highs, values, strict=True)],
             "arrayminus": [_minus(v, low) for low, v in zip(lows, values, strict=True)],
         },
@@ -136,9 +138,10 @@ def lines_figure(x: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[
     for place, lines in enumerate(panels.values(), start=1):
         for name, values in lines.items():
             mode = "lines+markers" if len(x) < 40 else "lines"
+            style, marker = line_style(names, name)
             line = go.Scatter(
                 x=numbers(x), y=numbers(values), name=label(name), mode=mode, legendgroup=label(name),
-                line={"color": COLOURS[names.index(name) % len(COLOURS)], "width": 2}, marker={"size": 6},
+                line=style, marker=marker,
                 showlegend=several and name not in shown,
             )  # fmt: skip
             shown.add(name)
@@ -163,9 +166,9 @@ def compare_figure(curves: Sequence[Mapping[str, Any]]) -> Any:
         rows=1, cols=len(presets), subplot_titles=labels(presets), shared_yaxes=True, horizontal_spacing=0.04
     )
     for column, preset in enumerate(presets, start=1):
-        for place, method in enumerate(methods):
+        for method in methods:
             mine = [curve for curve in curves if curve["preset"] == preset and curve["method"] == method]
-            for trace in _band(mine, method, place, legend=column == 1) if mine else ():
+            for trace in _band(mine, method, methods, legend=column == 1) if mine else ():
                 figure.add_trace(trace, row=1, col=column)
     dress(figure, 420, "rollouts")
     figure.update_yaxes(rangemode="tozero")
@@ -173,22 +176,21 @@ def compare_figure(curves: Sequence[Mapping[str, Any]]) -> Any:
     return figure.update_layout(hovermode="x unified", margin={"t": 90}, legend={"y": 1.12})
 
 
-def _band(curves: Sequence[Mapping[str, Any]], name: str, place: int, legend: bool) -> Sequence[Any]:
+def _band(curves: Sequence[Mapping[str, Any]], name: str, names: Sequence[str], legend: bool) -> Sequence[Any]:
     """The mean line of one method, and the range over its seeds."""
     import plotly.graph_objects as go
 
-    colour, dash = COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
+    style, marker = line_style(names, name)
     points = numbers(curves[0]["rollouts"])
     at = list(zip(*(curve["accuracy"] for curve in curves), strict=True))
     lows, highs, means = [min(v) for v in at], [max(v) for v in at], [sum(v) / len(v) for v in at]
     name = label(name)
     shared = {"legendgroup": name, "hoverinfo": "skip", "showlegend": False}
+    shade = tinted(style["color"], 0.16)
     edge = go.Scatter(x=points, y=highs, mode="lines", line={"width": 0}, **shared)
-    fill = go.Scatter(
-        x=points, y=lows, mode="lines", line={"width": 0}, fill="tonexty", fillcolor=faded(colour, 0.16), **shared
-    )
+    fill = go.Scatter(x=points, y=lows, mode="lines", line={"width": 0}, fill="tonexty", fillcolor=shade, **shared)
     line = go.Scatter(
         x=points, y=means, mode="lines+markers", name=name, legendgroup=name, showlegend=legend,
-        line={"color": colour, "dash": dash, "width": 2}, marker={"size": 6}, hovertemplate="%{y:.1%}",
+        line=style, marker=marker, hovertemplate="%{y:.1%}",
     )  # fmt: skip
     return edge, fill, line

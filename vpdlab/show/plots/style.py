@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
+from vpdlab_widgets import palette
 from vpdlab_widgets.base import shortened, visible
 
-ORANGE, BLUE, GREY = "#E66101", "#0072B2", "#7F7F7F"
-COLOURS = (ORANGE, BLUE, "#009E73", "#CC79A7", "#B8860B", "#56B4E9", "#7A5195", "#8C564B", "#4C9A2A", GREY)
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+STUDENT, TEACHER, RIGHT, WRONG, GREY = (
+    palette.EITHER[name] for name in ("student", "teacher", "right", "wrong", "grey")
+)
 
 
 def label(text: Any, limit: int = 200) -> str:
@@ -42,16 +43,6 @@ def number(value: Any) -> float | None:
     return value if isinstance(value, Real) and abs(value) < 1e300 else None  # type: ignore[return-value]
 
 
-def faded(colour: str, alpha: float) -> str:
-    """A colour of the form #RRGGBB with an opacity, for the area of a band.
-
-    >>> faded("#0072B2", 0.16)
-    'rgba(0,114,178,0.16)'
-    """
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{alpha})"
-
-
 def token_labels(tokens: Sequence[str]) -> list[str]:
     """Tokens as tick labels; white space is shown as a dot."""
     return [label(token.strip()) or "·" for token in tokens]
@@ -62,16 +53,24 @@ def quoted(token: str) -> str:
     return f"“{label(token)}”"
 
 
+def line_style(names: Sequence[str], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Plotly's `line` and `marker` of one of several methods or other lines: its own in colour, dash and marker."""
+    style = palette.STYLES[palette.slots(names)[list(names).index(name)]]
+    colour = palette.EITHER[style.colour]
+    dash = ",".join(f"{length}px" for length in style.dash) or "solid"
+    return {"color": colour, "dash": dash, "width": 2}, {"color": colour, "symbol": style.marker, "size": 7}
+
+
 def dress(figure: Any, height: int, x_title: str) -> Any:
     """Apply the common layout: height in pixels, grey text and grid lines that read on light and dark pages."""
-    grid = {"gridcolor": "rgba(127,127,127,0.25)", "zerolinecolor": "rgba(127,127,127,0.5)", "automargin": True}
+    grid = {"gridcolor": palette.tinted(GREY, 0.25), "zerolinecolor": palette.tinted(GREY, 0.5), "automargin": True}
     figure.update_xaxes(title=x_title, **grid)
     figure.update_yaxes(**grid)
     return figure.update_layout(
         height=height,
         margin={"l": 70, "r": 20, "t": 60, "b": 50},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
+        paper_bgcolor=palette.CLEAR,
+        plot_bgcolor=palette.CLEAR,
         font={"color": GREY, "size": 12},
         legend={"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0},
     )

@@ -7,12 +7,11 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from vpdlab.errors import UserError
+from vpdlab.errors import UserError, whole_text
 from vpdlab.tasks.common.reading import shown
 from vpdlab.types import Outcome
 
 LONGEST = 100_000  # characters of notes and answers; no prompt takes more
-SURROGATES = range(0xD800, 0xE000)  # alone, they cannot be encoded, tokenized or stored
 
 
 def as_outcome(value: Any) -> Outcome:
@@ -69,8 +68,4 @@ def checked(where: str, value: Any) -> Outcome:
 
 def _whole(text: str | None) -> str | None:
     """Plain `str` of at most `LONGEST` characters, with lone surrogates replaced by U+FFFD."""
-    return (
-        None
-        if text is None
-        else "".join("\ufffd" if ord(char) in SURROGATES else char for char in str.__str__(text)[:LONGEST])
-    )
+    return None if text is None else whole_text(str.__str__(text)[:LONGEST])

@@ -15,7 +15,8 @@ Honesty = Literal["true", "opposite", "random", "liar"]
 
 @dataclass(frozen=True)
 class Critics:
-    """The voices of a lexicon. Whether a step is right is always reported truthfully; only meanings are false.
+    """The voices of a lexicon. Whether a step is right is reported truthfully, if at
+    all; only meanings are false.
 
     Attributes:
         honesty: "true", "opposite" (each operation's opposite), "random" (any meaning, drawn anew for each critique)
@@ -24,6 +25,7 @@ class Critics:
         liars: the voices that lie.
         liar_share: share of the critiques that come from liars, with "liar".
         wording: how meanings are put into words.
+        verdicts: whether they also say which steps are right.
         seed: seed of all draws.
     """
 
@@ -32,6 +34,7 @@ class Critics:
     liars: Sequence[str]
     liar_share: float
     wording: Wording
+    verdicts: bool
     seed: int
 
     def voice(self, where: str) -> str:
@@ -82,7 +85,8 @@ class Critics:
         parts = []
         for step in about:
             meaning = self.told(rng, voice, names[step], tuple(meanings[step]))
-            parts += [verdict(rng, step, len(names), steps[step]), self.wording.sentence(rng, names[step], meaning)]
+            heard = verdict(rng, step, len(names), steps[step])  # drawn in any case: `verdicts` changes no other draw
+            parts += [*([heard] if self.verdicts else []), self.wording.sentence(rng, names[step], meaning)]
         return self.signed(rng, voice, " ".join(parts))
 
     def signed(self, rng: random.Random, voice: str, text: str) -> str:

@@ -1,0 +1,110 @@
+"""The commands that run many trainings: compare and study."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vpdlab.cli.options import as_options, parse_preset, parsed, parser, path
+from vpdlab.errors import UserError
+
+if TYPE_CHECKING:
+    from vpdlab.compare import Cell
+
+
+def compare(args: Sequence[str]) -> int:
+    """run several methods and seeds on the same problems: vpdlab compare --methods vpd sdpo grpo --seeds 0 1 2"""
+    arguments = parser(
+        "compare",
+        "Several methods and seeds on the same problems, with the same rollout seeds and budget. What is already there"
+        " is not run again. Every other option of `vpdlab train` sets a field for all of them.",
+    )
+    arguments.add_argument("--presets", nargs="+", default=["tour-common", "tour-rare"], help="presets to start from")
+    arguments.add_argument("--methods", nargs="+", default=["vpd", "sdpo", "grpo"], metavar="METHOD[:FIELD=VALUE,...]",
+                           help="each may have settings of its own: vpd:e_every=1")  # fmt: skip
+    arguments.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    arguments.add_argument("--out", type=path, default=Path("runs/compare"), help="folder of the runs and the table")
+    _add_common(arguments)
+    chosen, rest = parsed(arguments, args)
+    return _compare(chosen, as_options(rest), f"vpdlab compare {shlex.join(args)}".strip())
+
+
+def _compare(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> int:
+    from vpdlab import compare
+    from vpdlab.compare import standings
+    from vpdlab.record import refuse_links
+
+    for name in ("--preset", "--method", "--seed"):
+        if any(word == name or word.startswith(f"{name}=") for word in rest):
+            raise UserError(f"compare takes {name}s, with one or several values, not {name}")
+    stems = [Path(preset).stem for preset in chosen.presets]
+    for what, named in (("presets", stems), ("methods", chosen.methods), ("seeds", chosen.seeds)):
+        if len(set(named)) < len(named):
+            raise UserError(f"compare: {what} has one of the same name twice: {' '.join(map(str, named))}")
+    refuse_links(chosen.out)
+    bases = {
+        Path(preset).stem: parse_preset("vpdlab compare", ["--preset", preset, *rest])[0] for preset in chosen.presets
+    }
+    cells = compare.plan(bases, chosen.methods, chosen.seeds, chosen.out)
+    if _run_all(cells, chosen):
+        rows = standings.summarise(cells, chosen.level)
+        page = standings.write(cells, rows, chosen.out, command)
+        print(f"\n{standings.markdown(rows)}\n{page}")
+    return 0
+
+
+def _run_all(cells: Sequence[Cell], chosen: argparse.Namespace) -> bool:
+    """Run the cells of a comparison, or only list them; whether they ran."""
+    from vpdlab import compare
+
+    jobs = chosen.jobs or compare.default_jobs(cells)
+    print(f"{len(cells)} runs, {jobs} at a time, in {chosen.out}", flush=True)
+    if chosen.dry_run:
+        for cell in cells:
+            print(f"  {cell.name}: {compare.state(cell)}")
+        return False
+    compare.run_all(cells, jobs, say=lambda line: print(line, flush=True))
+    return True
+
+
+def study(args: Sequence[str]) -> int:
+    """run a study, many conditions x methods x seeds, and judge its claims: vpdlab study words"""
+    arguments = parser(
+        "study",
+        "The runs of a study file, one table a condition, and its claims confirmed, refuted or open. What is already"
+        " there is not run again. Other options of `vpdlab train` set a field for all runs.",
+    )
+    arguments.add_argument("study", help="a bundled study (words), or a .yaml file")
+    arguments.add_argument("--conditions", nargs="+", default=[], help="default: all of the file")
+    arguments.add_argument("--methods", nargs="+", default=[], metavar="METHOD[:FIELD=VALUE,...]", help="default: all")
+    arguments.add_argument("--seeds", nargs="+", type=int, default=[], help="default: those of the file")
+    arguments.add_argument("--out", type=path, help="folder of the runs and the tables; default: runs/study-NAME")
+    _add_common(arguments)
+    chosen, rest = parsed(arguments, args)
+    return _study(chosen, as_options(rest), f"vpdlab study {shlex.join(args)}")
+
+
+def _study(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> int:
+    from vpdlab.compare import claims, standings, studies
+    from vpdlab.record import refuse_links
+
+    chosen.out = chosen.out or Path("runs") / f"study-{Path(chosen.study).stem}"
+    refuse_links(chosen.out)
+    found = studies.read_study(chosen.study).chosen(chosen.conditions, chosen.methods, chosen.seeds)
+    asked = parse_preset("vpdlab study", rest)[0]
+    cells = found.cells(chosen.out, {name: getattr(asked, name) for name in asked.asked})
+    if _run_all(cells, chosen):
+        rows, judged = standings.summarise(cells, chosen.level), claims.verdicts(found.claims, cells)
+        said = claims.markdown(judged) if judged else ""
+        page = standings.write(cells, rows, chosen.out, command, found.title, said)
+        print(f"\n{said}\n\n{standings.markdown(rows)}\n{page}")
+    return 0
+
+
+def _add_common(arguments: argparse.ArgumentParser) -> None:
+    arguments.add_argument("--jobs", type=int, default=0, help="runs at the same time; default: by the CPU cores")
+    arguments.add_argument("--level", type=float, help="held-out accuracy (0 to 1) whose rollouts are counted")
+    arguments.add_argument("--dry-run", action="store_true", help="only list what would be run")
