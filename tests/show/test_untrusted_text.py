@@ -112,9 +112,8 @@ def test_the_widgets(run, chromium, tmp_path) -> None:
     lens = TokenLens(widget_data.lens_records(records, beta=0.1, weights=marked), title=TEXT)
     table = RolloutTable(widget_data.rollout_rows(records), title=TEXT)
     table.drive(lens)
-    timeline = EMTimeline(
-        run.rows, evals=widget_data.eval_points(run.eval_rows), title=TEXT, state="failed", reason=TEXT
-    )
+    points = [point | {"probes": {TEXT: 0.5}} for point in widget_data.eval_points(run.eval_rows)]
+    timeline = EMTimeline(run.rows, evals=points, title=TEXT, state="failed", reason=TEXT)
     first, second = widget_data.compared_runs([run, run], labels=[f"a {TEXT}", f"b {TEXT}"])
     compared = RunCompare([first, second | {"name": TEXT}])
     write_page([timeline, table, lens, compared], tmp_path / "a.html", title=TEXT)
@@ -143,11 +142,13 @@ def figures() -> dict[str, Any]:
     """One of each kind, markup wherever a text can stand, and where a number should."""
     row = {"success_rate": 0.5, "margin": None, "delta": 1, "e_loss": None, "kl": TEXT, "entropy": 0.1, "length": 2.0}
     rows = [row | {"step": 1}, row | {"step": 2}]
-    evals = [{"step": 1, "accuracy": 0.2, "accuracy_low": TEXT, "accuracy_high": 0.3}]
+    probes = {TEXT: 0.5, f"b {TEXT}": TEXT, "belief/" + TEXT: 0.5}
+    evals = [{"step": 1, "accuracy": 0.2, "accuracy_low": TEXT, "accuracy_high": 0.3, "probes": probes}]
     words, tops = list(PIECES), [(piece, 0.1) for piece in PIECES]
     curves = [{"preset": p, "method": TEXT, "seed": 0, "rollouts": [0, 9], "accuracy": [0.1, 0.2]} for p in (TEXT, "b")]
     return {
         "training_figure": plots.training_figure(rows, evals),
+        "belief_figure": plots.belief_figure({TEXT: evals, "b": evals}, title=TEXT, names={TEXT: f"c {TEXT}"}),
         "lines_figure": plots.lines_figure([1, 2], {f"panel {TEXT}": {TEXT: [1, TEXT], "b": [2, 3]}}, TEXT),
         "compare_figure": plots.compare_figure(curves),
         "implicit_reward_figure": plots.implicit_reward_figure({TEXT: [1.0, 2.0]}, [True, False], 0.5),
@@ -169,7 +170,7 @@ def test_labels_legends_titles_and_hover_texts_of_figures(chromium, tmp_path) ->
     cell = new_code_cell("1", execution_count=1, outputs=outputs)
     nbformat.write(new_notebook(cells=[cell]), tmp_path / "a.ipynb")
     with opened(chromium, notebook_to_page(tmp_path / "a.ipynb", tmp_path / "a.html")) as page:
-        page.wait_for_function("document.querySelectorAll('.main-svg').length >= 18")
+        page.wait_for_function("document.querySelectorAll('.main-svg').length >= 20")
         assert page.locator(".vpd-plot a").count() == 0
         assert hover_everything(page) > 9
         texts = page.locator(".vpd-plot text").all_text_contents()

@@ -184,7 +184,7 @@ def test_belief_has_a_panel_with_a_line_for_each_voice(chromium: str, tmp_path: 
         page.keyboard.press("Home")
         for _ in range(19):
             page.keyboard.press("ArrowRight")
-        assert "belief Ada 0.333333 belief <b>Bob 0.25 teacher accuracy 0.5 " in readout(page)
+        assert "belief Ada 0.333 belief <b>Bob 0.25 teacher accuracy 0.5 " in readout(page)
         assert page.locator("svg[data-panel='probe:belief'] .vpd-emt-dot").count() == 2
         page.keyboard.press("ArrowRight")
         assert "belief Ada – " in readout(page)  # no evaluation there
@@ -192,7 +192,7 @@ def test_belief_has_a_panel_with_a_line_for_each_voice(chromium: str, tmp_path: 
             page.keyboard.press("Shift+ArrowRight")
         page.locator(".vpd-emt-stage").blur()
         assert "iterations 21 to 46 means of 26" in readout(page)
-        assert "belief Ada 0.666667 belief <b>Bob – " in readout(page)
+        assert "belief Ada 0.667 belief <b>Bob – " in readout(page)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

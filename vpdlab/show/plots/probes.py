@@ -81,7 +81,8 @@ def _seeds(source: Any) -> list[Sequence[Mapping[str, Any]]]:
     """The evaluations of each run in `source` (`belief_figure`)."""
     if isinstance(source, Sequence) and not all(isinstance(one, Mapping) for one in source):
         return [rows for one in source for rows in _seeds(one)]
-    return [source.eval_rows if hasattr(source, "eval_rows") else getattr(source, "evals", source)]
+    own = next((name for name in ("eval_rows", "evals") if hasattr(source, name)), "")  # of a record, of a run
+    return [getattr(source, own) if own else source]
 
 
 def _curves(seeds: Sequence[Sequence[Mapping[str, Any]]], group: str) -> dict[str, dict[int, list[float | None]]]:
