@@ -155,14 +155,20 @@ CASES = {
     "vpd ema": {"method": "vpd", "teacher": "ema", "teacher_rate": 0.5, "e_minibatch": 1, "e_epochs": 2},
     "vpd trust-region, fixed anchor": {"method": "vpd", "teacher": "trust-region", "anchor": "fixed"},
     "vpd adapter": {"method": "vpd", "teacher": "adapter", "lora_rank": 2, "e_objective": "kto"},
+    "vpd on its own responses": {"method": "vpd", "teacher": "ema", "e_sample": "teacher", "e_objective": "pg"},
     "grpo": {"method": "grpo", "minibatch_tokens": 100},
+    "grpo near its average": {"method": "grpo", "kl_coef": 0.5, "ref_rate": 0.3},
+    "pi-distill": {"method": "pi-distill", "minibatch_tokens": 300},
     "hybrid": {"method": "reshape", "e_objective": "awr"},
     "distil": {"method": "distil", "distil_baseline": True, "minibatch_tokens": 300},
     "critic learns": {"method": "sdpo", "feedback": ["critique"], "critic_learns": True},
     "fewer rows than processes": {"method": "grpo", "prompts": 1, "group": 2},
     "one row": {"method": "rft", "prompts": 1, "group": 1, "seed": 5},
 }
-SHARDED = ("vpd shared", "vpd ema", "vpd trust-region, fixed anchor", "distil", "fewer rows than processes", "one row")
+SHARDED = (
+    "vpd shared", "vpd ema", "vpd trust-region, fixed anchor", "vpd on its own responses", "grpo near its average",
+    "distil", "pi-distill", "fewer rows than processes", "one row",
+)  # fmt: skip
 QUICK = ("vpd shared", "grpo", "one row")
 
 

@@ -7,7 +7,6 @@ before the first update and returns the shift, if it has one, and a row loss.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -57,8 +56,8 @@ def e_step(learner: Learner, batch: Batch) -> EStep:
     """Update the teacher to tell successes from failures.
 
     The student's log-probabilities and the shift are computed once, before the first update. Gradients flow through
-    the feedback view only. Where the first update is a single minibatch, the pass that finds the shift keeps its graph
-    and serves as the update's own.
+    the feedback view only. Where the first update is over the whole batch, the pass that finds the shift keeps the
+    graph of its last minibatch, which serves as the update's own.
     """
     c, policy, batch = learner.config, learner.policy, batch.select(batch.signal)
     if learner.e_steps_ended:
@@ -91,12 +90,12 @@ def e_step(learner: Learner, batch: Batch) -> EStep:
 
 
 def _accumulate(
-    policy: Policy, batch: Batch, rows: Sequence[int], row_loss: RowLoss, kept: list[tuple[TokenBatch, Tensor]]
+    policy: Policy, batch: Batch, rows: Sequence[int], row_loss: RowLoss, kept: list[tuple[TokenBatch, Tensor | None]]
 ) -> tuple[float, int]:
     """Accumulate the gradient of one update; returns its loss and the number of tokens read.
 
     Args:
-        kept: passes over these rows that were made already, with gradient.
+        kept: the minibatches of these rows, each with its log q where that pass was made already, with gradient.
     """
     total, tokens = 0.0, 0
     for view, logp in kept or ((view, None) for (view,) in policy.minibatches(batch.teacher, rows=rows)):
@@ -108,18 +107,20 @@ def _accumulate(
     return total, tokens
 
 
-def _before(policy: Policy, batch: Batch, rows: Sequence[int]) -> tuple[Tensor, list[tuple[TokenBatch, Tensor]]]:
-    """[B] log q of all rollouts, without gradient; and, where the update on `rows` is one minibatch, that minibatch
-    with its log q, with gradient."""
-    whole = len(rows) == len(batch) and not policy.config.shard
-    views = list(islice(policy.minibatches(batch.teacher, rows=rows), 2)) if whole else []  # two are too many already
-    if len(views) != 1:
+def _before(policy: Policy, batch: Batch, rows: Sequence[int]) -> tuple[Tensor, list[tuple[TokenBatch, Tensor | None]]]:
+    """[B] log q of all rollouts, without gradient; and, where `rows` are all of them, the minibatches of the update,
+    the last one first and with its log q, with gradient: one graph is all that is held at a time."""
+    if len(rows) != len(batch) or policy.config.shard:
         return policy.score(batch.teacher), []
-    ((view,),) = views
-    logp = policy.logp(view)
-    before = torch.zeros(len(batch), device=logp.device)
-    before[view.rows.to(logp.device)] = logp.detach().to(before.dtype)
-    return processes.add(before), [(view, logp)]
+    before, kept = torch.zeros(len(batch), device=policy.device), []
+    views = [view for (view,) in policy.minibatches(batch.teacher, rows=rows)]
+    for place, view in enumerate(views):
+        last = place == len(views) - 1
+        with torch.set_grad_enabled(last):
+            logp = policy.logp(view)
+        before[view.rows.to(logp.device)] = logp.detach().to(before.dtype)
+        kept.insert(0, (view, logp if last else None))
+    return processes.add(before), kept
 
 
 def _bco(known: Evidence) -> tuple[float, RowLoss]:
