@@ -59,3 +59,18 @@ def test_moves_and_cosines_hold_what_they_were_given():
     assert [list(bar.y) for bar in bars] == [[-1.0, 0.9], [-1.0, 0.5]] and list(bars[0].x) == ["“7”", "“8”"]
     (tiles,) = plots.likeness_figure(["a", "b"], [[1.0, -0.2], [-0.2, 1.0]]).data
     assert list(tiles.x) == ["a", "b"] and tiles.z[0][1] == -0.2
+
+
+def test_a_colour_bar_s_title_stands_beside_its_labels_and_no_zero_line_crosses_a_token() -> None:
+    push = plots.push_figure(["a", "b"], {"vpd": [0.1, -0.1]}, {"vpd": 1.0})
+    likeness = plots.likeness_figure(["vpd", "sdpo"], [[1.0, 0.5], [0.5, 1.0]])
+    assert [figure.data[0].colorbar.title.side for figure in (push, likeness)] == ["right", "right"]
+    for figure in (push, likeness, plots.token_figure(["a", "b"], [0.1, 0.2])):
+        assert figure.layout.xaxis.zeroline is False
+
+
+def test_an_equal_curve_does_not_hide_another() -> None:
+    lines = plots.lines_figure([0, 1], {"p": {name: [0.0, 1.0] for name in ("vpd", "sdpo", "opsd")}}, "x").data
+    solid = [line.zorder for line in lines if line.line.dash == "solid"]
+    dashed = [line.zorder for line in lines if line.line.dash != "solid"]
+    assert len(solid) == 2 and dashed and max(solid) < min(dashed)

@@ -44,6 +44,7 @@ class LabWidget(anywidget.AnyWidget):
     """The traits that `drive` linked, for the host of an offline page, where no kernel passes changes on."""
 
     _displays: Sequence[DisplayHandle] = ()
+    _made_layout = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         module = sys.modules[cls.__module__].__file__

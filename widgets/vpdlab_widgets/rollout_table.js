@@ -245,6 +245,12 @@ class RolloutTable extends LabView {
       parts.push(mark);
     }
     this.head.replaceChildren(...parts);
+    const name = clean(this.model.get("title")) || "Rollouts";
+    this.body.setAttribute(
+      "aria-label",
+      `${name}: ${counted(this.rows.length, "rollout")}. Up and down arrows move, Enter selects, left and right arrows sort, ` +
+        "R reverses, slash searches, Escape leaves.",
+    );
   }
 
   drawControls() {
@@ -381,7 +387,8 @@ class RolloutTable extends LabView {
     for (const node of this.sheet.children) {
       const place = node.dataset.place === undefined ? null : Number(node.dataset.place);
       node.setAttribute("aria-selected", String(place !== null && place === selected));
-      node.classList.toggle("vpd-rt-at", place !== null && place === this.cursor);
+      for (const name of ["vpd-rt-at", "vpd-at"]) node.classList.toggle(name, place !== null && place === this.cursor);
+      node.classList.toggle("vpd-chosen", place !== null && place === selected);
     }
   }
 
@@ -390,7 +397,7 @@ class RolloutTable extends LabView {
     cell.setAttribute("role", "gridcell");
     if (key === "success") {
       const outcome = outcomeOf(row);
-      cell.append(element("i", `vpd-rt-dot vpd-rt-${outcome}`), row.finished === false ? `${outcome}, truncated` : outcome);
+      cell.append(element("i", `vpd-data vpd-rt-dot vpd-rt-${outcome}`), row.finished === false ? `${outcome}, truncated` : outcome);
       return cell;
     }
     if (!bar) {
@@ -406,7 +413,7 @@ class RolloutTable extends LabView {
     const track = element("span", `vpd-rt-track vpd-rt-${bar}`);
     if (value !== null && this.reach[key] > 0) {
       const share = Math.abs(value) / this.reach[key];
-      const fill = element("i", value < 0 ? "vpd-rt-minus" : "vpd-rt-plus");
+      const fill = element("i", `vpd-data ${value < 0 ? "vpd-rt-minus" : "vpd-rt-plus"}`);
       fill.style.width = `${(bar === "signed" ? 50 : 100) * share}%`;
       track.append(fill);
     }
