@@ -196,7 +196,6 @@ def test_other_peoples_text_stays_text(lab, browser):
 
 
 LINKED = """
-import traitlets
 from IPython.display import display
 from vpdlab_widgets import RolloutTable, TokenLens
 from vpdlab import load_run
@@ -206,7 +205,7 @@ run = load_run({folder!r})
 records = run.rollouts()
 table = RolloutTable(widget_data.rollout_rows(records), title="three iterations", selected=0)
 lens = TokenLens(widget_data.lens_records(records, beta=0.1), title="the lens")
-traitlets.link((table, "selected"), (lens, "index"))
+table.drive(lens)
 heard = []
 lens.observe(lambda change: heard.append(change["new"]), "selected")
 display(table, lens)
@@ -473,3 +472,46 @@ def test_lab_is_started_on_the_working_folder(tmp_path, monkeypatch):
     assert mine == "/mine" and (Path(ours) / "labconfig" / "default_setting_overrides.json").is_file()
     assert cli.main(["lab", "--notebook-dir=/elsewhere"]) == 0
     assert started[0][0][3:] == ["--notebook-dir=/elsewhere"]
+
+
+def test_after_the_kernel_has_ended_linked_widgets_still_agree(linked):
+    """The link was in Python; the views follow each other on the page then, both ways."""
+    linked.locator(".vpd-rt-body .vpd-rt-row").nth(1).click()
+    until(linked, "lens.index", 1)
+    linked.evaluate(f"{PANEL}.sessionContext.session.kernel.restart()")
+    linked.wait_for_function(IDLE, timeout=60_000)
+    linked.wait_for_selector(".vpd-rt.vpd-alone")
+    rows = linked.locator(".vpd-rt-body .vpd-rt-row")
+    for row in (5, 2):
+        rows.nth(row).click()
+        name = linked.locator(".vpd-rt-details .vpd-rt-name").inner_text()
+        linked.wait_for_function("(name) => document.querySelector('.vpd-tl-where').textContent === name", arg=name)
+    linked.locator(".vpd-tl-stage").focus()
+    linked.keyboard.press("]")
+    name = linked.locator(".vpd-tl-where").inner_text()
+    linked.wait_for_function(
+        "(name) => document.querySelector('.vpd-rt-details .vpd-rt-name').textContent === name", arg=name
+    )
+
+
+COUNT = "len(__import__('ipywidgets').widgets.widget._instances)"
+
+
+def test_a_cell_that_runs_again_leaves_no_models_behind(lab, browser, recorded):
+    again = EVERY.format(folder=str(recorded)) + "\nkept = globals().get('kept') or TokenLens()\ndisplay(kept)"
+    write(lab, "again.ipynb", [again, "other = TokenLens()", "display(other)"])
+    with opened(lab, browser, "again.ipynb") as page:
+        page.wait_for_selector(".vpd-rc-stage svg")
+        page.wait_for_function(IDLE)
+        before = ask(page, COUNT)
+        for _ in range(3):
+            page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+            page.wait_for_timeout(500)
+            page.wait_for_function(IDLE)
+        assert ask(page, COUNT) - before <= 2 * 3 * 1  # `other` and its layout, whose cell shows nothing
+        assert page.locator(".vpd-rc-stage svg").count() > 0
+        assert page.locator(".vpd-tl").count() == 3  # the lens, the one that was kept, and the other one
+        assert ask(page, "kept.comm is not None and other.comm is not None")
+        save(page)
+        saved = nbformat.read(lab.folder / "again.ipynb", as_version=4)
+        assert len(saved.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]) < 30

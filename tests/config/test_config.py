@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,30 @@ def test_a_chat_templates_values_are_read_as_they_look(text: str, value: object)
 )
 def test_the_folder_is_named_after_the_run(fields: dict[str, Any], folder: str) -> None:
     assert RunConfig(**fields).folder == Path(folder)
+
+
+def test_runs_that_differ_have_folders_that_differ() -> None:
+    """Presets, and settings named beside them; what may change in a resumed run changes no name."""
+    names = [
+        RunConfig.make(preset, **fields).folder.name
+        for preset in ("tour-common", "tour-rare")
+        for fields in ({}, {"e_every": 1}, {"e_every": 2}, {"prompts": 3}, {"lr": 1e-3})
+    ]
+    assert len(set(names)) == len(names) == 10
+    assert all(re.fullmatch(r"vpd-arithmetic-apprentice-s0(-[\w.-]+)?-[0-9a-f]{6}", name) for name in names)
+    assert names[1].startswith("vpd-arithmetic-apprentice-s0-e_every-1-")
+    free = RunConfig.make("tour-common", steps=7, eval_every=3, out="").folder
+    assert free == RunConfig.make("tour-common").folder
+    assert len(RunConfig.make("tour-common", task_args=tuple(f"o{i}=1" for i in range(40))).folder.name) <= 64
+
+
+def test_a_run_of_the_old_name_is_found_where_it_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    old = Path("runs/vpd-arithmetic-apprentice-s0")
+    old.mkdir(parents=True)
+    (old / "config.json").write_text("{}")
+    assert RunConfig.make("tour-common", resume=True).folder == old
+    assert RunConfig.make("tour-common").folder != old
 
 
 @pytest.mark.parametrize("out", [".hidden", "a/.b", "two words", "x" * 65, "a/b\n", "ü", "/"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -69,6 +70,22 @@ def test_every_parameter_of_the_training_notebook_is_a_setting():
     from vpdlab.config import HINTS
 
     assert {name for name in names if not name.startswith("__")} - {"preset"} <= set(HINTS)
+
+
+def test_plain_papermill_knows_the_parameters(capsys, caplog):
+    """What `papermill --help-notebook` lists is what may be passed without a warning."""
+    from papermill.cli import papermill
+
+    for name in ("train", "report", "60_inspect_a_run"):
+        source = str(headless.notebooks() / f"{name}.ipynb")
+        notebook = nbformat.read(source, as_version=4)
+        (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+        names: dict = {}
+        exec(cell.source, names)
+        with pytest.raises(SystemExit):
+            papermill(["--help-notebook", source])
+        listed = re.findall(r"^  (\w+): ", capsys.readouterr().out, re.MULTILINE)
+        assert set(listed) == {one for one in names if not one.startswith("__")}
 
 
 WALKS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from offline_browser import offline_page
+from places import ROOT
 
 from vpdlab.errors import UserError
 from vpdlab.show.page import notebook_to_page
+from vpdlab.show.page.exporter import PageExporter
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
@@ -247,3 +250,13 @@ def test_a_page_is_not_written_through_a_link(tmp_path):
     with pytest.raises(UserError, match=r"n\.html is a link"):
         notebook_to_page(tmp_path / "n.ipynb", tmp_path / "n.html")
     assert (tmp_path / "victim").read_text() == "mine"
+
+
+def test_nbconvert_can_write_the_page(executed: Path, tmp_path: Path) -> None:
+    """`jupyter nbconvert --to vpdlab`, and JupyterLab's menu: the same page as `vpdlab report NOTEBOOK`."""
+    text, resources = PageExporter().from_filename(str(executed))
+    page = notebook_to_page(executed, tmp_path / "page.html").read_text()
+    assert re.sub("vpd-[0-9a-f]{32}", "", text) == re.sub("vpd-[0-9a-f]{32}", "", page)
+    assert resources["output_extension"] == ".html" and PageExporter.export_from_notebook
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["nbconvert.exporters"]["vpdlab"] == f"{PageExporter.__module__}:PageExporter"

@@ -122,3 +122,18 @@ def test_belief_is_drawn_of_a_run_a_record_or_its_lines(of):
     assert [list(line.y) for line in plots.belief_figure(of, chance=None).data] == [[0.1, 0.9], [0.1, None]]
     assert len(plots.belief_figure([], chance=0.5).data) == 0
     assert len(plots.belief_figure(SimpleNamespace(eval_rows=[], evals="a data frame")).data) == 0
+
+
+def test_a_colour_bar_s_title_stands_beside_its_labels_and_no_zero_line_crosses_a_token() -> None:
+    push = plots.push_figure(["a", "b"], {"vpd": [0.1, -0.1]}, {"vpd": 1.0})
+    likeness = plots.likeness_figure(["vpd", "sdpo"], [[1.0, 0.5], [0.5, 1.0]])
+    assert [figure.data[0].colorbar.title.side for figure in (push, likeness)] == ["right", "right"]
+    for figure in (push, likeness, plots.token_figure(["a", "b"], [0.1, 0.2])):
+        assert figure.layout.xaxis.zeroline is False
+
+
+def test_an_equal_curve_does_not_hide_another() -> None:
+    lines = plots.lines_figure([0, 1], {"p": {name: [0.0, 1.0] for name in ("vpd", "sdpo", "opsd")}}, "x").data
+    solid = [line.zorder for line in lines if line.line.dash == "solid"]
+    dashed = [line.zorder for line in lines if line.line.dash != "solid"]
+    assert len(solid) == 2 and dashed and max(solid) < min(dashed)

@@ -188,3 +188,27 @@ def test_hostile_text_is_text_and_nothing_scrolls_sideways(chromium: str, tmp_pa
 def test_an_empty_table_says_so(chromium: str, tmp_path: Path) -> None:
     with offline_page(chromium, table(tmp_path, [])) as page:
         assert "No rollouts" in page.locator(".vpd-rt-body").inner_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [760, 900, 1024, 1280])
+def test_what_differs_is_in_sight(chromium: str, tmp_path: Path, width: int) -> None:
+    """Long answers with one beginning, long problems with one beginning, and a sentence of feedback each."""
+    begin = "Let me add the two numbers digit by digit, starting from the right. The answer is"
+    records = [
+        record(
+            i, text=f"{begin} {1000 + i}.", prompt=f"Work it out step by step, and then say: what is {i} + 1000?",
+            critique=f"The response is wrong. The ones digit {i} is too low, and the tens digit too.",
+        )
+        for i in range(10)
+    ]  # fmt: skip
+    with offline_page(chromium, table(tmp_path, records), viewport={"width": width, "height": 900}) as page:
+        cut = "all => all.filter((one) => one.scrollWidth > one.clientWidth + 1).map((one) => one.textContent)"
+        for key in ("text", "prompt", "source"):
+            assert page.locator(f".vpd-rt-cell.vpd-rt-{key}").evaluate_all(cut) == []
+        assert shown(page)[3].endswith("1003.") and shown(page)[3].startswith("…")
+        assert "3 + 1000?" in page.locator(".vpd-rt-cell.vpd-rt-prompt").nth(3).inner_text()
+        feedback = page.locator(".vpd-rt-cell.vpd-rt-source").nth(3)
+        assert "digit 3 is" in feedback.inner_text() or feedback.inner_text().endswith("the tens digit too.")
+        assert feedback.bounding_box()["width"] > 100
+        assert feedback.get_attribute("title").startswith("verifier: The response is wrong.")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from offline_browser import offline_page
-from vpdlab_widgets import EMTimeline
+from vpdlab_widgets import EMTimeline, RolloutTable, TokenLens, write_page
 
 pytestmark = pytest.mark.slow
 
@@ -304,3 +304,73 @@ def test_two_thousand_rows_draw_at_once(chromium: str, tmp_path: Path) -> None:
         assert "iteration 2500" in readout(page)
         points = page.locator("path[data-series=entropy]").get_attribute("d").count("L")
         assert 500 < points < 2500  # thinned
+
+
+COLOURED = """(selector) => {
+  // Whether an element, or what is before it, shows a colour that is neither the canvas nor its text.
+  const grey = (colour) => {
+    const [r, g, b, a] = colour.match(/[\\d.]+/g).map(Number);
+    return a === 0 || (r === g && g === b);
+  };
+  const shown = (node) => [null, '::before'].flatMap((part) => {
+    const style = getComputedStyle(node, part);
+    return [style.backgroundColor, style.fill, style.stroke].filter((one) => /^(rgb|color)/.test(one));
+  });
+  return [...document.querySelectorAll(selector)].filter((node) => shown(node).every(grey)).length;
+}"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_data_and_choices_are_seen_with_forced_colours(chromium: str, tmp_path: Path, scheme: str) -> None:
+    """High contrast replaces backgrounds and shadows: heat, bars, dots, legends and what is chosen must not go too."""
+    path = tmp_path / "all.html"
+    tokens = ["The", " 6", "."]
+    lens = {
+        "tokens": tokens, "kl": [0.5, 1.0, 0.2], "student_logp": [-1.0] * 3, "teacher_logp": [-2.0, -0.5, -1.0],
+        "text": "The 6.", "success": False, "step": 1, "index": 0, "problem_id": "a", "prompt": "?",
+        "student_top": [["a"]] * 3, "student_top_logp": [[-0.5]] * 3,
+        "teacher_top": [["b"]] * 3, "teacher_top_logp": [[-0.5]] * 3,
+    }  # fmt: skip
+    table = [
+        {"text": str(i), "prompt": "?", "success": i == 0, "step": 1, "length": 3, "kl": 0.5, "group": i,
+         "implicit_reward": i - 0.5}
+        for i in range(2)
+    ]  # fmt: skip
+    write_page([EMTimeline(rows(8)), RolloutTable(table, selected=1), TokenLens([lens, lens | {"step": 2}])], path)
+    context = {"forced_colors": "active", "color_scheme": scheme, "viewport": {"width": 1280, "height": 1200}}
+    with offline_page(chromium, path, **context) as page:
+        for selector in (
+            ".vpd-tl-stage .vpd-tok", ".vpd-tl-bar i", ".vpd-tl-swatch", ".vpd-tl-tick", ".vpd-rt-dot",
+            ".vpd-rt-up i", ".vpd-rt-signed i", ".vpd-badge.vpd-right", ".vpd-badge.vpd-wrong",
+            ".vpd-heatstrip i:last-child",
+            ".vpd-option[aria-pressed=true]",
+        ):  # fmt: skip
+            assert page.locator(selector).count() > 0, selector
+            assert page.evaluate(COLOURED, selector) == 0, selector
+        row = page.locator(".vpd-rt-body [aria-selected=true]")
+        assert row.evaluate("node => getComputedStyle(node).outlineStyle") == "solid"
+        text = page.locator(".vpd-chart text").first.evaluate("node => getComputedStyle(node).fill")
+        assert text == page.locator("body").evaluate("node => getComputedStyle(node).color")
+
+
+def test_every_tab_stop_has_a_name(chromium: str, tmp_path: Path) -> None:
+    path = tmp_path / "all.html"
+    write_page(
+        [EMTimeline(rows(4)), RolloutTable([{"text": "a", "prompt": "b", "success": True}]), TokenLens({"text": "a"})],
+        path,
+    )
+    with offline_page(chromium, path) as page:
+        names = page.locator(".vpd [tabindex='0']").evaluate_all("all => all.map((one) => one.ariaLabel ?? '')")
+        assert len(names) == 3 and all("rrow" in name or "no tokens" in name for name in names), names
+
+
+@pytest.mark.slow
+def test_an_equal_line_does_not_hide_another(chromium: str, tmp_path: Path) -> None:
+    path = tmp_path / "equal.html"
+    EMTimeline([{"step": step, "kl": 0.5, "kl_teacher": 0.5, "teacher_drift": 0.1} for step in (1, 2)]).to_html(path)
+    widths = "all => all.map((one) => [one.dataset.series, getComputedStyle(one).strokeWidth])"
+    with offline_page(chromium, path) as page:
+        drawn = page.locator("svg[data-panel=trust] path[data-series]").evaluate_all(widths)
+        assert [name for name, _ in drawn] == ["teacher_drift", "kl_teacher", "kl"]  # the last is on top
+        assert float(drawn[1][1].removesuffix("px")) > 2 * float(drawn[2][1].removesuffix("px"))

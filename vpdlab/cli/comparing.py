@@ -119,7 +119,7 @@ def forecast(args: Sequence[str]) -> int:
     )
     arguments.add_argument("--batches", type=int, default=4, help="batches to sample, at least 2; default: 4")
     arguments.add_argument("--with-fit", type=path, metavar="FILE", help="a fit of your own, as --fit writes it")
-    arguments.add_argument("--fit", metavar="STUDY", help="instead: fit on the complete runs of this study")
+    arguments.add_argument("--fit", metavar="STUDY", help="instead: fit on the runs of this study that are complete")
     arguments.add_argument("--study-out", type=path, help="folder of that study; default: runs/study-NAME")
     arguments.add_argument("--write", type=path, default=Path("forecast.json"), help="the file that --fit writes")
     chosen, rest = parsed(arguments, args)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from vpdlab.config import learning, rules, running
+from vpdlab.config.naming import run_name
 from vpdlab.config.setting import SettingInfo, describe
 from vpdlab.config.words import read_options
 from vpdlab.errors import FAULTS, UserError, in_one_line
@@ -81,15 +82,19 @@ class RunConfig(  # a dataclass collects its fields from the last base to the fi
     @property
     def folder(self) -> Path:
         """The run's folder. Raises UserError where its name could not be a run's name."""
-        model = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.model).name) or "model"
-        folder = (
-            user_path("out", self.out) if self.out else Path("runs") / f"{self.method}-{self.task}-{model}-s{self.seed}"
-        )
+        folder = user_path("out", self.out) if self.out else self._default_folder()
         if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", folder.resolve().name):
             raise UserError(
                 f"out is {str(folder)!r}: a run's name has 1 to 64 letters, digits, '.', '_' or '-', and no leading dot"
             )
         return folder
+
+    def _default_folder(self) -> Path:
+        others = {field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default} - FREE
+        short, full = (Path("runs") / run_name(self.to_dict(), names, self.asked) for names in ((), others))
+        # Before names told settings apart, a run had the short one: it can still be resumed without naming its folder.
+        old = self.resumes and not (full / "config.json").exists() and (short / "config.json").exists()
+        return short if old else full
 
     @property
     def resumes(self) -> bool:

@@ -35,7 +35,8 @@ class RunSettings:
     seed: int = setting(0, 0, 2**32 - 1)
     """Seed of the problem order and of every sampled token."""
     out: str = setting("", changes_results=False)
-    """Run folder; empty: runs/METHOD-TASK-MODEL-sSEED."""
+    """Run folder; empty: runs/METHOD-TASK-MODEL-sSEED, followed by a mark of the other settings that differ from their
+    defaults."""
     checkpoint_every: int = setting(0, 0, changes_results=False)
     """Save a resumable checkpoint every N iterations, and at the start and the end; 0: only when interrupted."""
     checkpoint_keep: int = setting(2, 2, changes_results=False)

@@ -4,7 +4,7 @@ import { test } from "node:test";
 
 import { load } from "./load.mjs";
 
-const { groupsOf, marginOf, outcomeOf, passing, sorted } = await load("rollout_table");
+const { feedbackOf, groupsOf, keptEnd, leftOut, marginOf, outcomeOf, passing, sharedBeginning, sorted } = await load("rollout_table");
 
 const rows = [
   { step: 1, group: 0, success: true, signal: true, text: "The answer is 7", kl: 0.5, implicit_reward: 0.2 },
@@ -38,4 +38,26 @@ test("groups of one problem at one step", () => {
 test("the margin needs both kinds", () => {
   assert.ok(Math.abs(marginOf(rows) - 0.3) < 1e-12);
   assert.equal(marginOf(rows.slice(1)), null);
+});
+
+test("what all texts share at their beginning is left out, their ends are kept", () => {
+  const texts = ["The answer to 40 + 12 is 48.", "The answer to 40 + 13 is 53."];
+  assert.equal(sharedBeginning(texts), "The answer to 40 + ".length);
+  assert.equal(leftOut(texts, 40), 0);
+  assert.equal(texts[0].slice(leftOut(texts, 20)), "to 40 + 12 is 48.");
+  assert.equal(texts[0].slice(leftOut(texts, 8)), "12 is 48.");
+  assert.equal(keptEnd(texts[1], sharedBeginning(texts), 20), "…13 is 53.");
+  assert.equal(keptEnd("abcdefghijklmnop", 0, 11), "abcd…klmnop");
+  assert.equal(keptEnd("short", 0, 11), "short");
+  assert.equal(sharedBeginning(["one"]), 0);
+  assert.equal(sharedBeginning(["ab", "abc"]), 0); // no white space: a word is not cut
+  assert.equal(sharedBeginning(["", "abc"]), 0);
+});
+
+test("a row's feedback is the text that was read, else the reason", () => {
+  assert.equal(feedbackOf({ critique: "Too high.", source: "verifier" }), "Too high.");
+  assert.equal(feedbackOf({ demonstration: "Add.", signal: true }), "Add.");
+  assert.equal(feedbackOf({ signal: false, reason: "all failed" }), "all failed");
+  assert.equal(feedbackOf({ source: "verifier" }), "verifier");
+  assert.equal(feedbackOf({}), "–");
 });

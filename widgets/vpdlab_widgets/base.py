@@ -15,7 +15,7 @@ import traitlets
 from IPython.display import DisplayHandle
 from ipywidgets.embed import dependency_state
 
-from vpdlab_widgets import embed, palette
+from vpdlab_widgets import embed, lifetime, palette
 from vpdlab_widgets.embed import whole
 
 FALLBACK_LIMIT = 64 * 1024
@@ -44,6 +44,7 @@ class LabWidget(anywidget.AnyWidget):
     """The traits that `drive` linked, for the host of an offline page, where no kernel passes changes on."""
 
     _displays: Sequence[DisplayHandle] = ()
+    _made_layout = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         module = sys.modules[cls.__module__].__file__
@@ -64,6 +65,8 @@ class LabWidget(anywidget.AnyWidget):
                 f"(known: {', '.join(self._keywords())})"
             )
         super().__init__(**kwargs)
+        self._made_layout = "layout" not in kwargs
+        lifetime.made(self)
 
     @classmethod
     def _keywords(cls) -> list[str]:
@@ -96,12 +99,21 @@ class LabWidget(anywidget.AnyWidget):
         raise NotImplementedError(f"{type(self).__name__} needs a fallback() for readers without JavaScript")
 
     def _ipython_display_(self, **kwargs: Any) -> None:
-        bundle = self._repr_mimebundle_()
+        bundle = None if self.comm is None else self._repr_mimebundle_()
         if bundle is None:
+            print(f"<{type(self).__name__}, closed>")
             return
+        lifetime.shown(self)
         handle = DisplayHandle()
         handle.display(bundle[0], metadata=bundle[1], raw=True)
         self._displays = [*self._displays, handle]
+
+    def close(self) -> None:
+        """End the widget: its views, its model, and that of its layout unless it was handed in."""
+        layout = self.layout
+        super().close()
+        if self._made_layout:
+            layout.close()
 
     def refresh(self) -> None:
         """Write the static picture of every display of this widget again, for readers without JavaScript.
@@ -109,7 +121,7 @@ class LabWidget(anywidget.AnyWidget):
         A display keeps the picture of the moment when it was made. The live views start again: call it where a run
         ends, not while somebody works with them.
         """
-        for handle in self._displays:
+        for handle in self._displays if self.comm is not None else ():
             data, metadata = self._repr_mimebundle_() or ({}, {})
             handle.update(data, metadata=metadata, raw=True)
 

@@ -404,8 +404,8 @@ class CritiqueInfluence extends LabView {
     const bin = (i) => this.cells.findIndex(([start, end]) => i >= start && i < end);
     this.sums.textContent = token === null ? "sum" : "at token";
     this.lines.forEach(({ said, sum, marks }, i) => {
-      said.classList.toggle("vpd-ci-row-at", rowChosen && i === row);
-      said.classList.toggle("vpd-ci-row-pinned", i === pinnedRow);
+      for (const name of ["vpd-ci-row-at", "vpd-at"]) said.classList.toggle(name, rowChosen && i === row);
+      for (const name of ["vpd-ci-row-pinned", "vpd-chosen"]) said.classList.toggle(name, i === pinnedRow);
       const values = this.rows[i].values;
       const value = values === null ? NaN : token === null ? sumOf(values) : values[token];
       sum.textContent = values === null ? "–" : brief(value, this.measure().signed);

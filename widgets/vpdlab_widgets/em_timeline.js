@@ -315,7 +315,10 @@ class Timeline extends LabView {
     });
     svg.append(shape("path", { d: `M${left} 0V${panel.height}H${right}`, class: "vpd-frame" }));
     if (panel.goal !== null) svg.append(shape("path", { d: `M${left} ${y(panel.goal)}H${right}`, class: "vpd-emt-target" }));
-    for (const one of [...panel.series].reverse()) panel.probes ? this.drawProbe(svg, one, y) : this.drawSeries(svg, one, y);
+    for (const one of [...panel.series].reverse()) {
+      if (panel.probes) this.drawProbe(svg, one, y);
+      else this.drawSeries(svg, one, y, one !== panel.series[0]);
+    }
     for (const point of panel.evals) this.drawEval(svg, point, y);
     if (last) this.drawAxis(svg, panel.height);
     panel.marks = shape("g", {});
@@ -337,12 +340,12 @@ class Timeline extends LabView {
     svg.append(shape("path", { d: flags, class: "vpd-emt-flag" }));
   }
 
-  drawSeries(svg, one, y) {
+  drawSeries(svg, one, y, under) {
     const kept = one.values.length > MAX_POINTS ? thin(one.values, Math.ceil(this.width / 2)) : one.values.map((_, i) => i);
     const xs = kept.map((i) => this.x(this.steps[i]));
     const ys = kept.map((i) => (one.values[i] === null ? null : y(one.values[i])));
     const room = (this.width - this.left) / Math.max(1, this.steps.length);
-    const colour = `vpd-${one.colour}${room < 2 ? " vpd-fine" : ""}`;
+    const colour = `vpd-${one.colour}${room < 2 ? " vpd-fine" : ""}${under ? " vpd-under" : ""}`;
     svg.append(shape("path", { d: pathOf(xs, ys), class: `vpd-line ${colour}`, "data-series": one.key }));
     if (room < 11) return;
     const dots = xs.map((x, i) => (ys[i] === null ? "" : `M${x.toFixed(1)} ${ys[i].toFixed(1)}h0`)).join("");

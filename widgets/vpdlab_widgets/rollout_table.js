@@ -1,6 +1,10 @@
 // RolloutTable: rollouts to sort, search and select. Plain ES module; shared.js is prepended to it.
 
 const ROW = 30; // height of a row in pixels: only the rows in sight exist
+const TWO_LINES = 50; // its height where the feedback has a line of its own
+const SLIM = 1000; // width of the table below which there are no bars
+const SHORT = 24; // characters of feedback that fit a column
+const LETTER = { prompt: 6.7, text: 7.3, source: 6.7 }; // mean width of a character in pixels
 const SHOWN = 12; // rows in sight at most
 const OUTCOMES = ["all", "right", "wrong", "no signal"];
 
@@ -72,6 +76,39 @@ export function marginOf(rows) {
   const known = rows.filter((row) => numberOf(row, "implicit_reward") !== null);
   const [right, wrong] = [true, false].map((success) => known.filter((row) => row.success === success));
   return right.length && wrong.length ? mean(right) - mean(wrong) : null;
+}
+
+/**
+ * How many characters to leave out at the beginning of all texts, so that each fits: whole words that they share, and no
+ * more of them than needed. 0 where all fit.
+ */
+export function leftOut(texts, fits) {
+  const shared = sharedBeginning(texts);
+  const needed = Math.max(0, ...texts.map((text) => text.length)) + 1 - fits;
+  if (needed <= 1) return 0;
+  return needed >= shared ? shared : texts[0].slice(needed - 1).search(/\s/) + needed;
+}
+
+/** How many characters all texts share at their beginning, up to the last white space among them. */
+export function sharedBeginning(texts) {
+  if (texts.length < 2) return 0;
+  let length = Math.min(...texts.map((text) => text.length));
+  for (const text of texts) while (length > 0 && !text.startsWith(texts[0].slice(0, length))) length--;
+  return texts[0].slice(0, length).search(/\s\S*$/) + 1;
+}
+
+/** A text in at most `fits` characters: without the beginning that it shares, then without its middle. Its end is kept. */
+export function keptEnd(text, shared, fits) {
+  const rest = shared > 3 ? `…${text.slice(shared)}` : text;
+  if (rest.length <= fits) return rest;
+  const tail = Math.ceil(0.6 * (fits - 1));
+  return `${rest.slice(0, Math.max(0, fits - 1 - tail))}…${rest.slice(rest.length - tail)}`;
+}
+
+/** What a row says about its feedback: the text that the teacher reads, else why there is none. */
+export function feedbackOf(row) {
+  const told = row.critique || row.demonstration || (row.signal === false && row.reason) || "";
+  return clean(told, 2000).trim() || row.source || "–";
 }
 
 // ---- the view ----
@@ -162,14 +199,36 @@ class RolloutTable extends LabView {
       this.drawMosaic();
     }
     this.fresh = false;
-    const slim = width < 1000;
+    const slim = width < SLIM;
+    const two = this.columns.some(({ key }) => key === "source") && this.rows.some((row) => feedbackOf(row).length > SHORT);
+    this.row = two ? TWO_LINES : ROW;
     this.root.classList.toggle("vpd-rt-slim", slim);
-    this.root.style.setProperty("--columns", this.columns.map((one) => (slim && one.slim) || one.wide).join(" "));
-    this.body.style.height = `${Math.min(SHOWN, Math.max(1, this.places.length)) * ROW + 2}px`;
-    this.sheet.style.height = `${Math.max(1, this.places.length) * ROW}px`;
+    this.root.classList.toggle("vpd-rt-two", two);
+    this.root.style.setProperty("--row", `${this.row}px`);
+    this.root.style.setProperty("--columns", this.columns.filter(({ key }) => !two || key !== "source").map((one) => (slim && one.slim) || one.wide).join(" "));
+    this.body.style.height = `${Math.min(SHOWN, Math.max(1, this.places.length)) * this.row + 2}px`;
+    this.sheet.style.height = `${Math.max(1, this.places.length) * this.row}px`;
     // The header is as wide as the rows without their scroll bar.
     this.header.style.paddingRight = `${12 + this.body.offsetWidth - this.body.clientWidth}px`;
+    this.fit();
     this.follow();
+  }
+
+  /** How many characters of each column of texts fit, and how many to leave out where one does not fit. */
+  fit() {
+    const before = JSON.stringify(this.shortened);
+    this.shortened = {};
+    for (const [i, { key }] of this.columns.entries()) {
+      if (!LETTER[key]) continue;
+      const fits = Math.max(8, Math.floor(this.header.children[i].clientWidth / LETTER[key]));
+      const texts = [...new Set(this.places.map((place) => this.textOf(key, this.rows[place])))];
+      this.shortened[key] = { fits, shared: leftOut(texts, fits) };
+    }
+    if (JSON.stringify(this.shortened) !== before) this.drawn = "";
+  }
+
+  textOf(key, row) {
+    return key === "source" ? feedbackOf(row) : clean(row[key] ?? "–", 2000);
   }
 
   drawHead() {
@@ -186,6 +245,12 @@ class RolloutTable extends LabView {
       parts.push(mark);
     }
     this.head.replaceChildren(...parts);
+    const name = clean(this.model.get("title")) || "Rollouts";
+    this.body.setAttribute(
+      "aria-label",
+      `${name}: ${counted(this.rows.length, "rollout")}. Up and down arrows move, Enter selects, left and right arrows sort, ` +
+        "R reverses, slash searches, Escape leaves.",
+    );
   }
 
   drawControls() {
@@ -204,7 +269,7 @@ class RolloutTable extends LabView {
     const sort = this.model.get("sort");
     this.header.replaceChildren(
       ...this.columns.map(({ key, name, bar }) => {
-        const button = element("button", `vpd-rt-sort${bar ? " vpd-rt-number" : ""}`, name);
+        const button = element("button", `vpd-rt-sort vpd-rt-sort-${key}${bar ? " vpd-rt-number" : ""}`, name);
         button.type = "button";
         button.tabIndex = -1;
         const state = sort === key ? "ascending" : sort === `-${key}` ? "descending" : "none";
@@ -294,7 +359,7 @@ class RolloutTable extends LabView {
 
   /** The visible rows. Existing ones are kept, so that text selected in them stays selected. */
   drawRows() {
-    const first = Math.max(0, Math.floor(this.body.scrollTop / ROW) - 4);
+    const first = Math.max(0, Math.floor(this.body.scrollTop / this.row) - 4);
     const last = Math.min(this.places.length, first + SHOWN + 10);
     if (this.drawn === `${first} ${last}`) return;
     this.drawn = `${first} ${last}`;
@@ -306,7 +371,7 @@ class RolloutTable extends LabView {
     for (let line = first; line < last; line++) {
       const place = this.places[line];
       const node = element("div", "vpd-rt-row");
-      node.style.top = `${line * ROW}px`;
+      node.style.top = `${line * this.row}px`;
       node.setAttribute("role", "row");
       node.setAttribute("aria-rowindex", String(line + 1));
       node.dataset.place = place;
@@ -322,7 +387,8 @@ class RolloutTable extends LabView {
     for (const node of this.sheet.children) {
       const place = node.dataset.place === undefined ? null : Number(node.dataset.place);
       node.setAttribute("aria-selected", String(place !== null && place === selected));
-      node.classList.toggle("vpd-rt-at", place !== null && place === this.cursor);
+      for (const name of ["vpd-rt-at", "vpd-at"]) node.classList.toggle(name, place !== null && place === this.cursor);
+      node.classList.toggle("vpd-chosen", place !== null && place === selected);
     }
   }
 
@@ -331,12 +397,14 @@ class RolloutTable extends LabView {
     cell.setAttribute("role", "gridcell");
     if (key === "success") {
       const outcome = outcomeOf(row);
-      cell.append(element("i", `vpd-rt-dot vpd-rt-${outcome}`), row.finished === false ? `${outcome}, truncated` : outcome);
+      cell.append(element("i", `vpd-data vpd-rt-dot vpd-rt-${outcome}`), row.finished === false ? `${outcome}, truncated` : outcome);
       return cell;
     }
     if (!bar) {
-      const said = key === "source" ? row.source || (row.signal === false ? row.reason : "") || "–" : row[key];
-      cell.textContent = clean(said ?? "–", 160);
+      const said = this.textOf(key, row);
+      const { fits, shared } = this.shortened[key] ?? { fits: 160, shared: 0 };
+      cell.textContent = keptEnd(said, shared, fits);
+      if (cell.textContent !== said || row.source) cell.title = key === "source" && row.source ? `${clean(row.source, 60)}: ${said}` : said;
       if (key === "source" && !row.source) cell.classList.add("vpd-rt-quiet");
       return cell;
     }
@@ -345,7 +413,7 @@ class RolloutTable extends LabView {
     const track = element("span", `vpd-rt-track vpd-rt-${bar}`);
     if (value !== null && this.reach[key] > 0) {
       const share = Math.abs(value) / this.reach[key];
-      const fill = element("i", value < 0 ? "vpd-rt-minus" : "vpd-rt-plus");
+      const fill = element("i", `vpd-data ${value < 0 ? "vpd-rt-minus" : "vpd-rt-plus"}`);
       fill.style.width = `${(bar === "signed" ? 50 : 100) * share}%`;
       track.append(fill);
     }
@@ -440,8 +508,8 @@ class RolloutTable extends LabView {
   goTo(line) {
     if (this.places.length === 0) return;
     const to = Math.min(Math.max(line, 0), this.places.length - 1);
-    if (to * ROW < this.body.scrollTop) this.body.scrollTop = to * ROW;
-    const over = (to + 1) * ROW - this.body.clientHeight;
+    if (to * this.row < this.body.scrollTop) this.body.scrollTop = to * this.row;
+    const over = (to + 1) * this.row - this.body.clientHeight;
     if (over > this.body.scrollTop) this.body.scrollTop = over;
     this.moveTo(this.places[to]);
   }

@@ -286,7 +286,10 @@ class RunCompare extends LabView {
     const under = time ? `${this.axis.name} (${units[unit]})` : this.axis.name;
     svg.append(shape("text", { x: (left + right) / 2, y: height + 29, class: "vpd-middle" }, under));
     const chosen = this.model.get("selected");
-    for (const method of panel.methods) this.drawMethod(svg, method, x, y, chosen);
+    // Solid lines first: where two are equal, the dashed one leaves gaps.
+    const solid = ({ slot }) => PALETTE.styles[slot][1].length === 0;
+    const ordered = [...panel.methods].sort((a, b) => solid(b) - solid(a));
+    for (const method of ordered) this.drawMethod(svg, method, x, y, chosen);
     if (first) this.nameLines(svg, panel, right, y, height);
     panel.marks = shape("g", {});
     svg.append(panel.marks);

@@ -358,6 +358,30 @@ export class LabView {
     this.resize = new ResizeObserver(() => {
       if (Math.floor(this.measured.clientWidth) !== this.width) this.schedule();
     });
+    this.tied = [];
+    this.tie();
+  }
+
+  /**
+   * Linked widgets follow each other through the kernel. Where it has ended, or the notebook was opened again, nobody
+   * passes changes on, and one widget would show another rollout than the other: then this view does.
+   */
+  async tie() {
+    const manager = this.model.widget_manager; // an offline page has none, and ties its widgets itself
+    for (const { source, model, target } of manager ? (this.model.get("links") ?? []) : []) {
+      if (!manager.has_model?.(model)) continue; // its cell was not run, or has another one now
+      const other = await manager.get_model(model);
+      if (this.events.signal.aborted) return;
+      const give = () => other.comm_live || other.set(target, this.model.get(source));
+      const take = () => other.comm_live || this.model.set(source, other.get(target));
+      const tell = () => this.root.classList.toggle("vpd-alone", !other.comm_live);
+      this.hear(`change:${source}`, give);
+      for (const [name, handler] of [[`change:${target}`, take], ["comm_live_update", tell]]) {
+        other.on(name, handler);
+        this.tied.push(() => other.off(name, handler));
+      }
+      tell();
+    }
   }
 
   /** Call `handler` for an event of `node` until the view is destroyed. */
@@ -406,6 +430,7 @@ export class LabView {
     this.events.abort();
     this.resize.disconnect();
     for (const [name, handler] of this.handlers) this.model.off(name, handler);
+    for (const untie of this.tied) untie();
   }
 }
 

@@ -357,7 +357,7 @@ class TokenLens extends LabView {
     this.range.setAttribute("aria-label", "recorded rollouts of this problem");
     this.range.addEventListener("input", () => this.tell({ index: this.mine[Number(this.range.value)] }));
     // The outcome of each rollout, to show where it changes.
-    this.dots = this.mine.length <= 64 ? this.mine.map((i) => element("i", `vpd-tl-tick ${outcomeOf(this.packed[i].meta)[1]}`)) : [];
+    this.dots = this.mine.length <= 64 ? this.mine.map((i) => element("i", `vpd-data vpd-tl-tick ${outcomeOf(this.packed[i].meta)[1]}`)) : [];
     const dots = element("span", "vpd-tl-ticks");
     dots.append(...this.dots);
     this.track = element("span", "vpd-tl-track");
@@ -857,14 +857,14 @@ class TokenLens extends LabView {
 
 function sideKey(side, name) {
   const key = element("span", "vpd-key");
-  key.append(element("i", `vpd-tl-swatch vpd-tl-${side}-fill`), name);
+  key.append(element("i", `vpd-data vpd-tl-swatch vpd-tl-${side}-fill`), name);
   return key;
 }
 
 function barOf(side, share) {
   const track = element("span", `vpd-tl-bar vpd-tl-bar-${side}`);
   if (share !== null) {
-    const bar = element("i", `vpd-tl-${side}-fill`);
+    const bar = element("i", `vpd-data vpd-tl-${side}-fill`);
     bar.style.width = `${(100 * share).toFixed(2)}%`;
     track.append(bar);
   }

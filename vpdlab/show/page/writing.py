@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +37,8 @@ def notebook_to_page(notebook_path: str | Path, html_path: str | Path, title: st
         UserError: the notebook is missing, unreadable or was never executed, or the page cannot be written.
     """
     source, target = Path(notebook_path), Path(html_path)
-    try:
+    with _in_one_line(source):
         text = _page(read_notebook(source), source, title)
-    except UserError:
-        raise
-    except RecursionError as error:
-        raise UserError(f"{source}: something in this notebook is nested too deeply for a page") from error
-    except (InvalidNotebook, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise UserError(f"{source}: something in this notebook cannot be put on a page ({reason})") from error
     if target.is_symlink():
         raise UserError(f"{target} is a link, and a page is never written through a link: remove it, or name another")
     try:
@@ -52,6 +47,26 @@ def notebook_to_page(notebook_path: str | Path, html_path: str | Path, title: st
     except OSError as error:
         raise UserError(f"{target}: cannot write the page ({error.strerror})") from error
     return target
+
+
+def page_of(notebook: Any, source: Path, title: str | None = None) -> str:
+    """The page of a notebook that was read from `source`, where its images are too. Raises UserError as above."""
+    with _in_one_line(source):
+        return _page(notebook, source, title)
+
+
+@contextmanager
+def _in_one_line(source: Path) -> Iterator[None]:
+    """Whatever a notebook makes other libraries raise, as a UserError that names the file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except RecursionError as error:
+        raise UserError(f"{source}: something in this notebook is nested too deeply for a page") from error
+    except (InvalidNotebook, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{source}: something in this notebook cannot be put on a page ({reason})") from error
 
 
 def _page(notebook: Any, source: Path, title: str | None) -> str:

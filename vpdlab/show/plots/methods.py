@@ -11,6 +11,7 @@ from vpdlab.show.plots.style import (
     GREY,
     STUDENT,
     TEACHER,
+    colour_bar,
     dress,
     dress_heatmap,
     label,
@@ -37,7 +38,7 @@ def push_figure(tokens: Sequence[str], weights: Mapping[str, Sequence[float]], s
 
     names, places = list(weights), list(range(len(tokens)))
     colours = [[value / scale[name] for value in weights[name]] for name in names]
-    bar = {"title": "push", "tickvals": [-1, 0, 1], "ticktext": ["less likely", "0", "more likely"], "thickness": 12}
+    bar = colour_bar("push", tickvals=[-1, 0, 1], ticktext=["less likely", "0", "more likely"])
     figure = go.Figure(
         go.Heatmap(
             z=colours, x=places, y=labels(names), customdata=[list(weights[name]) for name in names], zmin=-1, zmax=1,
@@ -57,7 +58,7 @@ def likeness_figure(names: Sequence[str], values: Sequence[Sequence[float]]) -> 
             z=values, x=labels(names), y=labels(names), zmin=-1, zmax=1, xgap=2, ygap=2,
             colorscale=OPAQUE,
             texttemplate="%{z:.2f}", textfont={"color": "white"}, hovertemplate="%{y}, %{x}: %{z:.3g}<extra></extra>",
-            colorbar={"title": "cosine", "thickness": 12},
+            colorbar=colour_bar("cosine"),
         )
     )  # fmt: skip
     return dress_heatmap(figure, 80 + 36 * len(names), "")
@@ -69,12 +70,12 @@ def move_figure(moves: Mapping[str, Mapping[str, float]], unit: str = "push, lar
 
     figure = go.Figure()
     for name, row in moves.items():
-        style, symbol = line_style(list(moves), name)
+        marker = line_style(list(moves), name)["marker"]
         bar = go.Bar(
             x=[quoted(token) for token in row],
             y=numbers(list(row.values())),
             name=label(name),
-            marker={"color": style["color"], "pattern": {"shape": "/" if symbol["symbol"].endswith("-open") else ""}},
+            marker={"color": marker["color"], "pattern": {"shape": "/" if marker["symbol"].endswith("-open") else ""}},
         )
         figure.add_trace(bar)
     figure.update_xaxes(type="category")

@@ -60,7 +60,7 @@ def token_figure(tokens: Sequence[str], kl: Sequence[float]) -> Any:
     )
     figure.update_xaxes(tickmode="array", tickvals=places, ticktext=token_labels(tokens))
     figure.update_yaxes(title="KL(student‖teacher), nats")
-    return dress(figure, 280, "token of the response")
+    return dress(figure, 280, "token of the response").update_xaxes(zeroline=False)  # it would cross the first token
 
 
 def top_figure(tops: Mapping[str, Sequence[tuple[str, float]]], title: str) -> Any:

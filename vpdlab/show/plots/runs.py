@@ -138,10 +138,9 @@ def lines_figure(x: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[
     for place, lines in enumerate(panels.values(), start=1):
         for name, values in lines.items():
             mode = "lines+markers" if len(x) < 40 else "lines"
-            style, marker = line_style(names, name)
             line = go.Scatter(
                 x=numbers(x), y=numbers(values), name=label(name), mode=mode, legendgroup=label(name),
-                line=style, marker=marker,
+                **line_style(names, name),
                 showlegend=several and name not in shown,
             )  # fmt: skip
             shown.add(name)
@@ -180,17 +179,17 @@ def _band(curves: Sequence[Mapping[str, Any]], name: str, names: Sequence[str], 
     """The mean line of one method, and the range over its seeds."""
     import plotly.graph_objects as go
 
-    style, marker = line_style(names, name)
+    style = line_style(names, name)
     points = numbers(curves[0]["rollouts"])
     at = list(zip(*(curve["accuracy"] for curve in curves), strict=True))
     lows, highs, means = [min(v) for v in at], [max(v) for v in at], [sum(v) / len(v) for v in at]
     name = label(name)
     shared = {"legendgroup": name, "hoverinfo": "skip", "showlegend": False}
-    shade = tinted(style["color"], 0.16)
+    shade = tinted(style["line"]["color"], 0.16)
     edge = go.Scatter(x=points, y=highs, mode="lines", line={"width": 0}, **shared)
     fill = go.Scatter(x=points, y=lows, mode="lines", line={"width": 0}, fill="tonexty", fillcolor=shade, **shared)
     line = go.Scatter(
         x=points, y=means, mode="lines+markers", name=name, legendgroup=name, showlegend=legend,
-        line=style, marker=marker, hovertemplate="%{y:.1%}",
+        hovertemplate="%{y:.1%}", **style,
     )  # fmt: skip
     return edge, fill, line

@@ -53,12 +53,19 @@ def quoted(token: str) -> str:
     return f"“{label(token)}”"
 
 
-def line_style(names: Sequence[str], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Plotly's `line` and `marker` of one of several methods or other lines: its own in colour, dash and marker."""
+def line_style(names: Sequence[str], name: str) -> dict[str, Any]:
+    """Plotly's settings of one of several methods or other lines: its own in colour, dash and marker.
+
+    Dashed lines are above solid ones: where two are equal, both show.
+    """
     style = palette.STYLES[palette.slots(names)[list(names).index(name)]]
     colour = palette.EITHER[style.colour]
     dash = ",".join(f"{length}px" for length in style.dash) or "solid"
-    return {"color": colour, "dash": dash, "width": 2}, {"color": colour, "symbol": style.marker, "size": 7}
+    return {
+        "line": {"color": colour, "dash": dash, "width": 2},
+        "marker": {"color": colour, "symbol": style.marker, "size": 7},
+        "zorder": 2 if style.dash else 1,
+    }
 
 
 def dress(figure: Any, height: int, x_title: str) -> Any:
@@ -74,6 +81,11 @@ def dress(figure: Any, height: int, x_title: str) -> Any:
         font={"color": GREY, "size": 12},
         legend={"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0},
     )
+
+
+def colour_bar(title: str, **ticks: Any) -> dict[str, Any]:
+    """A heat map's colour bar; its title is beside it, where no tick label is."""
+    return {"title": {"text": title, "side": "right"}, "thickness": 12, **ticks}
 
 
 def dress_heatmap(figure: Any, height: int, x_title: str) -> Any:
