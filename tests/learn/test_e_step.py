@@ -196,7 +196,7 @@ def test_an_e_step_makes_no_pass_that_it_need_not(monkeypatch, tokens, size) -> 
     monkeypatch.setattr(policy, "token_dist", lambda view: calls.append(len(view.rows)) or real(view))
     e_step(run.learner, batch)
     checked = [CHECKED] if tokens > 1 else [1] * CHECKED
-    # The last minibatch of the pass that finds the shift serves as the update's own, if that is over the whole batch.
+    # The first minibatch of the pass that finds the shift serves as the update's own, if that is over the whole batch.
     again = {(16384, 0): [16], (16384, 1): [16] + [4] * 4, (1, 0): [1] * 31}[tokens, size]
     assert calls == checked + again
 

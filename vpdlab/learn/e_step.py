@@ -57,7 +57,7 @@ def e_step(learner: Learner, batch: Batch) -> EStep:
 
     The student's log-probabilities and the shift are computed once, before the first update. Gradients flow through
     the feedback view only. Where the first update is over the whole batch, the pass that finds the shift keeps the
-    graph of its last minibatch, which serves as the update's own.
+    graph of its first minibatch, which serves as the update's own.
     """
     c, policy, batch = learner.config, learner.policy, batch.select(batch.signal)
     if learner.e_steps_ended:
@@ -109,17 +109,16 @@ def _accumulate(
 
 def _before(policy: Policy, batch: Batch, rows: Sequence[int]) -> tuple[Tensor, list[tuple[TokenBatch, Tensor | None]]]:
     """[B] log q of all rollouts, without gradient; and, where `rows` are all of them, the minibatches of the update,
-    the last one first and with its log q, with gradient: one graph is all that is held at a time."""
+    the first and largest with its log q, with gradient: one graph is all that is held at a time."""
     if len(rows) != len(batch) or policy.config.shard:
         return policy.score(batch.teacher), []
     before, kept = torch.zeros(len(batch), device=policy.device), []
     views = [view for (view,) in policy.minibatches(batch.teacher, rows=rows)]
-    for place, view in enumerate(views):
-        last = place == len(views) - 1
-        with torch.set_grad_enabled(last):
+    for place, view in reversed(list(enumerate(views))):
+        with torch.set_grad_enabled(place == 0):
             logp = policy.logp(view)
         before[view.rows.to(logp.device)] = logp.detach().to(before.dtype)
-        kept.insert(0, (view, logp if last else None))
+        kept.insert(0, (view, logp if place == 0 else None))
     return processes.add(before), kept
 
 
