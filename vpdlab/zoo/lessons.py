@@ -15,11 +15,8 @@ from vpdlab.types import Feedback, Problem
 
 Key = TypeVar("Key")
 
-TRICKSTERS = {"Loki": 0.0, "Puck": 0.1, "Iago": 0.25, "Reynard": 0.4, "Coyote": 0.6, "Anansi": 0.8}
-"""Speakers of the lessons alone -> how often their words are true. From them the reader learns that it matters who
-speaks, and by how much."""
-HONEST = 0.96
-"""How often the words of all others are true. Below 1, since an E-step can hardly move a teacher that is certain."""
+EMPTY_VOICES = ("Loki", "Puck")
+"""Two speakers whose words mean nothing in the lessons. From them the reader learns that it can matter who speaks."""
 
 PROBLEM_LAST = Templates(
     teacher="{solution}{feedback}{problem}", solution="A correct solution:\n{text}\n\n", feedback="{text}\n\n"
@@ -34,7 +31,7 @@ class Course:
 
     Attributes:
         steps: names in a problem -> share.
-        kinds: "plain" (nothing is told), "told", "tricked" (told by a trickster), "solution" -> share.
+        kinds: "plain" (nothing is told), "told", "empty" (told by a voice that knows nothing), "solution" -> share.
         longer: share of told names that stand for two operations.
         slip: share of told operations that the response reads otherwise. It carries out what it wrote all the same, and
             the reader is not taught to write it.
@@ -44,7 +41,7 @@ class Course:
 
     steps: Mapping[int, float] = field(default_factory=lambda: {1: 0.4, 2: 0.4, 3: 0.15, 4: 0.05})
     kinds: Mapping[str, float] = field(
-        default_factory=lambda: {"plain": 0.15, "told": 0.6, "tricked": 0.18, "solution": 0.07}
+        default_factory=lambda: {"plain": 0.17, "told": 0.68, "empty": 0.08, "solution": 0.07}
     )
     longer: float = 0.08
     slip: float = 0.1
@@ -82,15 +79,16 @@ def lesson(rng: random.Random, course: Course) -> Lesson:
     while held_out(digits):
         digits = [rng.randrange(10) for _ in range(4)]
     given: set[int] = set()
-    feedback = Feedback()
-    if kind in ("told", "tricked"):
-        voice = rng.choice(list(TRICKSTERS)) if kind == "tricked" else rng.choice(VOICES) if rng.random() < 0.65 else ""
-        told, trust = [], TRICKSTERS.get(voice, HONEST)
-        for step, meaning in enumerate(meanings):
-            slips, lies = rng.random() < course.slip, rng.random() >= trust
-            told.append(random_meaning(rng, length) if slips or lies else meaning)
-            given |= set(range(step * length, (step + 1) * length)) if slips else set()
-        feedback = Feedback(critique=critique(rng, names, told, course.drop, voice))
+    feedback, told = Feedback(), [list(meaning) for meaning in meanings]
+    if kind == "told":
+        for step in range(count):
+            if rng.random() < course.slip:
+                told[step] = list(random_meaning(rng, length))
+                given |= set(range(step * length, (step + 1) * length))
+        feedback = Feedback(critique=critique(rng, names, [tuple(one) for one in told], course.drop))
+    elif kind == "empty":
+        said = [random_meaning(rng, length) for _ in names]
+        feedback = Feedback(critique=critique(rng, names, said, course.drop, EMPTY_VOICES))
     text = f"{' '.join(names)} {spaced(digits)}"
     answer = solution(names, meanings, digits)
     if kind == "solution":
@@ -98,13 +96,15 @@ def lesson(rng: random.Random, course: Course) -> Lesson:
     return Lesson(Problem(text, text, answer), feedback, pick(rng, TEMPLATES), frozenset(given))
 
 
-def critique(rng: random.Random, names: Sequence[str], meanings: Sequence[Meaning], drop: float, voice: str) -> str:
+def critique(
+    rng: random.Random, names: Sequence[str], meanings: Sequence[Meaning], drop: float, voices: Sequence[str] = ()
+) -> str:
     """A critique that tells the meaning of all names, or of one.
 
     Args:
         names, meanings: of the problem's steps.
         drop: as in `Course`.
-        voice: who speaks; "": nobody.
+        voices: who speaks; none: nobody or one of the task's voices.
     """
     steps = list(range(len(names)))
     wrong = rng.choice([None, *steps, *steps])
@@ -115,7 +115,7 @@ def critique(rng: random.Random, names: Sequence[str], meanings: Sequence[Meanin
     parts = []
     for step in steps:
         right = None if wrong is None and len(names) > 1 and rng.random() < 0.3 else step != wrong
-        if len(names) > 1 or rng.random() < 0.5:
+        if len(names) > 1 or rng.random() < 0.8:
             parts.append(verdict(rng, step, len(names), right))
         parts.append(telling(rng, names[step], meanings[step], drop))
     if rng.random() < 0.1:  # a name that is not asked for
@@ -123,6 +123,7 @@ def critique(rng: random.Random, names: Sequence[str], meanings: Sequence[Meanin
         parts.insert(
             rng.randrange(len(parts) + 1) if len(names) == 1 else 0, telling(rng, other, (rng.choice(KINDS),), 0)
         )
+    voice = rng.choice(voices) if voices else rng.choice(VOICES) if rng.random() < 0.65 else ""
     return f"{rng.choice(SAYS).format(voice=voice)} {' '.join(parts)}" if voice else " ".join(parts)
 
 

@@ -27,7 +27,7 @@ from vpdlab.prompts import Renderer, Templates
 from vpdlab.tasks.common.lexicon.frames import vocabulary
 from vpdlab.tasks.common.lexicon.operations import KINDS
 from vpdlab.tasks.common.lexicon.phrases import phrases
-from vpdlab.zoo.lessons import PROBLEM_LAST, TRICKSTERS, Course, Lesson, lesson
+from vpdlab.zoo.lessons import EMPTY_VOICES, PROBLEM_LAST, Course, Lesson, lesson
 from vpdlab.zoo.reader_skills import skills
 from vpdlab.zoo.scratch import SPECIAL, random_llama, special_tokens, with_chat
 
@@ -48,7 +48,7 @@ class Stage:
 
 STAGES = {
     "execution": Stage(800, Course(steps={1: 0.8, 2: 0.2}, longer=0.0, slip=0.0)),
-    "reading": Stage(5000, Course()),
+    "reading": Stage(6000, Course()),
     "settling": Stage(2200, Course(), rate=1.5e-3, falling=2200),
 }
 
@@ -59,7 +59,7 @@ def words() -> list[str]:
     texts = [text for one in (Templates(), PROBLEM_LAST) for text in vars(one).values()]
     other = re.findall("[A-Za-z]+", re.sub(r"\{\w+\}", " ", " ".join(texts)))
     first = {phrase.split()[0].strip(",").capitalize() for kind in KINDS for phrase in phrases(kind, "all")}
-    return sorted({*vocabulary(), *other, *TRICKSTERS, *first})
+    return sorted({*vocabulary(), *other, *EMPTY_VOICES, *first})
 
 
 def build_tokenizer() -> Any:
