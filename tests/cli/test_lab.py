@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from typing import Any
 import nbformat
 import pytest
 from lab_server import Lab, jupyterlab
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from offline_browser import FLAGS
 from planted import TEXT
 
@@ -515,3 +516,48 @@ def test_a_cell_that_runs_again_leaves_no_models_behind(lab, browser, recorded):
         save(page)
         saved = nbformat.read(lab.folder / "again.ipynb", as_version=4)
         assert len(saved.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]) < 30
+
+
+def test_a_lesson_in_jupyterlab(lab, browser):
+    """Folded code with its time, a covered answer, a clicker's keys, and no cell added by the key that asks for it."""
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    told = [
+        new_markdown_cell("# A lesson\n\n*Predict:* what is it?"),
+        new_code_cell("import time; time.sleep(1); 'it is 2'"),
+    ]
+    parts = [new_markdown_cell(f"## Part {i}\n\n" + "word " * 900) for i in range(3)]
+    first = new_code_cell("from vpdlab_widgets import ClassMode; ClassMode(on=True)")
+    nbformat.write(new_notebook(cells=[first, *told, *parts], metadata=metadata), lab.folder / "lesson.ipynb")
+    with opened(lab, browser, "lesson.ipynb") as page:
+        page.wait_for_selector(".vpd-class .vpd-class-covered")
+        page.wait_for_function(IDLE)
+        before = cells(page)
+        output = page.locator(".jp-OutputArea-output", has_text="it is 2")
+        assert output.is_hidden()
+        folded = page.locator(".jp-CodeCell .jp-Cell-inputWrapper").nth(1)
+        page.evaluate(f"void ({PANEL}.content.activeCellIndex = 2)")
+        page.evaluate("void window.jupyterapp.commands.execute('notebook:run-cell')")
+        timed = "document.querySelectorAll('.jp-CodeCell .jp-Cell-inputWrapper')[1].dataset.vpdTime"
+        page.wait_for_function(timed)
+        seconds = re.fullmatch(r" · ([\d.]+) s", folded.get_attribute("data-vpd-time"))[1]
+        assert 0.8 < float(seconds) < 5  # it sleeps for one
+        assert "code" in folded.evaluate("node => getComputedStyle(node, '::before').content")
+        assert folded.locator(".jp-InputArea").is_hidden()
+        page.locator(".jp-MarkdownCell").first.locator(".jp-InputCollapser, .jp-Collapser").first.dispatch_event(
+            "mousedown"
+        )
+        page.keyboard.press("a")
+        assert output.is_visible()
+        page.keyboard.press("?")
+        assert "implicit reward" in page.get_by_role("dialog").inner_text()
+        photograph(page, "lesson")
+        page.keyboard.press("Escape")
+        seen = []
+        for _ in range(4):
+            page.keyboard.press("PageDown")
+            page.wait_for_timeout(200)
+            seen.append(page.evaluate(f"{PANEL}.content.activeCellIndex"))
+        assert seen == sorted(set(seen)) and seen[-1] > 2
+        assert cells(page) == before
+        page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        page.wait_for_selector(".vpd-class")

@@ -125,7 +125,7 @@ def test_a_run_is_inspected_from_its_folder_and_made_where_there_is_none(tmp_pat
         assert ("a small one is made" in said) == (walk == "made")
         assert "no torch here" in said and "held-out accuracy" in said and "iteration   7: " in said
         page = (tmp_path / "here" / walk / f"{name}.html").read_text()
-        assert page.count('class="vpd-mount"') == 4  # timeline, table and two lenses
+        assert page.count('class="vpd-mount"') == 5  # class mode, timeline, table and two lenses
         if walk == "made":
             (made,) = [line.split(": ")[0] for line in said.splitlines() if ": complete at step 8" in line]
             shutil.move(made, tmp_path / "here" / "runs" / "mine")

@@ -90,7 +90,7 @@ def test_code_is_folded_and_opens(chromium: str, executed: Path, tmp_path: Path)
         assert page.title() == "<Mine>"
         code = page.locator(".vpd-code .highlight")
         assert [code.nth(i).is_visible() for i in range(code.count())] == [False] * 5
-        assert page.locator(".vpd-code summary").first.inner_text() == "parameters"
+        assert page.locator(".vpd-code summary").first.inner_text().startswith("parameters")
         page.locator(".vpd-all-code").click()
         assert "steps" in code.first.inner_text()
         page.wait_for_selector(".vpd-plot .main-svg")
@@ -109,7 +109,7 @@ def test_what_is_folded_in_the_text_stays_folded(tmp_path: Path) -> None:
 def test_plotly_stands_once_and_only_where_needed(tmp_path: Path) -> None:
     figure = {"data": [{"y": [1, None]}], "layout": {"height": 300}}
     plain = notebook_to_page(write(tmp_path / "a.ipynb", [shown()]), tmp_path / "a.html")
-    assert plain.stat().st_size < 50_000
+    assert plain.stat().st_size < 80_000
     cells = [shown(new_output("display_data", {PLOTLY: figure, "text/html": "x" * 2_000_000})) for _ in range(3)]
     drawn = notebook_to_page(write(tmp_path / "b.ipynb", cells), tmp_path / "b.html").read_text(encoding="utf-8")
     assert 4_000_000 < len(drawn) < 6_000_000
@@ -136,7 +136,7 @@ def test_modules_stand_once_and_the_saved_state_only_where_shown(tmp_path: Path)
     assert text.count("<p>fallback</p>") == 2
     assert "widget-state+json" not in text
     data = json.loads(re.search(r'id="vpd-widgets">(.*?)</script>', text, re.DOTALL).group(1))
-    assert set(data["models"]) == {"m1", "m2"}
+    assert set(data["models"]) == {"m1", "m2", "class-mode"}
 
 
 def test_a_progress_bar_shows_its_last_state(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_widget_without_saved_state_shows_its_fallback(tmp_path: Path) -> None
     target = notebook_to_page(write(tmp_path / "a.ipynb", [shown(output)]), tmp_path / "a.html")
     text = target.read_text(encoding="utf-8")
     assert "<p>a table</p>" in text
-    assert "data-vpd-model" not in text
+    assert text.count('data-vpd-model="') == 1  # class mode's
 
 
 def test_errors_and_colours_of_a_terminal_are_shown_as_text(tmp_path: Path) -> None:
@@ -260,3 +260,18 @@ def test_nbconvert_can_write_the_page(executed: Path, tmp_path: Path) -> None:
     assert resources["output_extension"] == ".html" and PageExporter.export_from_notebook
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["entry-points"]["nbconvert.exporters"]["vpdlab"] == f"{PageExporter.__module__}:PageExporter"
+
+
+def test_a_page_has_one_class_mode_and_the_time_of_each_cell(tmp_path: Path) -> None:
+    state = {"_anywidget_id": "vpdlab_widgets.class_mode.ClassMode", "on": True, "notation": []}
+    saved = {"widgets": {WIDGET_STATE: {"state": {"mine": {"state": state}}, "version_major": 2, "version_minor": 0}}}
+    own = shown(new_output("display_data", {WIDGET_VIEW: {"model_id": "mine"}, "text/plain": "w"}))
+    text = notebook_to_page(write(tmp_path / "a.ipynb", [own], **saved), tmp_path / "a.html").read_text()
+    assert text.count('data-vpd-model="') == 1 and 'data-vpd-model="mine"' in text
+    times = [
+        {"papermill": {"duration": 75.25}}, {"papermill": {"duration": "</summary>"}}, {"papermill": {"duration": 600}},
+        {"execution": {"iopub.execute_input": "2026-01-01T00:00:00Z", "shell.execute_reply": "never"}}, {},
+    ]  # fmt: skip
+    cells = [new_code_cell("1", execution_count=1, metadata=one) for one in times]
+    text = notebook_to_page(write(tmp_path / "b.ipynb", cells), tmp_path / "b.html").read_text()
+    assert re.findall(r"<summary>(.*?)</summary>", text) == ["code · 75.2 s", "code", "code · 10 min", "code", "code"]

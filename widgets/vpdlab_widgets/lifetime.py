@@ -51,10 +51,10 @@ def _after_cell(result: Any) -> None:
 
 def _here() -> Place | None:
     """The running cell; None outside of one, and in a frontend that does not name its cells."""
-    shell = get_ipython()
-    parent = shell.get_parent() if hasattr(shell, "get_parent") else None
-    cell = ((parent or {}).get("metadata") or {}).get("cellId")
-    if shell is None or not cell:
+    shell: Any = get_ipython()
+    parent = (shell.get_parent() if hasattr(shell, "get_parent") else None) or {}
+    cell = (parent.get("metadata") or {}).get("cellId")
+    if not cell:
         return None
     if shell not in _watched:
         shell.events.register("post_run_cell", _after_cell)

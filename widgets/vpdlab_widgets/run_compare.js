@@ -127,14 +127,6 @@ export function summaryOf(runs) {
   return { start: over((ys) => ys[0]), final: over((ys) => ys.at(-1)), best: over((ys) => Math.max(...ys)), gain: over((ys) => ys.at(-1) - ys[0]) };
 }
 
-/** A duration in human-readable form. */
-export function duration(seconds) {
-  if (!Number.isFinite(seconds)) return "–";
-  if (seconds < 100) return `${Number(seconds.toPrecision(3))} s`;
-  if (seconds < 6000) return `${Number((seconds / 60).toPrecision(3))} min`;
-  return `${Number((seconds / 3600).toPrecision(3))} h`;
-}
-
 // ---- the view ----
 
 class RunCompare extends LabView {

@@ -187,6 +187,14 @@ export function fitted(value, width, signed = false) {
   return fits ?? "";
 }
 
+/** A duration in human-readable form. */
+export function duration(seconds) {
+  if (!Number.isFinite(seconds)) return "–";
+  if (seconds < 100) return `${Number(seconds.toPrecision(3))} s`;
+  if (seconds < 6000) return `${Number((seconds / 60).toPrecision(3))} min`;
+  return `${Number((seconds / 3600).toPrecision(3))} h`;
+}
+
 // ---- untrusted text ----
 
 // Control characters, marks that change direction, invisible characters, and tag characters that encode hidden text.

@@ -21,7 +21,8 @@ _TEMPLATE = """
 {%- if cell.source.strip() -%}
 {%- set tags = cell.metadata.get('tags', []) -%}
 <details class="vpd-code">
-<summary>{{ 'parameters' if 'parameters' in tags or 'injected-parameters' in tags else 'code' }}</summary>
+<summary>{{ 'parameters' if 'parameters' in tags or 'injected-parameters' in tags else 'code' }}
+{%- if cell.metadata.get('took') %} · {{ cell.metadata.took }}{% endif %}</summary>
 {{ cell.source | highlight_code(metadata=cell.metadata) | clean_html }}
 </details>
 {%- endif -%}

@@ -19,6 +19,7 @@ from vpdlab.show.page.reading import as_dict, as_list
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 _PLOTLY = "application/vnd.plotly.v1+json"
 _REFERENCE = "IPY_MODEL_"
+_CLASS_MODE = "class-mode"
 
 
 @dataclass
@@ -56,6 +57,15 @@ class LiveOutputs:
         elif _is_plotly_bundle(str(data.get("text/html", ""))):
             return None
         return output if output.data else None
+
+    def class_mode(self) -> str:
+        """The bar that turns the page into a lesson; empty where the notebook shows one itself."""
+        if any(_our_class(entry) is vpdlab_widgets.ClassMode for entry in self.models.values()):
+            return ""
+        bar = vpdlab_widgets.ClassMode()
+        self.models[_CLASS_MODE] = {"state": {**bar.get_state(), "layout": None}, "buffers": []}
+        bar.close()
+        return embed.mount(_CLASS_MODE)
 
     def _figure(self, data: Mapping[str, Any]) -> str:
         figure = as_dict(without_links(plain(data[_PLOTLY], "figure")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,23 @@ def first_heading(notebook: Any) -> str | None:
         if found:
             return found.group(1).strip()
     return None
+
+
+def took(metadata: Mapping[str, Any]) -> str:
+    """How long a cell ran, by what papermill, JupyterLab or nbclient noted; empty for no time to speak of."""
+    seconds = as_dict(metadata.get("papermill")).get("duration")
+    if not isinstance(seconds, int | float):
+        ran = as_dict(metadata.get("execution"))
+        try:
+            begin, end = (
+                datetime.fromisoformat(str(ran.get(key))) for key in ("iopub.execute_input", "shell.execute_reply")
+            )
+            seconds = (end - begin).total_seconds()
+        except (TypeError, ValueError):  # not noted, or not a time
+            return ""
+    if not 0.1 <= seconds < 1e7:
+        return ""
+    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def as_dict(value: Any) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from vpdlab.errors import UserError, first_line
 from vpdlab.show.markup import clean
 from vpdlab.show.page.markdown import notebook_body
 from vpdlab.show.page.outputs import LiveOutputs
-from vpdlab.show.page.reading import as_list, first_heading, pop_widget_states, read_notebook
+from vpdlab.show.page.reading import as_dict, as_list, first_heading, pop_widget_states, read_notebook, took
 
 _TAGS = ("parameters", "injected-parameters")  # the only metadata of a cell that the page uses
 
@@ -72,7 +72,8 @@ def _in_one_line(source: Path) -> Iterator[None]:
 def _page(notebook: Any, source: Path, title: str | None) -> str:
     live = LiveOutputs(states=pop_widget_states(notebook))
     for cell in notebook.cells:
-        cell.metadata = {"tags": [tag for tag in as_list(cell.metadata.get("tags")) if tag in _TAGS]}
+        tags = [tag for tag in as_list(cell.metadata.get("tags")) if tag in _TAGS]
+        cell.metadata = {"tags": tags, "took": took(as_dict(cell.metadata))}
         if cell.cell_type == "code":
             cell.outputs = [kept for output in cell.outputs if (kept := live.convert(output)) is not None]
     body = live.fill(clean(notebook_body(notebook, source.parent)))
@@ -80,7 +81,7 @@ def _page(notebook: Any, source: Path, title: str | None) -> str:
     button = '<button type="button" class="vpd-all-code" aria-pressed="false">all code</button>' if has_code else ""
     return embed.page(
         title or first_heading(notebook) or source.stem,
-        f'<main>\n<div class="vpd-bar">{button}</div>\n{body}\n</main>',
+        f'<main>\n<div class="vpd-bar">{live.class_mode()}{button}</div>\n{body}\n</main>',
         head=f"<style>\n{_asset('page.css')}</style>\n",
         data=_data(live),
         scripts=_scripts(live),
