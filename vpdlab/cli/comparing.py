@@ -115,7 +115,7 @@ def forecast(args: Sequence[str]) -> int:
     arguments = parser(
         "forecast",
         "Samples a few batches with the settings of `vpdlab train`, trains nothing, and forecasts the gain in held-out"
-        " accuracy. The bundled fit comes from the study `words`; trust it the less, the less a run resembles that one.",
+        " accuracy. The bundled fit comes from the study `words`: trust it the less, the less your run is like that.",
     )
     arguments.add_argument("--batches", type=int, default=4, help="batches to sample, at least 2; default: 4")
     arguments.add_argument("--with-fit", type=path, metavar="FILE", help="a fit of your own, as --fit writes it")
