@@ -59,7 +59,7 @@ def test_a_model_that_is_not_here_yet_says_how_to_get_it(cache: Path) -> None:
 
 
 def test_a_broken_installation_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(zoo, "APPRENTICE", tmp_path / "nothing")
+    monkeypatch.setattr(zoo, "BUNDLED_FOLDER", tmp_path / "nothing")
     with pytest.raises(UserError, match="install vpdlab again"):
         zoo.resolve("apprentice")
     with pytest.raises(UserError, match="install vpdlab again"):
