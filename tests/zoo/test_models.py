@@ -69,7 +69,7 @@ def test_a_broken_installation_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path
 @pytest.mark.parametrize("name", ["", "smollm", "a/b/c", "./nowhere", "/nowhere/at/all", "org/", "../x"])
 def test_an_unknown_name_lists_the_known_ones(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="apprentice, smollm2-135m"):
+    with pytest.raises(UserError, match="apprentice, reader, smollm2-135m"):
         zoo.resolve(name)
 
 

@@ -34,7 +34,7 @@ def compare(args: Sequence[str]) -> int:
 
 def _compare(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> int:
     from vpdlab import compare
-    from vpdlab.compare import standings
+    from vpdlab.compare import page, standings
     from vpdlab.record import refuse_links
 
     for name in ("--preset", "--method", "--seed"):
@@ -51,8 +51,8 @@ def _compare(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> i
     cells = compare.plan(bases, chosen.methods, chosen.seeds, chosen.out)
     if _run_all(cells, chosen):
         rows = standings.summarise(cells, chosen.level)
-        page = standings.write(cells, rows, chosen.out, command)
-        print(f"\n{standings.markdown(rows)}\n{page}")
+        written = page.write(cells, rows, chosen.out, command)
+        print(f"\n{standings.markdown(rows)}\n{written}")
     return 0
 
 
@@ -88,7 +88,7 @@ def study(args: Sequence[str]) -> int:
 
 
 def _study(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> int:
-    from vpdlab.compare import claims, standings, studies
+    from vpdlab.compare import claims, page, standings, studies
     from vpdlab.record import refuse_links
 
     chosen.out = chosen.out or Path("runs") / f"study-{Path(chosen.study).stem}"
@@ -99,8 +99,8 @@ def _study(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> int
     if _run_all(cells, chosen):
         rows, judged = standings.summarise(cells, chosen.level), claims.verdicts(found.claims, cells)
         said = claims.markdown(judged) if judged else ""
-        page = standings.write(cells, rows, chosen.out, command, found.title, said)
-        print(f"\n{said}\n\n{standings.markdown(rows)}\n{page}")
+        written = page.write(cells, rows, chosen.out, command, found.title, said)
+        print(f"\n{said}\n\n{standings.markdown(rows)}\n{written}")
     return 0
 
 

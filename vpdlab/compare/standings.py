@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -182,44 +180,3 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
             )
         lines.append("")
     return "\n".join(lines)
-
-
-def write(
-    cells: Sequence[Cell],
-    rows: Sequence[Mapping[str, Any]],
-    out: Path,
-    command: str,
-    title: str = "Methods on the same problems",
-    more: str = "",
-) -> Path:
-    """Write compare.json, compare.md and compare.html (an offline page with the figure) to the comparison's folder.
-
-    Args:
-        cells: the runs.
-        rows: of `summarise`.
-        out: the folder.
-        command: what made it.
-        title: heading of the page.
-        more: Markdown to put before the tables.
-    """
-    import nbformat
-
-    from vpdlab.show.page import notebook_to_page
-    from vpdlab.show.plots import compare_figure
-
-    lines = curves(cells)
-    (out / "compare.json").write_text(json.dumps({"rows": rows, "curves": lines}, indent=2) + "\n", encoding="utf-8")
-    text = f"{more}\n\n{markdown(rows)}\nMade by {in_markdown(command)}.\n".lstrip()
-    (out / "compare.md").write_text(text, encoding="utf-8")
-    figure = {"application/vnd.plotly.v1+json": json.loads(compare_figure(lines).to_json())}
-    cells_ = [
-        nbformat.v4.new_markdown_cell(f"# {title}"),
-        nbformat.v4.new_code_cell("", execution_count=1, outputs=[nbformat.v4.new_output("display_data", figure)]),
-        nbformat.v4.new_markdown_cell(text),
-    ]
-    notebook = out / "compare.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=cells_), notebook)
-    try:
-        return notebook_to_page(notebook, out / "compare.html")
-    finally:
-        notebook.unlink()

@@ -1,16 +1,17 @@
 """Plotly figures from the plain rows of a run. Backgrounds are transparent, so a figure takes the theme of its page.
 
-style: colours, labels and layout that every figure shares. runs: metrics over iterations or rollouts. rollouts: one
-batch or one response. probes: what the task measured at each evaluation, belief above all. methods: what each method
-asks of the same tokens.
+style: colours, labels and layout that every figure shares. runs: metrics over iterations. comparing: several runs.
+rollouts: one batch or one response. probes: what the task measured at each evaluation, belief above all. methods: what
+each method asks of the same tokens.
 """
 
 from vpdlab_widgets.palette import tinted
 
+from vpdlab.show.plots.comparing import compare_figure
 from vpdlab.show.plots.methods import likeness_figure, move_figure, push_figure
 from vpdlab.show.plots.probes import belief_figure
 from vpdlab.show.plots.rollouts import implicit_reward_figure, token_figure, top_figure
-from vpdlab.show.plots.runs import compare_figure, lines_figure, training_figure
+from vpdlab.show.plots.runs import lines_figure, training_figure
 from vpdlab.show.plots.style import GREY, RIGHT, STUDENT, TEACHER, WRONG, label, labels, number, numbers
 
 __all__ = [

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vpdlab_widgets.palette import tinted
-
 from vpdlab.show.plots.probes import probe_panels
 from vpdlab.show.plots.style import GREY, STUDENT, TEACHER, dress, label, labels, line_style, number, numbers
 
@@ -149,47 +147,3 @@ def lines_figure(x: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[
     figure.update_xaxes(title=label(x_title), row=len(panels), col=1)
     figure.update_annotations(font={"size": 13})
     return figure.update_layout(margin={"t": 60}, legend={"y": 1.06 + 0.06 / len(panels)})
-
-
-def compare_figure(curves: Sequence[Mapping[str, Any]]) -> Any:
-    """Held-out accuracy over rollouts, a panel per preset: the mean over seeds, and their range as a band.
-
-    Args:
-        curves: one dict per run: preset, method, seed, rollouts, accuracy (`standings.curves`).
-    """
-    from plotly.subplots import make_subplots
-
-    presets = list(dict.fromkeys(curve["preset"] for curve in curves))
-    methods = list(dict.fromkeys(curve["method"] for curve in curves))
-    figure = make_subplots(
-        rows=1, cols=len(presets), subplot_titles=labels(presets), shared_yaxes=True, horizontal_spacing=0.04
-    )
-    for column, preset in enumerate(presets, start=1):
-        for method in methods:
-            mine = [curve for curve in curves if curve["preset"] == preset and curve["method"] == method]
-            for trace in _band(mine, method, methods, legend=column == 1) if mine else ():
-                figure.add_trace(trace, row=1, col=column)
-    dress(figure, 420, "rollouts")
-    figure.update_yaxes(rangemode="tozero")
-    figure.update_yaxes(title="held-out accuracy", tickformat=".0%", col=1)
-    return figure.update_layout(hovermode="x unified", margin={"t": 90}, legend={"y": 1.12})
-
-
-def _band(curves: Sequence[Mapping[str, Any]], name: str, names: Sequence[str], legend: bool) -> Sequence[Any]:
-    """The mean line of one method, and the range over its seeds."""
-    import plotly.graph_objects as go
-
-    style = line_style(names, name)
-    points = numbers(curves[0]["rollouts"])
-    at = list(zip(*(curve["accuracy"] for curve in curves), strict=True))
-    lows, highs, means = [min(v) for v in at], [max(v) for v in at], [sum(v) / len(v) for v in at]
-    name = label(name)
-    shared = {"legendgroup": name, "hoverinfo": "skip", "showlegend": False}
-    shade = tinted(style["line"]["color"], 0.16)
-    edge = go.Scatter(x=points, y=highs, mode="lines", line={"width": 0}, **shared)
-    fill = go.Scatter(x=points, y=lows, mode="lines", line={"width": 0}, fill="tonexty", fillcolor=shade, **shared)
-    line = go.Scatter(
-        x=points, y=means, mode="lines+markers", name=name, legendgroup=name, showlegend=legend,
-        hovertemplate="%{y:.1%}", **style,
-    )  # fmt: skip
-    return edge, fill, line

@@ -1,0 +1,78 @@
+"""The page of a comparison: its claims, curves, beliefs and tables, beside the runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vpdlab.compare.runs import Cell
+from vpdlab.compare.standings import curves, markdown
+from vpdlab.record import load_run
+from vpdlab.show.markup import in_markdown
+from vpdlab.show.probes import probe_groups, words
+
+
+def write(
+    cells: Sequence[Cell],
+    rows: Sequence[Mapping[str, Any]],
+    out: Path,
+    command: str,
+    title: str = "Methods on the same problems",
+    more: str = "",
+) -> Path:
+    """Write compare.json, compare.md and compare.html (an offline page with the figures) to the comparison's folder.
+
+    Args:
+        cells: the runs.
+        rows: of `standings.summarise`.
+        out: the folder.
+        command: what made it.
+        title: heading of the page.
+        more: Markdown to put before the figures.
+    """
+    import nbformat
+
+    from vpdlab.show.page import notebook_to_page
+    from vpdlab.show.plots import compare_figure
+
+    lines = curves(cells)
+    (out / "compare.json").write_text(json.dumps({"rows": rows, "curves": lines}, indent=2) + "\n", encoding="utf-8")
+    made = f"Made by {in_markdown(command)}."
+    (out / "compare.md").write_text(f"{more}\n\n{markdown(rows)}\n{made}\n".lstrip(), encoding="utf-8")
+    parts = [
+        nbformat.v4.new_markdown_cell(f"# {title}\n\n{more}"),
+        *map(_figure_cell, [compare_figure(lines), *beliefs(cells)]),
+        nbformat.v4.new_markdown_cell(f"{markdown(rows)}\n{made}"),
+    ]
+    notebook = out / "compare.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=parts), notebook)
+    try:
+        return notebook_to_page(notebook, out / "compare.html")
+    finally:
+        notebook.unlink()
+
+
+def _figure_cell(figure: Any) -> Any:
+    import nbformat
+
+    shown = {"application/vnd.plotly.v1+json": json.loads(figure.to_json())}
+    return nbformat.v4.new_code_cell("", execution_count=1, outputs=[nbformat.v4.new_output("display_data", shown)])
+
+
+def beliefs(cells: Sequence[Cell]) -> list[Any]:
+    """A figure for each condition and each group of its probes: the mean over seeds, a dash pattern a method."""
+    from vpdlab.show.plots import belief_figure
+
+    figures = []
+    for condition in dict.fromkeys(cell.preset for cell in cells):
+        records: dict[str, list[Any]] = {}
+        for cell in cells:
+            if cell.preset == condition:
+                records.setdefault(cell.label, []).append(load_run(cell.folder))
+        rows = [row for group in records.values() for record in group for row in record.eval_rows]
+        for group in probe_groups(rows):
+            title = f"{condition}: {words(group)}"
+            figures.append(belief_figure(records, group=group, title=title, chance=None))
+    return figures
