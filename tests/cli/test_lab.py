@@ -368,7 +368,7 @@ def test_a_critique_is_edited_and_scored_again(lab, browser, recorded):
         assert any(changed)  # other words, another teacher
         assert ask(page, "influence.record['critique']") == recorded_words
         photograph(page, "influence")
-        page.locator(".vpd-ci .vpd-option", has_text="recorded").click()
+        page.get_by_role("button", name="recorded", exact=True).click()
         until(page, "influence.own", False)
         assert cells(page) == before
 
