@@ -37,7 +37,8 @@ def push_figure(tokens: Sequence[str], weights: Mapping[str, Sequence[float]], s
 
     names, places = list(weights), list(range(len(tokens)))
     colours = [[value / scale[name] for value in weights[name]] for name in names]
-    bar = {"title": "push", "tickvals": [-1, 0, 1], "ticktext": ["less likely", "0", "more likely"], "thickness": 12}
+    title = {"text": "push", "side": "right"}  # above the bar it would lie on the topmost label
+    bar = {"title": title, "tickvals": [-1, 0, 1], "ticktext": ["less likely", "0", "more likely"], "thickness": 12}
     figure = go.Figure(
         go.Heatmap(
             z=colours, x=places, y=labels(names), customdata=[list(weights[name]) for name in names], zmin=-1, zmax=1,
@@ -57,7 +58,7 @@ def likeness_figure(names: Sequence[str], values: Sequence[Sequence[float]]) -> 
             z=values, x=labels(names), y=labels(names), zmin=-1, zmax=1, xgap=2, ygap=2,
             colorscale=OPAQUE,
             texttemplate="%{z:.2f}", textfont={"color": "white"}, hovertemplate="%{y}, %{x}: %{z:.3g}<extra></extra>",
-            colorbar={"title": "cosine", "thickness": 12},
+            colorbar={"title": {"text": "cosine", "side": "right"}, "thickness": 12},
         )
     )  # fmt: skip
     return dress_heatmap(figure, 80 + 36 * len(names), "")
