@@ -20,6 +20,7 @@ from toy import equal, toy_run, weights
 from vpdlab import Parts, cli, iterate
 from vpdlab.cli import headless
 from vpdlab.record import load_run
+from vpdlab.show.said import MIME, said
 
 SMALL = ["--prompts=4", "--group=4", "--eval-problems=8", "--eval-samples=2"]
 
@@ -29,10 +30,42 @@ def code(name: str) -> list[str]:
     return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def errors(path) -> list[str]:
+def outputs(path) -> list[nbformat.NotebookNode]:
     notebook = nbformat.read(path, as_version=4)
-    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    return [output.evalue for output in outputs if output.output_type == "error"]
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def errors(path) -> list[str]:
+    return [output.evalue for output in outputs(path) if output.output_type == "error"]
+
+
+CLAIMS = {  # notebook -> least number of sentences that it checks on its own output
+    "10_teacher_logits": 8,
+    "30_m_step": 12,
+    "60_inspect_a_run": 5,
+    "em_exact": 25,
+    "one_rollout": 10,
+    "train": 4,
+}
+
+
+def refuted(path, least: int = 0) -> list[str]:
+    """What an executed notebook says and does not show; a last line where it checks fewer than `least` sentences."""
+    claims = [output.data[MIME] for output in outputs(path) if MIME in output.get("data", {})]
+    sentences = [pair for each in claims for pair in each.items()]
+    short = [f"{len(sentences)} sentences checked, not {least}"] if len(sentences) < least else []
+    return [sentence for sentence, holds in sentences if not holds] + short
+
+
+def test_a_sentence_that_does_not_hold_is_found(tmp_path):
+    """Beside a table and a print, in a cell of its own; and a notebook that checks too little."""
+    data = said({"one": True, "two": False})._repr_mimebundle_()
+    shown = nbformat.v4.new_output("execute_result", data, execution_count=1)
+    printed = nbformat.v4.new_output("stream", text="two")
+    cells = [nbformat.v4.new_code_cell("said", outputs=each) for each in ([printed], [shown])]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "walk.ipynb")
+    assert refuted(tmp_path / "walk.ipynb") == ["two"]
+    assert refuted(tmp_path / "walk.ipynb", least=3) == ["two", "2 sentences checked, not 3"]
 
 
 @pytest.mark.parametrize("teacher", ["shared", "ema", "adapter"])
@@ -106,7 +139,9 @@ WALKS = {
 def test_a_walk_runs_and_becomes_a_page(name, tmp_path):
     assert cli.main(["notebook", name, "--out", str(tmp_path / "walk")]) == 0
     assert errors(tmp_path / "walk" / f"{name}.ipynb") == []
+    assert refuted(tmp_path / "walk" / f"{name}.ipynb", CLAIMS.get(name, 0)) == []
     page = (tmp_path / "walk" / f"{name}.html").read_text()
+    assert name not in CLAIMS or "What the text says, checked on this run" in page
     assert all(words in page for words in WALKS[name])
 
 
@@ -119,15 +154,14 @@ def test_a_run_is_inspected_from_its_folder_and_made_where_there_is_none(tmp_pat
     for walk in ("made", "found"):
         assert cli.main(["notebook", name, "--out", walk]) == 0
         assert errors(f"{walk}/{name}.ipynb") == []
-        notebook = nbformat.read(f"{walk}/{name}.ipynb", as_version=4)
-        outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-        said = "".join(output.text for output in outputs if output.output_type == "stream")
-        assert ("a small one is made" in said) == (walk == "made")
-        assert "no torch here" in said and "held-out accuracy" in said and "iteration   7: " in said
+        assert refuted(f"{walk}/{name}.ipynb", CLAIMS[name]) == []
+        text = "".join(output.text for output in outputs(f"{walk}/{name}.ipynb") if output.output_type == "stream")
+        assert ("a small one is made" in text) == (walk == "made")
+        assert "no torch here" in text and "held-out accuracy" in text and "iteration   7: " in text
         page = (tmp_path / "here" / walk / f"{name}.html").read_text()
         assert page.count('class="vpd-mount"') == 5  # class mode, timeline, table and two lenses
         if walk == "made":
-            (made,) = [line.split(": ")[0] for line in said.splitlines() if ": complete at step 8" in line]
+            (made,) = [line.split(": ")[0] for line in text.splitlines() if ": complete after 8 iterations" in line]
             shutil.move(made, tmp_path / "here" / "runs" / "mine")
 
 
@@ -175,6 +209,7 @@ def test_the_training_notebook_runs_with_the_fields_of_the_command_line(tmp_path
     args = ["notebook", "train", "--preset", "tour-rare", "--out", str(out), "-p", "steps", "4", *SMALL, "--e-every=2"]
     assert cli.main(args) == 0
     assert errors(out / "train.ipynb") == []
+    assert refuted(out / "train.ipynb", CLAIMS["train"]) == []
     record = load_run(out)
     assert record.status["state"] == "complete"
     assert (record.config["steps"], record.config["prompts"], record.config["task_args"]) == (4, 4, ["digits=3"])

@@ -56,7 +56,7 @@ def test_the_earliest_of_equal_bests_is_named() -> None:
 def test_conclusion_says_it_in_words() -> None:
     assert conclusion(EVALS) == (
         "held-out accuracy 25.0 % [15.0, 35.0] before, 50.0 % [40.0, 60.0] after (+25.0 points);"
-        " best 75.0 % [65.0, 85.0] at step 10"
+        " best 75.0 % [65.0, 85.0] at iteration 10"
     )
     assert "(-25.0 points)" in conclusion(EVALS[1:])
     assert conclusion([]) == "no held-out evaluation before and after"
@@ -93,7 +93,7 @@ def test_the_table_shows_what_was_said_or_why_nothing_was() -> None:
     )
     assert [row["feedback"] for row in rows] == ["(all failed)", "7", "Too high."]
     assert rows[0] == {
-        "step": 1, "problem": "3 + 4?", "response": "8", "right": False, "feedback": "(all failed)",
+        "iteration": 1, "problem": "3 + 4?", "response": "8", "right": False, "feedback": "(all failed)",
         "implicit reward": None,
     }  # fmt: skip
 

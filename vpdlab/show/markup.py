@@ -29,8 +29,8 @@ _ATTRIBUTES = {
 # Properties that neither reposition an element nor load anything.
 _STYLES = {
     "background", "background-color", "border", "border-bottom", "border-top", "color", "font-family", "font-size",
-    "font-style", "font-weight", "height", "max-width", "min-width", "padding", "text-align", "text-decoration",
-    "vertical-align", "white-space", "width",
+    "font-style", "font-weight", "height", "list-style-type", "max-width", "min-width", "padding", "text-align",
+    "text-decoration", "vertical-align", "white-space", "width",
 }  # fmt: skip
 _LINK = re.compile(r"<(?=\s*/?\s*a\b)", re.IGNORECASE)
 

@@ -39,7 +39,7 @@ class Said:
         )
         head = f"What the text says, checked on this run: {held} of {len(self.sentences)} hold"
         opened = "" if held == len(self.sentences) else " open"
-        page = f'<details{opened}><summary>{head}</summary><ul style="list-style:none">{rows}</ul></details>'
+        page = f'<details{opened}><summary>{head}</summary><ul style="list-style-type:none">{rows}</ul></details>'
         return {"text/plain": repr(self), "text/html": page, MIME: self.sentences}
 
 

@@ -64,7 +64,7 @@ def conclusion(evals: Sequence[Row]) -> str:
     part = f"; on {drawn(evals[-1])}" if evals[-1].get("held_out", 0) > evals[-1].get("problems", 0) else ""
     return (
         f"held-out accuracy {text['start']} before, {text['final']} after ({found['points']:+.1f} points);"
-        f" best {text['best']} at step {found['best']['step']}{part}"
+        f" best {text['best']} at iteration {found['best']['step']}{part}"
     )
 
 
@@ -96,10 +96,10 @@ def fresh_warnings(row: Row, seen: set[str]) -> list[str]:
 
 
 def rollout_table(records: Sequence[Row]) -> list[dict[str, Any]]:
-    """Problem, response, outcome and feedback of each rollout, a plain dict each."""
+    """Iteration, problem, response, outcome and feedback of each rollout, a plain dict each."""
     return [
         {
-            "step": r["step"],
+            "iteration": r["step"],
             "problem": r["prompt"],
             "response": r["text"],
             "right": r["success"],
