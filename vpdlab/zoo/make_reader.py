@@ -1,4 +1,4 @@
-"""Train the bundled model `reader` from scratch, in about fifteen minutes on one core.
+"""Train the bundled model `reader` from scratch, in under half an hour on one core.
 
     python -m vpdlab.zoo.make_reader --out vpdlab/zoo/reader
     python -m vpdlab.zoo.make_reader --out elsewhere --seed 2
