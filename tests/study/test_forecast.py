@@ -76,6 +76,13 @@ def test_a_regression_finds_what_decides() -> None:
     assert np.corrcoef(told, np.clip(gains, [-o.success for o in found], [1 - o.success for o in found]))[0, 1] > 0.9
 
 
+def test_ranks_by_hand() -> None:
+    assert forecast.rank_correlation([0.1, 0.2, 0.3], [1, 5, 9]) == 1
+    assert forecast.rank_correlation([0.1, 0.2, 0.3], [9, 5, 1]) == -1
+    assert forecast.rank_correlation([1, 1, 2], [1, 2, 3]) == pytest.approx(math.sqrt(3) / 2)
+    assert math.isnan(forecast.rank_correlation([1, 1], [1, 2]))
+
+
 def test_the_interval_comes_from_conditions_that_were_left_out() -> None:
     """Where each condition has an offset of its own, the residuals within the fit would flatter."""
     found, _, names = many(lambda one: 0.0)
@@ -87,18 +94,23 @@ def test_the_interval_comes_from_conditions_that_were_left_out() -> None:
 
 
 def test_a_forecast_stays_possible() -> None:
-    gain = Fit((5.0, 0, 0, 0, 0), 0.3, 10, 3).gain(PLAIN)
+    gain = Fit((5.0, 0, 0, 0, 0), 0.3, 10, 3, 0.5).gain(PLAIN)
     assert (gain.value, gain.low, gain.high) == pytest.approx((0.9, 0.9, 0.9))
-    gain = Fit((0.0, 0, 0, 0, 0), 0.3, 10, 3).gain(PLAIN)
+    gain = Fit((0.0, 0, 0, 0, 0), 0.3, 10, 3, 0.5).gain(PLAIN)
     assert (gain.low, gain.high) == pytest.approx((-0.1, 0.3))
 
 
 def test_fits_are_saved_and_damage_is_named(tmp_path) -> None:
     path = tmp_path / "fit.json"
-    fits = {"sdpo": Fit((0.1, 0.2, 0.3, 0.4, 0.5), 0.2, 12, 4)}
+    fits = {"sdpo": Fit((0.1, 0.2, 0.3, 0.4, 0.5), 0.2, 12, 4, 0.9)}
     forecast.write(fits, path)
     assert forecast.read(path) == fits
-    for text in ("{", "[]", '{"sdpo": {}}', '{"sdpo": {"weights": [1], "error": 1, "runs": 1, "conditions": 1}}'):
+    for text in (
+        "{",
+        "[]",
+        '{"sdpo": {}}',
+        '{"sdpo": {"weights": [1], "error": 1, "runs": 1, "conditions": 1, "rank": 1}}',
+    ):
         path.write_text(text)
         with pytest.raises(UserError, match=str(path)):
             forecast.read(path)

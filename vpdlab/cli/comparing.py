@@ -146,6 +146,7 @@ def _fit(chosen: argparse.Namespace) -> int:
     fits = forecasts.fit_study(done, forecasts.signs_of_study(done, out, chosen.batches))
     write(fits, chosen.write)
     for method, one in fits.items():
-        print(f"{method}: {one.runs} runs under {one.conditions} conditions, interval +-{100 * one.error:.0f} points")
+        print(f"{method}: {one.runs} runs under {one.conditions} conditions; each left out in turn, the interval is")
+        print(f"  +-{100 * one.error:.0f} points and the rank correlation of forecast and outcome {one.rank:.2f}")
     print(chosen.write)
     return 0

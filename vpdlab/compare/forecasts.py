@@ -51,10 +51,16 @@ def signs_of_study(
 
 
 def gains(cells: Sequence[Cell]) -> list[tuple[Cell, float]]:
-    """Each complete run of a method that is forecast, with the study's own settings, and its gain in accuracy."""
+    """Each complete run of a method that is forecast, and its gain in held-out accuracy.
+
+    Of several labels of a method under one condition, the one without settings of its own counts; else the first.
+    """
     found = []
     for cell in cells:
-        if cell.label in METHODS_FORECAST and (cell.folder / "status.json").is_file():
+        method = cell.config.method
+        same = [one.label for one in cells if (one.preset, one.config.method) == (cell.preset, method)]
+        chosen = method if method in same else same[0]
+        if method in METHODS_FORECAST and cell.label == chosen and (cell.folder / "status.json").is_file():
             record = load_run(cell.folder)
             if record.status["state"] == "complete" and record.eval_rows:
                 found.append((cell, record.eval_rows[-1]["accuracy"] - record.eval_rows[0]["accuracy"]))
@@ -69,7 +75,7 @@ def fit_study(cells: Sequence[Cell], found: dict[tuple[str, int], Signs]) -> dic
     """
     runs, fits = gains(cells), {}
     for method in METHODS_FORECAST:
-        mine = [(cell, gain) for cell, gain in runs if cell.label == method]
+        mine = [(cell, gain) for cell, gain in runs if cell.config.method == method]
         if mine:
             known = [found[cell.preset, cell.seed] for cell, _ in mine]
             fits[method] = forecast.fit(known, [gain for _, gain in mine], [cell.preset for cell, _ in mine])

@@ -157,12 +157,14 @@ class Fit:
         weights: one for each of `Signs.features`.
         error: half the width of the interval.
         runs, conditions: how many it was fitted on.
+        rank: rank correlation of forecast and outcome over these runs, each forecast without its own condition.
     """
 
     weights: tuple[float, ...]
     error: float
     runs: int
     conditions: int
+    rank: float
 
     def gain(self, found: Signs) -> Gain:
         """The forecast; what is impossible (below 0 or above 100 % in the end) is cut off."""
@@ -183,15 +185,37 @@ def fit(found: Sequence[Signs], gains: Sequence[float], conditions: Sequence[str
     Raises:
         UserError: for fewer than 3 conditions: nothing could be left out.
     """
+    unseen = left_out(found, gains, conditions)
+    x, y = np.array([one.features for one in found]), np.array(gains)
+    error, rank = float(np.quantile(np.abs(y - unseen), COVER)), rank_correlation(unseen, gains)
+    return Fit(tuple(map(float, _ridge(x, y))), error, len(y), len(set(conditions)), rank)
+
+
+def left_out(found: Sequence[Signs], gains: Sequence[float], conditions: Sequence[str]) -> list[float]:
+    """The forecast of each run by a regression on the runs of all other conditions (arguments as in `fit`)."""
     names = sorted(set(conditions))
     if len(names) < 3:
         raise UserError(f"a forecast is fitted on at least 3 conditions, not on {len(names)}")
-    x, y = np.array([one.features for one in found]), np.array(gains)
-    errors = []
+    x, y, told = np.array([one.features for one in found]), np.array(gains), np.zeros(len(gains))
     for name in names:
         out = np.array([condition == name for condition in conditions])
-        errors += np.abs(y[out] - x[out] @ _ridge(x[~out], y[~out])).tolist()
-    return Fit(tuple(map(float, _ridge(x, y))), float(np.quantile(errors, COVER)), len(y), len(names))
+        told[out] = x[out] @ _ridge(x[~out], y[~out])
+    return told.tolist()
+
+
+def rank_correlation(told: Sequence[float], measured: Sequence[float]) -> float:
+    """Spearman's rank correlation; ties share their mean rank. NaN where one side is constant.
+
+    >>> rank_correlation([1, 2, 3], [10, 30, 20])
+    0.5
+    """
+    one, other = (_ranks(np.array(values, dtype=float)) for values in (told, measured))
+    spread = one.std() * other.std()
+    return float(round(((one - one.mean()) * (other - other.mean())).mean() / spread, 12)) if spread else math.nan
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    return np.array([(values < value).sum() + ((values == value).sum() - 1) / 2 for value in values])
 
 
 def _ridge(x: np.ndarray, y: np.ndarray) -> np.ndarray:
