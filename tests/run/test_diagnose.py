@@ -63,6 +63,13 @@ def test_trouble_is_named_alone_and_in_one_line_of_words(name: str, trouble: lis
     assert "nan" not in warning
 
 
+def test_a_collapse_within_a_few_iterations_is_named_when_it_has_lasted_for_three() -> None:
+    """As measured with lr 5e-3: five iterations later the mean over a whole window would still hide it."""
+    measured = [0.328, 0.091, 0.217, 0.22, 0.096, 0.04, 0.195, 0.186, 0.0001, 0.0001, 0.0002]
+    assert "entropy-collapse" in names(diagnose(rows(11, entropy=measured)))
+    assert diagnose(rows(10, entropy=measured[:-1])) == []
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 9, 10, 19, 20, 40])
 def test_a_healthy_run_of_any_length_has_no_warnings(count: int) -> None:
     assert diagnose(rows(count)) == []

@@ -7,6 +7,7 @@ from typing import Any
 
 Rows = Sequence[Mapping[str, Any]]
 WINDOW = 5  # iterations averaged at each end of a trend
+COLLAPSED = 3  # iterations after which a collapse is named: a whole window would hide one that has just begun
 
 
 def _mean(rows: Rows, key: str) -> float | None:
@@ -14,11 +15,11 @@ def _mean(rows: Rows, key: str) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _ends(rows: Rows, key: str) -> tuple[float, float] | None:
-    """Means of the first and of the last WINDOW iterations; None before there are two windows."""
+def _ends(rows: Rows, key: str, latest: int = WINDOW) -> tuple[float, float] | None:
+    """Means of the first WINDOW and of the `latest` iterations; None before there are two windows."""
     if len(rows) < 2 * WINDOW:
         return None
-    first, last = _mean(rows[:WINDOW], key), _mean(rows[-WINDOW:], key)
+    first, last = _mean(rows[:WINDOW], key), _mean(rows[-latest:], key)
     return None if first is None or last is None else (first, last)
 
 
@@ -55,7 +56,7 @@ def _length_explosion(rows: Rows) -> str | None:
 
 
 def _entropy_collapse(rows: Rows) -> str | None:
-    ends = _ends(rows, "entropy")
+    ends = _ends(rows, "entropy", latest=COLLAPSED)
     if ends and ends[1] < 0.1 * ends[0] and ends[1] < 0.02:
         return f"the student's entropy fell from {ends[0]:.3f} to {ends[1]:.4f} nats: it has almost stopped exploring"
     return None
