@@ -13,6 +13,9 @@ from vpdlab.record import load_run
 from vpdlab.show.markup import in_markdown
 from vpdlab.show.probes import probe_groups, words
 
+MOST = 3
+"""Conditions whose probes are drawn."""
+
 
 def write(
     cells: Sequence[Cell],
@@ -62,11 +65,12 @@ def _figure_cell(figure: Any) -> Any:
 
 
 def beliefs(cells: Sequence[Cell]) -> list[Any]:
-    """A figure for each condition and each group of its probes: the mean over seeds, a dash pattern a method."""
+    """A figure for each condition and each group of its probes: the mean over seeds, a dash pattern a method. None where
+    there are more than `MOST` conditions: they would bury the rest."""
     from vpdlab.show.plots import belief_figure
 
-    figures = []
-    for condition in dict.fromkeys(cell.preset for cell in cells):
+    figures, conditions = [], dict.fromkeys(cell.preset for cell in cells)
+    for condition in conditions if len(conditions) <= MOST else ():
         records: dict[str, list[Any]] = {}
         for cell in cells:
             if cell.preset == condition:
