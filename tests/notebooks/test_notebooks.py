@@ -40,9 +40,14 @@ def errors(path) -> list[str]:
 
 
 CLAIMS = {  # notebook -> least number of sentences that it checks on its own output
+    "00_tour": 8,
     "10_teacher_logits": 8,
+    "20_e_step": 11,
     "30_m_step": 12,
+    "40_co_evolution": 10,
+    "50_feedback_sources": 10,
     "60_inspect_a_run": 5,
+    "70_where_it_fails": 15,
     "em_exact": 25,
     "one_rollout": 10,
     "train": 4,
