@@ -64,7 +64,7 @@ def test_signs_are_measured_once_per_condition_and_seed(study: Path, tmp_path: P
 
 def test_a_study_without_a_run_fits_nothing(study: Path, tmp_path: Path) -> None:
     cells = studies.read_study(str(study)).cells(tmp_path / "elsewhere")
-    with pytest.raises(RunFailed, match="no run of the study is complete"):
+    with pytest.raises(RunFailed, match="no method has complete runs under 3 conditions"):
         forecasts.fit_study(cells, {})
 
 

@@ -68,19 +68,22 @@ def gains(cells: Sequence[Cell]) -> list[tuple[Cell, float]]:
 
 
 def fit_study(cells: Sequence[Cell], found: dict[tuple[str, int], Signs]) -> dict[str, Fit]:
-    """A fit for each method on the complete runs of a study.
+    """A fit for each method whose complete runs in a study are of at least three conditions.
 
     Raises:
-        RunFailed: where there are none.
+        RunFailed: where there is no such method.
     """
     runs, fits = gains(cells), {}
     for method in METHODS_FORECAST:
         mine = [(cell, gain) for cell, gain in runs if cell.config.method == method]
-        if mine:
+        conditions = [cell.preset for cell, _ in mine]
+        if len(set(conditions)) >= forecast.LEAST:
             known = [found[cell.preset, cell.seed] for cell, _ in mine]
-            fits[method] = forecast.fit(known, [gain for _, gain in mine], [cell.preset for cell, _ in mine])
+            fits[method] = forecast.fit(known, [gain for _, gain in mine], conditions)
     if not fits:
-        raise RunFailed("no run of the study is complete: nothing to fit a forecast on")
+        raise RunFailed(
+            f"no method has complete runs under {forecast.LEAST} conditions of the study: nothing to fit a forecast on"
+        )
     return fits
 
 

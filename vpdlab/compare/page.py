@@ -65,8 +65,10 @@ def _figure_cell(figure: Any) -> Any:
 
 
 def beliefs(cells: Sequence[Cell]) -> list[Any]:
-    """A figure for each condition and each group of its probes: the mean over seeds, a dash pattern a method. None where
-    there are more than `MOST` conditions: they would bury the rest."""
+    """A figure for each condition and each group of its probes: the mean over seeds, a dash pattern a method.
+
+    Of more than `MOST` conditions none are drawn: they would bury the rest.
+    """
     from vpdlab.show.plots import belief_figure
 
     figures, conditions = [], dict.fromkeys(cell.preset for cell in cells)

@@ -31,6 +31,8 @@ BUNDLED = Path(__file__).with_suffix(".json")
 COVER = 0.8
 """Share of the left-out runs that an interval covers."""
 RIDGE = 0.05
+LEAST = 3
+"""Conditions that a fit needs: each is left out in turn."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ def fit(found: Sequence[Signs], gains: Sequence[float], conditions: Sequence[str
         found, gains, conditions: of each run: its signs, its gain in held-out accuracy, and the name of its condition.
 
     Raises:
-        UserError: for fewer than 3 conditions: nothing could be left out.
+        UserError: for fewer than `LEAST` conditions.
     """
     unseen = left_out(found, gains, conditions)
     x, y = np.array([one.features for one in found]), np.array(gains)
@@ -194,8 +196,8 @@ def fit(found: Sequence[Signs], gains: Sequence[float], conditions: Sequence[str
 def left_out(found: Sequence[Signs], gains: Sequence[float], conditions: Sequence[str]) -> list[float]:
     """The forecast of each run by a regression on the runs of all other conditions (arguments as in `fit`)."""
     names = sorted(set(conditions))
-    if len(names) < 3:
-        raise UserError(f"a forecast is fitted on at least 3 conditions, not on {len(names)}")
+    if len(names) < LEAST:
+        raise UserError(f"a forecast is fitted on at least {LEAST} conditions, not on {len(names)}")
     x, y, told = np.array([one.features for one in found]), np.array(gains), np.zeros(len(gains))
     for name in names:
         out = np.array([condition == name for condition in conditions])
