@@ -190,8 +190,10 @@ def test_every_command_is_one_that_vpdlab_takes(path: Path, words: list[str], tm
     elif command == "notebook":
         assert rest[0] in cli.names()
         cli.parse_run("vpdlab notebook", cli.as_options(rest[1:]))
-    elif command == "compare":
+    elif command in ("compare", "study"):
         assert cli.main([*words, "--dry-run"]) == 0
+    elif command == "forecast":
+        cli.parse_preset("vpdlab forecast", rest)
     elif command == "models":
         assert rest == ["get", *[entry["name"] for entry in zoo.catalog() if entry["name"] in rest]]
     elif rest:  # eval, export, report: their options fit, and the run is what is missing

@@ -46,11 +46,13 @@ def test_resolve_knows_folders_hub_names_and_the_catalog(cache: Path, tmp_path: 
     assert zoo.resolve("smollm2-135m") == str(stored)
 
 
-def test_the_bundled_model_is_bundled() -> None:
+def test_the_bundled_models_are_bundled() -> None:
     assert zoo.resolve("apprentice") == str(zoo.APPRENTICE)
-    entry = zoo.catalog()[0]
-    assert entry["present"]
-    assert isinstance(entry["parameters"], int)
+    entries = {entry["name"]: entry for entry in zoo.catalog()}
+    for name in zoo.BUNDLED:
+        assert zoo.resolve(name) == entries[name]["where"]
+        assert entries[name]["present"]
+        assert isinstance(entries[name]["parameters"], int)
 
 
 def test_a_model_that_is_not_here_yet_says_how_to_get_it(cache: Path) -> None:
@@ -142,7 +144,8 @@ def test_smollm2_answers_and_ties_its_embeddings(smollm2: Path) -> None:
 
     model = AutoModelForCausalLM.from_pretrained(smollm2)
     assert model.dtype == torch.float32
-    assert model.num_parameters() == zoo.catalog()[1]["parameters"]
+    (entry,) = (entry for entry in zoo.catalog() if entry["name"] == "smollm2-135m")
+    assert model.num_parameters() == entry["parameters"]
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
     assert "quantization_config" not in json.loads((smollm2 / "config.json").read_text())
     tokenizer = AutoTokenizer.from_pretrained(smollm2)

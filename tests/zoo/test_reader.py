@@ -39,7 +39,7 @@ def test_the_files_are_small_and_say_that_the_vocabulary_is_closed() -> None:
 
 
 def test_every_word_of_the_task_is_one_token_with_and_without_a_space() -> None:
-    for word in (*vocabulary(), *EMPTY_VOICES, *"0123456789", *".,:;\n", "Reverse", "Feedback"):
+    for word in (*vocabulary(), *EMPTY_VOICES, *"0123456789", *".,:;", "Reverse", "Feedback"):
         for text in (word, f" {word}"):
             assert len(tokenizer()(text, add_special_tokens=False).input_ids) == 1, repr(text)
 

@@ -168,7 +168,7 @@ class Parts:
     def pack(self, rollouts: Sequence[Rollout], feedback: Sequence[Feedback], step: int = 1) -> Batch:
         """The rollouts that the method learns from, in the views that it needs."""
         rewards = torch.tensor([rollout.verified.reward for rollout in rollouts])
-        mean = group_mean(rewards, torch.tensor([rollout.group for rollout in rollouts]))
+        mean = group_mean(rewards, torch.tensor([rollout.group for rollout in rollouts], dtype=torch.long))
         if self.method.views == "both":
             kept = [row for row, one in enumerate(feedback) if one.signal]
             rollouts, feedback, mean = [rollouts[row] for row in kept], [feedback[row] for row in kept], mean[kept]

@@ -2,7 +2,7 @@
 
 The student is blue, the teacher orange; right is teal, wrong red. Widgets have one set of colours on a light page and
 one on a dark page. Plots are drawn once for both, so theirs (`EITHER`) have a contrast of at least 3 on either one. A
-method has one of twelve line styles, of which any two differ in at least two of colour, dash and marker.
+method has one of sixteen line styles, of which any two differ in at least two of colour, dash and marker.
 """
 
 from __future__ import annotations

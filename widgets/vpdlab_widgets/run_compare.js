@@ -90,6 +90,12 @@ export function methodsOf(runs, slots = {}) {
   return [...methods].map(([name, members], i) => ({ name, runs: members, slot: (slots[name] ?? i) % PALETTE.styles.length }));
 }
 
+/** Corners of a regular polygon, the first at the top. */
+function corners(count) {
+  const angle = (i) => (2 * Math.PI * i) / count;
+  return Array.from({ length: count }, (_, i) => [1.25 * Math.sin(angle(i)), -1.25 * Math.cos(angle(i))]);
+}
+
 /** The outline of a style's marker around a point. */
 export function markerPath(slot, x, y, r = 3.6) {
   const points = {
@@ -99,6 +105,10 @@ export function markerPath(slot, x, y, r = 3.6) {
     "triangle-up": [[0, -1.2], [1.2, 1], [-1.2, 1]],
     "triangle-down": [[0, 1.2], [1.2, -1], [-1.2, -1]],
     cross: [[-0.4, -1.2], [0.4, -1.2], [0.4, -0.4], [1.2, -0.4], [1.2, 0.4], [0.4, 0.4], [0.4, 1.2], [-0.4, 1.2], [-0.4, 0.4], [-1.2, 0.4], [-1.2, -0.4], [-0.4, -0.4]],
+    bowtie: [[-1.2, -1], [1.2, 1], [1.2, -1], [-1.2, 1]],
+    pentagon: corners(5),
+    hexagon: corners(6),
+    star: corners(10).map(([dx, dy], i) => (i % 2 ? [dx / 2, dy / 2] : [dx, dy])),
   }[PALETTE.styles[slot][2].replace("-open", "")];
   const at = ([dx, dy]) => `${(x + r * dx).toFixed(1)} ${(y + r * dy).toFixed(1)}`;
   return points ? `M${points.map(at).join("L")}Z` : `M${at([-1, 0])}a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0Z`;
