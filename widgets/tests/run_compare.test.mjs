@@ -1,10 +1,11 @@
 // The pure functions of RunCompare.
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { load } from "./load.mjs";
 
-const { bandOf, duration, methodsOf, placesOf, pointsOf, spread, summaryOf, valueAt } = await load("run_compare");
+const { bandOf, duration, markerPath, methodsOf, placesOf, pointsOf, spread, summaryOf, valueAt } = await load("run_compare");
 
 const run = {
   name: "a", method: "vpd", rollouts_per_step: 128,
@@ -72,4 +73,11 @@ test("names are pushed apart, in their order and within the bounds", () => {
   assert.deepEqual(spread([50, 50, 49], 10, 0, 100), [59, 69, 49]);
   assert.deepEqual(spread([99, 99], 10, 0, 100), [90, 100]);
   assert.deepEqual(spread([5, 5, 5], 60, 0, 100), [0, 50, 100].map((one) => one + 0));
+});
+
+test("every style's marker has an outline of its own", () => {
+  const palette = JSON.parse(readFileSync(new URL("../vpdlab_widgets/palette.json", import.meta.url), "utf8"));
+  const names = palette.styles.map((style) => style[2].replace("-open", ""));
+  const outlines = new Map(names.map((name, slot) => [name, markerPath(slot, 0, 0)]));
+  assert.equal(new Set(outlines.values()).size, outlines.size);
 });
