@@ -132,8 +132,13 @@ def test_a_colour_bar_s_title_stands_beside_its_labels_and_no_zero_line_crosses_
         assert figure.layout.xaxis.zeroline is False
 
 
+def test_a_side_has_its_colour_in_every_line() -> None:
+    lines = plots.lines_figure([0, 1], {"p": {"margin": [0.0, 1.0]}, "q": {"teacher": [0.0, 1.0]}}, "x").data
+    assert next(line for line in lines if line.name == "teacher").line.color == plots.TEACHER
+
+
 def test_an_equal_curve_does_not_hide_another() -> None:
-    lines = plots.lines_figure([0, 1], {"p": {name: [0.0, 1.0] for name in ("vpd", "sdpo", "opsd")}}, "x").data
+    lines = plots.lines_figure([0, 1], {"p": {name: [0.0, 1.0] for name in ("vpd", "sdpo", "sdar")}}, "x").data
     solid = [line.zorder for line in lines if line.line.dash == "solid"]
     dashed = [line.zorder for line in lines if line.line.dash != "solid"]
     assert len(solid) == 2 and dashed and max(solid) < min(dashed)

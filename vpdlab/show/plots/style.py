@@ -18,6 +18,9 @@ STUDENT, TEACHER, RIGHT, WRONG, GREY = (
     palette.EITHER[name] for name in ("student", "teacher", "right", "wrong", "grey")
 )
 
+SIDES = ("student", "teacher")
+"""Lines that have the colour of their side, whatever else is drawn."""
+
 
 def label(text: Any, limit: int = 200) -> str:
     """Text as a label, legend, title or hover text that shows exactly this text.
@@ -59,7 +62,7 @@ def line_style(names: Sequence[str], name: str) -> dict[str, Any]:
     Dashed lines are above solid ones: where two are equal, both show.
     """
     style = palette.STYLES[palette.slots(names)[list(names).index(name)]]
-    colour = palette.EITHER[style.colour]
+    colour = palette.EITHER[name if name in SIDES else style.colour]
     dash = ",".join(f"{length}px" for length in style.dash) or "solid"
     return {
         "line": {"color": colour, "dash": dash, "width": 2},
