@@ -105,3 +105,14 @@ def test_spellings_of_a_word_begin_alike() -> None:
     ids = [tokenizer()(text, add_special_tokens=False).input_ids[0] for text in ("reverse", " reverse", "Reverse")]
     assert torch.equal(table[ids[0]], table[ids[1]])
     assert torch.equal(table[ids[0]], table[ids[2]])
+
+
+def test_the_script_saves_a_model_that_loads(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    stage = dataclasses.replace(make_reader.STAGES["execution"], updates=1, rows=2)
+    monkeypatch.setattr(make_reader, "STAGES", {"execution": stage})
+    monkeypatch.setattr(make_reader, "skills", lambda *_, **__: {"described": 0.5})
+    monkeypatch.setattr("sys.argv", ["make_reader", "--out", str(tmp_path / "made")])
+    make_reader.main()
+    assert "described: 0.500" in capsys.readouterr().out
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "made").config.closed_vocabulary is True
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "made")) == len(tokenizer())

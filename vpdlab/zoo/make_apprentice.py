@@ -12,12 +12,10 @@ never sees the pairs that the arithmetic task holds out.
 
 from __future__ import annotations
 
-import argparse
 import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +24,7 @@ import torch.nn.functional as F
 from vpdlab.prompts import Renderer, Templates
 from vpdlab.tasks.arithmetic import critique, held_out
 from vpdlab.types import Feedback, Problem
-from vpdlab.zoo.scratch import random_llama, special_tokens, with_chat
+from vpdlab.zoo.scratch import make, random_llama, special_tokens, with_chat
 
 # Share of right answers in the last stage: without feedback, and after a critique of a wrong attempt, for numbers of
 # two and three digits. `vpdlab compare` measures the resulting success rates at the start of the tours.
@@ -214,23 +212,7 @@ def skills(model: Any, render: Renderer) -> dict[tuple[str, int], float]:
 
 def main() -> None:
     """Parse the options and train."""
-    parser = argparse.ArgumentParser(description="Make the bundled model.")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--seed", type=int, default=1, help="default: 1, as for the bundled model")
-    parser.add_argument("--start", type=Path, help="start from this model instead of random weights")
-    parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES), help="default: all")
-    args = parser.parse_args()
-    from transformers import AutoModelForCausalLM
-
-    torch.set_num_threads(1)  # one thread: a fixed order of summation, and so reproducible weights
-    tokenizer = build_tokenizer()
-    model = AutoModelForCausalLM.from_pretrained(args.start) if args.start else build_model(tokenizer, args.seed)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
-    for name in args.stages:
-        train(model, tokenizer, name, args.seed)
-        model.save_pretrained(args.out)  # after each stage, so that training can resume with --start
-        tokenizer.save_pretrained(args.out)
-    print(f"saved to {args.out}")
+    make("Make the bundled model.", STAGES, build_tokenizer, build_model, train)
 
 
 if __name__ == "__main__":

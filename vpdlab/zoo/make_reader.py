@@ -11,13 +11,11 @@ digits, phrases and sentences that the task holds out, nor any slang.
 
 from __future__ import annotations
 
-import argparse
 import random
 import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +27,7 @@ from vpdlab.tasks.common.lexicon.operations import KINDS
 from vpdlab.tasks.common.lexicon.phrases import phrases
 from vpdlab.zoo.lessons import EMPTY_VOICES, PROBLEM_LAST, Course, Lesson, lesson
 from vpdlab.zoo.reader_skills import skills
-from vpdlab.zoo.scratch import SPECIAL, random_llama, special_tokens, with_chat
+from vpdlab.zoo.scratch import SPECIAL, make, random_llama, special_tokens, with_chat
 
 WORD = " ?[A-Za-z]+| ?[0-9]| ?[^\\sA-Za-z0-9]+|\\s"
 """One token at most: letters, a digit or punctuation with the space before it, or white space."""
@@ -162,25 +160,10 @@ def train(model: Any, tokenizer: Any, name: str, seed: int) -> None:
 
 def main() -> None:
     """Parse the options and train."""
-    parser = argparse.ArgumentParser(description="Make the bundled model that reads.")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--seed", type=int, default=1, help="default: 1, as for the bundled model")
-    parser.add_argument("--start", type=Path, help="start from this model instead of random weights")
-    parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES), help="default: all")
-    args = parser.parse_args()
-    from transformers import AutoModelForCausalLM
-
-    torch.set_num_threads(1)  # one thread: a fixed order of summation, and so reproducible weights
-    tokenizer = build_tokenizer()
-    model = AutoModelForCausalLM.from_pretrained(args.start) if args.start else build_model(tokenizer, args.seed)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
-    for name in args.stages:
-        train(model, tokenizer, name, args.seed)
-        model.save_pretrained(args.out)  # after each stage, so that training can resume with --start
-        tokenizer.save_pretrained(args.out)
+    what = "Make the bundled model that reads."
+    model, tokenizer = make(what, STAGES, build_tokenizer, build_model, train)
     for skill, value in skills(model, tokenizer, rows=256).items():
         print(f"{skill}: {value:.3f}")
-    print(f"saved to {args.out}")
 
 
 if __name__ == "__main__":

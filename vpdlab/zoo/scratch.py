@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,3 +68,41 @@ def random_llama(tokenizer: Any, seed: int, **shape: Any) -> Any:
             **usual | shape,
         )
     )
+
+
+def make(
+    what: str,
+    stages: Iterable[str],
+    build_tokenizer: Callable[[], Any],
+    build_model: Callable[[Any, int], Any],
+    train: Callable[[Any, Any, str, int], None],
+) -> tuple[Any, Any]:
+    """Parse the options of a script that makes a model, train its stages, and save it after each.
+
+    Args:
+        what: the script in a sentence.
+        stages: names of the stages, in order.
+        build_tokenizer, build_model: the latter from tokenizer and seed, with random weights.
+        train: trains one stage of a model, given its tokenizer, the stage's name and the seed.
+
+    Returns:
+        The model and its tokenizer.
+    """
+    parser = argparse.ArgumentParser(description=what)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--seed", type=int, default=1, help="default: 1, as for the bundled model")
+    parser.add_argument("--start", type=Path, help="start from this model instead of random weights")
+    parser.add_argument("--stages", nargs="+", choices=list(stages), default=list(stages), help="default: all")
+    args = parser.parse_args()
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(1)  # one thread: a fixed order of summation, and so reproducible weights
+    tokenizer = build_tokenizer()
+    model = AutoModelForCausalLM.from_pretrained(args.start) if args.start else build_model(tokenizer, args.seed)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
+    for name in args.stages:
+        train(model, tokenizer, name, args.seed)
+        model.save_pretrained(args.out)  # after each stage, so that training can resume with --start
+        tokenizer.save_pretrained(args.out)
+    print(f"saved to {args.out}")
+    return model, tokenizer
