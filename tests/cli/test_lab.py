@@ -489,6 +489,7 @@ def test_after_the_kernel_has_ended_linked_widgets_still_agree(linked):
         linked.wait_for_function("(name) => document.querySelector('.vpd-tl-where').textContent === name", arg=name)
     linked.locator(".vpd-tl-stage").focus()
     linked.keyboard.press("]")
+    linked.wait_for_function("(was) => document.querySelector('.vpd-tl-where').textContent !== was", arg=name)
     name = linked.locator(".vpd-tl-where").inner_text()
     linked.wait_for_function(
         "(name) => document.querySelector('.vpd-rt-details .vpd-rt-name').textContent === name", arg=name
@@ -547,7 +548,7 @@ def test_a_lesson_in_jupyterlab(lab, browser):
             "mousedown"
         )
         page.keyboard.press("a")
-        assert output.is_visible()
+        output.wait_for(state="visible")
         page.keyboard.press("?")
         assert "implicit reward" in page.get_by_role("dialog").inner_text()
         photograph(page, "lesson")

@@ -18,6 +18,7 @@ from vpdlab_widgets.base import write_page
 
 from vpdlab import cli, load_run, show
 from vpdlab.cli import headless
+from vpdlab.compare import page as comparison_page
 from vpdlab.compare import standings
 from vpdlab.show import plots, widget_data
 from vpdlab.show.page import notebook_to_page
@@ -100,7 +101,7 @@ def test_a_comparison(run, chromium, tmp_path) -> None:
     folder = run.folder
     cells: Any = [SimpleNamespace(preset=TEXT, label=f"{x} {TEXT}", seed=0, folder=folder) for x in ("first", "second")]
     rows = standings.summarise(cells)
-    path = standings.write(cells, rows, tmp_path, f"vpdlab compare {TEXT}")
+    path = comparison_page.write(cells, rows, tmp_path, f"vpdlab compare {TEXT}")
     with opened(chromium, path) as page:
         assert hover_everything(page) > 0
 
