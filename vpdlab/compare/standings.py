@@ -158,8 +158,9 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         lines += [
             f"### {in_markdown(preset).strip('`')}",
             "",
-            f"Starting from {100 * first['start']:.1f} %; {len(first['seeds'])} seed{'s' * (len(first['seeds']) > 1)} of"
-            f" {first['rollouts']:,} rollouts; held-out accuracy in percent, [95 % interval over seeds and problems].",
+            f"Starting from {100 * first['start']:.1f} %; {len(first['seeds'])}"
+            f" seed{'s' * (len(first['seeds']) > 1)} of {first['rollouts']:,} rollouts; held-out accuracy in percent,"
+            " [95 % interval over seeds and problems].",
             "",
             f"| method | final | seeds | against {in_markdown(first['method']).strip('`')} | best |"
             f" rollouts to {100 * first['level']:.0f} % | length | entropy | seconds |",
