@@ -34,7 +34,6 @@ def compare(args: Sequence[str]) -> int:
 
 def _compare(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> int:
     from vpdlab import compare
-    from vpdlab.compare import page, standings
     from vpdlab.record import refuse_links
 
     for name in ("--preset", "--method", "--seed"):
@@ -50,9 +49,7 @@ def _compare(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> i
     }
     cells = compare.plan(bases, chosen.methods, chosen.seeds, chosen.out)
     if _run_all(cells, chosen):
-        rows = standings.summarise(cells, chosen.level)
-        written = page.write(cells, rows, chosen.out, command)
-        print(f"\n{standings.markdown(rows)}\n{written}")
+        _show(cells, chosen, command)
     return 0
 
 
@@ -68,6 +65,16 @@ def _run_all(cells: Sequence[Cell], chosen: argparse.Namespace) -> bool:
         return False
     compare.run_all(cells, jobs, say=lambda line: print(line, flush=True))
     return True
+
+
+def _show(cells: Sequence[Cell], chosen: argparse.Namespace, command: str, said: str = "", **page: str) -> None:
+    """Write the page of complete runs, and print its tables; `said` is Markdown above them, `page` its other words."""
+    from vpdlab.compare import standings
+    from vpdlab.compare.page import write
+
+    rows = standings.summarise(cells, chosen.level)
+    written = write(cells, rows, chosen.out, command, more=said, **page)
+    print("\n".join(["", *([said, ""] if said else []), standings.markdown(rows), str(written)]))
 
 
 def study(args: Sequence[str]) -> int:
@@ -88,7 +95,7 @@ def study(args: Sequence[str]) -> int:
 
 
 def _study(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> int:
-    from vpdlab.compare import claims, page, standings, studies
+    from vpdlab.compare import claims, studies
     from vpdlab.record import refuse_links
 
     chosen.out = chosen.out or Path("runs") / f"study-{Path(chosen.study).stem}"
@@ -97,10 +104,8 @@ def _study(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> int
     asked = parse_preset("vpdlab study", rest)[0]
     cells = found.cells(chosen.out, {name: getattr(asked, name) for name in asked.asked})
     if _run_all(cells, chosen):
-        rows, judged = standings.summarise(cells, chosen.level), claims.verdicts(found.claims, cells)
-        said = claims.markdown(judged) if judged else ""
-        written = page.write(cells, rows, chosen.out, command, found.title, said)
-        print(f"\n{said}\n\n{standings.markdown(rows)}\n{written}")
+        judged = claims.verdicts(found.claims, cells)
+        _show(cells, chosen, command, claims.markdown(judged) if judged else "", title=found.title)
     return 0
 
 
@@ -111,7 +116,7 @@ def _add_common(arguments: argparse.ArgumentParser) -> None:
 
 
 def forecast(args: Sequence[str]) -> int:
-    """what a few batches say of how much sdpo, vpd and grpo will gain: vpdlab forecast --preset words-liar"""
+    """what a few batches say of how much a method will gain: vpdlab forecast --preset words-liar"""
     arguments = parser(
         "forecast",
         "Samples a few batches with the settings of `vpdlab train`, trains nothing, and forecasts the gain in held-out"

@@ -11,8 +11,7 @@ import os
 import sys
 
 from vpdlab.cli import main
-
-INTERRUPTED = 130
+from vpdlab.cli.headless import EXIT_STATUS
 
 
 def serve() -> None:
@@ -27,7 +26,7 @@ def serve() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         print(status, file=answers, flush=True)
-        if status == INTERRUPTED:
+        if status == EXIT_STATUS["stopped"]:
             return
 
 

@@ -24,12 +24,9 @@ SIGNS = "signs.json"
 def signs_of(config: RunConfig, batches: int = 4) -> Signs:
     """The signs of a run with these settings, before it. Its model is loaded; nothing is trained or written."""
     parts = Parts.open(config.but(method="joint"))
-    beliefs = [value for name, value in _probes(parts).items() if name.startswith("belief/") and value is not None]
+    probes = probed(parts, 0, []).get("probes", {})
+    beliefs = [value for name, value in probes.items() if name.startswith("belief/") and value is not None]
     return forecast.signs(parts, batches, sum(beliefs) / len(beliefs) if beliefs else math.nan)
-
-
-def _probes(parts: Parts) -> dict[str, float | None]:
-    return probed(parts, 0, []).get("probes", {})
 
 
 def signs_of_study(
@@ -96,16 +93,14 @@ def told(found: Signs, fits: dict[str, Fit]) -> dict[str, Gain]:
 
 def markdown(found: Signs, gained: dict[str, Gain]) -> str:
     """Signs and forecasts as text."""
-    percent = {"success": found.success, "teacher": found.teacher, "sibling": found.sibling, "signal": found.signal}
-    words = {
-        "success": "of the student's rollouts are right",
-        "teacher": "of its failures the teacher gets right, shown the feedback",
-        "sibling": "of the student's other rollouts of these problems are right",
-        "signal": "of the groups have both a success and a failure",
+    shares = {
+        "of the student's rollouts are right": found.success,
+        "of its failures the teacher gets right, shown the feedback": found.teacher,
+        "of the student's other rollouts of these problems are right": found.sibling,
+        "of the groups have both a success and a failure": found.signal,
+        "is the probability that the teacher does what a voice tells it": found.belief,
     }
-    lines = [f"{100 * percent[name]:5.1f} % {text}" for name, text in words.items()]
-    if not math.isnan(found.belief):
-        lines.append(f"{100 * found.belief:5.1f} % is the probability that the teacher does what a voice tells it")
+    lines = [f"{100 * share:5.1f} % {words}" for words, share in shares.items() if not math.isnan(share)]
     if not math.isnan(found.cosine):
         lines.append(f"{found.cosine:+7.3f} is the cosine of the step of distillation and the step that raises success")
     lines += [

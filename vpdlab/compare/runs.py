@@ -181,15 +181,16 @@ def _processes(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, int]]:
         finally:
             workers.put(worker)
 
-    with ThreadPoolExecutor(jobs) as pool:
+    # The pool ends first, and waits for its runs: then no worker is in use.
+    with contextlib.ExitStack() as ends, ThreadPoolExecutor(jobs) as pool:
+        for worker in made:
+            ends.callback(worker.close)
         futures = {pool.submit(run, cell): cell for cell in cells}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
         finally:  # on an interrupt the terminal signals the processes too, and they finish their iteration
             pool.shutdown(wait=False, cancel_futures=True)
-    for worker in made:
-        worker.close()
 
 
 class Worker:

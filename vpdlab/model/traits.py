@@ -106,5 +106,5 @@ def _numbers(config: Any, name: re.Pattern[str], deep: bool) -> Iterator[int]:
 
 
 def closed_vocabulary(model: Any) -> bool:
-    """Whether the model's config.json says `"closed_vocabulary": true`: it knows the words of its tokenizer only."""
+    """Whether the model's config.json says `"closed_vocabulary": true`: it knows only its tokenizer's words."""
     return getattr(model.config, "closed_vocabulary", False) is True

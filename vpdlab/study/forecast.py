@@ -1,4 +1,4 @@
-"""Before a run: what a few batches say of how much sdpo, vpd and grpo will gain.
+"""Before a run: what a few batches say of how much a method will gain.
 
 `signs` samples a few batches and trains nothing. `Fit` is a ridge regression of the gain in held-out accuracy on these
 signs, one per method, with an interval from runs under conditions that the regression did not see. The bundled fit
@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
-from vpdlab.credit import group_mean
+from vpdlab.credit import leave_one_out_mean
 from vpdlab.errors import FAULTS, UserError, in_one_line
 from vpdlab.learn.answers import answered
 from vpdlab.learn.m_step import Method, survey
@@ -75,7 +76,7 @@ def signs(parts: Parts, batches: int = 4, belief: float = math.nan) -> Signs:
     """Sample a few batches and look at them; no weight changes.
 
     Args:
-        parts: with a method that sees all rollouts in both views (`joint`), as `watched` opens them.
+        parts: with a method that sees all rollouts in both views (`joint`), as `compare.forecasts.signs_of` opens them.
         batches: at least 2: the two gradients come from different ones.
         belief: from the task's probes, where it has them.
 
@@ -87,7 +88,7 @@ def signs(parts: Parts, batches: int = 4, belief: float = math.nan) -> Signs:
     seen = [parts.batch(step) for step in range(1, batches + 1)]
     answers = [answered(parts, batch.select(~batch.success)) for batch in seen]
     rights = torch.cat([answer.success for answer in answers]).float()
-    beside = torch.cat([_siblings(batch)[~batch.success] for batch in seen])
+    beside = torch.cat([leave_one_out_mean(batch.success.float(), batch.groups)[~batch.success] for batch in seen])
     mixed = [len(set(batch.success[batch.groups == g].tolist())) == 2 for batch in seen for g in batch.groups.unique()]
     success = torch.cat([batch.success for batch in seen]).float()
     return Signs(
@@ -99,14 +100,6 @@ def signs(parts: Parts, batches: int = 4, belief: float = math.nan) -> Signs:
         belief,
         len(success),
     )
-
-
-def _siblings(batch: Batch) -> Tensor:
-    """[B] success rate of the other rollouts of the same problem; 0 for a rollout alone in its group."""
-    success, groups = batch.success.float(), batch.groups
-    ones = torch.ones_like(success)
-    size = torch.tensor([float((groups == g).sum()) for g in groups], device=success.device)
-    return (group_mean(success, groups) * size - success) / (size - ones).clamp(min=1.0)
 
 
 def _cosine(parts: Parts, batches: Sequence[Batch]) -> float:
@@ -211,13 +204,7 @@ def rank_correlation(told: Sequence[float], measured: Sequence[float]) -> float:
     >>> rank_correlation([1, 2, 3], [10, 30, 20])
     0.5
     """
-    one, other = (_ranks(np.array(values, dtype=float)) for values in (told, measured))
-    spread = one.std() * other.std()
-    return float(round(((one - one.mean()) * (other - other.mean())).mean() / spread, 12)) if spread else math.nan
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    return np.array([(values < value).sum() + ((values == value).sum() - 1) / 2 for value in values])
+    return round(float(pd.Series(told).rank().corr(pd.Series(measured).rank())), 12)
 
 
 def _ridge(x: np.ndarray, y: np.ndarray) -> np.ndarray:

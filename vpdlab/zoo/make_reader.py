@@ -12,7 +12,6 @@ digits, phrases and sentences that the task holds out, nor any slang.
 from __future__ import annotations
 
 import random
-import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from vpdlab.prompts import Renderer, Templates
-from vpdlab.tasks.common.lexicon.frames import vocabulary
+from vpdlab.tasks.common.lexicon.frames import vocabulary, words_in
 from vpdlab.tasks.common.lexicon.operations import KINDS
 from vpdlab.tasks.common.lexicon.phrases import phrases
 from vpdlab.zoo.lessons import EMPTY_VOICES, PROBLEM_LAST, Course, Lesson, lesson
@@ -55,9 +54,8 @@ def words() -> list[str]:
     """The words that are one token each: of the task, the templates and the lessons, and the phrases' first words with
     a capital, as a person would begin a sentence with them."""
     texts = [text for one in (Templates(), PROBLEM_LAST) for text in vars(one).values()]
-    other = re.findall("[A-Za-z]+", re.sub(r"\{\w+\}", " ", " ".join(texts)))
     first = {phrase.split()[0].strip(",").capitalize() for kind in KINDS for phrase in phrases(kind, "all")}
-    return sorted({*vocabulary(), *other, *EMPTY_VOICES, *first})
+    return sorted({*vocabulary(), *words_in(texts), *EMPTY_VOICES, *first})
 
 
 def build_tokenizer() -> Any:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vpdlab_widgets.palette import tinted
-
-from vpdlab.show.plots.style import dress, label, labels, line_style, numbers
+from vpdlab.show.plots.style import band, dress, label, labels, line_style, numbers
 
 MOST = 3
 """Panels in a row."""
@@ -77,12 +75,8 @@ def _band(curves: Sequence[Mapping[str, Any]], name: str, names: Sequence[str], 
     at = list(zip(*(curve["accuracy"] for curve in curves), strict=True))
     lows, highs, means = [min(v) for v in at], [max(v) for v in at], [sum(v) / len(v) for v in at]
     name = label(name)
-    shared = {"legendgroup": name, "hoverinfo": "skip", "showlegend": False}
-    shade = tinted(style["line"]["color"], 0.16)
-    edge = go.Scatter(x=points, y=highs, mode="lines", line={"width": 0}, **shared)
-    fill = go.Scatter(x=points, y=lows, mode="lines", line={"width": 0}, fill="tonexty", fillcolor=shade, **shared)
     line = go.Scatter(
         x=points, y=means, mode="lines+markers", name=name, legendgroup=name, showlegend=legend,
         hovertemplate="%{y:.1%}", **style,
     )  # fmt: skip
-    return edge, fill, line
+    return *band(points, lows, highs, style["line"]["color"], name), line

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vpdlab_widgets.palette import EITHER, tinted
+from vpdlab_widgets.palette import EITHER
 
-from vpdlab.show.plots.style import GREY, dress, label, number, numbers
+from vpdlab.show.plots.style import GREY, band, dress, label, number, numbers
 from vpdlab.show.probes import probe_groups, words
 
 HUES = [EITHER[f"method{number}"] for number in (2, 1, 3, 4, 5, 6)]
@@ -97,19 +97,14 @@ def _curves(seeds: Sequence[Sequence[Mapping[str, Any]]], group: str) -> dict[st
 
 def _mean(curve: Mapping[int, Sequence[float | None]], name: str, at: int, place: int) -> list[Any]:
     """The mean over runs as a line, and their range as a band where there are several."""
-    import plotly.graph_objects as go
-
     steps = sorted(curve)
     known = [[value for value in numbers(curve[step]) if value is not None] for step in steps]
     line = _line(steps, [sum(values) / len(values) if values else None for values in known], name, at, place)
     line.legendgroup = line.name
     if max(map(len, known)) < 2:
         return [line]
-    shared: dict[str, Any] = {"mode": "lines", "line": {"width": 0}, "legendgroup": line.name, "hoverinfo": "skip"}
-    high, low = ([end(values) if values else None for values in known] for end in (max, min))
-    edge = go.Scatter(x=steps, y=high, showlegend=False, **shared)
-    fill = tinted(HUES[at % len(HUES)], 0.16)
-    return [edge, go.Scatter(x=steps, y=low, fill="tonexty", fillcolor=fill, showlegend=False, **shared), line]
+    low, high = ([end(values) if values else None for values in known] for end in (min, max))
+    return [*band(steps, low, high, HUES[at % len(HUES)], line.name), line]
 
 
 def _line(steps: Sequence[Any], values: Sequence[float | None], name: str, at: int, place: int = 0) -> Any:

@@ -71,6 +71,16 @@ def line_style(names: Sequence[str], name: str) -> dict[str, Any]:
     }
 
 
+def band(points: Sequence[Any], lows: Sequence[Any], highs: Sequence[Any], colour: str, group: str) -> list[Any]:
+    """The area between two lines, as two traces that are shown and hidden with the legend's `group`."""
+    import plotly.graph_objects as go
+
+    shared: dict[str, Any] = {"mode": "lines", "line": {"width": 0}, "legendgroup": group, "hoverinfo": "skip"}
+    edge = go.Scatter(x=points, y=highs, showlegend=False, **shared)
+    shade = palette.tinted(colour, 0.16)
+    return [edge, go.Scatter(x=points, y=lows, fill="tonexty", fillcolor=shade, showlegend=False, **shared)]
+
+
 def dress(figure: Any, height: int, x_title: str) -> Any:
     """Apply the common layout: height in pixels, grey text and grid lines that read on light and dark pages."""
     grid = {"gridcolor": palette.tinted(GREY, 0.25), "zerolinecolor": palette.tinted(GREY, 0.5), "automargin": True}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vpdlab.tasks.common.lexicon.operations import KINDS, Meaning
@@ -121,4 +122,9 @@ def vocabulary() -> list[str]:
     texts = [*KINDS, *NAMES, *VOICES, *PLACES, *SLANG.values(), *frames("all"), *SAYS, EXPLANATION, "and then"]
     texts += [phrase for kind in KINDS for phrase in phrases(kind, "all")]
     texts += [text for table in (VERDICTS, VERDICTS_ON_ONE) for group in table.values() for text in group]
-    return sorted(set(re.findall(r"[A-Za-z]+", re.sub(r"\{\w+\}", " ", " ".join(texts)))))
+    return sorted(words_in(texts))
+
+
+def words_in(texts: Iterable[str]) -> set[str]:
+    """The words of some texts, without the fields in braces that are filled in."""
+    return set(re.findall("[A-Za-z]+", re.sub(r"\{\w+\}", " ", " ".join(texts))))
