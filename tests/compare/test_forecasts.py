@@ -10,7 +10,7 @@ from test_studies import leave
 
 from vpdlab import cli
 from vpdlab.compare import forecasts, studies
-from vpdlab.errors import RunFailed
+from vpdlab.errors import RunFailed, UserError
 from vpdlab.study import forecast
 from vpdlab.study.forecast import Signs
 
@@ -60,6 +60,15 @@ def test_signs_are_measured_once_per_condition_and_seed(study: Path, tmp_path: P
     again = forecasts.signs_of_study(cells, tmp_path / "out")
     assert len(forecasts.asked) == 6  # type: ignore[attr-defined]
     assert {key: one.teacher for key, one in again.items()} == {key: one.teacher for key, one in first.items()}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"one 3": {}}', '{"one 3": 1}', "\udcff"])
+def test_signs_that_are_none_are_named(study: Path, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "out" / forecasts.SIGNS
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    cells = studies.read_study(str(study)).cells(tmp_path / "out")
+    with pytest.raises(UserError, match="signs.json holds no signs"):
+        forecasts.signs_of_study(cells, tmp_path / "out")
 
 
 def test_a_study_without_a_run_fits_nothing(study: Path, tmp_path: Path) -> None:

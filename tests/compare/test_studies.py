@@ -61,6 +61,8 @@ def test_a_part_of_a_study(tmp_path) -> None:
     assert [(c.preset, c.label, c.seed) for c in part.cells(tmp_path)] == [("plain", "vpd", 9)]
     with pytest.raises(UserError, match="no condition 'loud': choose from plain, noisy"):
         study.chosen(["loud"], [], [])
+    with pytest.raises(UserError, match="seeds is 5 5"):
+        study.chosen([], [], [5, 5])
     with pytest.raises(UserError, match="no condition runs 'rft'"):
         study.chosen([], ["rft"], [])
 
@@ -70,6 +72,9 @@ def test_a_part_of_a_study(tmp_path) -> None:
     [
         ("title: A study\n", "", "has no 'title'"),
         ("seeds: [3, 4]", "seeds: 3", "seeds is 3, but must be a list of whole numbers"),
+        ("seeds: [3, 4]", "seeds: []", "seeds is empty: name one or more"),
+        ("seeds: [3, 4]", "seeds: [3, 3]", "seeds is 3 3: name one or more, each once"),
+        ('methods: [vpd, "sdpo:lr=1e-3"]', "methods: [vpd, vpd]", "methods is vpd vpd: name one or more, each once"),
         ("seeds: [3, 4]", "seeds: [true]", "must be a list of whole numbers"),
         ("methods: [vpd", "method: [vpd", "has 'method', but may have title, seeds"),
         ("preset: tour-common, task_args", "presets: x, task_args", "conditions: plain has 'presets'"),

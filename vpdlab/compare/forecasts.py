@@ -7,11 +7,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from vpdlab.compare.runs import Cell
 from vpdlab.config import RunConfig
-from vpdlab.errors import RunFailed, UserError
+from vpdlab.errors import FAULTS, RunFailed, UserError, in_one_line
 from vpdlab.learn.parts import Parts
 from vpdlab.record import load_run
 from vpdlab.run.probing import probed
@@ -34,16 +33,29 @@ def signs_of_study(
 ) -> dict[tuple[str, int], Signs]:
     """Signs of each condition and seed of a study. What is measured once is kept in the study's folder."""
     path = out / SIGNS
-    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    found = {}
+    stored, found = _stored(path), {}
     for cell in cells:
         key = f"{cell.preset} {cell.seed}"
         if key not in stored:
-            stored[key] = asdict(signs_of(cell.config, batches))
+            stored[key] = signs_of(cell.config, batches)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
+            text = json.dumps({name: asdict(one) for name, one in stored.items()}, indent=2)
+            path.write_text(text + "\n", encoding="utf-8")
             say(f"signs of {key}: {stored[key]}")
-        found[cell.preset, cell.seed] = Signs(**stored[key])
+        found[cell.preset, cell.seed] = stored[key]
+    return found
+
+
+def _stored(path: Path) -> dict[str, Signs]:
+    """The signs in a study's folder. Raises UserError for a file that holds something else."""
+    if not path.is_file():
+        return {}
+    try:
+        found = {str(name): Signs(**one) for name, one in json.loads(path.read_text(encoding="utf-8")).items()}
+        if not all(isinstance(value, int | float) for one in found.values() for value in asdict(one).values()):
+            raise ValueError("a sign is not a number")
+    except (OSError, TypeError, AttributeError, *FAULTS) as error:
+        raise UserError(f"{path} holds no signs: {in_one_line(error)}; remove it to measure them again") from error
     return found
 
 

@@ -106,14 +106,15 @@ class Study:
         for name in conditions:
             if name not in known:
                 raise UserError(f"study: there is no condition {name!r}: choose from {', '.join(known)}")
-        kept = [known[name] for name in conditions] if conditions else list(self.conditions)
+        kept = [known[name] for name in _each_once("conditions", conditions)] if conditions else list(self.conditions)
         labels = {label for condition in kept for label in condition.methods}
         for label in methods:
             if label not in labels:
                 raise UserError(f"study: no condition runs {label!r}: choose from {', '.join(sorted(labels))}")
         if methods:
             kept = [replace(c, methods=tuple(label for label in c.methods if label in methods)) for c in kept]
-        return replace(self, conditions=tuple(c for c in kept if c.methods), seeds=tuple(seeds) or self.seeds)
+        own = _each_once("seeds", seeds) if seeds else self.seeds
+        return replace(self, conditions=tuple(c for c in kept if c.methods), seeds=own)
 
     def cells(self, out: Path, more: Mapping[str, Any] | None = None) -> list[Cell]:
         """The runs, ordered by seed, so that an interrupted study has complete seeds.
@@ -189,8 +190,10 @@ def _study(whole: Part) -> Study:
     claims = parts.get("claims")
     listed = claims.list_of(dict, "claims") if claims else ()
     runs = {(condition.name, label) for condition in conditions for label in condition.methods}
+    if not conditions:
+        raise UserError(f"{worlds.where}: there is none")
     return Study(
-        str(parts["title"].value), seeds, conditions,
+        str(parts["title"].value), _each_once("seeds", seeds), conditions,
         tuple(_claim(Part(f"{whole.where}: claim {n}", value), runs) for n, value in enumerate(listed, start=1)),
     )  # fmt: skip
 
@@ -207,7 +210,14 @@ def _condition(name: str, part: Part, usual: tuple[str, ...]) -> Condition:
         raise UserError(f"{parts['settings'].where}: expected lines of FIELD: VALUE")
     if not methods:
         raise UserError(f"{part.where} has no methods, and the study names none for all")
-    return Condition(name, str(parts["preset"].value), options, settings, methods)
+    return Condition(name, str(parts["preset"].value), options, settings, _each_once("methods", methods))
+
+
+def _each_once(what: str, values: Sequence[Any]) -> tuple[Any, ...]:
+    """The values, of which two would be one run. Raises UserError for none, or for one that is named twice."""
+    if not values or len(set(values)) < len(values):
+        raise UserError(f"study: {what} is {' '.join(map(str, values)) or 'empty'}: name one or more, each once")
+    return tuple(values)
 
 
 def _claim(part: Part, runs: set[tuple[str, str]]) -> Claim:
