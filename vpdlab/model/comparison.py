@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from vpdlab import losses
+from vpdlab.model import fused
 from vpdlab.model.chunks import chunk_rows, walk
 from vpdlab.model.distributions import TokenDist
 
@@ -62,6 +63,8 @@ class Comparison(NamedTuple):
 
 def token_logp(dist: TokenDist, tokens: Int[Tensor, " n"], mib: int = 256) -> Float[Tensor, " n"]:
     """Log-probability of each given token, with gradient where `dist` has one."""
+    if fused.fits(dist):
+        return fused.logp_and_entropy(dist, tokens, mib)[0]
 
     def one(rows: slice, logp: Tensor) -> tuple[Tensor, ...]:
         return (_at(logp, tokens[rows]),)
@@ -91,6 +94,9 @@ def compare_tokens(
     if support.kind == "sampled" and (alpha != 1.0 or measure is not None):
         raise ValueError(f"the sampled support is reverse KL: alpha must be 1, not {alpha}, and there is no measure")
     measure = measure or partial(losses.token_divergence, alpha=alpha)
+    size = {"full": student.vocabulary, "topk": support.k, "sampled": 0}[support.kind]
+    if fused.fits(student, size):
+        return Comparison(*fused.compare(student, teacher, tokens, size, support.tail, measure, mib))
     fixed: dict[int, tuple[Tensor | None, Tensor | None, Tensor, tuple[Tensor, ...]]] = {}
 
     def one(rows: slice, s: Tensor) -> tuple[Tensor, ...]:
@@ -115,6 +121,8 @@ def logp_and_entropy(
     student: TokenDist, tokens: Int[Tensor, " n"], mib: int = 256
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     """Log-probability of each given token, with gradient, and the entropy at its position, without."""
+    if fused.fits(student):
+        return fused.logp_and_entropy(student, tokens, mib)
 
     def one(rows: slice, logp: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():

@@ -36,10 +36,12 @@ class TokenDist:
     Attributes:
         terms: one, or several with weights.
         temperature: divides the logits; the tempered distribution is the policy.
+        fuse: whether compiled functions may work on it (`fused`).
     """
 
     terms: tuple[Term, ...]
     temperature: float = 1.0
+    fuse: bool = False
 
     def __len__(self) -> int:
         return self.terms[0].hidden.shape[0]

@@ -1,0 +1,60 @@
+"""torch.compile, where a compiler is there: chains of small operations become one kernel.
+
+Whether it works is tried once per kind of device, on a small function, since it depends on what the machine has (Triton
+on a GPU, a C++ compiler on a CPU). Compiled code is kept on disk by torch (`TORCHINDUCTOR_CACHE_DIR`), so only the first
+process pays for it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+
+import torch
+
+from vpdlab.errors import first_line, notice
+
+Choice = Literal["auto", "on", "off"]
+F = TypeVar("F", bound=Callable[..., Any])
+
+# On a CPU compiling takes seconds at the start of each process: it pays for large vocabularies alone.
+LARGE = 32_768
+# A norm is called with a few shapes, with and without gradient: each is a version of the same code.
+VERSIONS = 64
+
+
+@functools.cache
+def obstacle(kind: str) -> str:
+    """Why torch.compile does not work on this kind of device ("cpu", "cuda"); "" where it does."""
+    if kind not in ("cpu", "cuda"):
+        return f"not tried on {kind}"
+    try:
+        torch.compile(_trial, dynamic=True)(torch.ones(3, device=kind))
+    except Exception as error:  # a compiler's own errors are of many kinds, and none of them may end a run
+        return f"{type(error).__name__}: {first_line(error)}"
+    torch._dynamo.config.recompile_limit = max(VERSIONS, torch._dynamo.config.recompile_limit)
+    return ""
+
+
+def _trial(x: torch.Tensor) -> torch.Tensor:
+    return (x.exp() + 1.0).sum()
+
+
+def wanted(choice: Choice, device: torch.device, vocabulary: int) -> bool:
+    """Whether a run compiles: `compile` as it is set, and "auto" on a GPU, and on a CPU for large vocabularies.
+
+    Where it was wanted and does not work, a notice says why, and the run goes on without.
+    """
+    if choice == "off" or (choice == "auto" and device.type != "cuda" and vocabulary < LARGE):
+        return False
+    why = obstacle(device.type)
+    if why:
+        notice(f"torch.compile does not work on this {device.type} ({why}): slower passes are used; compile=off")
+    return not why
+
+
+@functools.cache
+def compiled(function: F) -> F:
+    """The function, compiled at its first call for inputs of any number of rows."""
+    return torch.compile(function, dynamic=True)
