@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vpdlab.model.shapes import SHAPES, qwen3
+
 if TYPE_CHECKING:
     from vpdlab.run import Run
     from vpdlab.types import Outcome, Problem, Rollout
@@ -214,18 +216,6 @@ def never_ends(run: Run) -> None:
 
 
 # -- models of a given shape -----------------------------------------------------------------------------------
-SHAPES: dict[str, dict[str, int]] = {
-    "qwen3-1.7b": dict(
-        hidden_size=2048, num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=8, head_dim=128,
-        intermediate_size=6144, vocab_size=151_936,
-    ),
-    "qwen3-tiny": dict(
-        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
-        intermediate_size=192, vocab_size=2048,
-    ),
-}  # fmt: skip
-
-
 def model_folder(name: str, scratch: Path, device: str = "cpu") -> str:
     """Folder of a named model, or of random weights of one of `SHAPES`, which are written to `scratch`.
 
@@ -239,14 +229,13 @@ def model_folder(name: str, scratch: Path, device: str = "cpu") -> str:
     if folder.is_dir():
         return str(folder)
     import torch
-    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+    from transformers import AutoTokenizer, Qwen3ForCausalLM
 
     tokenizer = AutoTokenizer.from_pretrained(zoo.APPRENTICE, padding_side="left")
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     torch.manual_seed(0)
     with torch.device(device):
-        config = Qwen3Config(**SHAPES[name], **ends, tie_word_embeddings=True, max_position_embeddings=4096)
-        model = Qwen3ForCausalLM._from_config(config, dtype=torch.bfloat16)
+        model = Qwen3ForCausalLM._from_config(qwen3(name, **ends), dtype=torch.bfloat16)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)

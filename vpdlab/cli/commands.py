@@ -162,8 +162,20 @@ def models(args: Sequence[str]) -> int:
 
 
 def doctor(args: Sequence[str]) -> int:
-    """list what is installed, what is missing and how to get it"""
-    argparse.ArgumentParser(prog="vpdlab doctor", description="What is installed and what is missing.").parse_args(args)
+    """list what is installed, what is missing and how to get it; with options of train, what memory a run needs"""
+    if args and args[0] not in ("-h", "--help"):
+        from vpdlab.cli.fitting import memory_lines
+
+        config, _ = parse_preset("vpdlab doctor", as_options(args))
+        lines, fits = memory_lines(config)
+        print("\n".join(lines))
+        return 0 if fits else 1
+    argparse.ArgumentParser(
+        prog="vpdlab doctor",
+        usage="vpdlab doctor [--model NAME] [--preset NAME] [options of train]",
+        description="What is installed and what is missing; with any option of train, the memory that such a run needs"
+        " on this device, item by item, and what to set where it does not fit.",
+    ).parse_args(args)
     from vpdlab.cli.doctor import examine, render
 
     checks = examine()
