@@ -7,8 +7,10 @@ process pays for it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -22,6 +24,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 LARGE = 32_768
 # A norm is called with a few shapes, with and without gradient: each is a version of the same code.
 VERSIONS = 64
+ROTARY, WHOLE = "apply_rotary_pos_emb", "_vpdlab_whole"  # a function of transformers' models; where a model keeps its layers' code
 
 
 @functools.cache
@@ -34,6 +37,7 @@ def obstacle(kind: str) -> str:
     except Exception as error:  # a compiler's own errors are of many kinds, and none of them may end a run
         return f"{type(error).__name__}: {first_line(error)}"
     torch._dynamo.config.recompile_limit = max(VERSIONS, torch._dynamo.config.recompile_limit)
+    torch._dynamo.config.suppress_errors = True  # what does not compile runs as it is
     return ""
 
 
@@ -58,3 +62,42 @@ def wanted(choice: Choice, device: torch.device, vocabulary: int) -> bool:
 def compiled(function: F) -> F:
     """The function, compiled at its first call for inputs of any number of rows."""
     return torch.compile(function, dynamic=True)
+
+
+def compile_parts(model: Any, layers: Sequence[torch.nn.Module]) -> None:
+    """Compile what every pass uses: norms, gated MLPs and rotary embeddings; and whole layers, for passes without a
+    cache (`whole_layers`)."""
+    for module in model.modules():
+        name, own = type(module).__name__, type(module).__module__.startswith("transformers.")
+        if own and ("Norm" in name or name.endswith("MLP")):
+            module.compile(dynamic=True)
+    for source in {sys.modules[type(module).__module__] for module in model.modules()}:
+        rotate = getattr(source, ROTARY, None)
+        if rotate is not None and not hasattr(rotate, "plain"):
+            setattr(source, ROTARY, _on_a_gpu(rotate))
+    model.__dict__[WHOLE] = [(layer, torch.compile(layer._call_impl, dynamic=True)) for layer in layers]
+
+
+def _on_a_gpu(function: Any) -> Any:
+    """The function, compiled for tensors on a GPU: other models of the process share it."""
+
+    @functools.wraps(function)
+    def chosen(first: torch.Tensor, *rest: Any, **named: Any) -> Any:
+        return (compiled(function) if first.is_cuda else function)(first, *rest, **named)
+
+    chosen.plain = function  # type: ignore[attr-defined]
+    return chosen
+
+
+@contextlib.contextmanager
+def whole_layers(model: Any) -> Iterator[None]:
+    """Within the block, layers that `compile_parts` has compiled run so. Not for passes with a cache: it knows layers by
+    their numbers, so that each layer would need code of its own."""
+    layers = model.__dict__.get(WHOLE, ())
+    for layer, code in layers:
+        layer._compiled_call_impl = code
+    try:
+        yield
+    finally:
+        for layer, _ in layers:
+            layer._compiled_call_impl = None

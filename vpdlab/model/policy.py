@@ -20,14 +20,14 @@ from torch import Tensor
 from vpdlab import processes
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError, notice, refuse_handed_in
-from vpdlab.model import sharding
+from vpdlab.model import attention, compiling, sharding
 from vpdlab.model.adapters import adapter_layers, add_adapter, check_merge, plain_weights
 from vpdlab.model.batch import TokenBatch, minibatches, row_sums
 from vpdlab.model.comparison import token_logp
 from vpdlab.model.devices import pick_device
 from vpdlab.model.distributions import Term, TokenDist
 from vpdlab.model.loading import load
-from vpdlab.model.passes import response_states
+from vpdlab.model.passes import layers_of, response_states
 from vpdlab.model.probe import examine
 from vpdlab.model.saving import rehearse, save
 from vpdlab.model.traits import end_ids, stated_length, usable_length
@@ -70,6 +70,8 @@ class Policy:
             self.model = model.to(self.device).eval()
         else:
             self.model = model.to(self.device).eval()
+            if self.device.type == "cuda":
+                attention.install(self.model)
             shares = self._examine(self.model)
         # Sharded layers are gathered pass by pass, in step with other processes: there each minibatch is one pass.
         self._shares = shares and not config.shard
@@ -83,8 +85,12 @@ class Policy:
         for role in (STUDENT, TEACHER):
             if self._adapters[role]:
                 self._use(role)
-                check_merge(self.model, self._some_ids()[:SAMPLE])
+                check_merge(self.model, self.some_ids()[:SAMPLE])
         self._use(STUDENT)
+        vocabulary = self.model.get_output_embeddings().weight.shape[0]
+        self._fuse = not config.shard and compiling.wanted(config.compile, self.device, vocabulary)
+        if self._fuse and self.device.type == "cuda":
+            compiling.compile_parts(self.model, layers_of(self.model))
         self.optimizer = adamw(self.parameters, config.lr, config.weight_decay)
         separate, e_lr = self.decoupled or config.e_lr > 0, config.e_lr or config.lr
         self.e_optimizer = adamw(self.teacher_parameters, e_lr, config.weight_decay) if separate else self.optimizer
@@ -116,7 +122,7 @@ class Policy:
         # the model for the duration of this call only.
         head = self.model.get_output_embeddings().weight
         head = head if torch.is_grad_enabled() else head.detach()
-        return TokenDist((Term(picked, head.to(dtype)),), self.config.temperature)
+        return TokenDist((Term(picked, head.to(dtype)),), self.config.temperature, self._fuse)
 
     def token_logp(self, batch: TokenBatch) -> Float[Tensor, " n"]:
         """Log-probability of each active response token."""
@@ -224,7 +230,7 @@ class Policy:
         Raises:
             UserError: where the settings need more.
         """
-        config, ids = self.config, self._some_ids()
+        config, ids = self.config, self.some_ids()
         stated, usable = stated_length(model), usable_length(model, ids)
         why = "" if usable == stated else f", since positions from {usable} on change what comes before them"
         if config.max_context + config.max_new_tokens > usable:
@@ -238,13 +244,13 @@ class Policy:
 
     def _examine(self, model: Any) -> bool:
         """Whether shared prefixes may be read once. Raises UserError for a model whose passes disagree."""
-        config, ids = self.config, self._some_ids()
+        config, ids = self.config, self.some_ids()
         length = min(self.longest, (config.max_context or self.longest) + config.max_new_tokens)
         ends = sorted(end_ids(model, self.tokenizer))
         own = config.sampler == "transformers"
         return examine(model, ids, ends, length, sampled=own, shared=not config.shard)
 
-    def _some_ids(self) -> list[int]:
+    def some_ids(self) -> list[int]:
         """Ordinary tokens, none that the tokenizer marks as special."""
         special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
         return [id for id in range(len(self.tokenizer)) if id not in special][:1000]

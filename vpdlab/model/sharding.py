@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vpdlab import processes
 from vpdlab.errors import UserError
-from vpdlab.model.passes import decoder_of
+from vpdlab.model.passes import decoder_of, layers_of
 
 
 def check_shard(wanted: bool) -> None:
@@ -39,14 +39,12 @@ def shard(model: Any, device: torch.device) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    decoder = decoder_of(model)
-    depth = model.config.get_text_config().num_hidden_layers
-    lists = [m for m in decoder.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == depth]
-    if not lists:
-        raise UserError(f"{type(model).__name__} has no list of {depth} decoder layers to shard: add --no-shard")
-    inside = {id(p) for p in lists[0].parameters()}
+    decoder, layers = decoder_of(model), layers_of(model)
+    if not layers:
+        raise UserError(f"{type(model).__name__} has no list of decoder layers to shard: add --no-shard")
+    inside = {id(p) for layer in layers for p in layer.parameters()}
     mesh = init_device_mesh(device.type, (processes.count(),))
-    for layer in lists[0]:
+    for layer in layers:
         one = fully_shard(layer, mesh=mesh, reshard_after_forward=True)
         one.set_gradient_divide_factor(1.0)  # losses are parts of a sum: a mean over ranks would be too small
         one.set_force_sum_reduction_for_comms(True)
