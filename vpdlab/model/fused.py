@@ -233,10 +233,10 @@ class _Fused(torch.autograd.Function):
         return None, None, None, None, None, for_hidden, for_head
 
 
-def _walk(visit: Callable[[slice], Any], student: TokenDist, tokens: Tensor, mib: int, sides: int, wanted: int) -> Any:
-    """Apply `visit` to chunks: one, where the logits of all sides fit into `mib` MiB; else as many rows as do."""
+def _walk(visit: Callable[[slice], Any], student: TokenDist, tokens: Tensor, mib: int, wanted: int) -> Any:
+    """Apply `visit` to chunks: one, where the student's logits fit into `mib` MiB; else as many rows as do."""
     term, count = student.terms[0], len(student)
-    fit = mib * 2**20 // (sides * term.hidden.element_size() * student.vocabulary)
+    fit = mib * 2**20 // (term.hidden.element_size() * student.vocabulary)
     size = count if count <= fit else max(1, fit - fit % WIDTH if fit > WIDTH else fit)
     chunks = [slice(start, min(start + size, count)) for start in range(0, count, size)]
     return _Fused.apply(visit, chunks, wanted, tokens, student.temperature, term.hidden, term.head)
@@ -262,7 +262,7 @@ def compare(
     def visit(rows: slice) -> tuple[tuple[Tensor, ...], Unit, Tensor]:
         return _visit(student, teacher, tokens, rows, k, tail, measure)
 
-    return _walk(visit, student, tokens, mib, 2, 2)
+    return _walk(visit, student, tokens, mib, 2)
 
 
 def logp_and_entropy(student: TokenDist, tokens: Int[Tensor, " n"], mib: int) -> tuple[Tensor, Tensor]:
@@ -276,4 +276,4 @@ def logp_and_entropy(student: TokenDist, tokens: Int[Tensor, " n"], mib: int) ->
         empty = logits[:, :0].float()
         return (logp, entropy), Unit(at[:, :0], empty, lse, none, empty, none, none), logits
 
-    return _walk(visit, student, tokens, mib, 1, 1)
+    return _walk(visit, student, tokens, mib, 1)

@@ -31,7 +31,7 @@ Draw = Callable[[Tensor, Tensor, Sampling], tuple[Tensor, Tensor]]
 LENGTHS = 128  # lengths in use are multiples of this
 LOOK = 8  # steps between two looks at which rows have ended: a look waits for the device
 GRAPHS = 64  # graphs that are kept
-SHARE = 0.25  # of the device's memory that buffers may keep between two phases
+SHARE = 0.12  # of the device's memory that buffers may keep between two phases
 
 
 @dataclass(frozen=True)
