@@ -55,10 +55,18 @@ class EngineSettings:
     """auto, cpu, cuda, cuda:1 or mps."""
     precision: Literal["float32", "bfloat16-mixed", "bfloat16"] = setting("float32")
     """bfloat16-mixed keeps float32 weights (recommended: bfloat16 weights round small updates away)."""
+    deterministic: bool = setting(False)
+    """On a GPU: the same run twice, and a resumed one, end in the same weights bit for bit (on a CPU they do anyway).
+    Slower attention; CUBLAS_WORKSPACE_CONFIG=:4096:8 is set if CUDA has not started yet."""
     threads: int = setting(0, 0, changes_results=False)
     """Number of CPU threads for torch; 0: torch's default."""
-    minibatch_tokens: int = setting(16384, 1, changes_results=False)
-    """Padded tokens per forward pass of the update; affects speed and memory, not results."""
+    minibatch_tokens: int = setting(0, 0, changes_results=False)
+    """Padded tokens per forward pass of the update; affects speed and memory, not results. 0: on an NVIDIA GPU as many
+    as fit, measured once when a run opens and recorded in environment.json; elsewhere 16384."""
+    checkpointing: Literal["auto", "on", "off"] = setting("auto", changes_results=False)
+    """Gradient checkpointing: compute each layer's activations again in the backward pass (a third more arithmetic for
+    a fraction of the memory; prompts shared by a group are then read with each rollout). auto: on an NVIDIA GPU where
+    memory would not do without it, else off."""
     logit_mib: int = setting(256, 1, changes_results=False)
     """Logits up to this size, in MiB, are kept for the backward pass; larger ones are processed in chunks of a quarter
     of it and recomputed. Affects speed and memory, not results."""

@@ -24,6 +24,8 @@ from vpdlab.learn.identity import method_identity, policy_identity, sampler_iden
 from vpdlab.learn.m_step import Method
 from vpdlab.learn.methods import get_method
 from vpdlab.learn.state import Batch, Learner
+from vpdlab.model.budget import fit
+from vpdlab.model.determinism import settle
 from vpdlab.model.devices import pick_device
 from vpdlab.model.policy import READS, TEACHER, Policy
 from vpdlab.model.teacher import KINDS, Copy, teacher_kind
@@ -73,6 +75,7 @@ class Parts:
             UserError: for anything in the config that does not fit what it names.
         """
         config = renamed(config, task, method, sampler, policy)
+        settle(config.deterministic, config.device)  # before anything runs on a GPU
         pick_device(config.device)  # a bad name is reported before a model is loaded; several processes meet here
         handed_in = _identities(method, sampler, policy)
         method = method or get_method(config.method)
@@ -88,6 +91,7 @@ class Parts:
         render = _renderer(config, policy)
         sampler = sampler or engines.find(config.sampler).open_sampler(config, policy, render.max_context)
         learner = _learner(config, policy, method, sampler.exact)
+        fit(policy, method.joint)
         critic = open_critic(config, policy, render, sampler) if CRITIQUE in config.feedback else None
         parts = cls(config, task, method, learner, render, sampler, critic, handed_in)
         parts._check_problems()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
@@ -24,7 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 LARGE = 32_768
 # A norm is called with a few shapes, with and without gradient: each is a version of the same code.
 VERSIONS = 64
-ROTARY, WHOLE = "apply_rotary_pos_emb", "_vpdlab_whole"  # a function of transformers' models; where a model keeps its layers' code
+ROTARY, CODE = "apply_rotary_pos_emb", "_vpdlab_code"  # a function of transformers' models; where a model keeps its code
 
 
 @functools.cache
@@ -64,40 +65,48 @@ def compiled(function: F) -> F:
     return torch.compile(function, dynamic=True)
 
 
-def compile_parts(model: Any, layers: Sequence[torch.nn.Module]) -> None:
-    """Compile what every pass uses: norms, gated MLPs and rotary embeddings; and whole layers, for passes without a
-    cache (`whole_layers`)."""
-    for module in model.modules():
-        name, own = type(module).__name__, type(module).__module__.startswith("transformers.")
-        if own and ("Norm" in name or name.endswith("MLP")):
-            module.compile(dynamic=True)
-    for source in {sys.modules[type(module).__module__] for module in model.modules()}:
-        rotate = getattr(source, ROTARY, None)
-        if rotate is not None and not hasattr(rotate, "plain"):
-            setattr(source, ROTARY, _on_a_gpu(rotate))
-    model.__dict__[WHOLE] = [(layer, torch.compile(layer._call_impl, dynamic=True)) for layer in layers]
-
-
-def _on_a_gpu(function: Any) -> Any:
-    """The function, compiled for tensors on a GPU: other models of the process share it."""
-
-    @functools.wraps(function)
-    def chosen(first: torch.Tensor, *rest: Any, **named: Any) -> Any:
-        return (compiled(function) if first.is_cuda else function)(first, *rest, **named)
-
-    chosen.plain = function  # type: ignore[attr-defined]
-    return chosen
+def prepare(model: Any, layers: Sequence[torch.nn.Module]) -> None:
+    """Make the code of `whole_layers` and `parts`, which compile at their first use."""
+    whole = [(layer, torch.compile(layer._call_impl, dynamic=True)) for layer in layers]
+    small = [
+        (module, torch.compile(module._call_impl, dynamic=True))
+        for module in model.modules()
+        if type(module).__module__.startswith("transformers.") and re.search("Norm|MLP$", type(module).__name__)
+    ]
+    model.__dict__[CODE] = whole, small
 
 
 @contextlib.contextmanager
 def whole_layers(model: Any) -> Iterator[None]:
-    """Within the block, layers that `compile_parts` has compiled run so. Not for passes with a cache: it knows layers by
-    their numbers, so that each layer would need code of its own."""
-    layers = model.__dict__.get(WHOLE, ())
-    for layer, code in layers:
-        layer._compiled_call_impl = code
+    """Within the block, a prepared model's layers run compiled. Not for passes with a cache: it knows layers by their
+    numbers, so that each layer would need code of its own."""
+    with _running(model.__dict__.get(CODE, ((), ()))[0]):
+        yield
+
+
+@contextlib.contextmanager
+def parts(model: Any) -> Iterator[None]:
+    """Within the block, what surrounds the products in a prepared model's layers runs compiled: norms, gated MLPs and
+    rotary embeddings. For decoding, where each is a dozen kernels of microseconds."""
+    small = model.__dict__.get(CODE, ((), ()))[1]
+    sources = {sys.modules[type(module).__module__] for module, _ in small}
+    plain = [(source, source.__dict__[ROTARY]) for source in sources if ROTARY in source.__dict__]
+    for source, function in plain:
+        source.__dict__[ROTARY] = compiled(function)
+    try:
+        with _running(small):
+            yield
+    finally:
+        for source, function in plain:
+            source.__dict__[ROTARY] = function
+
+
+@contextlib.contextmanager
+def _running(code: Sequence[tuple[torch.nn.Module, Any]]) -> Iterator[None]:
+    for module, function in code:
+        module._compiled_call_impl = function
     try:
         yield
     finally:
-        for layer, _ in layers:
-            layer._compiled_call_impl = None
+        for module, _ in code:
+            module._compiled_call_impl = None

@@ -30,11 +30,11 @@ def decoder_of(model: Any) -> Any:
     return getattr(model, names[0]) if decoder is model and names else decoder
 
 
-def layers_of(model: Any) -> Sequence[torch.nn.Module]:
-    """The decoder's layers; () where it has no such list."""
+def layers_of(model: Any) -> list[Any]:
+    """The decoder's layers, in order; none where the model has no list of them."""
     depth = model.config.get_text_config().num_hidden_layers
     lists = [m for m in decoder_of(model).modules() if isinstance(m, torch.nn.ModuleList) and len(m) == depth]
-    return lists[0] if lists else ()
+    return list(lists[0]) if lists else []
 
 
 def _hidden(model: Any, batch: TokenBatch) -> Float[Tensor, "b s h"]:

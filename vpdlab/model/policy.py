@@ -19,10 +19,11 @@ from torch import Tensor
 
 from vpdlab import processes
 from vpdlab.config import RunConfig
-from vpdlab.errors import UserError, notice, refuse_handed_in
+from vpdlab.errors import refuse_handed_in
 from vpdlab.model import attention, compiling, sharding
 from vpdlab.model.adapters import adapter_layers, add_adapter, check_merge, plain_weights
-from vpdlab.model.batch import TokenBatch, minibatches, row_sums
+from vpdlab.model.batch import WORTH, TokenBatch, minibatches, row_sums
+from vpdlab.model.checkpointing import checkpoint_layers, keep_layers
 from vpdlab.model.comparison import token_logp
 from vpdlab.model.devices import pick_device
 from vpdlab.model.distributions import Term, TokenDist
@@ -30,18 +31,20 @@ from vpdlab.model.loading import load
 from vpdlab.model.passes import layers_of, response_states
 from vpdlab.model.probe import examine
 from vpdlab.model.saving import rehearse, save
-from vpdlab.model.traits import end_ids, stated_length, usable_length
+from vpdlab.model.traits import check_lengths, end_ids
 from vpdlab.model.updates import adamw, set_rate, update
 from vpdlab.types import View
 
 STUDENT, TEACHER = "student", "teacher"
 Role = Literal["student", "teacher"]
 READS = (
-    "adapter_rank", "device", "e_lr", "grad_clip", "logit_mib", "lora_rank", "lr", "max_context", "max_new_tokens",
-    "minibatch_tokens", "model", "precision", "sampler", "seed", "shard", "teacher", "teacher_rate", "temperature",
-    "trust_mix", "warmup", "weight_decay",
+    "adapter_rank", "checkpointing", "device", "e_lr", "grad_clip", "logit_mib", "lora_rank", "lr", "max_context",
+    "max_new_tokens", "minibatch_tokens", "model", "precision", "sampler", "seed", "shard", "teacher", "teacher_rate",
+    "temperature", "trust_mix", "warmup", "weight_decay",
 )  # fmt: skip
 """Settings that a policy and its teacher read: a policy that is passed to a run must have been made with the same."""
+FIXED_TOKENS = 16384  # of a minibatch, where `minibatch_tokens` is 0 and memory is not measured
+COMPILED_WORTH = 0.6  # share of the tokens that shared prefixes must save where whole rows would run compiled
 SAMPLE = 8  # token ids of a small pass that only looks at the model
 
 
@@ -54,6 +57,8 @@ class Policy:
         version: number of updates of the student's weights.
         updates: number of optimiser steps, the teacher adapter's included.
         longest: maximum tokens of one row, context and response together.
+        minibatch_tokens: padded tokens of a minibatch of the update.
+        checkpointed: whether layers are computed again in the backward pass.
         parameters: the student's trainable parameters.
         teacher_parameters: what the E-step trains: the same, or the teacher adapter's parameters.
     """
@@ -62,7 +67,7 @@ class Policy:
         self.config, self.tokenizer = config, tokenizer
         torch.manual_seed(config.seed)  # initial adapter weights
         self.device, self.version, self.updates = pick_device(config.device), 0, 0
-        self.longest = self._check_lengths(model.eval())
+        self.longest = check_lengths(config, model.eval(), self.some_ids())
         if config.shard:  # first of all: the whole model need not fit on the device
             sharding.check_shard(config.shard)
             shares = self._examine(model)
@@ -87,10 +92,13 @@ class Policy:
                 self._use(role)
                 check_merge(self.model, self.some_ids()[:SAMPLE])
         self._use(STUDENT)
-        vocabulary = self.model.get_output_embeddings().weight.shape[0]
-        self._fuse = not config.shard and compiling.wanted(config.compile, self.device, vocabulary)
+        self._fuse, self._worth = self._compiled(), WORTH
         if self._fuse and self.device.type == "cuda":
-            compiling.compile_parts(self.model, layers_of(self.model))
+            compiling.prepare(self.model, layers_of(self.model))
+            self._worth = COMPILED_WORTH  # passes with a cache do not run compiled
+        self.minibatch_tokens, self.checkpointed = config.minibatch_tokens or FIXED_TOKENS, False
+        if config.checkpointing == "on":
+            self.checkpoint()
         self.optimizer = adamw(self.parameters, config.lr, config.weight_decay)
         separate, e_lr = self.decoupled or config.e_lr > 0, config.e_lr or config.lr
         self.e_optimizer = adamw(self.teacher_parameters, e_lr, config.weight_decay) if separate else self.optimizer
@@ -157,8 +165,12 @@ class Policy:
         What is added up over the minibatches must then be added up over the processes.
         """
         rows = self._parts(sides, rows)[processes.rank()] if processes.count() > 1 else rows
-        budget = self.config.minibatch_tokens
-        walk = minibatches(*sides, budget=budget, rows=rows, device=self.device, share=self._shares)
+        # A cache would be filled again when a layer is recomputed: under checkpointing, passes that may have a gradient
+        # read their rows whole.
+        share = self._shares and not (self.checkpointed and torch.is_grad_enabled())
+        walk = minibatches(
+            *sides, budget=self.minibatch_tokens, rows=rows, device=self.device, share=share, worth=self._worth
+        )
         return self._in_step(list(walk), len(sides)) if self.config.shard else walk
 
     def _in_step(self, mine: list[tuple[TokenBatch, ...]], sides: int) -> Iterator[tuple[TokenBatch, ...]]:
@@ -183,6 +195,11 @@ class Policy:
         if self.config.precision == "bfloat16-mixed":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
+
+    def checkpoint(self, on: bool = True) -> None:
+        """Keep only the inputs of the decoder's layers for the backward pass, and compute the rest again there."""
+        (checkpoint_layers if on else keep_layers)(self.model)
+        self.checkpointed = on
 
     # -- backward ------------------------------------------------------------------------------------------
     def backward(self, loss: Float[Tensor, ""]) -> None:
@@ -223,25 +240,12 @@ class Policy:
         everywhere = [p for p in self.parameters if not sharding.sharded(p)]
         return torch.stack([p.detach().reshape(-1)[0].float() for p in everywhere]).tolist()
 
-    # -- what the model allows -----------------------------------------------------------------------------------
-    def _check_lengths(self, model: Any) -> int:
-        """How many tokens one row may have; where positions are unusable beyond a bound, says so.
+    def _compiled(self) -> bool:
+        """Whether passes run compiled (`compile`)."""
+        vocabulary = self.model.get_output_embeddings().weight.shape[0]
+        return not self.config.shard and compiling.wanted(self.config.compile, self.device, vocabulary)
 
-        Raises:
-            UserError: where the settings need more.
-        """
-        config, ids = self.config, self.some_ids()
-        stated, usable = stated_length(model), usable_length(model, ids)
-        why = "" if usable == stated else f", since positions from {usable} on change what comes before them"
-        if config.max_context + config.max_new_tokens > usable:
-            raise UserError(
-                f"max_context {config.max_context} + max_new_tokens {config.max_new_tokens} is more than the"
-                f" {usable} positions of model {config.model!r}{why}: lower one of them"
-            )
-        if why:
-            notice(f"model {config.model!r} states {stated} positions; contexts are bounded at {usable}{why}")
-        return usable
-
+    # -- what the model allows -----------------------------------------------------------------------------
     def _examine(self, model: Any) -> bool:
         """Whether shared prefixes may be read once. Raises UserError for a model whose passes disagree."""
         config, ids = self.config, self.some_ids()

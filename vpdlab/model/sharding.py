@@ -39,9 +39,11 @@ def shard(model: Any, device: torch.device) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    decoder, layers = decoder_of(model), layers_of(model)
+    decoder = decoder_of(model)
+    layers = layers_of(model)
     if not layers:
-        raise UserError(f"{type(model).__name__} has no list of decoder layers to shard: add --no-shard")
+        depth = model.config.get_text_config().num_hidden_layers
+        raise UserError(f"{type(model).__name__} has no list of {depth} decoder layers to shard: add --no-shard")
     inside = {id(p) for layer in layers for p in layer.parameters()}
     mesh = init_device_mesh(device.type, (processes.count(),))
     for layer in layers:

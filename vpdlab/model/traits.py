@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+from vpdlab.config import RunConfig
+from vpdlab.errors import UserError, notice
+
 UNLIMITED = 2**20
 # What an architecture's own code raises when it does not support a pass.
 UNFIT = (AttributeError, AssertionError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
@@ -70,6 +73,27 @@ def usable_length(model: Any, ids: list[int]) -> int:
     length = stated if stated <= _TRIAL or fits(stated) else _largest(fits, _TRIAL, stated)
     seen(_TRIAL - 1)  # dynamic scaling remembers the longest input: reset it
     return length if length > _TRIAL else stated  # not a matter of positions: the probe will report what is wrong
+
+
+def check_lengths(config: RunConfig, model: Any, ids: list[int]) -> int:
+    """How many tokens one row may have; where positions are unusable beyond a bound, says so.
+
+    Args:
+        ids: token ids to try it with.
+
+    Raises:
+        UserError: where the settings need more.
+    """
+    stated, usable = stated_length(model), usable_length(model, ids)
+    why = "" if usable == stated else f", since positions from {usable} on change what comes before them"
+    if config.max_context + config.max_new_tokens > usable:
+        raise UserError(
+            f"max_context {config.max_context} + max_new_tokens {config.max_new_tokens} is more than the"
+            f" {usable} positions of model {config.model!r}{why}: lower one of them"
+        )
+    if why:
+        notice(f"model {config.model!r} states {stated} positions; contexts are bounded at {usable}{why}")
+    return usable
 
 
 def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:

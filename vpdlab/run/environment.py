@@ -1,4 +1,4 @@
-"""What a run ran on: versions, revision, device, seeds. Written to environment.json, never read back."""
+"""What a run ran on: versions, revision, device, seeds. Written to environment.json, and into checkpoints."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ def describe(parts: Parts) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "processes": processes.count(),
+        "minibatch_tokens": policy.minibatch_tokens,
+        "checkpointed": policy.checkpointed,
         "seed": config.seed,
         "model": {
             "class": type(policy.model).__name__,

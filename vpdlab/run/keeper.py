@@ -16,6 +16,8 @@ from vpdlab.errors import UserError
 from vpdlab.learn.identity import digest, plain, weights_sum
 from vpdlab.learn.parts import Parts
 from vpdlab.learn.state import Learner
+from vpdlab.model.budget import resplit
+from vpdlab.model.determinism import caveat
 from vpdlab.model.policy import Policy
 from vpdlab.model.traits import end_ids
 from vpdlab.net import printable
@@ -106,8 +108,11 @@ class Keeper:
                 f"{self.config.folder} began with other {' and '.join(changed)}: their content has changed since;"
                 " restore them, or add --resume-anyway"
             )
-        for line in _environment_changes(saved.state["environment"], self.environment):
+        lines = _environment_changes(saved.state["environment"], self.environment)
+        promise = caveat(self.learner.policy.device, self.config.deterministic)
+        for line in [*lines, promise] if promise else lines:
             print(printable(line), flush=True)
+        resplit(self.learner.policy, saved.state["environment"], self.environment["device_name"])
         with fitting(saved):
             load_policy(self.learner.policy, self._copies(), saved)
         self.learner.beta, self.learner.shift = saved.state["beta"], saved.state["shift"]

@@ -2,7 +2,7 @@
 
 Problems and random streams are functions of the seed and the iteration, so the position in the data is the step. What
 else is carried from step to step is in `keeper.Keeper.save`: a test holds that a resumed run ends in the same weights
-as an undisturbed one, bit for bit.
+as an undisturbed one, bit for bit (on a GPU with `deterministic`, else up to rounding).
 """
 
 from __future__ import annotations

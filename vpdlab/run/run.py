@@ -15,6 +15,7 @@ from vpdlab import processes
 from vpdlab.config import RunConfig
 from vpdlab.learn.m_step import Method
 from vpdlab.learn.parts import Parts, renamed
+from vpdlab.model.determinism import settle
 from vpdlab.model.devices import pick_device
 from vpdlab.model.policy import Policy
 from vpdlab.record import Recorder, prepare
@@ -70,6 +71,7 @@ class Run(Parts):
             UserError: for anything in the config that does not fit what it names, or a folder that holds a run.
         """
         config = renamed(config, task, method, sampler, policy)
+        settle(config.deterministic, config.device)  # before anything runs on a GPU
         pick_device(config.device)  # several processes meet here
         resumed = processes.by_main(lambda: find(config)) if record and config.resumes else None
         if record and resumed is None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vpdlab import processes
 from vpdlab.errors import RunFailed, UserError, notice
 from vpdlab.learn.iterate import Iteration, iterate
+from vpdlab.model.determinism import settle
 from vpdlab.record import Recorder, plain
 from vpdlab.run.interrupt import Interrupt
 from vpdlab.run.keeper import Keeper
@@ -27,7 +28,9 @@ def steps(run: Run) -> Iterator[dict[str, Any]]:
     if run.started:
         raise UserError("this run has started already: open a new one with Run.open to train again")
     run.started = True
+    settle(run.config.deterministic, run.config.device)
     with contextlib.ExitStack() as held:
+        held.callback(settle, False, run.config.device)
         if run.record:
             processes.by_main(lambda: held.enter_context(locked(run.config.folder)))
         processes.agree("the settings", run.config.to_dict)
@@ -78,6 +81,7 @@ def _train(run: Run, interrupt: Interrupt, keeper: Keeper | None) -> Iterator[di
     for step in range(len(run.rows) + 1, config.steps + 1):
         if interrupt:
             break
+        settle(config.deterministic, config.device)  # another run may have opened since the last step
         row = _recorded_step(run, step, keeper)
         last = step == config.steps or bool(interrupt)
         if config.eval_every >= 0 and (last or (config.eval_every and step % config.eval_every == 0)):

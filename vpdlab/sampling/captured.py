@@ -23,6 +23,7 @@ from torch import Tensor
 
 from vpdlab.model import passes
 from vpdlab.model.adapters import adapter_in_use
+from vpdlab.model.compiling import parts
 from vpdlab.model.slots import Slots, additive, next_logits
 from vpdlab.sampling import Completion, Sampling
 
@@ -114,7 +115,7 @@ class Decoder:
     ) -> list[Completion]:
         """One completion per context; row i of `uniform` are its random numbers."""
         budget, count = sampling.max_new_tokens, len(contexts)
-        with self._autocast(), self._lowered.lent():
+        with self._autocast(), self._lowered.lent(), parts(self._model):
             self._weights = adapter_in_use(self._model), *(p.data_ptr() for p in self._model.parameters())
             logits, cache, mask, position, spread = passes.read(self._model, contexts, self._ends.device)
             width = mask.shape[1]
