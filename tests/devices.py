@@ -1,4 +1,4 @@
-"""The devices of a test that a GPU must pass as well: the CPU, and where there is one an NVIDIA GPU (`make test-gpu`)."""
+"""The devices of a test that a GPU must pass as well: the CPU, and an NVIDIA GPU where there is one."""
 
 from __future__ import annotations
 

@@ -117,7 +117,9 @@ def test_a_model_that_cannot_is_decoded_plainly(tmp_path: Path, capsys: pytest.C
     assert "window of 8" in said.out + said.err and "LinearAttentionLayer" in said.out + said.err
 
 
-@pytest.mark.parametrize("kind", ["LlamaConfig", "Qwen2Config", "Qwen3Config", "GemmaConfig", "OlmoConfig", "GPTNeoXConfig"])
+@pytest.mark.parametrize(
+    "kind", ["LlamaConfig", "Qwen2Config", "Qwen3Config", "GemmaConfig", "OlmoConfig", "GPTNeoXConfig"]
+)
 def test_architectures(tmp_path: Path, kind: str, device: str) -> None:
     settings = HEADS if kind in ("Qwen3Config", "GemmaConfig") else SIZE
     try:

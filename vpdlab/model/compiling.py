@@ -1,8 +1,8 @@
 """torch.compile, where a compiler is there: chains of small operations become one kernel.
 
-Whether it works is tried once per kind of device, on a small function, since it depends on what the machine has (Triton
-on a GPU, a C++ compiler on a CPU). Compiled code is kept on disk by torch (`TORCHINDUCTOR_CACHE_DIR`), so only the first
-process pays for it.
+Whether it works is tried once per kind of device, on a small function, since it depends on what the machine has
+(Triton on a GPU, a C++ compiler on a CPU). Compiled code is kept on disk by torch (`TORCHINDUCTOR_CACHE_DIR`), so only
+the first process pays for it.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ import contextlib
 import functools
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 
 from vpdlab.errors import first_line, notice
 
 Choice = Literal["auto", "on", "off"]
-F = TypeVar("F", bound=Callable[..., Any])
 
 # On a CPU compiling takes seconds at the start of each process: it pays for large vocabularies alone.
 LARGE = 32_768
 # A norm is called with a few shapes, with and without gradient: each is a version of the same code.
 VERSIONS = 64
-ROTARY, CODE = "apply_rotary_pos_emb", "_vpdlab_code"  # a function of transformers' models; where a model keeps its code
+ROTARY = "apply_rotary_pos_emb"  # the name of a function in transformers' models
+CODE = "_vpdlab_code"  # where a model keeps its compiled code
+FAULTS = (RuntimeError, ImportError, OSError, AttributeError, TypeError, ValueError)  # of torch and of a compiler
 
 
 @functools.cache
@@ -35,7 +36,7 @@ def obstacle(kind: str) -> str:
         return f"not tried on {kind}"
     try:
         torch.compile(_trial, dynamic=True)(torch.ones(3, device=kind))
-    except Exception as error:  # a compiler's own errors are of many kinds, and none of them may end a run
+    except FAULTS as error:
         return f"{type(error).__name__}: {first_line(error)}"
     torch._dynamo.config.recompile_limit = max(VERSIONS, torch._dynamo.config.recompile_limit)
     torch._dynamo.config.suppress_errors = True  # what does not compile runs as it is
@@ -46,11 +47,12 @@ def _trial(x: torch.Tensor) -> torch.Tensor:
     return (x.exp() + 1.0).sum()
 
 
-def wanted(choice: Choice, device: torch.device, vocabulary: int) -> bool:
-    """Whether a run compiles: `compile` as it is set, and "auto" on a GPU, and on a CPU for large vocabularies.
+def wanted(choice: Choice, model: Any) -> bool:
+    """Whether a run of this model compiles: as `compile` says; "auto" on a GPU, and on a CPU for large vocabularies.
 
     Where it was wanted and does not work, a notice says why, and the run goes on without.
     """
+    device, vocabulary = model.device, model.get_output_embeddings().weight.shape[0]
     if choice == "off" or (choice == "auto" and device.type != "cuda" and vocabulary < LARGE):
         return False
     why = obstacle(device.type)
@@ -60,7 +62,7 @@ def wanted(choice: Choice, device: torch.device, vocabulary: int) -> bool:
 
 
 @functools.cache
-def compiled(function: F) -> F:
+def compiled(function: Any) -> Any:
     """The function, compiled at its first call for inputs of any number of rows."""
     return torch.compile(function, dynamic=True)
 

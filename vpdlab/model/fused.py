@@ -1,4 +1,4 @@
-"""`comparison`'s numbers and gradients by compiled functions: few passes over the logits, which stay in the model's type.
+"""`comparison` by compiled functions: few passes over the logits, which stay in the model's type.
 
 A chunk of logits is visited once for its values. Where a gradient is wanted the chunk's student side is computed again
 in the backward pass (or kept, if there is only one chunk), and its slope at the logits is written down in one pass:
@@ -120,6 +120,7 @@ def _logits(dist: TokenDist, rows: slice) -> tuple[Tensor, float]:
     term = dist.terms[0]
     if len(dist.terms) > 1 or term.weight != 1.0:
         return dist.logp(rows), 1.0
+    assert term.head is not None  # `fits`
     return F.linear(term.hidden[rows], term.head), 1.0 / dist.temperature
 
 
@@ -178,7 +179,7 @@ def _differentiated(
         value = measure(*sides)
         slopes = torch.autograd.grad(value.sum(), [s_on, s_rest], allow_unused=True)
     found = [torch.zeros_like(x) if g is None else g for x, g in zip((s_on, s_rest), slopes, strict=True)]
-    return value.detach(), *found
+    return value.detach(), found[0], found[1]
 
 
 def _slope(logits: Tensor, unit: Unit, tokens: Tensor, scale: float, divergence: Tensor, logp: Tensor) -> Tensor:

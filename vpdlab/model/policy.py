@@ -38,13 +38,13 @@ from vpdlab.types import View
 STUDENT, TEACHER = "student", "teacher"
 Role = Literal["student", "teacher"]
 READS = (
-    "adapter_rank", "checkpointing", "device", "e_lr", "grad_clip", "logit_mib", "lora_rank", "lr", "max_context",
-    "max_new_tokens", "minibatch_tokens", "model", "precision", "sampler", "seed", "shard", "teacher", "teacher_rate",
-    "temperature", "trust_mix", "warmup", "weight_decay",
+    "adapter_rank", "checkpointing", "compile", "device", "e_lr", "grad_clip", "logit_mib", "lora_rank", "lr",
+    "max_context", "max_new_tokens", "minibatch_tokens", "model", "precision", "sampler", "seed", "shard", "teacher",
+    "teacher_rate", "temperature", "trust_mix", "warmup", "weight_decay",
 )  # fmt: skip
 """Settings that a policy and its teacher read: a policy that is passed to a run must have been made with the same."""
 FIXED_TOKENS = 16384  # of a minibatch, where `minibatch_tokens` is 0 and memory is not measured
-COMPILED_WORTH = 0.6  # share of the tokens that shared prefixes must save where whole rows would run compiled
+COMPILED_WORTH = 0.6  # the same where whole rows run compiled, which passes with a cache do not
 SAMPLE = 8  # token ids of a small pass that only looks at the model
 
 
@@ -58,6 +58,8 @@ class Policy:
         updates: number of optimiser steps, the teacher adapter's included.
         longest: maximum tokens of one row, context and response together.
         minibatch_tokens: padded tokens of a minibatch of the update.
+        compiled: whether passes run compiled.
+        waking: seconds that the first passes on a GPU took, before the first step.
         checkpointed: whether layers are computed again in the backward pass.
         parameters: the student's trainable parameters.
         teacher_parameters: what the E-step trains: the same, or the teacher adapter's parameters.
@@ -92,10 +94,9 @@ class Policy:
                 self._use(role)
                 check_merge(self.model, self.some_ids()[:SAMPLE])
         self._use(STUDENT)
-        self._fuse, self._worth = self._compiled(), WORTH
-        if self._fuse and self.device.type == "cuda":
+        self.waking, self.compiled = 0.0, not config.shard and compiling.wanted(config.compile, self.model)
+        if self.compiled and self.device.type == "cuda":
             compiling.prepare(self.model, layers_of(self.model))
-            self._worth = COMPILED_WORTH  # passes with a cache do not run compiled
         self.minibatch_tokens, self.checkpointed = config.minibatch_tokens or FIXED_TOKENS, False
         if config.checkpointing == "on":
             self.checkpoint()
@@ -130,7 +131,7 @@ class Policy:
         # the model for the duration of this call only.
         head = self.model.get_output_embeddings().weight
         head = head if torch.is_grad_enabled() else head.detach()
-        return TokenDist((Term(picked, head.to(dtype)),), self.config.temperature, self._fuse)
+        return TokenDist((Term(picked, head.to(dtype)),), self.config.temperature, self.compiled)
 
     def token_logp(self, batch: TokenBatch) -> Float[Tensor, " n"]:
         """Log-probability of each active response token."""
@@ -168,17 +169,10 @@ class Policy:
         # A cache would be filled again when a layer is recomputed: under checkpointing, passes that may have a gradient
         # read their rows whole.
         share = self._shares and not (self.checkpointed and torch.is_grad_enabled())
-        walk = minibatches(
-            *sides, budget=self.minibatch_tokens, rows=rows, device=self.device, share=share, worth=self._worth
-        )
-        return self._in_step(list(walk), len(sides)) if self.config.shard else walk
-
-    def _in_step(self, mine: list[tuple[TokenBatch, ...]], sides: int) -> Iterator[tuple[TokenBatch, ...]]:
-        """As many minibatches in each process, some of nothing: a sharded layer is gathered by all at once."""
-        more = max(processes.gather(len(mine))) - len(mine)
-        yield from mine
-        for _ in range(more):
-            yield tuple(TokenBatch.empty(self.device) for _ in range(sides))
+        worth = COMPILED_WORTH if self.compiled and self.device.type == "cuda" else WORTH
+        budget = self.minibatch_tokens
+        walk = minibatches(*sides, budget=budget, rows=rows, device=self.device, share=share, worth=worth)
+        return sharding.in_step(list(walk), len(sides), self.device) if self.config.shard else walk
 
     def whole(self) -> contextlib.AbstractContextManager:
         """Within the block, sampling needs no other process: sharded layers are whole."""
@@ -239,11 +233,6 @@ class Policy:
         """One number of each trained weight: equal in all processes unless ranks diverged."""
         everywhere = [p for p in self.parameters if not sharding.sharded(p)]
         return torch.stack([p.detach().reshape(-1)[0].float() for p in everywhere]).tolist()
-
-    def _compiled(self) -> bool:
-        """Whether passes run compiled (`compile`)."""
-        vocabulary = self.model.get_output_embeddings().weight.shape[0]
-        return not self.config.shard and compiling.wanted(self.config.compile, self.device, vocabulary)
 
     # -- what the model allows -----------------------------------------------------------------------------
     def _examine(self, model: Any) -> bool:

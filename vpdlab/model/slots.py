@@ -74,7 +74,12 @@ def next_logits(
     """Next-token logits after `ids`, float32; the token is written to the present slot. Nothing waits for the
     device."""
     out = model(
-        input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=slots, use_cache=True, logits_to_keep=1
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=position,
+        past_key_values=slots,
+        use_cache=True,
+        logits_to_keep=1,
     )
     return out.logits[:, -1].float()
 
@@ -83,6 +88,8 @@ class SlotLayer(CacheLayerMixin):
     """Keys and values [R, heads, L, width] of one layer; `Slots` says which rows and slots are in use."""
 
     is_sliding = False
+    keys: Any
+    values: Any
 
     def __init__(self, slots: Slots, keys: Tensor, values: Tensor) -> None:
         super().__init__()
@@ -114,11 +121,14 @@ class Slots(Cache):
     """The layers' fixed caches.
 
     Attributes:
+        layers: one `SlotLayer` for each layer.
         at: [1] the slot that the next token is written to.
         rows, length: how many rows and slots are in use.
     """
 
-    def __init__(self, like: Cache, rows: int, length: int) -> None:
+    layers: Any
+
+    def __init__(self, like: Any, rows: int, length: int) -> None:
         """Room for so many rows and slots, for a model whose filled cache is `like`."""
         self.at = torch.zeros(1, dtype=torch.long, device=like.layers[0].keys.device)
         self.rows, self.length = rows, length
@@ -133,7 +143,7 @@ class Slots(Cache):
         """Memory of all layers."""
         return sum(part.numel() * part.element_size() for one in self.layers for part in (one.keys, one.values))
 
-    def fill(self, cache: Cache, rows: Int[Tensor, " b"]) -> None:
+    def fill(self, cache: Any, rows: Int[Tensor, " b"]) -> None:
         """Copy rows of a filled cache, repeats allowed, to the first rows and slots."""
         for mine, other in zip(self.layers, cache.layers, strict=True):
             mine.keys[: len(rows), :, : other.keys.shape[2]] = other.keys[rows]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from vpdlab.model import passes
 from vpdlab.model.adapters import adapter_in_use
+from vpdlab.model.casting import Lowered
 from vpdlab.model.compiling import parts
 from vpdlab.model.slots import Slots, additive, next_logits
 from vpdlab.sampling import Completion, Sampling
@@ -75,7 +76,7 @@ class Buffers:
 
     def holds(self, rows: int, length: int, budget: int) -> bool:
         """Whether there is room for so much."""
-        return rows <= len(self.token) and length <= self.mask.shape[3] and budget == self.ids.shape[1]
+        return rows <= len(self.token) and length <= self.mask.shape[3] and budget <= self.ids.shape[1]
 
     @property
     def small(self) -> list[Tensor]:
@@ -94,15 +95,17 @@ class Decoder:
 
     Args:
         ends: ids that end a response.
-        rows: most rows at a time.
+        rows, tokens: most rows at a time; new tokens that there is room for from the start.
         draw: the token of each row, from logits and random numbers.
         autocast: the context that a pass runs in.
     """
 
     def __init__(
-        self, model: Any, ends: Tensor, rows: int, draw: Draw, autocast: Callable[[], contextlib.AbstractContextManager]
-    ) -> None:
-        self._model, self._ends, self._rows, self._draw, self._autocast = model, ends, rows, draw, autocast
+        self, model: Any, ends: Tensor, rows: int, tokens: int, draw: Draw,
+        autocast: Callable[[], contextlib.AbstractContextManager],
+    ) -> None:  # fmt: skip
+        self._model, self._ends, self._draw, self._autocast = model, ends, draw, autocast
+        self._rows, self._tokens = rows, tokens
         self._buffers: Buffers | None = None
         self._graphs: OrderedDict[Any, Any] = OrderedDict()
         self._lowered = Lowered(model)
@@ -119,7 +122,7 @@ class Decoder:
             self._weights = adapter_in_use(self._model), *(p.data_ptr() for p in self._model.parameters())
             logits, cache, mask, position, spread = passes.read(self._model, contexts, self._ends.device)
             width = mask.shape[1]
-            buffers = self._room(cache, count, _multiple(width + budget, LENGTHS), budget)
+            buffers = self._room(cache, count, width, budget)
             self._start(buffers, cache, mask, position, spread, uniform)
             token, logp = self._draw(logits[spread], buffers.uniform[:count, 0], sampling)
             del cache, logits
@@ -140,10 +143,12 @@ class Decoder:
             return False
         return buffers.slots.bytes <= SHARE * torch.cuda.get_device_properties(self._ends.device).total_memory
 
-    def _room(self, like: Any, rows: int, length: int, budget: int) -> Buffers:
-        if self._buffers is None or not self._buffers.holds(rows, length, budget):
+    def _room(self, like: Any, rows: int, width: int, budget: int) -> Buffers:
+        if self._buffers is None or not self._buffers.holds(rows, width + budget, budget):
             self.release()
-            self._buffers = Buffers.make(like, max(rows, min(self._rows, _bucket(rows))), length, budget)
+            budget = max(budget, self._tokens)
+            most, length = max(rows, min(self._rows, _bucket(rows))), _multiple(width + budget, LENGTHS)
+            self._buffers = Buffers.make(like, most, length, budget)
         return self._buffers
 
     def _start(
@@ -157,7 +162,7 @@ class Decoder:
         buffers.mask[:count] = additive(mask, buffers.mask.dtype, buffers.mask.shape[3])[spread]
         buffers.position.zero_()
         buffers.position[:count] = position[spread]
-        buffers.uniform[:count] = uniform.to(buffers.uniform)
+        buffers.uniform[:count, : uniform.shape[1]] = uniform.to(buffers.uniform)
         buffers.ended.zero_()
         buffers.step.zero_()
 
@@ -177,7 +182,7 @@ class Decoder:
                     where, size = where[alive], _bucket(len(alive))
             self._step(buffers, size, _multiple(width + t, LENGTHS), sampling)
         ids[where], logps[where] = buffers.ids[: len(where)], buffers.logps[: len(where)]
-        return _completions(ids, logps, self._ends)
+        return _completions(ids[:, :budget], logps[:, :budget], self._ends)
 
     def _step(self, buffers: Buffers, rows: int, length: int, sampling: Sampling) -> None:
         """One step of the first rows over the first slots."""
@@ -230,49 +235,6 @@ class Decoder:
         restore()
         self.captured += 1
         return graph
-
-
-class Lowered:
-    """bfloat16 copies of a model's linear layers, for decoding under autocast.
-
-    Autocast casts a weight at its first use, which a graph would repeat in every step, or would read at a place that is
-    gone. The copies stay in place and are filled before each phase.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._copies: dict[int, torch.nn.Parameter] = {}
-
-    def release(self) -> None:
-        """Give the copies back."""
-        self._copies.clear()
-
-    @contextlib.contextmanager
-    def lent(self) -> Iterator[None]:
-        """Within the block, and under autocast, linear layers have their weights in its type already."""
-        device = next(self._model.parameters()).device.type
-        if not torch.is_autocast_enabled(device):
-            yield
-            return
-        kind = torch.get_autocast_dtype(device)
-        layers = [m for m in self._model.modules() if isinstance(m, torch.nn.Linear) and m.weight.dtype != kind]
-        live = [layer._parameters["weight"] for layer in layers]
-        for layer in layers:
-            layer._parameters["weight"] = self._copy(layer.weight, kind)
-        cached = torch.is_autocast_cache_enabled()
-        torch.set_autocast_cache_enabled(False)  # what one graph casts lies in memory that the next one reuses
-        try:
-            yield
-        finally:
-            torch.set_autocast_cache_enabled(cached)
-            for layer, weight in zip(layers, live, strict=True):
-                layer._parameters["weight"] = weight
-
-    def _copy(self, weight: Tensor, kind: torch.dtype) -> torch.nn.Parameter:
-        if id(weight) not in self._copies:
-            self._copies[id(weight)] = torch.nn.Parameter(torch.empty_like(weight, dtype=kind), requires_grad=False)
-        self._copies[id(weight)].data.copy_(weight.data)
-        return self._copies[id(weight)]
 
 
 def _write(buffers: Buffers, rows: int, token: Tensor, logp: Tensor, ends: Tensor) -> None:

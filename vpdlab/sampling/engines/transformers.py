@@ -41,8 +41,8 @@ def open_sampler(config: RunConfig, policy: Policy, max_context: int) -> HFSampl
 
 
 def captures(config: RunConfig, policy: Policy, longest: int) -> bool:
-    """Whether a run decodes in fixed buffers (`captured`): as `capture` says, "auto" on a GPU. Where that was wanted and
-    the model does not allow it, a notice says why."""
+    """Whether a run decodes in fixed buffers (`captured`): as `capture` says; "auto" on a GPU. Where that was wanted
+    and the model does not allow it, a notice says why."""
     if config.capture == "off" or (config.capture == "auto" and policy.device.type != "cuda"):
         return False
     why = unfit(policy.model, windows(policy.model), longest)
@@ -73,7 +73,8 @@ class HFSampler:
     @cached_property
     def decoder(self) -> Decoder:
         """What decodes where steps are captured."""
-        return Decoder(self._policy.model, self._ends, self._rows, draw, self._policy.autocast)
+        policy = self._policy
+        return Decoder(policy.model, self._ends, self._rows, policy.config.max_new_tokens, draw, policy.autocast)
 
     @torch.no_grad()
     def generate(
