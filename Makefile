@@ -9,11 +9,11 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help env vllm demo lab test coverage bench lint format docs dist clean
+.PHONY: help env vllm demo lab test test-gpu coverage bench lint format docs dist clean
 
 help: ## this list
 	@echo "vpdlab: make TARGET (PYTHON=$(PYTHON))"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1	\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1	\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 env: $(STAMP) ## the virtual environment .venv with everything in it
 
@@ -48,6 +48,9 @@ lab: env ## JupyterLab on the notebooks
 test: env ## all tests: the fast ones first
 	$(PYTEST) -m "not slow"
 	$(PYTEST) -m slow
+
+test-gpu: env ## what an NVIDIA GPU must pass as well: the CPU's numbers, captures, repeats, memory
+	$(TEST_ENV) $(BIN)/python -m pytest -m gpu -rs
 
 coverage: env ## coverage of the fast tests: a table, and build/coverage/index.html
 	@mkdir -p build

@@ -199,6 +199,13 @@ def goal(given: argparse.Namespace, words: str, measured: float, most: float) ->
         print(f"goal: {words} | at most {most:g} | {measured:.2f} | {met}", flush=True)
 
 
+def least(given: argparse.Namespace, words: str, measured: float, wanted: float) -> None:
+    """`goal`, of a number that should be large."""
+    if not given.quick:
+        met = "yes" if measured >= wanted else "NO"
+        print(f"goal: {words} | at least {wanted:g} | {measured:.2f} | {met}", flush=True)
+
+
 # -- runs ------------------------------------------------------------------------------------------------------
 def open_run(task: Any = None, **fields: Any) -> Run:
     """A run without a folder and without evaluations."""

@@ -2,9 +2,11 @@
 
     python benchmarks/step.py                                   # smollm2-135m and the apprentice, on the CPU
     python benchmarks/step.py --models apprentice --quick
-    python benchmarks/step.py --device cuda --shape qwen3-1.7b --precisions bfloat16 --prompts 16 --group 8
+    python benchmarks/step.py --device cuda --shape qwen3-1.7b --precisions bfloat16 --prompts 16 --group 8 --apart
 
-All three alternate step by step in one process: vpdlab takes its steps in TRL's `on_step_end`. The weights, problems,
+All three alternate step by step in one process: vpdlab takes its steps in TRL's `on_step_end`. With --apart each has a
+process of its own, one after the other, since a GPU would not hold both; TRL then accumulates its gradient over
+--accumulate parts. The weights, problems,
 feedback, templates, number of rollouts, support (top 20 and tail), divergence (reverse KL, mean over responses), AdamW
 and its settings are the same, with one update per step, a live teacher and no gradient checkpointing. Responses have a
 fixed length (no token ends one) or end by themselves (natural). A step consists of its rollout (generation) and its
@@ -22,7 +24,10 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib.util
+import json
 import statistics
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -89,6 +94,27 @@ def weights(model: Any) -> Any:
     return model.get_decoder().layers[0].self_attn.q_proj.weight.detach().clone()
 
 
+def apart(given: argparse.Namespace, name: str, precision: str, lengths: str) -> list[list[str]]:
+    """The table rows of one setting, each side in a process of its own."""
+    times: dict[str, Times] = {}
+    limit = body = head = 0.0
+    for side in ("ours", "trl"):
+        if side == "trl" and given.no_trl:
+            continue
+        settings = {key: getattr(given, key) for key in ("device", "threads", "rounds", "prompts", "group", "tokens")}
+        words = [f"--{key}={value}" for key, value in {**settings, "accumulate": given.accumulate, "side": side}.items()]
+        where = ["--shape", name] if name in common.SHAPES else ["--models", name]
+        asked = [*words, *where, "--precisions", precision, "--lengths", lengths]
+        done = subprocess.run([sys.executable, __file__, *asked], stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            print(f"{side} failed in a process of its own ({done.returncode}): {name}, {precision}", flush=True)
+            continue
+        found = json.loads(done.stdout.splitlines()[-1])
+        limit, body, head = (found.pop(key) for key in ("limit", "body", "head"))
+        times |= {who: Times.of(values) for who, values in found.items()}
+    return table_rows(given, times, limit, int(body), int(head), [name, precision, lengths])
+
+
 def measure(given: argparse.Namespace, name: str, precision: str, lengths: str, scratch: Path) -> list[list[str]]:
     """The table rows of one setting."""
     folder = common.model_folder(name, scratch, given.device)
@@ -99,22 +125,37 @@ def measure(given: argparse.Namespace, name: str, precision: str, lengths: str, 
     task = common.Drill(sums=name == "apprentice", count=max(64, given.prompts))
     ours = Ours(given, folder, precision, lengths, task)
     model = ours.run.learner.policy.model
-    trainer = None if given.no_trl else trl_trainer(given, folder, precision, lengths, ours.run, str(scratch))
+    ours_alone = given.no_trl or given.side == "ours"
+    trainer = None if ours_alone else trl_trainer(given, folder, precision, lengths, ours.run, str(scratch))
     learners = [model] if trainer is None else [model, trainer.model]
+    learners = learners[1:] if given.side == "trl" else learners
     before = [weights(learner) for learner in learners]
-    times = alone(given, ours) if trainer is None else with_trl(given, trainer, ours.step)
+    take = None if given.side == "trl" else ours.step
+    times = alone(given, ours) if trainer is None else with_trl(given, trainer, take)
     for old, learner in zip(before, learners, strict=True):
         if bool((old.to(learner.device) == weights(learner)).all()):
             raise SystemExit(f"{name}, {precision}: the weights have not changed, so the measurement is void")
     limit = common.matrix_limit(given.device, precision)
     body, head = common.body_parameters(model), model.get_output_embeddings().weight.numel()
-    rows = [
-        row(who, own, times.get("TRL"), limit, body, head, [name, precision, lengths]) for who, own in times.items()
-    ]
-    if "TRL" in times:
+    if given.side:
+        numbers = {who: own.numbers() for who, own in times.items()}
+        print(json.dumps({**numbers, "limit": limit, "body": body, "head": head}), flush=True)
+        return []
+    return table_rows(given, times, limit, body, head, [name, precision, lengths])
+
+
+def table_rows(
+    given: argparse.Namespace, times: dict[str, Times], limit: float, body: int, head: int, setting: list[str]
+) -> list[list[str]]:
+    """A row for each implementation; and the goal's line, where TRL is among them."""
+    if "TRL" in times and "sdpo" in times:
         share = statistics.median(common.ratios(times["sdpo"].whole, times["TRL"].whole))
-        common.goal(given, f"SDPO step of TRL's, {name} {precision} {lengths}", share, 0.5)
-    return rows
+        most = 0.5 if given.device == "cpu" else 0.4
+        common.goal(given, f"SDPO step of TRL's, {' '.join(setting)}", share, most)
+    if "sdpo" in times and given.device != "cpu":
+        used = [w.flops(body, head, False) / s / limit for w, s in zip(times["sdpo"].work, times["sdpo"].update)]
+        common.least(given, f"SDPO's update, share of the product rate, {' '.join(setting)}", statistics.median(used), 0.45)
+    return [row(who, own, times.get("TRL"), limit, body, head, setting) for who, own in times.items()]
 
 
 def row(who: str, own: Times, other: Times | None, limit: float, body: int, head: int, setting: list[str]) -> list[str]:
@@ -148,6 +189,9 @@ def main() -> None:
         group=dict(type=int, default=0, help="rollouts per problem; 0: 4, and 8 for the apprentice"),
         tokens=dict(type=int, default=0, help="longest response; 0: 32 or 48 (natural), and 12 for the apprentice"),
         no_trl=dict(action="store_true", help="measure vpdlab only"),
+        apart=dict(action="store_true", help="TRL and vpdlab in processes of their own"),
+        accumulate=dict(type=int, default=1, help="parts that TRL accumulates its gradient over"),
+        side=dict(default="", help=argparse.SUPPRESS),
     )
     given = parser.parse_args()
     if given.quick:
@@ -158,14 +202,18 @@ def main() -> None:
         print("missing: trl, so only vpdlab is measured")
         given.no_trl = True
     names = [given.shape] if given.shape else given.models
-    print(common.machine(given, " ".join(given.precisions)) + "\n", flush=True)
+    if not given.side:
+        print(common.machine(given, " ".join(given.precisions)) + "\n", flush=True)
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         for name in names:
             for precision in given.precisions:
                 for lengths in given.lengths:
-                    rows += measure(given, name, precision, lengths, Path(scratch))
+                    setting = (given, name, precision, lengths)
+                    rows += apart(*setting) if given.apart else measure(*setting, Path(scratch))
                     gc.collect()
+    if given.side:
+        return
     heads = ["model", "dtype", "lengths", "", "rollout s", "update s", "step s", "of TRL", "of TRL (CPU s)"]
     print()
     common.show([*heads, "tokens student/teacher/response", "use"], rows)

@@ -48,7 +48,8 @@ def trl_config(given: argparse.Namespace, precision: str, templates: Any, scratc
     from trl.experimental.sdpo import SDPOConfig
 
     return SDPOConfig(
-        output_dir=scratch, max_steps=given.rounds + 1, per_device_train_batch_size=given.prompts * given.group,
+        output_dir=scratch, max_steps=given.rounds + 1, gradient_accumulation_steps=given.accumulate,
+        per_device_train_batch_size=given.prompts * given.group // given.accumulate,
         num_generations=given.group, max_prompt_length=None, max_completion_length=given.tokens, shuffle_dataset=False,
         distillation_alpha=1.0, distillation_mode="topk_logits", distillation_topk=TOP_K, distillation_add_tail=True,
         distillation_is_clip=None, teacher_model_kind="live", use_successful_as_teacher=False,
@@ -73,9 +74,9 @@ def give_feedback(trainer: Any, problems: Sequence[Problem], task: Any, group: i
     trainer._prepare_training_batch = with_feedback
 
 
-def with_trl(given: argparse.Namespace, trainer: Any, take_step: TakeStep) -> dict[str, Times]:
-    """Train with TRL; after each of its steps vpdlab takes one of SDPO and one of VPD (`take_step`)."""
-    times = {"TRL": Times(), "sdpo": Times(), "vpd": Times()}
+def with_trl(given: argparse.Namespace, trainer: Any, take_step: TakeStep | None) -> dict[str, Times]:
+    """Train with TRL; after each of its steps vpdlab takes one of SDPO and one of VPD (`take_step`), or none."""
+    times = {"TRL": Times()} | ({"sdpo": Times(), "vpd": Times()} if take_step else {})
     trainer.add_callback(alternation(given, trainer, take_step, times))
     trainer.train()
     for row in trainer.state.log_history:
@@ -84,8 +85,8 @@ def with_trl(given: argparse.Namespace, trainer: Any, take_step: TakeStep) -> di
     return times
 
 
-def alternation(given: argparse.Namespace, trainer: Any, take_step: TakeStep, times: dict[str, Times]) -> Any:
-    """A callback that times TRL's steps and lets vpdlab take its own after each."""
+def alternation(given: argparse.Namespace, trainer: Any, take_step: TakeStep | None, times: dict[str, Times]) -> Any:
+    """A callback that times TRL's steps and lets vpdlab take its own after each, where it takes any."""
     import transformers
 
     generated, batches = measured_batches(given, trainer)
@@ -101,7 +102,7 @@ def alternation(given: argparse.Namespace, trainer: Any, take_step: TakeStep, ti
             work = work_of(batches.pop())
             if state.global_step > 1:
                 times["TRL"].add(generated[0], whole, work)
-            for name in ("sdpo", "vpd"):
+            for name in ("sdpo", "vpd") if take_step is not None else ():
                 taken = take_step(name, state.global_step, given.device)
                 if state.global_step > 1:
                     times[name].add(*taken)

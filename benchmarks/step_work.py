@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import common
@@ -40,6 +40,15 @@ class Times:
         self.update.append(whole.clock - rollout)
         self.processor.append(whole.processor)
         self.work.append(work)
+
+    def numbers(self) -> dict[str, Any]:
+        """Plain values, for another process."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, numbers: dict[str, Any]) -> Times:
+        """From `numbers`."""
+        return cls(**{**numbers, "work": [Work(**one) for one in numbers["work"]]})
 
     @property
     def whole(self) -> list[float]:

@@ -66,7 +66,7 @@ def plain_logp(model: Any, context: tuple[int, ...], response: tuple[int, ...]) 
 def distances(policy: Policy, folder: str) -> tuple[float, float, float]:
     """Largest distance of sampled and of scored log-probabilities from plain float64 passes over each row alone, and
     the relative distance of a gradient."""
-    ids = policy._some_ids()
+    ids = policy.some_ids()
     contexts = [tuple(ids[:size]) for size in (3, 17, 60) for _ in range(3)]
     drawn = HFSampler(policy).generate(contexts, [(0, row) for row in range(9)], Sampling(1.0, 1.0, 12))
     views = [View(c, d.ids, group=row // 3) for row, (c, d) in enumerate(zip(contexts, drawn, strict=True))]

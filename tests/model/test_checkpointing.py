@@ -33,7 +33,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def gradients(policy: Policy) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    ids = policy._some_ids()
+    ids = policy.some_ids()
     views = [View(tuple(ids[: 20 + row % 2]), tuple(ids[row : row + 5 + row]), group=row // 3) for row in range(6)]
     policy.fresh()
     values = torch.zeros(6)
@@ -75,7 +75,7 @@ def test_less_is_kept_for_the_backward_pass() -> None:
     kept = {}
     for how in ("off", "on"):
         policy = architectures.open_policy(toy_model(), checkpointing=how)
-        ids, sizes = policy._some_ids(), []
+        ids, sizes = policy.some_ids(), []
         view = View(tuple(ids[:60]), tuple(ids[:20]))
         with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t.numel()), t)[1], lambda t: t):  # noqa: B023
             for (batch,) in policy.minibatches([view]):

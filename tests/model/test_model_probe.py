@@ -129,7 +129,7 @@ def test_a_law_that_hardly_shows_at_the_first_tokens_bounds_the_rows_all_the_sam
 
 
 def distances_within(policy: Policy, folder: str, size: int) -> list[float]:
-    context, response, model = tuple(policy._some_ids()[:size]), (5, 6, 7), plain(folder, torch.float64)
+    context, response, model = tuple(policy.some_ids()[:size]), (5, 6, 7), plain(folder, torch.float64)
     logp = plain_logp(model, context, response)
     return [(policy.score([View(context, response)])[0] - logp.sum()).abs().item()]
 

@@ -31,7 +31,7 @@ LORA = {
 def test_an_adapter_is_saved_as_it_is_live(name, tmp_path):
     kind, settings = LORA[name]
     policy = open_policy(save(tmp_path / "model", kind, **settings), lora_rank=4, lr=1e-2)
-    ids = policy._some_ids()
+    ids = policy.some_ids()
     views = [View(tuple(ids[:9]), tuple(ids[20 + row : 28 + row]), group=0) for row in range(3)]
     before = policy.score(views)
     for _ in range(3):

@@ -30,6 +30,9 @@ class RolloutSettings:
     (docs/engines.md)."""
     sampler_rows: int = setting(128, 1, changes_results=False)
     """Number of rollouts decoded at the same time."""
+    capture: Literal["auto", "on", "off"] = setting("auto", changes_results=False)
+    """Decode in fixed buffers, with steps that a GPU replays as one graph (sampler transformers); auto: on a GPU. On a
+    CPU "on" runs the same steps without graphs."""
     vllm_url: str = setting("", changes_results=False)
     """A running vLLM server; empty: vLLM inside the run's process."""
     vllm_dtype: Literal["auto", "float32", "bfloat16"] = setting("auto")
@@ -67,6 +70,9 @@ class EngineSettings:
     logit_mib: int = setting(256, 1, changes_results=False)
     """Logits up to this size, in MiB, are kept for the backward pass; larger ones are processed in chunks of a quarter
     of it and recomputed. Affects speed and memory, not results."""
+    compile: Literal["auto", "on", "off"] = setting("auto", changes_results=False)
+    """Compile chains of small operations (torch.compile); auto: on a GPU, and on a CPU for vocabularies of 32,768
+    tokens and more. Affects speed and memory, and results by rounding alone."""
     shard: bool = setting(False, changes_results=False)
     """With several processes (docs/processes.md): shard the decoder's layers, gradients and moments (FSDP2) instead of
     replicating them (DDP)."""

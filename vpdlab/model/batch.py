@@ -111,12 +111,14 @@ class TokenBatch:
 
 
 def collate(
-    views: Sequence[View], rows: Sequence[int], device: torch.device | str = "cpu", share: bool = False
-) -> TokenBatch:
+    views: Sequence[View], rows: Sequence[int], device: torch.device | str = "cpu", share: bool = False,
+    worth: float = WORTH,
+) -> TokenBatch:  # fmt: skip
     """The views at `rows` as one padded batch.
 
     Args:
         share: read the shared prefix of a group's rows once, if that saves enough.
+        worth: how much that is, as a share of the tokens read.
 
     Raises:
         ValueError: for a view with an empty context or response: nothing would predict its first token.
@@ -127,7 +129,7 @@ def collate(
             raise ValueError(f"view {row} has an empty context or response")
     response = _pad([view.response_ids for view in chosen])
     lengths = torch.tensor([len(view.response_ids) for view in chosen])
-    shared = _shared(chosen) if share else None
+    shared = _shared(chosen, worth) if share else None
     return TokenBatch(
         rows=torch.tensor(list(rows)),
         ids=_pad([view.context_ids + view.response_ids for view in chosen]).to(device),
@@ -147,7 +149,7 @@ def _own(views: Sequence[View], lengths: Tensor, width: int) -> Bool[Tensor, "b 
     return mask
 
 
-def _shared(views: Sequence[View]) -> Shared | None:
+def _shared(views: Sequence[View], worth: float) -> Shared | None:
     """The views as prefixes and suffixes; None if that saves too little."""
     members = _by_group([view.group for view in views])
     prefixes = [_common_prefix([views[row].context_ids for row in rows]) for rows in members]
@@ -159,7 +161,7 @@ def _shared(views: Sequence[View]) -> Shared | None:
             suffix_of[row] = index.setdefault((prefix, suffix), len(index))
     prefix_of, suffixes = zip(*index, strict=True)
     read = len(prefixes) * max(map(len, prefixes)) + len(suffixes) * max(map(len, suffixes))
-    if read > (1 - WORTH) * len(views) * max(map(len, views)):
+    if read > (1 - worth) * len(views) * max(map(len, views)):
         return None
     lengths = torch.tensor([len(ids) for ids in prefixes])
     return Shared(_pad(prefixes), lengths, _pad(suffixes), torch.tensor(prefix_of), torch.tensor(suffix_of))
@@ -219,6 +221,7 @@ def minibatches(
     rows: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
     share: bool = False,
+    worth: float = WORTH,
 ) -> Iterator[tuple[TokenBatch, ...]]:
     """Iterate over minibatches of one or several lists of views, the same rows of each list at a time.
 
@@ -226,7 +229,7 @@ def minibatches(
         sides: lists of views; row i of each belongs to the same rollout.
         budget: padded tokens of the longest side in one minibatch.
         rows: which rows; default all.
-        share: as in `collate`.
+        share, worth: as in `collate`.
 
     Raises:
         ValueError: if the lists differ in length.
@@ -243,7 +246,7 @@ def minibatches(
             prefixes[index] = shortest
     for part in plan(longest, budget, groups, prefixes):
         picked = [chosen[index] for index in part]
-        yield tuple(collate(side, picked, device, share) for side in sides)
+        yield tuple(collate(side, picked, device, share, worth) for side in sides)
 
 
 def row_sums(values: Float[Tensor, " n"], batch: TokenBatch) -> Float[Tensor, " b"]:

@@ -132,7 +132,7 @@ def _measured(policy: Policy, tokens: int, joint: bool) -> int | None:
 
 def trial(policy: Policy, tokens: int, joint: bool) -> None:
     """Both passes of an M-step over rows of `tokens` padded tokens together, and its backward pass; no update."""
-    config, some = policy.config, policy._some_ids()
+    config, some = policy.config, policy.some_ids()
     width = min(policy.longest, (config.max_context or WIDTH) + config.max_new_tokens, WIDTH, tokens)
     answer = min(config.max_new_tokens, width // 2)
     ids = tuple(some[place % len(some)] for place in range(width))

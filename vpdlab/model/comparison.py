@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from vpdlab import losses
 from vpdlab.model import fused
-from vpdlab.model.chunks import chunk_rows, walk
+from vpdlab.model.chunks import One, chunk_rows, walk
 from vpdlab.model.distributions import TokenDist
 
 # What an excluded token's log-probability is replaced with where the mass of all others is summed: finite, so that
@@ -97,6 +97,11 @@ def compare_tokens(
     size = {"full": student.vocabulary, "topk": support.k, "sampled": 0}[support.kind]
     if fused.fits(student, size):
         return Comparison(*fused.compare(student, teacher, tokens, size, support.tail, measure, mib))
+    return Comparison(*walk(_comparing(teacher, tokens, support, measure), student, mib, 2))
+
+
+def _comparing(teacher: TokenDist, tokens: Tensor, support: Support, measure: Measure) -> One:
+    """What `compare_tokens` does with some rows."""
     fixed: dict[int, tuple[Tensor | None, Tensor | None, Tensor, tuple[Tensor, ...]]] = {}
 
     def one(rows: slice, s: Tensor) -> tuple[Tensor, ...]:
@@ -114,7 +119,7 @@ def compare_tokens(
         divergence = losses.sampled_divergence(s_at, at) if support.kind == "sampled" else measure(s_on, on)
         return divergence, s_at, at, *measured
 
-    return Comparison(*walk(one, student, mib, 2))
+    return one
 
 
 def logp_and_entropy(

@@ -25,6 +25,7 @@ class _Switches(NamedTuple):
     algorithms: bool
     warn_only: bool
     efficient_attention: bool
+    cudnn_attention: bool
 
 
 _before: _Switches | None = None  # as they were before a deterministic run; None where no run holds them
@@ -61,14 +62,17 @@ def settle(wanted: bool, device: str) -> None:
             torch.are_deterministic_algorithms_enabled(),
             torch.is_deterministic_algorithms_warn_only_enabled(),
             torch.backends.cuda.mem_efficient_sdp_enabled(),
+            torch.backends.cuda.cudnn_sdp_enabled(),
         )
-    # Memory-efficient attention's backward only warns that it is not deterministic; the flash and math kernels are.
-    _set(_Switches(True, False, False))
+    # Memory-efficient attention's backward only warns that it is not deterministic, and cuDNN's
+    # promises nothing; the flash and math kernels are.
+    _set(_Switches(True, False, False, False))
 
 
 def _set(switches: _Switches) -> None:
     torch.use_deterministic_algorithms(switches.algorithms, warn_only=switches.warn_only)
     torch.backends.cuda.enable_mem_efficient_sdp(switches.efficient_attention)
+    torch.backends.cuda.enable_cudnn_sdp(switches.cudnn_attention)
 
 
 def caveat(device: torch.device, deterministic: bool) -> str:

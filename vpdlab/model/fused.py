@@ -1,4 +1,4 @@
-"""`comparison`'s numbers and gradients by compiled functions: few passes over the logits, which stay in the model's type.
+"""`comparison` by compiled functions: few passes over the logits, which stay in the model's type.
 
 A chunk of logits is visited once for its values. Where a gradient is wanted the chunk's student side is computed again
 in the backward pass (or kept, if there is only one chunk), and its slope at the logits is written down in one pass:
@@ -120,6 +120,7 @@ def _logits(dist: TokenDist, rows: slice) -> tuple[Tensor, float]:
     term = dist.terms[0]
     if len(dist.terms) > 1 or term.weight != 1.0:
         return dist.logp(rows), 1.0
+    assert term.head is not None  # `fits`
     return F.linear(term.hidden[rows], term.head), 1.0 / dist.temperature
 
 
@@ -178,7 +179,7 @@ def _differentiated(
         value = measure(*sides)
         slopes = torch.autograd.grad(value.sum(), [s_on, s_rest], allow_unused=True)
     found = [torch.zeros_like(x) if g is None else g for x, g in zip((s_on, s_rest), slopes, strict=True)]
-    return value.detach(), *found
+    return value.detach(), found[0], found[1]
 
 
 def _slope(logits: Tensor, unit: Unit, tokens: Tensor, scale: float, divergence: Tensor, logp: Tensor) -> Tensor:
@@ -233,10 +234,10 @@ class _Fused(torch.autograd.Function):
         return None, None, None, None, None, for_hidden, for_head
 
 
-def _walk(visit: Callable[[slice], Any], student: TokenDist, tokens: Tensor, mib: int, sides: int, wanted: int) -> Any:
-    """Apply `visit` to chunks: one, where the logits of all sides fit into `mib` MiB; else as many rows as do."""
+def _walk(visit: Callable[[slice], Any], student: TokenDist, tokens: Tensor, mib: int, wanted: int) -> Any:
+    """Apply `visit` to chunks: one, where the student's logits fit into `mib` MiB; else as many rows as do."""
     term, count = student.terms[0], len(student)
-    fit = mib * 2**20 // (sides * term.hidden.element_size() * student.vocabulary)
+    fit = mib * 2**20 // (term.hidden.element_size() * student.vocabulary)
     size = count if count <= fit else max(1, fit - fit % WIDTH if fit > WIDTH else fit)
     chunks = [slice(start, min(start + size, count)) for start in range(0, count, size)]
     return _Fused.apply(visit, chunks, wanted, tokens, student.temperature, term.hidden, term.head)
@@ -262,7 +263,7 @@ def compare(
     def visit(rows: slice) -> tuple[tuple[Tensor, ...], Unit, Tensor]:
         return _visit(student, teacher, tokens, rows, k, tail, measure)
 
-    return _walk(visit, student, tokens, mib, 2, 2)
+    return _walk(visit, student, tokens, mib, 2)
 
 
 def logp_and_entropy(student: TokenDist, tokens: Int[Tensor, " n"], mib: int) -> tuple[Tensor, Tensor]:
@@ -276,4 +277,4 @@ def logp_and_entropy(student: TokenDist, tokens: Int[Tensor, " n"], mib: int) ->
         empty = logits[:, :0].float()
         return (logp, entropy), Unit(at[:, :0], empty, lse, none, empty, none, none), logits
 
-    return _walk(visit, student, tokens, mib, 1, 1)
+    return _walk(visit, student, tokens, mib, 1)

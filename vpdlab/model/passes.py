@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vpdlab.model.batch import TokenBatch
+from vpdlab.model.compiling import whole_layers
 
 
 def response_states(model: Any, batch: TokenBatch) -> Float[Tensor, "n h"]:
@@ -44,7 +45,8 @@ def _hidden(model: Any, batch: TokenBatch) -> Float[Tensor, "b s h"]:
     if shared is None:
         # Other ranks wait for the pass over an empty batch; it needs one token.
         ids = batch.ids if len(batch.rows) else batch.ids.new_zeros(1, 1)
-        return decoder(input_ids=ids, use_cache=False).last_hidden_state
+        with whole_layers(model):
+            return decoder(input_ids=ids, use_cache=False).last_hidden_state
     cache = DynamicCache(config=model.config)
     decoder(input_ids=shared.prefix, past_key_values=cache, use_cache=True)
     select(cache, shared.prefix_of)  # differentiable: gradients sum over a group's rows
@@ -58,13 +60,14 @@ def _hidden(model: Any, batch: TokenBatch) -> Float[Tensor, "b s h"]:
     return hidden[shared.suffix_of]
 
 
-def prefill(
+def read(
     model: Any, contexts: Sequence[Sequence[int]], device: torch.device
-) -> tuple[Float[Tensor, "b v"], Any, Int[Tensor, "b s"], Int[Tensor, " b"]]:
+) -> tuple[Float[Tensor, "d v"], Any, Int[Tensor, "d s"], Int[Tensor, " d"], Int[Tensor, " b"]]:
     """Read each distinct context once, padded on the left.
 
     Returns:
-        Next-token logits [B, V], the cache, the mask [B, S] and each row's last position [B].
+        Of the D distinct contexts: next-token logits [D, V], the cache, the mask [D, S], the last position [D]; and
+        which of them each of the B contexts is.
     """
     from transformers import DynamicCache
 
@@ -77,8 +80,16 @@ def prefill(
     cache = DynamicCache(config=model.config)
     logits = next_logits(model, ids, mask, position, cache)
     spread = torch.tensor([index[tuple(context)] for context in contexts], device=device)
+    return logits, cache, mask, position[:, -1], spread
+
+
+def prefill(
+    model: Any, contexts: Sequence[Sequence[int]], device: torch.device
+) -> tuple[Float[Tensor, "b v"], Any, Int[Tensor, "b s"], Int[Tensor, " b"]]:
+    """`read`, spread over all rows: next-token logits [B, V], the cache, the mask [B, S], each row's last position."""
+    logits, cache, mask, position, spread = read(model, contexts, device)
     select(cache, spread)
-    return logits[spread], cache, mask[spread], position[spread, -1]
+    return logits[spread], cache, mask[spread], position[spread]
 
 
 def next_logits(

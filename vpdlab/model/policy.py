@@ -20,15 +20,15 @@ from torch import Tensor
 from vpdlab import processes
 from vpdlab.config import RunConfig
 from vpdlab.errors import refuse_handed_in
-from vpdlab.model import sharding
+from vpdlab.model import attention, compiling, sharding
 from vpdlab.model.adapters import adapter_layers, add_adapter, check_merge, plain_weights
-from vpdlab.model.batch import TokenBatch, minibatches, row_sums
+from vpdlab.model.batch import WORTH, TokenBatch, minibatches, row_sums
 from vpdlab.model.checkpointing import checkpoint_layers, keep_layers
 from vpdlab.model.comparison import token_logp
 from vpdlab.model.devices import pick_device
 from vpdlab.model.distributions import Term, TokenDist
 from vpdlab.model.loading import load
-from vpdlab.model.passes import response_states
+from vpdlab.model.passes import layers_of, response_states
 from vpdlab.model.probe import examine
 from vpdlab.model.saving import rehearse, save
 from vpdlab.model.traits import check_lengths, end_ids
@@ -38,12 +38,13 @@ from vpdlab.types import View
 STUDENT, TEACHER = "student", "teacher"
 Role = Literal["student", "teacher"]
 READS = (
-    "adapter_rank", "checkpointing", "device", "e_lr", "grad_clip", "logit_mib", "lora_rank", "lr", "max_context",
-    "max_new_tokens", "minibatch_tokens", "model", "precision", "sampler", "seed", "shard", "teacher", "teacher_rate",
-    "temperature", "trust_mix", "warmup", "weight_decay",
+    "adapter_rank", "checkpointing", "compile", "device", "e_lr", "grad_clip", "logit_mib", "lora_rank", "lr",
+    "max_context", "max_new_tokens", "minibatch_tokens", "model", "precision", "sampler", "seed", "shard", "teacher",
+    "teacher_rate", "temperature", "trust_mix", "warmup", "weight_decay",
 )  # fmt: skip
 """Settings that a policy and its teacher read: a policy that is passed to a run must have been made with the same."""
 FIXED_TOKENS = 16384  # of a minibatch, where `minibatch_tokens` is 0 and memory is not measured
+COMPILED_WORTH = 0.6  # the same where whole rows run compiled, which passes with a cache do not
 SAMPLE = 8  # token ids of a small pass that only looks at the model
 
 
@@ -57,6 +58,8 @@ class Policy:
         updates: number of optimiser steps, the teacher adapter's included.
         longest: maximum tokens of one row, context and response together.
         minibatch_tokens: padded tokens of a minibatch of the update.
+        compiled: whether passes run compiled.
+        waking: seconds that the first passes on a GPU took, before the first step.
         checkpointed: whether layers are computed again in the backward pass.
         parameters: the student's trainable parameters.
         teacher_parameters: what the E-step trains: the same, or the teacher adapter's parameters.
@@ -66,7 +69,7 @@ class Policy:
         self.config, self.tokenizer = config, tokenizer
         torch.manual_seed(config.seed)  # initial adapter weights
         self.device, self.version, self.updates = pick_device(config.device), 0, 0
-        self.longest = check_lengths(config, model.eval(), self._some_ids())
+        self.longest = check_lengths(config, model.eval(), self.some_ids())
         if config.shard:  # first of all: the whole model need not fit on the device
             sharding.check_shard(config.shard)
             shares = self._examine(model)
@@ -74,6 +77,8 @@ class Policy:
             self.model = model.to(self.device).eval()
         else:
             self.model = model.to(self.device).eval()
+            if self.device.type == "cuda":
+                attention.install(self.model)
             shares = self._examine(self.model)
         # Sharded layers are gathered pass by pass, in step with other processes: there each minibatch is one pass.
         self._shares = shares and not config.shard
@@ -87,8 +92,11 @@ class Policy:
         for role in (STUDENT, TEACHER):
             if self._adapters[role]:
                 self._use(role)
-                check_merge(self.model, self._some_ids()[:SAMPLE])
+                check_merge(self.model, self.some_ids()[:SAMPLE])
         self._use(STUDENT)
+        self.waking, self.compiled = 0.0, not config.shard and compiling.wanted(config.compile, self.model)
+        if self.compiled and self.device.type == "cuda":
+            compiling.prepare(self.model, layers_of(self.model))
         self.minibatch_tokens, self.checkpointed = config.minibatch_tokens or FIXED_TOKENS, False
         if config.checkpointing == "on":
             self.checkpoint()
@@ -123,7 +131,7 @@ class Policy:
         # the model for the duration of this call only.
         head = self.model.get_output_embeddings().weight
         head = head if torch.is_grad_enabled() else head.detach()
-        return TokenDist((Term(picked, head.to(dtype)),), self.config.temperature)
+        return TokenDist((Term(picked, head.to(dtype)),), self.config.temperature, self.compiled)
 
     def token_logp(self, batch: TokenBatch) -> Float[Tensor, " n"]:
         """Log-probability of each active response token."""
@@ -161,15 +169,10 @@ class Policy:
         # A cache would be filled again when a layer is recomputed: under checkpointing, passes that may have a gradient
         # read their rows whole.
         share = self._shares and not (self.checkpointed and torch.is_grad_enabled())
-        walk = minibatches(*sides, budget=self.minibatch_tokens, rows=rows, device=self.device, share=share)
-        return self._in_step(list(walk), len(sides)) if self.config.shard else walk
-
-    def _in_step(self, mine: list[tuple[TokenBatch, ...]], sides: int) -> Iterator[tuple[TokenBatch, ...]]:
-        """As many minibatches in each process, some of nothing: a sharded layer is gathered by all at once."""
-        more = max(processes.gather(len(mine))) - len(mine)
-        yield from mine
-        for _ in range(more):
-            yield tuple(TokenBatch.empty(self.device) for _ in range(sides))
+        worth = COMPILED_WORTH if self.compiled and self.device.type == "cuda" else WORTH
+        budget = self.minibatch_tokens
+        walk = minibatches(*sides, budget=budget, rows=rows, device=self.device, share=share, worth=worth)
+        return sharding.in_step(list(walk), len(sides), self.device) if self.config.shard else walk
 
     def whole(self) -> contextlib.AbstractContextManager:
         """Within the block, sampling needs no other process: sharded layers are whole."""
@@ -234,13 +237,13 @@ class Policy:
     # -- what the model allows -----------------------------------------------------------------------------
     def _examine(self, model: Any) -> bool:
         """Whether shared prefixes may be read once. Raises UserError for a model whose passes disagree."""
-        config, ids = self.config, self._some_ids()
+        config, ids = self.config, self.some_ids()
         length = min(self.longest, (config.max_context or self.longest) + config.max_new_tokens)
         ends = sorted(end_ids(model, self.tokenizer))
         own = config.sampler == "transformers"
         return examine(model, ids, ends, length, sampled=own, shared=not config.shard)
 
-    def _some_ids(self) -> list[int]:
+    def some_ids(self) -> list[int]:
         """Ordinary tokens, none that the tokenizer marks as special."""
         special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
         return [id for id in range(len(self.tokenizer)) if id not in special][:1000]

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vpdlab import processes
 from vpdlab.errors import UserError
+from vpdlab.model.batch import TokenBatch
 from vpdlab.model.passes import decoder_of, layers_of
 
 
@@ -74,6 +75,14 @@ def gathered(model: Any) -> Iterator[None]:
         for module, (before, after) in zip(modules, hooks, strict=True):
             module._forward_pre_hooks, module._forward_hooks = before, after
             module.reshard()
+
+
+def in_step(mine: list[tuple[TokenBatch, ...]], sides: int, device: torch.device) -> Iterator[tuple[TokenBatch, ...]]:
+    """As many minibatches in each process, some of nothing: a sharded layer is gathered by all at once."""
+    more = max(processes.gather(len(mine))) - len(mine)
+    yield from mine
+    for _ in range(more):
+        yield tuple(TokenBatch.empty(device) for _ in range(sides))
 
 
 def sharded(tensor: Tensor) -> bool:

@@ -43,6 +43,8 @@ def describe(parts: Parts) -> dict[str, Any]:
         "processes": processes.count(),
         "minibatch_tokens": policy.minibatch_tokens,
         "checkpointed": policy.checkpointed,
+        "compiled": policy.compiled,
+        "waking_seconds": round(policy.waking, 1),
         "seed": config.seed,
         "model": {
             "class": type(policy.model).__name__,

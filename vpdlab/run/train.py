@@ -17,6 +17,7 @@ from vpdlab.run.lock import locked
 from vpdlab.run.observe import TokenWatch, metrics_row, rollout_records, sampled_records
 from vpdlab.run.resume import settings
 from vpdlab.run.tracker import tracked
+from vpdlab.run.waking import wake
 from vpdlab.types import Rollout
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def steps(run: Run) -> Iterator[dict[str, Any]]:
             processes.by_main(lambda: held.enter_context(locked(run.config.folder)))
         processes.agree("the settings", run.config.to_dict)
         processes.agree("the weights", run.policy.probe)
+        wake(run)
         keeper = _open_record(run) if run.record else None
         with tracked(run.config.tracker, run.recorder, settings(run.config), len(run.rows)):
             yield from _with_status(run, keeper)

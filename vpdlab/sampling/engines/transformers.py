@@ -7,6 +7,7 @@ of its group, and draws from one generator for the whole batch, so that a rollou
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,15 +15,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vpdlab.config import RunConfig
+from vpdlab.errors import notice
 from vpdlab.model import passes
 from vpdlab.model.policy import Policy
-from vpdlab.model.traits import end_ids
+from vpdlab.model.slots import trial, unfit
+from vpdlab.model.traits import end_ids, windows
 from vpdlab.sampling import Completion, Sampling
+from vpdlab.sampling.captured import Decoder
 
-SETTINGS: tuple[str, ...] = ()
+SETTINGS: tuple[str, ...] = ("capture",)
 
 # Finished rows are dropped once they are this share of the batch: each drop copies the rest of the cache.
 LEAVE = 1 / 8
+APART = {True: 1e-3, False: 0.5}  # largest difference in nats that rounding explains: float32, bfloat16
+LARGE, BLOCK = 16_384, 1024  # vocabularies from this size on are searched in blocks of so many tokens
 
 
 def check(config: RunConfig) -> None:
@@ -31,7 +37,22 @@ def check(config: RunConfig) -> None:
 
 def open_sampler(config: RunConfig, policy: Policy, max_context: int) -> HFSampler:
     """The sampler of a run."""
-    return HFSampler(policy, config.sampler_rows)
+    return HFSampler(policy, config.sampler_rows, captures(config, policy, max_context + config.max_new_tokens))
+
+
+def captures(config: RunConfig, policy: Policy, longest: int) -> bool:
+    """Whether a run decodes in fixed buffers (`captured`): as `capture` says; "auto" on a GPU. Where that was wanted
+    and the model does not allow it, a notice says why."""
+    if config.capture == "off" or (config.capture == "auto" and policy.device.type != "cuda"):
+        return False
+    why = unfit(policy.model, windows(policy.model), longest)
+    if config.shard:
+        why = "its layers are sharded (shard)"
+    elif not why and (gap := trial(policy.model, policy.some_ids())) > APART[policy.model.dtype == torch.float32]:
+        why = f"with fixed caches its log-probabilities are {gap:.2g} nats off"
+    if why:
+        notice(f"decoding is not captured, and slower ({why}): model {config.model!r}; capture=off")
+    return not why
 
 
 class HFSampler:
@@ -39,14 +60,21 @@ class HFSampler:
 
     Args:
         rows: rollouts decoded at the same time.
+        capture: whether steps run in fixed buffers, as CUDA graphs on a GPU.
     """
 
     central = False
 
-    def __init__(self, policy: Policy, rows: int = 128) -> None:
+    def __init__(self, policy: Policy, rows: int = 128, capture: bool = False) -> None:
         self.exact = policy.config.precision == "float32"
-        self._policy, self._rows = policy, rows
+        self._policy, self._rows, self._capture = policy, rows, capture
         self._ends = torch.tensor(sorted(end_ids(policy.model, policy.tokenizer)), device=policy.device)
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """What decodes where steps are captured."""
+        policy = self._policy
+        return Decoder(policy.model, self._ends, self._rows, policy.config.max_new_tokens, draw, policy.autocast)
 
     @torch.no_grad()
     def generate(
@@ -59,18 +87,19 @@ class HFSampler:
         with self._policy.whole():
             for start in range(0, len(order), self._rows):
                 rows = order[start : start + self._rows]
-                with self._policy.autocast():  # around all tokens, so that weights are cast once
-                    completions = self._decode([contexts[r] for r in rows], [streams[r] for r in rows], sampling)
+                prompts, uniform = [contexts[r] for r in rows], _uniform([streams[r] for r in rows], sampling)
+                if self._capture:
+                    completions = self.decoder.decode(prompts, uniform, sampling)
+                else:
+                    with self._policy.autocast():  # around all tokens, so that weights are cast once
+                        completions = self._decode(prompts, uniform, sampling)
                 done.update(zip(rows, completions, strict=True))
         return [done[row] for row in range(len(contexts))]
 
     def _decode(
-        self, contexts: Sequence[Sequence[int]], streams: Sequence[tuple[int, ...]], sampling: Sampling
+        self, contexts: Sequence[Sequence[int]], uniform: Float[Tensor, "b t"], sampling: Sampling
     ) -> list[Completion]:
         device, budget = self._policy.device, sampling.max_new_tokens
-        uniform = torch.from_numpy(
-            np.stack([np.random.Generator(np.random.Philox(np.random.SeedSequence(s))).random(budget) for s in streams])
-        )
         model = self._policy.model
         logits, cache, mask, position = passes.prefill(model, contexts, device)
         ids = torch.zeros(len(contexts), budget, dtype=torch.long, device=device)
@@ -100,6 +129,12 @@ class HFSampler:
         ]
 
 
+def _uniform(streams: Sequence[tuple[int, ...]], sampling: Sampling) -> Float[Tensor, "b t"]:
+    """The random numbers of each stream, one per token."""
+    sources = [np.random.Generator(np.random.Philox(np.random.SeedSequence(stream))) for stream in streams]
+    return torch.from_numpy(np.stack([source.random(sampling.max_new_tokens) for source in sources]))
+
+
 def draw(
     logits: Float[Tensor, "b v"], uniform: Float[Tensor, " b"], sampling: Sampling
 ) -> tuple[Int[Tensor, " b"], Float[Tensor, " b"]]:
@@ -113,6 +148,9 @@ def draw(
         token = logp.argmax(-1)
         return token, logp.gather(-1, token[:, None])[:, 0]
     logp = torch.log_softmax(logits / sampling.temperature, dim=-1)
+    if sampling.top_p == 1 and logits.shape[-1] >= LARGE and logits.device.type != "mps":
+        token = _draw_large(logp, uniform)
+        return token, logp.gather(-1, token[:, None])[:, 0]
     wide = torch.float32 if logits.device.type == "mps" else torch.float64  # mps has no float64
     p, order = logp.exp().to(wide), None
     if sampling.top_p < 1:
@@ -123,3 +161,17 @@ def draw(
     rank = rank.clamp(max=logits.shape[-1] - 1)
     token = (rank if order is None else order.gather(-1, rank))[:, 0]
     return token, logp.gather(-1, token[:, None])[:, 0]
+
+
+def _draw_large(logp: Float[Tensor, "b v"], uniform: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
+    """The same token by two searches: for the block of tokens, then within it. Over a large vocabulary a running sum
+    takes longer than a GPU needs for a layer."""
+    blocks = torch.nn.functional.pad(logp.exp(), (0, -logp.shape[-1] % BLOCK)).view(len(logp), -1, BLOCK)
+    sums = blocks.sum(-1, dtype=torch.float64)
+    mass = sums.cumsum(-1)
+    target = uniform.to(torch.float64)[:, None] * mass[:, -1:]
+    block = torch.searchsorted(mass, target, right=True).clamp(max=sums.shape[1] - 1)
+    inside = blocks.gather(1, block[..., None].expand(-1, -1, BLOCK))[:, 0].to(torch.float64).cumsum(-1)
+    left = target - (mass.gather(1, block) - sums.gather(1, block))
+    rank = torch.searchsorted(inside, left, right=True).clamp(max=BLOCK - 1)
+    return (block * BLOCK + rank).clamp(max=logp.shape[-1] - 1)[:, 0]

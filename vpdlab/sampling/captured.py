@@ -1,0 +1,265 @@
+"""Decoding in fixed buffers: on a GPU a step is captured once as a graph and replayed.
+
+A decoding step launches a thousand small kernels, and launching them one by one takes longer than running them. A CUDA
+graph launches them all at once, but it repeats the very same work on the same memory: so tokens, masks and caches live
+in buffers that are written in place, the draw is part of the step, and there is one graph for each size in use. Rows
+that have ended stay until the rest fits into the next smaller size.
+
+Weights change in place and a graph sees the new values; weights that are lent by exchanging storage, another adapter or
+another temperature get graphs of their own. On a CPU the same steps run without a graph.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vpdlab.model import passes
+from vpdlab.model.adapters import adapter_in_use
+from vpdlab.model.casting import Lowered
+from vpdlab.model.compiling import parts
+from vpdlab.model.slots import Slots, additive, next_logits
+from vpdlab.sampling import Completion, Sampling
+
+Draw = Callable[[Tensor, Tensor, Sampling], tuple[Tensor, Tensor]]
+
+LENGTHS = 128  # lengths in use are multiples of this
+LOOK = 8  # steps between two looks at which rows have ended: a look waits for the device
+GRAPHS = 64  # graphs that are kept
+SHARE = 0.12  # of the device's memory that buffers may keep between two phases
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """The memory of R rows with L slots and T new tokens.
+
+    Attributes:
+        slots: keys and values.
+        mask: [R, 1, 1, L] 0 where a row may attend, else the type's least number.
+        token, position: [R] the last token, its position.
+        uniform, ids, logps: [R, T] random numbers; tokens; their log-probabilities.
+        ended: [R] whether a row has ended.
+        step: [1] the column of `ids` that is written next.
+    """
+
+    slots: Slots
+    mask: Tensor
+    token: Tensor
+    position: Tensor
+    uniform: Tensor
+    ids: Tensor
+    logps: Tensor
+    ended: Tensor
+    step: Tensor
+
+    @classmethod
+    def make(cls, like: Any, rows: int, length: int, budget: int) -> Buffers:
+        """Buffers for a model whose filled cache is `like`."""
+        slots = Slots(like, rows, length)
+        keys = slots.layers[0].keys
+
+        def room(*shape: int, dtype: torch.dtype = torch.long) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=keys.device)
+
+        return cls(
+            slots, room(rows, 1, 1, length, dtype=keys.dtype), room(rows), room(rows),
+            room(rows, budget, dtype=torch.float64), room(rows, budget), room(rows, budget, dtype=torch.float32),
+            room(rows, dtype=torch.bool), room(1),
+        )  # fmt: skip
+
+    def holds(self, rows: int, length: int, budget: int) -> bool:
+        """Whether there is room for so much."""
+        return rows <= len(self.token) and length <= self.mask.shape[3] and budget <= self.ids.shape[1]
+
+    @property
+    def small(self) -> list[Tensor]:
+        """What a step changes, but for keys and values."""
+        return [self.mask, self.token, self.position, self.ids, self.logps, self.ended, self.step, self.slots.at]
+
+    def keep(self, rows: Tensor) -> None:
+        """Move rows to the front."""
+        self.slots.keep(rows)
+        for part in (self.mask, self.token, self.position, self.uniform, self.ids, self.logps, self.ended):
+            part[: len(rows)] = part[rows]
+
+
+class Decoder:
+    """Decodes batches of rows with a model.
+
+    Args:
+        ends: ids that end a response.
+        rows, tokens: most rows at a time; new tokens that there is room for from the start.
+        draw: the token of each row, from logits and random numbers.
+        autocast: the context that a pass runs in.
+    """
+
+    def __init__(
+        self, model: Any, ends: Tensor, rows: int, tokens: int, draw: Draw,
+        autocast: Callable[[], contextlib.AbstractContextManager],
+    ) -> None:  # fmt: skip
+        self._model, self._ends, self._draw, self._autocast = model, ends, draw, autocast
+        self._rows, self._tokens = rows, tokens
+        self._buffers: Buffers | None = None
+        self._graphs: OrderedDict[Any, Any] = OrderedDict()
+        self._lowered = Lowered(model)
+        self._weights: tuple[Any, ...] = ()  # the adapter in use, and where the weights lie: a graph reads them there
+        self.captured = 0  # graphs that have been captured so far
+
+    @torch.no_grad()
+    def decode(
+        self, contexts: Sequence[Sequence[int]], uniform: Float[Tensor, "b t"], sampling: Sampling
+    ) -> list[Completion]:
+        """One completion per context; row i of `uniform` are its random numbers."""
+        budget, count = sampling.max_new_tokens, len(contexts)
+        with self._autocast(), self._lowered.lent(), parts(self._model):
+            self._weights = adapter_in_use(self._model), *(p.data_ptr() for p in self._model.parameters())
+            logits, cache, mask, position, spread = passes.read(self._model, contexts, self._ends.device)
+            width = mask.shape[1]
+            buffers = self._room(cache, count, width, budget)
+            self._start(buffers, cache, mask, position, spread, uniform)
+            token, logp = self._draw(logits[spread], buffers.uniform[:count, 0], sampling)
+            del cache, logits
+            _write(buffers, count, token, logp, self._ends)
+            out = self._steps(buffers, count, width, sampling)
+        if not self._keeps(buffers):
+            self.release()
+        return out
+
+    def release(self) -> None:
+        """Give buffers and graphs back."""
+        self._buffers = None
+        self._graphs.clear()
+        self._lowered.release()
+
+    def _keeps(self, buffers: Buffers) -> bool:
+        if self._ends.device.type != "cuda":
+            return False
+        return buffers.slots.bytes <= SHARE * torch.cuda.get_device_properties(self._ends.device).total_memory
+
+    def _room(self, like: Any, rows: int, width: int, budget: int) -> Buffers:
+        if self._buffers is None or not self._buffers.holds(rows, width + budget, budget):
+            self.release()
+            budget = max(budget, self._tokens)
+            most, length = max(rows, min(self._rows, _bucket(rows))), _multiple(width + budget, LENGTHS)
+            self._buffers = Buffers.make(like, most, length, budget)
+        return self._buffers
+
+    def _start(
+        self, buffers: Buffers, cache: Any, mask: Tensor, position: Tensor, spread: Tensor, uniform: Tensor
+    ) -> None:
+        """Fill the buffers with what the prompts have left."""
+        count = len(spread)
+        buffers.slots.fill(cache, spread)
+        buffers.slots.at.fill_(mask.shape[1])
+        buffers.mask.zero_()  # rows that stand for nothing attend to anything: no NaN
+        buffers.mask[:count] = additive(mask, buffers.mask.dtype, buffers.mask.shape[3])[spread]
+        buffers.position.zero_()
+        buffers.position[:count] = position[spread]
+        buffers.uniform[:count, : uniform.shape[1]] = uniform.to(buffers.uniform)
+        buffers.ended.zero_()
+        buffers.step.zero_()
+
+    def _steps(self, buffers: Buffers, count: int, width: int, sampling: Sampling) -> list[Completion]:
+        """All steps after the first token; rows leave at the sizes' borders."""
+        budget = sampling.max_new_tokens
+        ids, logps = torch.zeros_like(buffers.ids[:count]), torch.zeros_like(buffers.logps[:count])
+        where, size = torch.arange(count, device=ids.device), min(_bucket(count), len(buffers.token))
+        for t in range(1, budget):
+            if t % LOOK == 0:
+                alive = (~buffers.ended[: len(where)]).nonzero()[:, 0]  # waits for the device
+                if not len(alive):
+                    break
+                if _bucket(len(alive)) < size:
+                    ids[where], logps[where] = buffers.ids[: len(where)], buffers.logps[: len(where)]
+                    buffers.keep(alive)
+                    where, size = where[alive], _bucket(len(alive))
+            self._step(buffers, size, _multiple(width + t, LENGTHS), sampling)
+        ids[where], logps[where] = buffers.ids[: len(where)], buffers.logps[: len(where)]
+        return _completions(ids[:, :budget], logps[:, :budget], self._ends)
+
+    def _step(self, buffers: Buffers, rows: int, length: int, sampling: Sampling) -> None:
+        """One step of the first rows over the first slots."""
+        buffers.slots.rows, buffers.slots.length = rows, length
+        if self._ends.device.type != "cuda":
+            self._work(buffers, sampling)
+            return
+        key = (rows, length, sampling.temperature, sampling.top_p, self._weights)
+        if key not in self._graphs:
+            self._graphs[key] = self._capture(buffers, sampling)
+            while len(self._graphs) > GRAPHS:
+                self._graphs.popitem(last=False)
+        self._graphs.move_to_end(key)
+        self._graphs[key].replay()
+
+    def _work(self, buffers: Buffers, sampling: Sampling) -> None:
+        """Read each row's last token, draw the next: all in place, and nothing waits for the device."""
+        rows, length = buffers.slots.rows, buffers.slots.length
+        buffers.mask.index_fill_(3, buffers.slots.at, 0.0)
+        buffers.position.add_(1)
+        mask = buffers.mask[:rows, :, :, :length]
+        logits = next_logits(
+            self._model, buffers.token[:rows, None], mask, buffers.position[:rows, None], buffers.slots
+        )
+        uniform = buffers.uniform[:rows].index_select(1, buffers.step)[:, 0]
+        token, logp = self._draw(logits, uniform, sampling)
+        buffers.slots.at.add_(1)
+        _write(buffers, rows, token, logp, self._ends)
+
+    def _capture(self, buffers: Buffers, sampling: Sampling) -> Any:
+        """The step as a graph. It runs twice before, as kernels are made and memory is found at their first use."""
+        before = [part.clone() for part in buffers.small]
+
+        def restore() -> None:
+            for part, old in zip(buffers.small, before, strict=True):
+                part.copy_(old)
+
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                self._work(buffers, sampling)
+                restore()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        if not self._graphs:
+            self._pool = torch.cuda.graph_pool_handle()
+        with torch.cuda.graph(graph, pool=self._pool):
+            self._work(buffers, sampling)
+        restore()
+        self.captured += 1
+        return graph
+
+
+def _write(buffers: Buffers, rows: int, token: Tensor, logp: Tensor, ends: Tensor) -> None:
+    """Enter the tokens of a step."""
+    buffers.token[:rows] = token
+    buffers.ids[:rows].index_copy_(1, buffers.step, token[:, None])
+    buffers.logps[:rows].index_copy_(1, buffers.step, logp[:, None].float())
+    buffers.ended[:rows] |= (token[:, None] == ends).any(1)
+    buffers.step.add_(1)
+
+
+def _completions(ids: Tensor, logps: Tensor, ends: Tensor) -> list[Completion]:
+    """Cut each row after its first end token."""
+    end = (ids[:, :, None] == ends).any(-1) if len(ends) else torch.zeros_like(ids, dtype=torch.bool)
+    finished = end.any(1)
+    length = torch.where(finished, end.int().argmax(1) + 1, ids.shape[1])
+    rows = zip(ids.tolist(), logps.tolist(), length.tolist(), finished.tolist(), strict=True)
+    return [Completion(tuple(row[:n]), tuple(numbers[:n]), bool(done)) for row, numbers, n, done in rows]
+
+
+def _bucket(rows: int) -> int:
+    """The smallest size in use that holds so many rows: powers of two, and one between each two of them above 16."""
+    size = 1 << (rows - 1).bit_length() if rows > 1 else 1
+    return 3 * size // 4 if size >= 32 and rows <= 3 * size // 4 else size
+
+
+def _multiple(number: int, of: int) -> int:
+    return -(-number // of) * of
