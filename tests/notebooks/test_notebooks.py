@@ -221,7 +221,7 @@ def test_the_training_notebook_runs_with_the_fields_of_the_command_line(tmp_path
     assert [row["step"] for row in record.rows if row["delta"] is not None or row["notes"]] == [2, 4]
     page = (out / "train.html").read_text()
     assert "Before and after" in page and "held-out accuracy" in page
-    assert "step 4/4" in capfd.readouterr().out  # progress reaches the terminal while the notebook runs
+    assert "iteration 4/4" in capfd.readouterr().out  # progress reaches the terminal while the notebook runs
     assert cli.main(args) == 2  # the folder holds a run now
     assert load_run(out).rows == record.rows
 
