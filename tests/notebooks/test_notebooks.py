@@ -117,7 +117,9 @@ def test_the_training_notebook_names_nothing_else_like_a_setting():
     from vpdlab.config import HINTS
 
     notebook = nbformat.read(headless.notebooks() / "train.ipynb", as_version=4)
-    others = [c.source for c in notebook.cells if c.cell_type == "code" and "parameters" not in c.metadata.get("tags", [])]
+    others = [
+        c.source for c in notebook.cells if c.cell_type == "code" and "parameters" not in c.metadata.get("tags", [])
+    ]
     assert len(others) > 5
     stored = {
         node.id for node in ast.walk(ast.parse("\n".join(others)))
@@ -263,7 +265,9 @@ def test_a_notebook_s_own_parameters_are_told_from_settings():
 def test_a_notebook_about_a_run_takes_its_folder(tmp_path):
     for _ in toy_run(record=True, out=str(tmp_path / "mine")).steps():
         pass
-    assert cli.main(["notebook", "report", "-p", "folder", str(tmp_path / "mine"), "--out", str(tmp_path / "page")]) == 0
+    assert (
+        cli.main(["notebook", "report", "-p", "folder", str(tmp_path / "mine"), "--out", str(tmp_path / "page")]) == 0
+    )
     assert "mine" in (tmp_path / "page" / "report.html").read_text()
 
 

@@ -18,6 +18,9 @@ STUDENT, TEACHER, RIGHT, WRONG, GREY = (
     palette.EITHER[name] for name in ("student", "teacher", "right", "wrong", "grey")
 )
 
+MODE_BAR = {"bgcolor": palette.CLEAR, "color": palette.tinted(GREY, 0.6), "activecolor": GREY}
+"""Colours of plotly's own buttons, which it would derive from a background; there is none here."""
+
 SIDES = ("student", "teacher")
 """Lines that have the colour of their side, whatever else is drawn."""
 
@@ -93,8 +96,7 @@ def dress(figure: Any, height: int, x_title: str) -> Any:
         plot_bgcolor=palette.CLEAR,
         font={"color": GREY, "size": 12},
         legend={"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0},
-        # Plotly derives the bar's colours from a background, and there is none here.
-        modebar={"bgcolor": palette.CLEAR, "color": palette.tinted(GREY, 0.6), "activecolor": GREY},
+        modebar=MODE_BAR,
     )
 
 
