@@ -262,13 +262,14 @@ def test_a_notebook_s_own_parameters_are_told_from_settings():
 
 
 @pytest.mark.slow
-def test_a_notebook_about_a_run_takes_its_folder(tmp_path):
+def test_a_notebook_about_a_run_takes_its_folder(tmp_path, capfd):
     for _ in toy_run(record=True, out=str(tmp_path / "mine")).steps():
         pass
     assert (
         cli.main(["notebook", "report", "-p", "folder", str(tmp_path / "mine"), "--out", str(tmp_path / "page")]) == 0
     )
     assert "mine" in (tmp_path / "page" / "report.html").read_text()
+    assert "IPKernelApp" not in capfd.readouterr().err  # no warning that no reader can do anything about
 
 
 @pytest.mark.slow

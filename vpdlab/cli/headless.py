@@ -121,7 +121,13 @@ def _execute(source: Path, executed: Path, parameters: Mapping[str, Any], **opti
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters without a default in the notebook
     try:
         papermill.execute_notebook(
-            source, executed, dict(parameters), kernel_name="python3", progress_bar=False, **options
+            source,
+            executed,
+            dict(parameters),
+            kernel_name="python3",
+            progress_bar=False,
+            extra_arguments=["--IPKernelApp.log_level=40"],  # or it warns that it listens on this machine
+            **options,
         )
     except PapermillExecutionError as error:
         return error
