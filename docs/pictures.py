@@ -1,10 +1,11 @@
-"""The pictures in README.md, made again from a run recorded here and now:
+"""The pictures of the widgets in README.md and docs, made again from runs recorded here and now:
 
-    python docs/pictures.py                # docs/lens-*.png and docs/influence-*.png, light and dark
+    python docs/pictures.py                # docs/lens-*.png, influence-*.png, timeline-*.png, light and dark
     python docs/pictures.py --out /tmp/x   # somewhere else
 
-Needs Chromium; about half a minute. The run is one iteration of `tour-rare` on the bundled model, so the pictures show
-what a reader gets with notebook 10; seeds are fixed, and the numbers in them are those of the machine that made them.
+Needs Chromium; about two minutes. The lens and the influence are of one iteration of `tour-rare` on the bundled model,
+as in notebook 10, the timeline is of sixty iterations of `tour-common`; seeds are fixed, and the numbers in them are
+those of the machine that made them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import sync_playwright
-from vpdlab_widgets import CritiqueInfluence, TokenLens
+from vpdlab_widgets import CritiqueInfluence, EMTimeline, TokenLens
 from vpdlab_widgets.base import LabWidget
 
 from vpdlab import Run, RunConfig, load_run
@@ -47,6 +48,16 @@ def widgets(folder: Path) -> dict[str, LabWidget]:
     others = {"another problem's critique": swapped(shown, records) or ""}
     found = critique_influence(run.learner.policy, run.learner.teacher, run.render, shown, others=others)
     return {"lens": lens, "influence": CritiqueInfluence(found, title="CritiqueInfluence", token=lens.selected)}
+
+
+def timeline(folder: Path) -> EMTimeline:
+    """A whole run, as it looks when it has ended."""
+    run = Run.open(RunConfig.make("tour-common", steps=60, out=str(folder)))
+    for _ in run.steps():
+        pass
+    record = load_run(folder)
+    points = widget_data.eval_points(record.eval_rows)
+    return EMTimeline(record.rows, evals=points, title="tour-common", state=record.status["state"])
 
 
 def wrong_token(record: Mapping[str, Any]) -> int | None:
@@ -115,7 +126,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     program = shutil.which("chromium") or shutil.which("google-chrome")
     with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
-        made = widgets(Path(place))
+        made = widgets(Path(place)) | {"timeline": timeline(Path(place) / "whole")}
         browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
         for name, widget in made.items():
             photograph(browser, widget, name, out)

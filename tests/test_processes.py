@@ -377,7 +377,7 @@ def test_a_launcher_starts_one_run(tmp_path, launcher):
     command = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "vpdlab", "train", *options]
     done = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("step 3/3") == 1 and done.stdout.count("the student:") == 1
+    assert done.stdout.count("iteration 3/3") == 1 and done.stdout.count("the student:") == 1
     record = load_run(tmp_path / "run")
     assert record.status["state"] == "complete" and record.environment["processes"] == 2 and len(record.rows) == 3
     again = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=200, check=False)

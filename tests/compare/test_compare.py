@@ -157,6 +157,17 @@ def test_the_picture_has_a_band_for_each_method(tmp_path) -> None:
     assert list(high.y) == pytest.approx([0.0, 0.5, 1.0]) and list(low.y) == pytest.approx([0.0, 0.4, 0.8])
 
 
+def test_the_chosen_axis_is_marked_without_a_white_button() -> None:
+    curve = {"preset": "p", "method": "vpd", "seed": 0, "rollouts": [0, 8], "accuracy": [0.1, 0.5], "seconds": [0, 3]}
+    (menu,) = plots.compare_figure([curve]).layout.updatemenus
+    assert [button.label for button in menu.buttons] == ["● rollouts", "○ seconds"]
+    assert menu.showactive is False and menu.bgcolor == "rgba(0,0,0,0)"
+    data, layout = menu.buttons[1].args
+    assert [list(x) for x in data["x"]][-1] == [0, 3]
+    assert layout["updatemenus[0].buttons[0].label"] == "○ rollouts"
+    assert layout["updatemenus[0].buttons[1].label"] == "● seconds"
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [

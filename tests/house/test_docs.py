@@ -19,6 +19,7 @@ import pytest
 from toy import equal, weights
 
 from vpdlab import Run, RunConfig, cli, zoo
+from vpdlab.cli import headless
 from vpdlab.config import HINTS
 from vpdlab.feedback.sources import CRITIQUE, SOURCES
 from vpdlab.learn.methods import METHODS
@@ -189,7 +190,7 @@ def test_every_command_is_one_that_vpdlab_takes(path: Path, words: list[str], tm
         assert config.method in METHODS
     elif command == "notebook":
         assert rest[0] in cli.names()
-        cli.parse_run("vpdlab notebook", cli.as_options(rest[1:]))
+        cli.parse_run("vpdlab notebook", cli.as_options(headless.own_parameters(rest[0], rest[1:])[1]))
     elif command in ("compare", "study"):
         assert cli.main([*words, "--dry-run"]) == 0
     elif command == "forecast":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import os
@@ -26,8 +27,9 @@ SMALL = ["--prompts=4", "--group=4", "--eval-problems=8", "--eval-samples=2"]
 
 
 def code(name: str) -> list[str]:
+    """A notebook's code cells without the lesson's bar, which is no part of it."""
     notebook = nbformat.read(headless.notebooks() / f"{name}.ipynb", as_version=4)
-    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return [cell.source for cell in notebook.cells if cell.cell_type == "code" and "ClassMode()" not in cell.source]
 
 
 def outputs(path) -> list[nbformat.NotebookNode]:
@@ -110,6 +112,22 @@ def test_every_parameter_of_the_training_notebook_is_a_setting():
     assert {name for name in names if not name.startswith("__")} - {"preset"} <= set(HINTS)
 
 
+def test_the_training_notebook_names_nothing_else_like_a_setting():
+    """Its settings are the names in the kernel: another value under such a name would be the next run's setting."""
+    from vpdlab.config import HINTS
+
+    notebook = nbformat.read(headless.notebooks() / "train.ipynb", as_version=4)
+    others = [
+        c.source for c in notebook.cells if c.cell_type == "code" and "parameters" not in c.metadata.get("tags", [])
+    ]
+    assert len(others) > 5
+    stored = {
+        node.id for node in ast.walk(ast.parse("\n".join(others)))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }  # fmt: skip
+    assert stored & set(HINTS) == set()
+
+
 def test_plain_papermill_knows_the_parameters(capsys, caplog):
     """What `papermill --help-notebook` lists is what may be passed without a warning."""
     from papermill.cli import papermill
@@ -124,6 +142,16 @@ def test_plain_papermill_knows_the_parameters(capsys, caplog):
             papermill(["--help-notebook", source])
         listed = re.findall(r"^  (\w+): ", capsys.readouterr().out, re.MULTILINE)
         assert set(listed) == {one for one in names if not one.startswith("__")}
+
+
+LESSONS = sorted(set(CLAIMS) - {"train"})
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_a_lesson_begins_with_its_bar(name):
+    notebook = nbformat.read(headless.notebooks() / f"{name}.ipynb", as_version=4)
+    first = next(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    assert "ClassMode()" in first and len(first.splitlines()) == 3  # nothing that the notebook needs
 
 
 WALKS = {
@@ -221,9 +249,27 @@ def test_the_training_notebook_runs_with_the_fields_of_the_command_line(tmp_path
     assert [row["step"] for row in record.rows if row["delta"] is not None or row["notes"]] == [2, 4]
     page = (out / "train.html").read_text()
     assert "Before and after" in page and "held-out accuracy" in page
-    assert "step 4/4" in capfd.readouterr().out  # progress reaches the terminal while the notebook runs
+    assert "iteration 4/4" in capfd.readouterr().out  # progress reaches the terminal while the notebook runs
     assert cli.main(args) == 2  # the folder holds a run now
     assert load_run(out).rows == record.rows
+
+
+def test_a_notebook_s_own_parameters_are_told_from_settings():
+    own = headless.own_parameters
+    assert own("report", ["-p", "folder", "runs/x", "--out", "y"]) == ({"folder": "runs/x"}, ["--out", "y"])
+    assert own("train", ["-p", "steps", "4", "-p", "out", "y"]) == ({}, ["-p", "steps", "4", "-p", "out", "y"])
+    assert own("60_inspect_a_run", ["-p", "folder"]) == ({}, ["-p", "folder"])  # which is then refused in one line
+
+
+@pytest.mark.slow
+def test_a_notebook_about_a_run_takes_its_folder(tmp_path, capfd):
+    for _ in toy_run(record=True, out=str(tmp_path / "mine")).steps():
+        pass
+    assert (
+        cli.main(["notebook", "report", "-p", "folder", str(tmp_path / "mine"), "--out", str(tmp_path / "page")]) == 0
+    )
+    assert "mine" in (tmp_path / "page" / "report.html").read_text()
+    assert "IPKernelApp" not in capfd.readouterr().err  # no warning that no reader can do anything about
 
 
 @pytest.mark.slow

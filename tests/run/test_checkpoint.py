@@ -557,7 +557,7 @@ def test_the_command_goes_on_with_the_runs_own_settings(tmp_path, capsys):
     capsys.readouterr()
     assert cli.main(["train", "--resume", "--out", str(out), "--steps=3"]) == 0
     said = capsys.readouterr().out
-    assert "resuming from step 2" in said and "step 3/3" in said and "step 2/3" not in said
+    assert "resuming from step 2" in said and "iteration 3/3" in said and "iteration 2/3" not in said
     record = load_run(out)
     assert record.config["lr"] == 1e-3 and [row["step"] for row in record.rows] == [1, 2, 3]
     assert cli.main(["train", "--out", str(out), "--resume", "--lr", "0.5"]) == 2
@@ -578,7 +578,7 @@ def test_a_notebook_goes_on_with_the_same_name(tmp_path):
     assert record.rows[:2] == first and [row["step"] for row in record.rows] == [1, 2, 3]
     assert record.status["state"] == "complete"
     executed = (out / "train.ipynb").read_text()
-    assert "resuming from step 2" in executed and "step 3/3" in executed
+    assert "resuming from step 2" in executed and "iteration 3/3" in executed
 
 
 # -- killed ------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from offline_browser import offline_page
 
 from vpdlab.show import plots
 
@@ -142,3 +143,40 @@ def test_an_equal_curve_does_not_hide_another() -> None:
     solid = [line.zorder for line in lines if line.line.dash == "solid"]
     dashed = [line.zorder for line in lines if line.line.dash != "solid"]
     assert len(solid) == 2 and dashed and max(solid) < min(dashed)
+
+
+DIVERGENCES = {
+    "forward KL(q‖π), α = 0": [1.0, 2.0],
+    "Jensen-Shannon, α = ½": [0.5, 0.2],
+    "reverse KL(π‖q), α = 1": [1.0, 0.1],
+}
+FIGURES = {
+    "lines": lambda: plots.lines_figure([0, 1], {"divergence, nats": DIVERGENCES, "enlarged": DIVERGENCES}, "x"),
+    "training": lambda: plots.training_figure([row(1), row(2, margin=0.5, delta=0.1, e_loss=1.3)], []),
+    "rewards": lambda: plots.implicit_reward_figure({"before": [1.0, -1.0]}, [True, False], 0.25),
+    "pushes": lambda: plots.push_figure(["4", " "], {"sdpo": [2.0, -4.0]}, {"sdpo": 4.0}),
+    "compared": lambda: plots.compare_figure(
+        [{"preset": p, "method": m, "seed": 0, "rollouts": [0, 8], "accuracy": [0.1, 0.5], "seconds": [0, 3]}
+         for p in ("critics tell the truth", "half of the critiques lie") for m in ("vpd", "sdpo")]
+    ),
+}  # fmt: skip
+UNDER_THE_BAR = """() => {
+  const LABELS = ".legendtext, .annotation-text, .gtitle, .cbtitle text, .cbaxis text, .updatemenu-button";
+  const bar = document.querySelector(".modebar").getBoundingClientRect();
+  const texts = [...document.querySelectorAll(LABELS)];
+  const hidden = texts.filter((one) => {
+    const box = one.getBoundingClientRect();
+    return box.right > bar.left && box.left < bar.right && box.bottom > bar.top && box.top < bar.bottom;
+  });
+  return [texts.length > 0, hidden.map((one) => one.textContent)];
+}"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [700, 1280])
+@pytest.mark.parametrize("name", FIGURES)
+def test_nothing_to_read_is_under_the_mode_bar(chromium, tmp_path, name, width):
+    FIGURES[name]().write_html(tmp_path / "figure.html", config={"displayModeBar": True, "displaylogo": False})
+    with offline_page(chromium, tmp_path / "figure.html", viewport={"width": width, "height": 900}) as page:
+        page.wait_for_selector(".modebar")
+        assert page.evaluate(UNDER_THE_BAR) == [True, []]

@@ -74,13 +74,13 @@ ROW = dict.fromkeys(METRICS) | {
 
 def test_an_iteration_is_one_line() -> None:
     assert progress_line(ROW, 100) == (
-        "step   7/100  success 0.50  kl 0.123  margin +0.26  entropy 0.500  length  12.3  E+M  3.0 s"
+        "iteration   7/100  success 0.50  kl 0.123  margin +0.26  entropy 0.500  length  12.3  E+M  3.0 s"
     )
 
 
 def test_what_does_not_exist_is_a_dash_and_zero_is_not() -> None:
     line = progress_line(ROW | {"kl": 0.0, "margin": None, "entropy": None, "e_loss": None}, 9)
-    assert line == "step 7/9  success 0.50  kl 0.000  margin     -  entropy     -  length  12.3    M  3.0 s"
+    assert line == "iteration 7/9  success 0.50  kl 0.000  margin     -  entropy     -  length  12.3    M  3.0 s"
 
 
 def test_the_table_shows_what_was_said_or_why_nothing_was() -> None:
@@ -100,9 +100,9 @@ def test_the_table_shows_what_was_said_or_why_nothing_was() -> None:
 
 def test_each_named_warning_is_fresh_once() -> None:
     seen: set[str] = set()
-    assert fresh_warnings({"step": 3, "warnings": ["no-signal: a"]}, seen) == ["warning, step 3: no-signal: a"]
+    assert fresh_warnings({"step": 3, "warnings": ["no-signal: a"]}, seen) == ["warning, iteration 3: no-signal: a"]
     assert fresh_warnings({"step": 4, "warnings": ["no-signal: b", "all-success: c"]}, seen) == [
-        "warning, step 4: all-success: c"
+        "warning, iteration 4: all-success: c"
     ]
 
 

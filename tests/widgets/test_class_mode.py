@@ -92,3 +92,40 @@ def test_a_clicker_walks_through_the_cells(chromium: str, lesson: Path) -> None:
         assert page.locator(".vpd-class-at").count() == 1
         page.locator(".vpd-class-covered").click()
         assert page.get_by_text("it falls").is_visible()
+
+
+@pytest.mark.slow
+def test_the_key_unfolds_no_answer_to_a_question_that_nobody_has_read(chromium: str, tmp_path: Path) -> None:
+    long, after = ([new_markdown_cell(f"## Part {i}\n\n" + "word " * 400) for i in range(3)] for _ in range(2))
+    question = [new_markdown_cell("*Predict:* does it rise?"), ran("rise()", "it falls")]
+    path = tmp_path / "far.ipynb"
+    nbformat.write(new_notebook(cells=[*long, *question, *after]), path)
+    with offline_page(
+        chromium, notebook_to_page(path, tmp_path / "page.html"), viewport={"width": 1024, "height": 500}
+    ) as page:
+        page.get_by_role("button", name="Class mode").click()
+        page.wait_for_selector("main.vpd-class .vpd-class-covered")
+        page.keyboard.press("a")
+        assert page.evaluate("scrollY") == 0 and page.locator(".vpd-class-covered").count() == 1
+        for _ in range(3):
+            page.keyboard.press("PageDown")
+        assert page.locator(".vpd-class-at").inner_text().startswith("Part 2")
+        page.keyboard.press("PageDown")
+        assert "it falls" not in page.get_by_role("status").inner_text()  # nor does a screen reader hear it
+        page.keyboard.press("a")
+        assert page.get_by_text("it falls", exact=True).is_visible()
+
+
+@pytest.mark.slow
+def test_a_line_of_folded_code_is_no_stop(chromium: str, tmp_path: Path) -> None:
+    long = [new_markdown_cell(f"## Part {i}\n\n" + "word " * 400) for i in range(3)]
+    path = tmp_path / "folded.ipynb"
+    nbformat.write(new_notebook(cells=[long[0], new_code_cell("x = 1", execution_count=1), *long[1:]]), path)
+    with offline_page(
+        chromium, notebook_to_page(path, tmp_path / "page.html"), viewport={"width": 1024, "height": 500}
+    ) as page:
+        page.get_by_role("button", name="Class mode").click()
+        page.wait_for_selector("main.vpd-class")
+        for part in ("Part 0", "Part 1"):
+            page.keyboard.press("PageDown")
+            assert page.locator(".vpd-class-at").inner_text().startswith(part)

@@ -212,3 +212,16 @@ def test_what_differs_is_in_sight(chromium: str, tmp_path: Path, width: int) -> 
         assert "digit 3 is" in feedback.inner_text() or feedback.inner_text().endswith("the tens digit too.")
         assert feedback.bounding_box()["width"] > 100
         assert feedback.get_attribute("title").startswith("verifier: The response is wrong.")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [760, 900, 1024, 1280])
+def test_no_heading_is_cut_whatever_it_sorts_by(chromium: str, tmp_path: Path, width: int) -> None:
+    records = [record(i, step=1 + i // 8, kl=[0.25, 0.75], tokens=["a", "b"]) for i in range(16)]
+    with offline_page(chromium, table(tmp_path, records), viewport={"width": width, "height": 900}) as page:
+        names = page.locator(".vpd-rt-sort")
+        assert names.count() >= 7
+        for i in range(names.count()):
+            names.nth(i).click()
+            page.wait_for_selector(f".vpd-rt-sort >> nth={i} >> css=.vpd-rt-arrow:not(:empty)")
+            assert names.evaluate_all("all => all.filter((one) => one.scrollWidth > one.clientWidth).length") == 0

@@ -171,3 +171,23 @@ def test_twelve_methods_have_twelve_looks_and_no_name_over_another(chromium: str
         tops = sorted(box["y"] for box in boxes)
         assert all(below - above >= 14 for above, below in pairwise(tops))
         assert tops[0] >= frame["y"] - 4 and tops[-1] + 14 <= frame["y"] + frame["height"]
+
+
+@pytest.mark.slow
+def test_an_empty_stage_says_why(chromium: str, tmp_path: Path) -> None:
+    with offline_page(chromium, page_of(tmp_path, [run("vpd-0") | {"rows": [], "evals": []}])) as page:
+        assert page.locator(".vpd-empty").inner_text() == "No iterations"
+    with offline_page(chromium, page_of(tmp_path, RUNS[:1])) as page:
+        page.locator(".vpd-rc-method").click()
+        assert page.locator(".vpd-empty").inner_text() == "All methods are hidden"
+
+
+@pytest.mark.slow
+def test_every_column_fits_a_projector(chromium: str, tmp_path: Path) -> None:
+    """640 pixels are what a notebook has at 1024 x 768 and 125 %."""
+    runs = [run(f"F{every}", f"F = {every}") for every in (1, 5, 10)]
+    with offline_page(chromium, page_of(tmp_path, runs), viewport={"width": 640, "height": 600}) as page:
+        table = page.locator(".vpd-rc-table")
+        assert table.evaluate("node => node.scrollWidth <= node.clientWidth")
+        heights = page.locator(".vpd-rc-method").evaluate_all("all => all.map((one) => one.offsetHeight)")
+        assert len(set(heights)) == 1  # "F = 10" is not broken

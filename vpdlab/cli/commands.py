@@ -44,10 +44,11 @@ def notebook(args: Sequence[str]) -> int:
     if not args or args[0].startswith("-"):
         print(f"usage: vpdlab notebook NAME [-p NAME VALUE]... [--FIELD VALUE]...\nnotebooks: {', '.join(names())}")
         return 0 if args and args[0] in ("-h", "--help") else 2
-    from vpdlab.cli.headless import run_notebook
+    from vpdlab.cli.headless import own_parameters, run_notebook
 
-    config, preset = parse_run(f"vpdlab notebook {args[0]}", as_options(args[1:]))
-    return run_notebook(args[0], preset, config)
+    own, rest = own_parameters(args[0], args[1:])
+    config, preset = parse_run(f"vpdlab notebook {args[0]}", as_options(rest))
+    return run_notebook(args[0], preset, config, own)
 
 
 def report(args: Sequence[str]) -> int:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import os
 import re
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from vpdlab_widgets.base import visible
 
-from vpdlab.config import RunConfig
+from vpdlab.config import HINTS, RunConfig
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.record import load_run, mark_stopped, prepare, refuse_links
 from vpdlab.run.interrupt import on_interrupt
@@ -30,8 +31,10 @@ def notebooks() -> Path:
     return beside if beside.is_dir() else here / "_notebooks"
 
 
-def run_notebook(name: str, preset: str, config: RunConfig) -> int:
+def run_notebook(name: str, preset: str, config: RunConfig, own: Mapping[str, str] | None = None) -> int:
     """Execute a parameterised notebook with the config's fields; writes NAME.ipynb and NAME.html in the run's folder.
+
+    `own` are values of parameters that only this notebook has (`own_parameters`).
 
     The exit status comes from the run's status.json: after an interrupt the output of a notebook's cells is not
     reliable.
@@ -44,7 +47,7 @@ def run_notebook(name: str, preset: str, config: RunConfig) -> int:
     _make_ready(folder, config.resumes)
     executed, page = folder / f"{name}.ipynb", folder / f"{name}.html"
     print(f"running {source.name}; the executed copy grows in {executed}", flush=True)
-    parameters = _parameters(preset, config) if _takes_parameters(source) else {}
+    parameters = (_parameters(preset, config) if "preset" in _parameter_names(source) else {}) | dict(own or {})
     with _stopping_gently(folder):
         error = _execute(source, executed, parameters, stdout_file=_Terminal(sys.stdout))  # cells' output as it comes
     _write_page(executed, page)
@@ -118,7 +121,13 @@ def _execute(source: Path, executed: Path, parameters: Mapping[str, Any], **opti
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters without a default in the notebook
     try:
         papermill.execute_notebook(
-            source, executed, dict(parameters), kernel_name="python3", progress_bar=False, **options
+            source,
+            executed,
+            dict(parameters),
+            kernel_name="python3",
+            progress_bar=False,
+            extra_arguments=["--IPKernelApp.log_level=40"],  # or it warns that it listens on this machine
+            **options,
         )
     except PapermillExecutionError as error:
         return error
@@ -169,12 +178,32 @@ def _stopping_gently(folder: Path) -> Iterator[None]:
             mark_stopped(folder)
 
 
-def _takes_parameters(source: Path) -> bool:
-    """Whether a cell is tagged `parameters`; without one papermill would insert them before everything else."""
+def own_parameters(name: str, args: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """A notebook's arguments `-p NAME VALUE` for parameters that are no settings, such as `folder` of a report; and
+    the arguments without them.
+
+    Raises:
+        UserError: the notebook is unknown.
+    """
+    names, own, rest, words = _parameter_names(_find(name)) - set(HINTS) - {"preset"}, {}, [], list(args)
+    while words:
+        word = words.pop(0)
+        if word == "-p" and len(words) > 1 and words[0] in names:
+            parameter = words.pop(0)
+            own[parameter] = words.pop(0)
+        else:
+            rest.append(word)
+    return own, rest
+
+
+def _parameter_names(source: Path) -> set[str]:
+    """The names in the cell tagged `parameters`; without one papermill would insert them before everything else."""
     import nbformat
 
     cells = nbformat.read(source, as_version=4).cells
-    return any("parameters" in cell.metadata.get("tags", []) for cell in cells)
+    mine = [ast.parse(cell.source) for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    stored = [node for tree in mine for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    return {node.id for node in stored if isinstance(node.ctx, ast.Store)}
 
 
 def _parameters(preset: str, config: RunConfig) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def progress_line(row: Row, steps: int) -> str:
 
     phases, seconds = "E+M" if row["e_loss"] is not None else "  M", training_seconds([row])
     return (
-        f"step {row['step']:>{len(str(steps))}}/{steps}  success {show('success_rate', '.2f')}"
+        f"iteration {row['step']:>{len(str(steps))}}/{steps}  success {show('success_rate', '.2f')}"
         f"  kl {show('kl', '.3f')}  margin {show('margin', '+.2f')}  entropy {show('entropy', '.3f')}"
         f"  length {row['length']:5.1f}  {phases}  {seconds:.1f} s"
     )
@@ -92,7 +92,7 @@ def fresh_warnings(row: Row, seen: set[str]) -> list[str]:
     """The iteration's warnings whose names are not in `seen`, which is updated."""
     fresh = [warning for warning in row["warnings"] if warning.partition(":")[0] not in seen]
     seen.update(warning.partition(":")[0] for warning in fresh)
-    return [f"warning, step {row['step']}: {warning}" for warning in fresh]
+    return [f"warning, iteration {row['step']}: {warning}" for warning in fresh]
 
 
 def rollout_table(records: Sequence[Row]) -> list[dict[str, Any]]:

@@ -137,7 +137,9 @@ test("hostile text is shown unit for unit, marked, never steering", () => {
 test("figures", () => {
   assert.equal(percent(0.456), "45.6 %");
   assert.equal(percent(0.0123), "1.23 %");
-  assert.equal(percent(1.7e-5), "1.7e−3 %");
+  assert.equal(percent(1.7e-5), "0.0017 %");
+  assert.equal(percent(3.7e-4), "0.037 %");
+  assert.equal(percent(1.7e-8), "1.7e−6 %");
   assert.equal(percent(NaN), "–");
   assert.equal(percent(0.99996), "100 %");
   assert.equal(percent(0.9994), "99.9 %");

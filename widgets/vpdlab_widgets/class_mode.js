@@ -3,6 +3,7 @@
 const QUESTION = /(^|[^\w])Predict\s*:/;
 const ANSWER = /^\s*answer/i;
 const PAGES = ".jp-NotebookPanel, .jp-Notebook, main";
+const FOLDED = 40; // pixels: a lower cell is a line of folded code that showed nothing
 const TYPING = "input, textarea, select, [contenteditable=true], .cm-editor, .vpd:not(.vpd-cm)";
 
 // ---- pure functions, tested in node ----
@@ -139,26 +140,29 @@ class ClassMode extends LabView {
 
   /** The nearest place to look at, before or after the one at the top of the view. */
   step(by) {
-    const stops = this.cells().filter((cell) => cell.offsetHeight > 0);
-    const top = this.viewTop();
+    const stops = this.cells().filter((cell) => cell.offsetHeight > FOLDED);
+    const { top } = this.view();
     const i = nextStop(stops.map((cell) => cell.getBoundingClientRect().top - top), by);
     if (i < 0) return;
     stops[i].scrollIntoView({ block: "start" });
     // JupyterLab's own choice of a cell follows, so that Shift+Enter runs what is seen.
     stops[i].querySelector(".jp-InputPrompt, .jp-Collapser")?.dispatchEvent(new MouseEvent("mousedown", { bubbles: true, button: 0 }));
     for (const cell of stops) cell.classList.toggle("vpd-class-at", cell === stops[i]);
-    this.status.textContent = clean(stops[i].textContent, 80);
+    this.status.textContent = clean(stops[i].innerText, 80); // without what is folded or covered
   }
 
-  viewTop() {
+  /** Top and bottom of what is in sight. */
+  view() {
     const box = this.held?.querySelector(".jp-WindowedPanel-outer") ?? this.held?.closest(".jp-WindowedPanel-outer");
-    return box ? box.getBoundingClientRect().top : 0;
+    return box ? box.getBoundingClientRect() : { top: 0, bottom: innerHeight };
   }
 
-  /** Unfold the first answer in sight or below it. */
+  /** Unfold the first answer in sight, or just below its question: one further down is the answer to what nobody read. */
   answer() {
     const hidden = [...(this.held?.querySelectorAll(".vpd-class-covered") ?? []), ...this.answers().filter((one) => !one.open)];
-    const below = hidden.filter((node) => node.getBoundingClientRect().bottom > this.viewTop()).sort((a, b) => a.getBoundingClientRect().top - b.getBoundingClientRect().top);
+    const { top, bottom } = this.view();
+    const near = (box) => box.bottom > top && box.top < bottom + (bottom - top) / 2;
+    const below = hidden.filter((node) => near(node.getBoundingClientRect())).sort((a, b) => a.getBoundingClientRect().top - b.getBoundingClientRect().top);
     if (below.length) this.unfold(below[0]);
   }
 

@@ -4,19 +4,19 @@ const ROW = 30; // height of a row in pixels: only the rows in sight exist
 const TWO_LINES = 50; // its height where the feedback has a line of its own
 const SLIM = 1000; // width of the table below which there are no bars
 const SHORT = 24; // characters of feedback that fit a column
-const LETTER = { prompt: 6.7, text: 7.3, source: 6.7 }; // mean width of a character in pixels
+const LETTER = { prompt: 7, text: 7.3, source: 7 }; // mean width of a character in pixels
 const SHOWN = 12; // rows in sight at most
 const OUTCOMES = ["all", "right", "wrong", "no signal"];
 
 // `wide` is the column's width, `slim` its width in a narrow notebook, without bars; columns without data are omitted.
 const COLUMNS = [
   { key: "success", name: "outcome", wide: "86px" },
-  { key: "step", name: "iteration", wide: "58px", many: true },
+  { key: "step", name: "iteration", wide: "74px", many: true },
   { key: "prompt", name: "problem", wide: "minmax(90px, 1fr)" },
   { key: "text", name: "response", wide: "minmax(110px, 1.4fr)" },
-  { key: "length", name: "tokens", wide: "92px", slim: "54px", bar: "plain" },
-  { key: "kl", name: "KL per token", wide: "120px", slim: "84px", bar: "up" },
-  { key: "implicit_reward", name: "implicit reward", wide: "150px", slim: "108px", bar: "signed" },
+  { key: "length", name: "tokens", wide: "92px", slim: "62px", bar: "plain" },
+  { key: "kl", name: "KL per token", wide: "120px", slim: "100px", bar: "up" },
+  { key: "implicit_reward", name: "implicit reward", wide: "150px", slim: "116px", bar: "signed" },
   { key: "source", name: "feedback", wide: "minmax(80px, 0.8fr)" },
 ];
 

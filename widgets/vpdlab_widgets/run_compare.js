@@ -243,7 +243,8 @@ class RunCompare extends LabView {
       if (methods.length && (!panel.varies || values.size > 1)) this.panels.push({ ...panel, methods });
     }
     if (this.panels.length === 0) {
-      this.stage.replaceChildren(element("div", "vpd-empty", this.runs.length ? "All methods are hidden" : "No runs"));
+      const why = this.shown.length ? "No iterations" : this.runs.length ? "All methods are hidden" : "No runs";
+      this.stage.replaceChildren(element("div", "vpd-empty", why));
       return;
     }
     const xs = this.panels.flatMap(({ methods }) => methods.flatMap(({ lines }) => lines.flatMap(({ points }) => points.map(([x]) => x))));

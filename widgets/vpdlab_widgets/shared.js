@@ -170,6 +170,7 @@ export function percent(p) {
   if (p >= 0.9995) return "100 %";
   if (p >= 0.0995) return `${(100 * p).toFixed(1)} %`;
   if (p >= 0.001) return `${(100 * p).toFixed(2)} %`;
+  if (p >= 1e-6) return `${Number((100 * p).toPrecision(2))} %`; // 0.037 %: a share of a percent reads as such
   return p > 0 ? `${(100 * p).toExponential(1).replace("e-", "e−")} %` : "0 %";
 }
 

@@ -12,10 +12,10 @@ from vpdlab.show.plots.methods import likeness_figure, move_figure, push_figure
 from vpdlab.show.plots.probes import belief_figure
 from vpdlab.show.plots.rollouts import implicit_reward_figure, token_figure, top_figure
 from vpdlab.show.plots.runs import lines_figure, training_figure
-from vpdlab.show.plots.style import GREY, RIGHT, STUDENT, TEACHER, WRONG, label, labels, number, numbers
+from vpdlab.show.plots.style import GREY, MODE_BAR, RIGHT, STUDENT, TEACHER, WRONG, label, labels, number, numbers
 
 __all__ = [
     "training_figure", "compare_figure", "lines_figure", "belief_figure", "implicit_reward_figure", "token_figure",
     "top_figure", "push_figure", "likeness_figure", "move_figure", "label", "labels", "number", "numbers", "STUDENT",
-    "TEACHER", "RIGHT", "WRONG", "GREY", "tinted",
+    "TEACHER", "RIGHT", "WRONG", "GREY", "MODE_BAR", "tinted",
 ]  # fmt: skip

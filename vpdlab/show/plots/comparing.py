@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vpdlab.show.plots.style import band, dress, label, labels, line_style, numbers
+from vpdlab_widgets.palette import CLEAR, tinted
+
+from vpdlab.show.plots.style import GREY, band, dress, label, labels, line_style, numbers
 
 MOST = 3
 """Panels in a row."""
@@ -47,15 +49,22 @@ def compare_figure(curves: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _choice(figure: Any, seconds: Sequence[Sequence[float | None]]) -> dict[str, Any]:
-    """Two buttons that redraw all curves over rollouts or seconds."""
+    """Two buttons that redraw all curves over rollouts or seconds; a dot marks the chosen one.
+
+    Plotly's own mark is a white button, on which nothing can be read on a dark page.
+    """
     axes = [f"{axis}.title.text" for axis in figure.layout if axis.startswith("xaxis")]
     points = {"rollouts": [list(trace.x) for trace in figure.data], "seconds": [list(one) for one in seconds]}
-    buttons = [
-        {"label": name, "method": "update", "args": [{"x": points[name]}, dict.fromkeys(axes, name)]} for name in OVER
-    ]
+    marked = {name: {one: f"{'●' if one == name else '○'} {one}" for one in OVER} for name in OVER}
+    buttons = []
+    for name in OVER:
+        named = {f"updatemenus[0].buttons[{i}].label": marked[name][one] for i, one in enumerate(OVER)}
+        update = [{"x": points[name]}, dict.fromkeys(axes, name) | named]
+        buttons.append({"label": marked[OVER[0]][name], "method": "update", "args": update})
     return {
-        "type": "buttons", "direction": "right", "buttons": buttons, "showactive": True, "x": 1, "xanchor": "right",
-        "y": 1.0 + 60 / figure.layout.height, "yanchor": "bottom", "pad": {"t": 0, "r": 0},
+        "type": "buttons", "direction": "right", "buttons": buttons, "showactive": False, "x": 1, "xanchor": "right",
+        "y": 1.0 + 60 / figure.layout.height, "yanchor": "bottom", "pad": {"t": 0, "r": 0}, "bgcolor": CLEAR,
+        "bordercolor": tinted(GREY, 0.5), "font": {"color": GREY},
     }  # fmt: skip
 
 

@@ -143,7 +143,7 @@ def lines_figure(x: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[
             )  # fmt: skip
             shown.add(name)
             figure.add_trace(line, row=place, col=1)
-    dress(figure, 120 + 190 * len(panels), "")
+    dress(figure, 148 + 190 * len(panels), "")
     figure.update_xaxes(title=label(x_title), row=len(panels), col=1)
     figure.update_annotations(font={"size": 13})
-    return figure.update_layout(margin={"t": 60}, legend={"y": 1.06 + 0.06 / len(panels)})
+    return figure.update_layout(margin={"t": 88}, legend={"y": 1.06 + 0.06 / len(panels)})

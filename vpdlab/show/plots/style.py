@@ -18,6 +18,9 @@ STUDENT, TEACHER, RIGHT, WRONG, GREY = (
     palette.EITHER[name] for name in ("student", "teacher", "right", "wrong", "grey")
 )
 
+MODE_BAR = {"bgcolor": palette.CLEAR, "color": palette.tinted(GREY, 0.6), "activecolor": GREY}
+"""Colours of plotly's own buttons, which it would derive from a background; there is none here."""
+
 SIDES = ("student", "teacher")
 """Lines that have the colour of their side, whatever else is drawn."""
 
@@ -93,6 +96,7 @@ def dress(figure: Any, height: int, x_title: str) -> Any:
         plot_bgcolor=palette.CLEAR,
         font={"color": GREY, "size": 12},
         legend={"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0},
+        modebar=MODE_BAR,
     )
 
 
@@ -103,6 +107,6 @@ def colour_bar(title: str, **ticks: Any) -> dict[str, Any]:
 
 def dress_heatmap(figure: Any, height: int, x_title: str) -> Any:
     """The common layout for a heat map: first row at the top, no lines between the tiles."""
-    dress(figure, height, x_title).update_layout(margin={"t": 20})
+    dress(figure, height, x_title).update_layout(margin={"t": 44})  # room for the mode bar
     figure.update_yaxes(autorange="reversed", showgrid=False, zeroline=False)
     return figure.update_xaxes(showgrid=False, zeroline=False)
