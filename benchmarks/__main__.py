@@ -4,26 +4,36 @@
     python benchmarks --quick           # a smoke test of seconds
     python benchmarks --only memory e_step --threads 2
     python benchmarks --device cuda     # the shape of Qwen3-1.7B, random weights, in bfloat16
+    python benchmarks --device cuda --minutes 8
 
-build/benchmarks.md then has all tables and the results of the goals.
+With --minutes the most important come first; one that has not ended by then is stopped, and those after it do not run.
+build/benchmarks.md then has all tables, the results of the goals and what did not run.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import common
 
+LEAST = 20.0  # seconds that a script is worth starting with
 HERE = Path(__file__).resolve().parent
-SCRIPTS = ("step", "e_step", "memory", "recording", "rollouts")
+SCRIPTS = ("decode", "memory", "step", "e_step", "recording", "rollouts")  # the most important first
+ON_A_CPU_ONLY = ("recording", "rollouts")
 ON_A_GPU = {
-    "step": "--shape qwen3-1.7b --precisions bfloat16 --lengths fixed --prompts 16 --group 8 --tokens 256",
-    "e_step": "--shape qwen3-1.7b --precision bfloat16 --prompts 16 --group 8 --tokens 256",
-    "memory": "--dtype bfloat16",
+    "decode": "",
+    "memory": "--dtype bfloat16 --vocabularies 151936 --tokens 2048",
+    "step": "--shape qwen3-1.7b --precisions bfloat16 --lengths fixed --prompts 4 --group 8 --tokens 256 --rounds 2"
+    " --apart --accumulate 2",
+    "e_step": "--shape qwen3-1.7b --precision bfloat16 --prompts 4 --group 8 --tokens 256",
 }
 # rollouts.py has neither --quick nor --device.
 ROLLOUTS = {True: "--model apprentice --problems 2 --group 2 --tokens 8 --repeat 1", False: "--problems 4 --repeat 2"}
@@ -38,15 +48,24 @@ def command(script: str, given: argparse.Namespace) -> list[str]:
     return words + (ON_A_GPU.get(script, "").split() if gpu else [])
 
 
-def run(script: str, given: argparse.Namespace) -> tuple[list[str], float, int]:
-    """Run a script and pass its output through; returns its lines, the seconds and the exit status."""
+def run(script: str, given: argparse.Namespace, most: float) -> tuple[list[str], float, str]:
+    """Run a script for at most so many seconds and pass its output through; returns its lines, the seconds, and how it
+    ended ("" where all went well)."""
     lines, start = [], time.perf_counter()
-    with subprocess.Popen(command(script, given), stdout=subprocess.PIPE, text=True) as process:
+    # A session of its own, so that the processes that it started end with it.
+    with subprocess.Popen(command(script, given), stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        timer = threading.Timer(most, os.killpg, (process.pid, signal.SIGKILL)) if math.isfinite(most) else None
+        if timer is not None:
+            timer.start()
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)
             lines.append(line.rstrip("\n"))
-    return lines, time.perf_counter() - start, process.returncode
+    seconds = time.perf_counter() - start
+    if timer is not None:
+        timer.cancel()
+    ended = "" if not process.returncode else "stopped: no time" if seconds >= most else "failed"
+    return lines, seconds, ended
 
 
 def main() -> None:
@@ -54,20 +73,25 @@ def main() -> None:
         __doc__,
         only=dict(nargs="+", choices=SCRIPTS, default=list(SCRIPTS)),
         out=dict(default="build/benchmarks.md", help="Markdown file to write"),
+        minutes=dict(type=float, default=math.inf, help="stop after so many"),
     )
     given = parser.parse_args()
     given.threads = given.threads or common.cores()
-    report, rows, failed = ["# Speed benchmarks", ""], [], []
+    report, rows, failed, until = ["# Speed benchmarks", ""], [], [], time.monotonic() + 60 * given.minutes
     for script in given.only:
-        if not (HERE / f"{script}.py").exists():
+        if given.device != "cpu" and script in ON_A_CPU_ONLY:
+            continue
+        left = until - time.monotonic()
+        if left < LEAST:
+            rows.append([script, "not run: no time", "", "", "", ""])
             continue
         print(f"\n== {script}", flush=True)
-        lines, seconds, status = run(script, given)
-        if status:
+        lines, seconds, status = run(script, given, left)
+        if status == "failed":
             failed.append(script)
         report += [f"## {script}", "", *lines, ""]
         goals = [line.removeprefix("goal: ").split(" | ") for line in lines if line.startswith("goal: ")]
-        ended = "failed" if status else f"{seconds:.0f} s"
+        ended = status or f"{seconds:.0f} s"
         rows += [[script, ended, *goal] for goal in goals] or [[script, ended, "", "", "", ""]]
     heads = ["benchmark", "took", "goal", "wanted", "measured", "met"]
     print()

@@ -61,11 +61,15 @@ def left(kept: Any) -> Any:
 def our_loss(student: Any, teacher: Any, head: Any, mib: int) -> Any:
     import torch
 
+    from vpdlab.model import compiling
     from vpdlab.model.comparison import Support, compare_tokens
     from vpdlab.model.distributions import Term, TokenDist
 
     tokens = torch.zeros(len(student), dtype=torch.long, device=student.device)
-    sides = [TokenDist((Term(hidden, weight),)) for hidden, weight in ((student, head), (teacher, head.detach()))]
+    # As a run does: compiled on a GPU, and on a CPU for a large vocabulary.
+    fuse = (student.is_cuda or len(head) >= compiling.LARGE) and not compiling.obstacle(student.device.type)
+    pairs = ((student, head), (teacher, head.detach()))
+    sides = [TokenDist((Term(hidden, weight),), fuse=fuse) for hidden, weight in pairs]
     return compare_tokens(*sides, tokens, Support("topk", TOP_K, "bucket"), alpha=1.0, mib=mib).divergence.mean()
 
 
@@ -94,6 +98,9 @@ def child(job: dict[str, Any]) -> dict[str, float]:
     student, teacher, head = tensors(job)
     few = student.detach()[:8].clone().requires_grad_()
     our_loss(few, teacher[:8], head, 256).backward()  # warm-up of libraries and threads
+    if job["way"] != ALL:  # compiled for many rows, in chunks and in one
+        our_loss(student, teacher, head, int(job["way"])).backward()
+        student.grad = None
     head.grad = None
     values: list[Any] = []
 

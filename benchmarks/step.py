@@ -102,7 +102,9 @@ def apart(given: argparse.Namespace, name: str, precision: str, lengths: str) ->
         if side == "trl" and given.no_trl:
             continue
         settings = {key: getattr(given, key) for key in ("device", "threads", "rounds", "prompts", "group", "tokens")}
-        words = [f"--{key}={value}" for key, value in {**settings, "accumulate": given.accumulate, "side": side}.items()]
+        words = [
+            f"--{key}={value}" for key, value in {**settings, "accumulate": given.accumulate, "side": side}.items()
+        ]
         where = ["--shape", name] if name in common.SHAPES else ["--models", name]
         asked = [*words, *where, "--precisions", precision, "--lengths", lengths]
         done = subprocess.run([sys.executable, __file__, *asked], stdout=subprocess.PIPE, text=True)
@@ -153,8 +155,11 @@ def table_rows(
         most = 0.5 if given.device == "cpu" else 0.4
         common.goal(given, f"SDPO step of TRL's, {' '.join(setting)}", share, most)
     if "sdpo" in times and given.device != "cpu":
-        used = [w.flops(body, head, False) / s / limit for w, s in zip(times["sdpo"].work, times["sdpo"].update)]
-        common.least(given, f"SDPO's update, share of the product rate, {' '.join(setting)}", statistics.median(used), 0.45)
+        own = times["sdpo"]
+        used = [w.flops(body, head, False) / s / limit for w, s in zip(own.work, own.update, strict=True)]
+        common.least(
+            given, f"SDPO's update, share of the product rate, {' '.join(setting)}", statistics.median(used), 0.45
+        )
     return [row(who, own, times.get("TRL"), limit, body, head, setting) for who, own in times.items()]
 
 
