@@ -1,4 +1,4 @@
-"""Milliseconds of a decoding step: in fixed buffers (on a GPU as replayed graphs), and step by step with a growing cache.
+"""Milliseconds of a decoding step: in fixed buffers (on a GPU as graphs), and step by step with a growing cache.
 
     python benchmarks/decode.py --device cuda                   # the shape of Qwen3-1.7B, 32 rows, bfloat16
     python benchmarks/decode.py --shape qwen3-tiny --rows 8     # the same code on a CPU

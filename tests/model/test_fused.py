@@ -118,7 +118,7 @@ def test_a_support_without_others_has_no_tail() -> None:
     logits[:, :5] = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
     value = fused._visit(
         TokenDist((Term(hidden, head),)), TokenDist((Term(hidden, head),)), torch.zeros(3, dtype=torch.long),
-        slice(0, 3), 5, "bucket", partial(losses.token_divergence, alpha=1.0),
+        slice(0, 3), 5, "bucket", partial(losses.token_divergence, alpha=1.0), True,
     )[0]  # fmt: skip
     assert all(torch.isfinite(part).all() for part in value)
 

@@ -52,6 +52,7 @@ def examine() -> list[Check]:
         _python(),
         *_packages(),
         *_torch(),
+        _compiler(),
         _memory(),
         _disk(),
         _load(),
@@ -115,6 +116,18 @@ def _torch() -> list[Check]:
         remedy = "install a CUDA build of torch that fits the driver (pytorch.org, Get Started)"
         return [Check("device", "problem", f"an NVIDIA driver is installed, but torch sees no GPU; {cpu}", remedy)]
     return [Check("device", "ok", f"CPU; {cpu}; enough for the bundled model")]
+
+
+def _compiler() -> Check:
+    import torch
+
+    from vpdlab.model.compiling import obstacle
+
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if why := obstacle(kind):
+        remedy = "large models score more slowly without it; on a CPU it needs a C++ compiler (g++), on a GPU Triton"
+        return Check("torch.compile", "missing", f"does not work on this {kind}: {why}", remedy)
+    return Check("torch.compile", "ok", f"works on this {kind}")
 
 
 def _nvidia() -> bool:

@@ -79,6 +79,9 @@ def _check_combinations(c: RunConfig) -> None:
         raise UserError(f"the noise shares add up to {noise:g}, but must not exceed 1")
     if c.kl_target and c.beta_min > c.beta_max:
         raise UserError(f"beta_min is {c.beta_min:g}: it must not be above beta_max, which is {c.beta_max:g}")
+    reader = "kl_target" if c.kl_target else f"sdar_gate {c.sdar_gate}" if c.method == "sdar" else ""
+    if not c.record_telemetry and reader not in ("", "sdar_gate difference"):
+        raise UserError(f"{reader} reads what record_telemetry measures: leave it on")
     if c.critic_learns and c.critic != "live":
         raise UserError(f"critic_learns needs critic live: critic {c.critic} does not change")
     if c.shard and (c.lora_rank or c.teacher == "adapter"):

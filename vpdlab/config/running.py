@@ -107,3 +107,6 @@ class RecordSettings:
     """Rollouts per iteration whose per-token numbers are recorded (both top lists, KL, entropies)."""
     record_top: int = setting(10, 1, 1000, changes_results=False)
     """Length of the recorded top lists."""
+    record_telemetry: bool = setting(True, changes_results=False)
+    """Measure both KLs and both entropies over the whole vocabulary, in every M-step. Without them it is a little
+    faster, and their columns are empty."""

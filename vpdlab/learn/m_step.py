@@ -22,7 +22,7 @@ from vpdlab.learn.results import EStep, Mismatch, MStep
 from vpdlab.learn.state import Batch, Learner
 from vpdlab.losses import truncated_weight
 from vpdlab.model.batch import TokenBatch, row_sums
-from vpdlab.model.comparison import Comparison, Measure, Support, compare_tokens, logp_and_entropy
+from vpdlab.model.comparison import Comparison, Measure, Support, compare_tokens, logp_and_entropy, token_logp
 from vpdlab.model.distributions import TokenDist
 from vpdlab.model.policy import STUDENT, TEACHER, Role
 from vpdlab.tasks.common.options import typed
@@ -181,12 +181,19 @@ def survey(
         dists = {} if len(views) == 1 else {"teacher": reader.token_dist(views[1])}
         dists["student"] = student = (forward or policy.token_dist)(view)
         if "teacher" in dists:
-            found = compare_tokens(student, dists["teacher"], view.tokens, support, c.alpha, c.logit_mib, measure)
+            found = compare_tokens(
+                student, dists["teacher"], view.tokens, support, c.alpha, c.logit_mib, measure, c.record_telemetry
+            )
             logp, entropy = found.student_logp, found.student_entropy
             if method.joint:
-                reverse = compare_tokens(dists["teacher"], student, view.tokens, support, 1.0, c.logit_mib)
-        else:
+                reverse = compare_tokens(
+                    dists["teacher"], student, view.tokens, support, 1.0, c.logit_mib, telemetry=False
+                )
+        elif c.record_telemetry:
             logp, entropy = logp_and_entropy(student, view.tokens, c.logit_mib)
+        else:
+            logp = token_logp(student, view.tokens, c.logit_mib)
+            entropy = torch.full_like(logp.detach(), torch.nan)
         rows = view.rows.to(view.mask.device).repeat_interleave(view.mask.sum(1))
         known = prepared or {}
         seen = Seen(c, batch, view, rows, logp, entropy, found, reverse, known, options, student.vocabulary)
@@ -207,7 +214,7 @@ def m_step(learner: Learner, batch: Batch, method: Method, watch: Watch | None =
         return MStep(reason="no rollout has feedback")
     policy.fresh()
     prepared = method.prepare(learner, batch, method) if method.prepare else {}
-    totals, loss, tokens = _Totals(batch, method.views != "student"), 0.0, 0
+    totals, loss, tokens = _Totals(learner.config, batch, method.views != "student"), 0.0, 0
     own = batch.sampled_from == TEACHER
     mismatch = learner.mismatch_of_answers(batch) if own else None
     fresh = Mismatch() if batch.sampled_by(policy) and not own else None  # no E-step has moved the student since
@@ -231,8 +238,8 @@ def m_step(learner: Learner, batch: Batch, method: Method, watch: Watch | None =
 class _Totals:
     """Accumulates, over minibatches, what an M-step reports of student and teacher."""
 
-    def __init__(self, batch: Batch, teacher: bool) -> None:
-        self._batch, self._teacher = batch, teacher
+    def __init__(self, config: RunConfig, batch: Batch, teacher: bool) -> None:
+        self._batch, self._teacher, self._measured = batch, teacher, config.record_telemetry
         self._sums = torch.zeros(2, len(batch), device=batch.success.device)
         self._kl = self._kl_teacher = self._entropy = 0.0
 
@@ -248,7 +255,7 @@ class _Totals:
 
     def result(self) -> dict[str, Any]:
         spoken = int(self._batch.lengths[self._batch.signal].sum())
-        shown = self._teacher and spoken > 0
+        shown = self._teacher and spoken > 0 and self._measured
         kl, kl_teacher, entropy = processes.added(self._kl, self._kl_teacher, self._entropy)
         processes.add(self._sums)
         return {
@@ -256,5 +263,5 @@ class _Totals:
             "teacher_logp": self._sums[1] if self._teacher else None,
             "kl": kl / spoken if shown else None,
             "kl_teacher": kl_teacher / spoken if shown else None,
-            "entropy": entropy / self._batch.response_tokens,
+            "entropy": entropy / self._batch.response_tokens if self._measured else None,
         }

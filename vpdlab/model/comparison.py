@@ -80,6 +80,7 @@ def compare_tokens(
     alpha: float,
     mib: int = 256,
     measure: Measure | None = None,
+    telemetry: bool = True,
 ) -> Comparison:
     """Divergence of student and teacher at each position, with KL and entropies from the same logits.
 
@@ -87,6 +88,7 @@ def compare_tokens(
         tokens: the response token that followed at each position.
         alpha: which divergence (`losses.token_divergence`); with the "sampled" support it must be 1.
         measure: replaces `token_divergence` on the support.
+        telemetry: whether KLs and entropies are measured; else they are NaN.
 
     Raises:
         ValueError: for the sampled support with a measure or alpha other than 1: its form is that of reverse KL.
@@ -96,11 +98,11 @@ def compare_tokens(
     measure = measure or partial(losses.token_divergence, alpha=alpha)
     size = {"full": student.vocabulary, "topk": support.k, "sampled": 0}[support.kind]
     if fused.fits(student, size):
-        return Comparison(*fused.compare(student, teacher, tokens, size, support.tail, measure, mib))
-    return Comparison(*walk(_comparing(teacher, tokens, support, measure), student, mib, 2))
+        return Comparison(*fused.compare(student, teacher, tokens, size, support.tail, measure, mib, telemetry))
+    return Comparison(*walk(_comparing(teacher, tokens, support, measure, telemetry), student, mib, 2))
 
 
-def _comparing(teacher: TokenDist, tokens: Tensor, support: Support, measure: Measure) -> One:
+def _comparing(teacher: TokenDist, tokens: Tensor, support: Support, measure: Measure, telemetry: bool) -> One:
     """What `compare_tokens` does with some rows."""
     fixed: dict[int, tuple[Tensor | None, Tensor | None, Tensor, tuple[Tensor, ...]]] = {}
 
@@ -110,7 +112,7 @@ def _comparing(teacher: TokenDist, tokens: Tensor, support: Support, measure: Me
                 t = teacher.logp(rows)
                 ids = _support_ids(s, support)
                 on, at = _pick(t, ids, tokens[rows], support.tail)
-                measured = _measured(s, t)
+                measured = _measured(s, t) if telemetry else (torch.full_like(at, torch.nan),) * 4
                 fixed[rows.start] = ids, None if ids is None else on, at, measured
             else:  # recomputed in the backward pass: only results with a gradient are needed
                 ids, kept, at, measured = fixed[rows.start]

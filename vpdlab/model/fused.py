@@ -43,9 +43,9 @@ def one_side(logits: Float[Tensor, "n v"], scale: float) -> tuple[Tensor, Tensor
 
 def two_sides(
     student: Float[Tensor, "n v"], teacher: Float[Tensor, "n v"], s_kept: Float[Tensor, "n k"], t_kept: Tensor,
-    s_scale: float, t_scale: float,
+    s_scale: float, t_scale: float, telemetry: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """Log-sum-exps, the others' log-sum-exps, both KLs and both entropies, [n] each.
+    """Log-sum-exps, the others' log-sum-exps, and where they are wanted both KLs and both entropies, [n] each.
 
     Args:
         student, teacher: logits; the entries of the support are -inf.
@@ -55,6 +55,8 @@ def two_sides(
     s_rest, t_rest = s.logsumexp(-1), t.logsumexp(-1)
     s_lse = torch.logaddexp(s_rest, s_kept.logsumexp(-1))
     t_lse = torch.logaddexp(t_rest, t_kept.logsumexp(-1))
+    if not telemetry:
+        return s_lse, t_lse, s_rest - s_lse, t_rest - t_lse
     others = _sums(s - s_lse[:, None], t - t_lse[:, None])
     kept = _sums(s_kept - s_lse[:, None], t_kept - t_lse[:, None])
     return s_lse, t_lse, s_rest - s_lse, t_rest - t_lse, *(a + b for a, b in zip(others, kept, strict=True))
@@ -125,8 +127,9 @@ def _logits(dist: TokenDist, rows: slice) -> tuple[Tensor, float]:
 
 
 def _visit(
-    student: TokenDist, teacher: TokenDist, tokens: Tensor, rows: slice, k: int, tail: str, measure: Measure | None
-) -> tuple[tuple[Tensor, ...], Unit, Tensor]:
+    student: TokenDist, teacher: TokenDist, tokens: Tensor, rows: slice, k: int, tail: str, measure: Measure | None,
+    telemetry: bool,
+) -> tuple[tuple[Tensor, ...], Unit, Tensor]:  # fmt: skip
     """The numbers of a chunk (the order of `comparison.Comparison`), what its slope is made of, the student's logits.
 
     Args:
@@ -141,12 +144,13 @@ def _visit(
     s_kept, t_kept = s_raw.float() * s_scale, t.gather(-1, ids).float() * t_scale
     if k:  # out of the others' sums, which would lose their digits beside the support's
         s.scatter_(-1, ids, -torch.inf), t.scatter_(-1, ids, -torch.inf)
-        s_lse, t_lse, s_rest, t_rest, *measured = compiled(two_sides)(s, t, s_kept, t_kept, s_scale, t_scale)
+        s_lse, t_lse, s_rest, t_rest, *measured = compiled(two_sides)(s, t, s_kept, t_kept, s_scale, t_scale, telemetry)
         s.scatter_(-1, ids, s_raw)
     else:
-        s_lse, t_lse, *measured = compiled(whole_sides)(s, t, s_scale, t_scale)
+        s_lse, t_lse, *measured = compiled(whole_sides)(s, t, s_scale, t_scale, telemetry)
         s_rest = t_rest = torch.zeros_like(s_lse)
     s_at, t_at = s_at - s_lse, t_at - t_lse
+    measured = measured or [torch.full_like(s_at, torch.nan)] * 4
     if not k:
         value, none = losses.sampled_divergence(s_at, t_at), torch.zeros_like(s_at)
         unit = Unit(ids, s_kept, s_lse, s_rest, s_kept, none, s_at - t_at)
@@ -158,11 +162,13 @@ def _visit(
     return (value, s_at, t_at, *measured), unit, s
 
 
-def whole_sides(student: Tensor, teacher: Tensor, s_scale: float, t_scale: float) -> tuple[Tensor, ...]:
-    """Log-sum-exps, both KLs and both entropies, [n] each, where nothing is kept apart."""
+def whole_sides(
+    student: Tensor, teacher: Tensor, s_scale: float, t_scale: float, telemetry: bool
+) -> tuple[Tensor, ...]:
+    """Log-sum-exps, and where they are wanted both KLs and both entropies, [n] each, where nothing is kept apart."""
     s, t = student.float() * s_scale, teacher.float() * t_scale
     s_lse, t_lse = s.logsumexp(-1), t.logsumexp(-1)
-    return s_lse, t_lse, *_sums(s - s_lse[:, None], t - t_lse[:, None])
+    return (s_lse, t_lse, *(_sums(s - s_lse[:, None], t - t_lse[:, None]) if telemetry else ()))
 
 
 def _differentiated(
@@ -252,7 +258,7 @@ def fits(dist: TokenDist, k: int = 0) -> bool:
 
 def compare(
     student: TokenDist, teacher: TokenDist, tokens: Int[Tensor, " n"], k: int, tail: str, measure: Measure | None,
-    mib: int,
+    mib: int, telemetry: bool = True,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """The fields of `comparison.Comparison`, in its order; gradients as there.
 
@@ -261,7 +267,7 @@ def compare(
     """
 
     def visit(rows: slice) -> tuple[tuple[Tensor, ...], Unit, Tensor]:
-        return _visit(student, teacher, tokens, rows, k, tail, measure)
+        return _visit(student, teacher, tokens, rows, k, tail, measure, telemetry)
 
     return _walk(visit, student, tokens, mib, 2)
 

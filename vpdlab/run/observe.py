@@ -25,6 +25,8 @@ from vpdlab.prompts import Renderer
 from vpdlab.record import METRICS
 from vpdlab.types import Feedback, Rollout, View
 
+TELEMETRY = ("kl", "student_entropy", "teacher_entropy")  # columns that `record_telemetry` fills
+
 
 class TokenWatch:
     """Keeps the per-token numbers of the first rows of a batch, as the M-step computes them (`iterate.Watch`).
@@ -71,6 +73,8 @@ class TokenWatch:
         if spoken:
             names = ("teacher_logp", "kl", "divergence", "teacher_entropy")
             numbers |= {name: getattr(seen.both, name) for name in names}
+        if not seen.config.record_telemetry:
+            numbers = {name: values for name, values in numbers.items() if name not in TELEMETRY}
         return {name: values.detach()[span].tolist() for name, values in numbers.items()}
 
     def _tops(self, sides: Mapping[str, TokenDist], span: Tensor) -> dict[str, Any]:
