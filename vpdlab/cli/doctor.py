@@ -119,10 +119,12 @@ def _torch() -> list[Check]:
 
 
 def _compiler() -> Check:
-    import torch
+    try:
+        import torch
 
-    from vpdlab.model.compiling import obstacle
-
+        from vpdlab.model.compiling import obstacle
+    except (ImportError, OSError) as error:
+        return Check("torch.compile", "missing", f"cannot import torch: {error}")
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     if why := obstacle(kind):
         remedy = "large models score more slowly without it; on a CPU it needs a C++ compiler (g++), on a GPU Triton"

@@ -241,10 +241,12 @@ class _Fused(torch.autograd.Function):
 
 
 def _walk(visit: Callable[[slice], Any], student: TokenDist, tokens: Tensor, mib: int, wanted: int) -> Any:
-    """Apply `visit` to chunks: one, where the student's logits fit into `mib` MiB; else as many rows as do."""
+    """Apply `visit` to chunks: one, where the student's logits fit into `mib` MiB; else a quarter of that, or on a GPU,
+    which needs many rows to be busy, all of it."""
     term, count = student.terms[0], len(student)
     fit = mib * 2**20 // (term.hidden.element_size() * student.vocabulary)
-    size = count if count <= fit else max(1, fit - fit % WIDTH if fit > WIDTH else fit)
+    part = max(1, fit if term.hidden.is_cuda else fit // 4)
+    size = count if count <= fit else part - part % WIDTH if part > WIDTH else part
     chunks = [slice(start, min(start + size, count)) for start in range(0, count, size)]
     return _Fused.apply(visit, chunks, wanted, tokens, student.temperature, term.hidden, term.head)
 

@@ -1,7 +1,8 @@
 """A whole run. `run` has `Run`: the parts of `learn` and their record; `train` drives it, `evaluate`, `measures` and
 `probing` score it, `observe` turns iterations into rows and records, `diagnose` warns. `keeper`, `checkpoint`,
-`resume` and `lock` make it survive interruptions, `export` writes students, `trust` guards against other people's
-settings, `environment` describes the machine, `tracker` and `interrupt` connect it to the outside."""
+`resume` and `lock` make it survive interruptions, `waking` makes a GPU ready, `export` writes students, `trust` guards
+against other people's settings, `environment` describes the machine, `tracker` and `interrupt` connect it to the
+outside."""
 
 from vpdlab.learn.iterate import Iteration, iterate
 from vpdlab.run.run import Run
