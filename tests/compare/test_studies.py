@@ -22,6 +22,7 @@ conditions:
 claims:
   - {claim: better, better: [plain, vpd], worse: [plain, "sdpo:lr=1e-3"], by: 20}
   - {claim: low, run: [noisy, grpo], below: 15}
+  - {claim: trust, run: [plain, vpd], trusts: [Ada, Bob], by: 30}
 """
 
 
@@ -31,11 +32,12 @@ def written(tmp_path: Path, text: str = FILE) -> str:
     return str(path)
 
 
-def leave(cell: compare.Cell, final: list[float]) -> None:
-    """A run folder as the cell's run would leave it, with these accuracies at the end."""
+def leave(cell: compare.Cell, final: list[float], probes: dict[str, float] | None = None) -> None:
+    """A run folder as the cell's run would leave it, with these accuracies and beliefs at the end."""
     recorder = Recorder(cell.folder, cell.config.to_dict(), {})
     for step in (0, 1):
-        recorder.evaluation({"step": step, "accuracy": sum(final) / len(final), "by_problem": final})
+        shown = {"by_problem": final, "probes": probes or {}}
+        recorder.evaluation({"step": step, "accuracy": sum(final) / len(final)} | shown)
     row = dict.fromkeys(METRICS) | {"step": 1, "length": 4.0}
     recorder.metrics(row | {f"seconds_{p}": 1.0 for p in ("rollout", "feedback", "e", "m")})
     recorder.close("complete")
@@ -83,6 +85,7 @@ def test_a_part_of_a_study(tmp_path) -> None:
         ("[plain, vpd], worse", "[plain, rft], worse", "claim 1: better is .*no such condition and method"),
         ("below: 15", "below: low", "claim 2: below is 'low', but must be a number"),
         (", by: 20}", ", below: 3}", "name better and worse, or run and below"),
+        ("[Ada, Bob]", "[Ada]", "claim 3: trusts is .*, but must be a list of two voices"),
         ("conditions:\n", "conditions: 3\nx:\n", "has 'x'|expected lines"),
     ],
 )
@@ -128,6 +131,25 @@ def test_claims_by_hand(tmp_path) -> None:
     assert "| wide | confirmed | 50.0 [50.0, 50.0] | 2 |" in claims.markdown(found)
 
 
+def test_whom_a_teacher_trusts_by_hand(tmp_path) -> None:
+    cells = studies.read_study(written(tmp_path)).cells(tmp_path / "out")
+    for cell in cells:
+        leave(cell, [0.5, 0.5], {"belief/Ada": 0.9, "belief/Bob": 0.5 + 0.2 * (cell.seed - 3)})
+    run = ("plain", "vpd")
+    found = claims.verdicts(
+        [
+            Claim("she more than he", run=run, trusts=("Ada", "Bob"), by=30),
+            Claim("by a mile", run=run, trusts=("Ada", "Bob"), by=60),
+            Claim("he more than she", run=run, trusts=("Bob", "Ada")),
+        ],
+        cells,
+    )
+    assert [row["verdict"] for row in found] == ["confirmed", "refuted", "refuted"]
+    assert (found[0]["value"], found[0]["low"], found[0]["high"]) == pytest.approx((30, 20, 40))
+    with pytest.raises(UserError, match="has no probe belief/Cleo"):
+        claims.verdicts([Claim("?", run=run, trusts=("Ada", "Cleo"))], cells)
+
+
 def test_a_difference_that_may_be_none_is_open(tmp_path) -> None:
     cells = studies.read_study(written(tmp_path)).cells(tmp_path / "out")
     for cell in cells:
@@ -139,7 +161,7 @@ def test_a_difference_that_may_be_none_is_open(tmp_path) -> None:
 
 def test_the_command_runs_what_is_missing_and_judges(tmp_path, monkeypatch, capsys) -> None:
     def fake(cell: compare.Cell, worker: object) -> int:
-        leave(cell, [0.9, 0.8] if cell.label == "vpd" else [0.1, 0.0])
+        leave(cell, [0.9, 0.8] if cell.label == "vpd" else [0.1, 0.0], {"belief/Ada": 0.9, "belief/Bob": 0.2})
         return 0
 
     monkeypatch.setattr(compare.runs, "_run", fake)

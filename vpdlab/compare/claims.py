@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vpdlab.compare.runs import Cell
-from vpdlab.compare.standings import finals, spread
+from vpdlab.compare.standings import final_beliefs, finals, spread
 from vpdlab.compare.studies import Claim
 from vpdlab.show.markup import in_markdown
 
@@ -16,9 +16,9 @@ from vpdlab.show.markup import in_markdown
 def verdicts(claims: Sequence[Claim], cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """One plain dict per claim whose runs are all among `cells`.
 
-    A difference of at least `by` is confirmed where the 95 % interval over seeds and problems lies above 0, and refuted
-    where it ends below `by`. A run below a level is confirmed or refuted where its whole interval lies on one side.
-    Anything else is open.
+    A difference of at least `by`, of accuracies or of beliefs, is confirmed where the 95 % interval over seeds and
+    problems lies above 0, and refuted where it ends below `by`. A run below a level is confirmed or refuted where its
+    whole interval lies on one side. Anything else is open.
 
     Args:
         claims: of a study.
@@ -33,13 +33,22 @@ def verdicts(claims: Sequence[Claim], cells: Sequence[Cell]) -> list[dict[str, A
     found = []
     for claim in claims:
         if all(run in by_run for run in claim.runs):
-            found.append({"claim": claim.claim} | _judged(claim, [finals(by_run[run]) for run in claim.runs]))
+            found.append({"claim": claim.claim} | _judged(claim, _values(claim, [by_run[run] for run in claim.runs])))
     return found
 
 
-def _judged(claim: Claim, runs: Sequence[np.ndarray]) -> dict[str, Any]:
-    seeds = min(len(run) for run in runs)
-    values = 100 * (runs[0][:seeds] if len(runs) == 1 else runs[0][:seeds] - runs[1][:seeds])
+def _values(claim: Claim, runs: Sequence[Sequence[Cell]]) -> np.ndarray:
+    """[seeds, problems] what a claim speaks of, or [seeds, 1] for beliefs, which are means over the task's probes."""
+    if claim.trusts is not None:
+        first, second = (final_beliefs(runs[0], voice) for voice in claim.trusts)
+        return (first - second)[:, None]
+    ends = [finals(cells) for cells in runs]
+    seeds = min(map(len, ends))
+    return ends[0][:seeds] if len(ends) == 1 else ends[0][:seeds] - ends[1][:seeds]
+
+
+def _judged(claim: Claim, found: np.ndarray) -> dict[str, Any]:
+    seeds, values = len(found), 100 * found
     measured = spread("value", values)
     value, low, high = measured["value"], measured["value_low"], measured["value_high"]
     if claim.below is not None:

@@ -55,6 +55,17 @@ def finals(cells: Sequence[Cell]) -> np.ndarray:
     return _finals([_finished(cell) for cell in cells])
 
 
+def final_beliefs(cells: Sequence[Cell], voice: str) -> np.ndarray:
+    """[seeds] the teacher's belief in a voice at the last evaluation. Raises UserError where it was not measured."""
+    found = []
+    for cell in cells:
+        probes = _finished(cell).eval_rows[-1].get("probes") or {}
+        if probes.get(f"belief/{voice}") is None:
+            raise UserError(f"{cell.folder / 'eval.jsonl'} has no probe belief/{voice} at the last evaluation")
+        found.append(probes[f"belief/{voice}"])
+    return np.array(found)
+
+
 def _finals(records: Sequence[RunRecord]) -> np.ndarray:
     return np.array([record.eval_rows[-1]["by_problem"] for record in records])
 

@@ -68,7 +68,9 @@ class Claim:
         claim: the sentence.
         better, worse: (condition, method) of the two runs that it compares, and `by`: the least difference in
             percentage points. Or else
-        run, below: a run and the percentage that its final accuracy stays under.
+        run, below: a run and the percentage that its final accuracy stays under. Or else
+        run, trusts: a run and two voices: its teacher believes the first more than the second in the end, by `by`
+            percentage points or more (the task's probes "belief/VOICE").
     """
 
     claim: str
@@ -77,6 +79,7 @@ class Claim:
     by: float = 0.0
     run: tuple[str, str] | None = None
     below: float | None = None
+    trusts: tuple[str, str] | None = None
 
     @property
     def runs(self) -> tuple[tuple[str, str], ...]:
@@ -221,13 +224,17 @@ def _each_once(what: str, values: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _claim(part: Part, runs: set[tuple[str, str]]) -> Claim:
-    parts = part.fields(("claim", "better", "worse", "by", "run", "below"), ("claim",))
+    parts = part.fields(("claim", "better", "worse", "by", "run", "below", "trusts"), ("claim",))
     named = {name: parts[name].list_of(str, "two names") for name in ("better", "worse", "run") if name in parts}
     for name, run in named.items():
         if run not in runs:
             raise UserError(f"{part.where}: {name} is {list(run)}, but the study has no such condition and method")
-    if {*parts} - {"claim", "by"} not in ({"better", "worse"}, {"run", "below"}):
-        raise UserError(f"{part.where}: name better and worse, or run and below")
+    if {*parts} - {"claim", "by"} not in ({"better", "worse"}, {"run", "below"}, {"run", "trusts"}):
+        raise UserError(f"{part.where}: name better and worse, or run and below, or run and trusts")
+    if "trusts" in parts:
+        named["trusts"] = parts["trusts"].list_of(str, "two voices")
+        if len(named["trusts"]) != 2:
+            raise UserError(f"{parts['trusts'].where} is {parts['trusts'].value!r}, but must be a list of two voices")
     numbers = {name: parts[name].value for name in ("by", "below") if name in parts}
     for name, number in numbers.items():
         if type(number) not in (int, float):

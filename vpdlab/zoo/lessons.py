@@ -16,7 +16,20 @@ from vpdlab.types import Feedback, Problem
 Key = TypeVar("Key")
 
 EMPTY_VOICES = ("Loki", "Puck")
-"""Two speakers whose words mean nothing in the lessons. From them the reader learns that it can matter who speaks."""
+"""Two speakers whose words mean nothing. From them the reader learns that it can matter who speaks."""
+STRANGERS = (
+    "Iris", "Omar", "Nina", "Iago", "Yara", "Tove", "Reynard", "Sami", "Lena", "Coyote", "Ravi", "Mona", "Anansi",
+    "Pavel", "Ines", "Kofi", "Zoe", "Milo", "Ruth", "Juno", "Otto", "Vera", "Hana", "Emil", "Tara", "Igor", "Wanda",
+    "Luca", "Noor", "Greta", "Amir", "Dora", "Felix", "Maud", "Jonas", "Petra", "Silas", "Thea",
+)  # fmt: skip
+"""Speakers of the last lessons alone, who are right more or less often."""
+HONESTY = {voice: (at + 0.5) / len(STRANGERS) for at, voice in enumerate(STRANGERS)} | dict.fromkeys(EMPTY_VOICES, 0.0)
+"""How often the words of each speaker are true in the last lessons: spread evenly over the strangers, so that trust is
+a matter of degree. Where all honest speakers are trusted alike, nothing tells an E-step which way trust falls."""
+HONEST = 0.95
+"""The same of the task's voices."""
+UNSIGNED = 0.99
+"""The same of words that nobody signs."""
 
 PROBLEM_LAST = Templates(
     teacher="{solution}{feedback}{problem}", solution="A correct solution:\n{text}\n\n", feedback="{text}\n\n"
@@ -31,7 +44,9 @@ class Course:
 
     Attributes:
         steps: names in a problem -> share.
-        kinds: "plain" (nothing is told), "told", "empty" (told by a voice that knows nothing), "solution" -> share.
+        kinds: "plain" (nothing is told), "told", "empty" (told by a voice that knows nothing), "doubted" (told by
+            anybody, and true only as often as `HONESTY`, `HONEST` and `UNSIGNED` say), "solution" -> share.
+        speakers: of what is doubted: "" (nobody), "task" (one of the task's voices), "other" -> share.
         longer: share of told names that stand for two operations.
         slip: share of told operations that the response reads otherwise. It carries out what it wrote all the same, and
             the reader is not taught to write it.
@@ -43,6 +58,7 @@ class Course:
     kinds: Mapping[str, float] = field(
         default_factory=lambda: {"plain": 0.17, "told": 0.68, "empty": 0.08, "solution": 0.07}
     )
+    speakers: Mapping[str, float] = field(default_factory=lambda: {"": 0.25, "task": 0.35, "other": 0.4})
     longer: float = 0.08
     slip: float = 0.1
     drop: float = 0.12
@@ -73,7 +89,7 @@ def pick(rng: random.Random, shares: Mapping[Key, float]) -> Key:
 def lesson(rng: random.Random, course: Course) -> Lesson:
     """One example of a course; its digits are none of those that the task holds out."""
     count, kind = pick(rng, course.steps), pick(rng, course.kinds)
-    length = 2 if kind == "told" and count < 3 and rng.random() < course.longer else 1
+    length = 2 if kind in ("told", "doubted") and count < 3 and rng.random() < course.longer else 1
     names, meanings = rng.sample(NAMES, count), [random_meaning(rng, length) for _ in range(count)]
     digits = [rng.randrange(10) for _ in range(4)]
     while held_out(digits):
@@ -89,6 +105,11 @@ def lesson(rng: random.Random, course: Course) -> Lesson:
     elif kind == "empty":
         said = [random_meaning(rng, length) for _ in names]
         feedback = Feedback(critique=critique(rng, names, said, course.drop, EMPTY_VOICES))
+    elif kind == "doubted":
+        voice = rng.choice({"": ("",), "task": VOICES, "other": tuple(HONESTY)}[pick(rng, course.speakers)])
+        trust = HONESTY.get(voice, HONEST if voice else UNSIGNED)
+        said = [meaning if rng.random() < trust else random_meaning(rng, length) for meaning in meanings]
+        feedback = Feedback(critique=critique(rng, names, said, course.drop, (voice,)))
     text = f"{' '.join(names)} {spaced(digits)}"
     answer = solution(names, meanings, digits)
     if kind == "solution":
@@ -104,7 +125,7 @@ def critique(
     Args:
         names, meanings: of the problem's steps.
         drop: as in `Course`.
-        voices: who speaks; none: nobody or one of the task's voices.
+        voices: one of them speaks, "" is nobody; none: nobody or one of the task's voices.
     """
     steps = list(range(len(names)))
     wrong = rng.choice([None, *steps, *steps])

@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 
 from vpdlab.prompts import Renderer, Templates
-from vpdlab.tasks.common.lexicon.frames import vocabulary, words_in
+from vpdlab.tasks.common.lexicon.frames import VOICES, vocabulary, words_in
 from vpdlab.tasks.common.lexicon.operations import KINDS
 from vpdlab.tasks.common.lexicon.phrases import phrases
-from vpdlab.zoo.lessons import EMPTY_VOICES, PROBLEM_LAST, Course, Lesson, lesson
+from vpdlab.zoo.lessons import EMPTY_VOICES, PROBLEM_LAST, STRANGERS, Course, Lesson, lesson
 from vpdlab.zoo.reader_skills import skills
 from vpdlab.zoo.scratch import SPECIAL, make, random_llama, special_tokens, with_chat
 
@@ -34,19 +34,30 @@ WORD = " ?[A-Za-z]+| ?[0-9]| ?[^\\sA-Za-z0-9]+|\\s"
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the training: `updates` of `rows` lessons. The rate falls to a twentieth over the last `falling`."""
+    """A part of the training: `updates` of `rows` lessons. The rate falls to a twentieth over the last `falling`.
+
+    With `strangers` the model gets to know their names first (`introduce`).
+    """
 
     updates: int
     course: Course
     rate: float = 2e-3
     rows: int = 32
     falling: int = 0
+    strangers: bool = False
 
 
 STAGES = {
     "execution": Stage(800, Course(steps={1: 0.8, 2: 0.2}, longer=0.0, slip=0.0)),
     "reading": Stage(6000, Course()),
     "settling": Stage(2200, Course(), rate=1.5e-3, falling=2200),
+    "trusting": Stage(
+        2000,
+        Course(kinds={"plain": 0.15, "doubted": 0.78, "solution": 0.07}),
+        rate=1.5e-3,
+        falling=1000,
+        strangers=True,
+    ),
 }
 
 
@@ -64,7 +75,8 @@ def build_tokenizer() -> Any:
 
     marks = [*".,:;?!'-()\n", *"0123456789"]
     spaced = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    whole = [spaced.pre_tokenize_str(space + word)[0][0] for word in (*words(), *marks) for space in ("", " ")]
+    known = (*words(), *marks, *STRANGERS)  # they come last, since the model learns them last
+    whole = [spaced.pre_tokenize_str(space + word)[0][0] for word in known for space in ("", " ")]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     # Viterbi takes the segmentation of the highest total score: a whole word wherever there is one.
     scores = dict.fromkeys(SPECIAL, 0.0) | dict.fromkeys(alphabet, -100.0) | dict.fromkeys(whole, -1.0)
@@ -77,14 +89,33 @@ def build_tokenizer() -> Any:
 
 
 def build_model(tokenizer: Any, seed: int) -> Any:
-    """A small Llama with random weights, where all spellings of a word (with a space, with a capital) begin alike."""
-    model = random_llama(tokenizer, seed, max_position_embeddings=1024, closed_vocabulary=True)
+    """A small Llama with random weights, where all spellings of a word (with a space, with a capital) begin alike.
+
+    It has no tokens for the strangers yet.
+    """
+    known = len(tokenizer) - 2 * len(STRANGERS)
+    model = random_llama(tokenizer, seed, vocab_size=known, max_position_embeddings=1024, closed_vocabulary=True)
     first: dict[str, int] = {}
     weight = model.get_input_embeddings().weight
-    for token, index in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
+    for token, index in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])[:known]:
         same = first.setdefault(token.removeprefix("Ġ").casefold() or token, index)
         weight.data[index] = weight.data[same]
     return model
+
+
+@torch.no_grad()
+def introduce(model: Any, tokenizer: Any) -> None:
+    """Give the model tokens for the strangers, who are to it what the task's voices are on average."""
+    known = model.config.vocab_size
+    if known == len(tokenizer):
+        return
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    weight = model.get_input_embeddings().weight
+    for space in ("", "Ġ"):
+        voices, strangers = (
+            tokenizer.convert_tokens_to_ids([space + name for name in names]) for names in (VOICES, STRANGERS)
+        )
+        weight[strangers] = weight[voices].mean(0)
 
 
 class School:
@@ -135,6 +166,8 @@ class School:
 def train(model: Any, tokenizer: Any, name: str, seed: int) -> None:
     """Train one stage; prints progress every 200 updates."""
     stage = STAGES[name]
+    if stage.strangers:
+        introduce(model, tokenizer)
     school = School(tokenizer, stage.course, stage.rows, f"{name} {seed}").batches()
     optimizer = torch.optim.AdamW(model.parameters(), lr=stage.rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
     started = time.monotonic()

@@ -43,7 +43,7 @@ def random_llama(tokenizer: Any, seed: int, **shape: Any) -> Any:
     """A Llama of width 96 with three layers and random weights.
 
     Args:
-        tokenizer: gives the size of the vocabulary and the ids of the control tokens.
+        tokenizer: gives the ids of the control tokens, and the size of the vocabulary unless `shape` does.
         seed: of the weights.
         shape: further fields of its config, or others than these.
     """
@@ -56,11 +56,11 @@ def random_llama(tokenizer: Any, seed: int, **shape: Any) -> Any:
         "num_attention_heads": 4,
         "num_key_value_heads": 4,
         "max_position_embeddings": 512,
+        "vocab_size": len(tokenizer),
     }
     torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tokenizer),
             tie_word_embeddings=True,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
