@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from vpdlab import losses
-from vpdlab.model.comparison import Comparison, Support, compare_tokens, token_logp, top_lists
+from vpdlab.model.comparison import Comparison, Support, _measured, compare_tokens, token_logp, top_lists
 from vpdlab.model.distributions import Term, TokenDist
 
 N, H, V = 37, 5, 2**14  # at 1 MiB a chunk holds 16 rows: 37 rows are 3 chunks, the last one short
@@ -155,6 +155,17 @@ def test_a_single_weighted_term_is_normalised_too() -> None:
     term = states(0, 50).terms[0]
     flat = TokenDist((Term(term.hidden, term.head, 0.5),)).logp()
     assert_close(flat.exp().sum(-1), torch.ones(N, dtype=torch.float64))
+
+
+def test_kl_in_fewer_passes_is_the_same_bit_for_bit() -> None:
+    torch.manual_seed(0)
+    s, t = (torch.log_softmax(4 * torch.randn(9, 50), -1) for _ in range(2))
+    s[0, 3:20], t[0, 10:30] = -torch.inf, -torch.inf
+    s[1], s[2, :9], t[3, :5] = t[1], -100.0, -95.0
+    forward, backward, *_ = _measured(s, t)
+    # As integers: 0.0 and -0.0 are different.
+    assert torch.equal(forward.view(torch.int32), losses.kl(s, t).view(torch.int32))
+    assert torch.equal(backward.view(torch.int32), losses.kl(t, s).view(torch.int32))
 
 
 def test_entropy_and_kl_take_excluded_tokens() -> None:

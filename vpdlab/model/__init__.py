@@ -3,7 +3,8 @@
 loading: a folder, checked. traits: limits that the config states. passes: the forward passes of sampling and scoring.
 probe: a measurement of whether they agree on this model. saving: an ordinary Hugging Face folder. policy: the network
 in its two roles. teacher: which weights read the feedback prompt. updates: optimiser steps. devices: the device.
-attention, slots, casting: decoding in fixed buffers. compiling, fused: compiled passes and scoring.
+attention: less copying, and bfloat16 on a CPU. slots, casting: decoding in fixed buffers. compiling, fused: compiled
+passes and scoring.
 determinism: bit-equal repeats on a GPU. checkpointing: activations recomputed. budget: minibatches as memory allows.
 shapes: sizes of published models. memory: what a run will need, counting: without its
 weights.

@@ -77,7 +77,7 @@ class Policy:
             self.model = model.to(self.device).eval()
         else:
             self.model = model.to(self.device).eval()
-            if self.device.type == "cuda":
+            if self.device.type == "cuda" or (self.device.type == "cpu" and config.precision != "float32"):
                 attention.install(self.model)
             shares = self._examine(self.model)
         # Sharded layers are gathered pass by pass, in step with other processes: there each minibatch is one pass.
