@@ -1,11 +1,12 @@
 """The pictures of the widgets in README.md and docs, made again from runs recorded here and now:
 
-    python docs/pictures.py                # docs/lens-*.png, influence-*.png, timeline-*.png, light and dark
+    python docs/pictures.py                # docs/{belief,lens,influence,timeline}-{light,dark}.png
+    python docs/pictures.py --only belief
     python docs/pictures.py --out /tmp/x   # somewhere else
 
-Needs Chromium; about two minutes. The lens and the influence are of one iteration of `tour-rare` on the bundled model,
-as in notebook 10, the timeline is of sixty iterations of `tour-common`; seeds are fixed, and the numbers in them are
-those of the machine that made them.
+Needs Chromium; about five minutes. Belief is of three runs of `words-liar` (seeds 20 to 22): their mean and range. The
+lens and the influence are of one iteration of `tour-rare` on the bundled model, as in notebook 10, the timeline is of
+sixty iterations of `tour-common`; seeds are fixed, and the numbers in them are those of the machine that made them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from vpdlab_widgets import CritiqueInfluence, EMTimeline, TokenLens
 from vpdlab_widgets.base import LabWidget
 
 from vpdlab import Run, RunConfig, load_run
-from vpdlab.show import widget_data
+from vpdlab.show import plots, widget_data
 from vpdlab.study.influence import critique_influence, swapped
 
 HERE = Path(__file__).parent
@@ -81,7 +82,36 @@ def lesson(record: Mapping[str, Any]) -> float:
     return math.exp(p["teacher"].get(digit, -99)) - math.exp(p["student"].get(digit, -99))
 
 
-def photograph(browser: Any, widget: LabWidget, name: str, out: Path) -> None:
+class Figure:
+    """A figure of plotly on a page of its own, as `photograph` takes it."""
+
+    def __init__(self, figure: Any) -> None:
+        self._figure = figure
+
+    def to_html(self, path: Path) -> None:
+        """Write the page."""
+        inside = self._figure.to_html(full_html=False, include_plotlyjs=True, config={"displayModeBar": False})
+        style = ":root { color-scheme: light dark } body { background: light-dark(#fff, #111) } .vpd { width: 860px }"
+        path.write_text(
+            f'<meta charset="utf-8"><style>{style}</style><div class="vpd">{inside}</div>', encoding="utf-8"
+        )
+
+
+def belief() -> Figure:
+    """Belief in an honest and in a lying critic over VPD's iterations."""
+    runs = []
+    for seed in (20, 21, 22):
+        run = Run.open(RunConfig.make("words-liar", seed=seed, eval_every=10, record_tokens=0), record=False)
+        for _ in run.steps():
+            pass
+        runs.append(run)
+        print(f"words-liar, seed {seed}: {run.evals[-1]['probes']}")
+    names = {"Ada": "Ada (tells the truth)", "Bob": "Bob (lies)"}
+    title = "Does the teacher do what it is told about words that it has never met?"
+    return Figure(plots.belief_figure(runs, names=names, title=title, rollouts=128))
+
+
+def photograph(browser: Any, widget: LabWidget | Figure, name: str, out: Path) -> None:
     """One widget in both themes, cut to its own edges with a little room."""
     with tempfile.TemporaryDirectory() as place:
         page_file = Path(place) / "page.html"
@@ -122,11 +152,20 @@ def main() -> None:
     """Make them all."""
     parser = argparse.ArgumentParser(description="Make the README's pictures again.")
     parser.add_argument("--out", type=Path, default=HERE)
-    out = parser.parse_args().out
+    parser.add_argument("--only", choices=["belief", "lens", "influence", "timeline"])
+    given = parser.parse_args()
+    out = given.out
     out.mkdir(parents=True, exist_ok=True)
     program = shutil.which("chromium") or shutil.which("google-chrome")
     with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
-        made = widgets(Path(place)) | {"timeline": timeline(Path(place) / "whole")}
+        made: dict[str, LabWidget | Figure] = {}
+        if given.only in (None, "belief"):
+            made["belief"] = belief()
+        if given.only in (None, "lens", "influence"):
+            made |= widgets(Path(place))
+        if given.only in (None, "timeline"):
+            made["timeline"] = timeline(Path(place) / "whole")
+        made = {name: one for name, one in made.items() if given.only in (None, name)}
         browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
         for name, widget in made.items():
             photograph(browser, widget, name, out)

@@ -75,3 +75,20 @@ def test_one_command_runs_them_and_writes_their_tables(tmp_path: Path) -> None:
     written = (tmp_path / "all.md").read_text(encoding="utf-8")
     assert "## memory" in written and "logit_mib" in written
     assert "| memory" in shown.splitlines()[-3]
+
+
+def test_a_decoding_step_is_timed_both_ways() -> None:
+    rows = table(run("benchmarks/decode.py"))
+    assert [row["way"] for row in rows] == ["fixed buffers", "step by step"]
+    assert all(middle(row["ms a step"]) > 0 for row in rows)
+    assert rows[1]["rows equal"].endswith(" of 4")
+
+
+def test_what_has_no_time_is_not_run_and_named(tmp_path: Path) -> None:
+    shown = run("benchmarks", "--minutes", "0.01", "--out", str(tmp_path / "all.md"))
+    assert shown.count("not run: no time") >= 5 and "==" not in shown
+
+
+def test_each_side_of_a_step_may_have_a_process_of_its_own() -> None:
+    shown = run("benchmarks/step.py", "--apart", "--lengths", "fixed", "--accumulate", "2")
+    assert {row[""] for row in table(shown)} >= {"sdpo", "vpd"}
