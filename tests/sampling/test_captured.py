@@ -147,3 +147,23 @@ def test_sizes() -> None:
     assert [_bucket(rows) for rows in (1, 2, 3, 16, 17, 24, 25, 33, 48, 49, 100, 128)] == [
         1, 2, 4, 16, 24, 24, 32, 48, 48, 64, 128, 128,
     ]  # fmt: skip
+
+
+def test_what_cannot_be_captured_runs_without_a_graph(monkeypatch, capsys) -> None:
+    """A step that ran in part before the capture failed leaves no trace."""
+    policy = toy_run(device="cpu", compile="off").policy
+    plain, sampler = HFSampler(policy), HFSampler(policy, 128, True)
+    decoder = sampler.decoder
+
+    def fails(buffers, sampling):
+        decoder._work(buffers, sampling)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(decoder, "_replays", True)
+    monkeypatch.setattr(decoder, "_keeps", lambda buffers: True)
+    monkeypatch.setattr(decoder, "_capture", fails)
+    sampling = Sampling(max_new_tokens=20)
+    for _ in range(2):
+        same(plain.generate(CONTEXTS, STREAMS, sampling), sampler.generate(CONTEXTS, STREAMS, sampling))
+    said = "".join(capsys.readouterr())
+    assert said.count("without graphs") == 1 and "not permitted" in said

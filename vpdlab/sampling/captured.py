@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vpdlab.errors import first_line, notice
 from vpdlab.model import passes
 from vpdlab.model.adapters import adapter_in_use
 from vpdlab.model.casting import Lowered
@@ -108,8 +109,10 @@ class Decoder:
         self._rows, self._tokens = rows, tokens
         self._buffers: Buffers | None = None
         self._graphs: OrderedDict[Any, Any] = OrderedDict()
+        self._pool: Any = None
         self._lowered = Lowered(model)
         self._weights: tuple[Any, ...] = ()  # the adapter in use, and where the weights lie: a graph reads them there
+        self._replays, self._refused = ends.device.type == "cuda", False
         self.captured = 0  # graphs that have been captured so far
 
     @torch.no_grad()
@@ -136,10 +139,11 @@ class Decoder:
         """Give buffers and graphs back."""
         self._buffers = None
         self._graphs.clear()
+        self._pool = None
         self._lowered.release()
 
     def _keeps(self, buffers: Buffers) -> bool:
-        if self._ends.device.type != "cuda":
+        if not self._replays:
             return False
         return buffers.slots.bytes <= SHARE * torch.cuda.get_device_properties(self._ends.device).total_memory
 
@@ -187,16 +191,36 @@ class Decoder:
     def _step(self, buffers: Buffers, rows: int, length: int, sampling: Sampling) -> None:
         """One step of the first rows over the first slots."""
         buffers.slots.rows, buffers.slots.length = rows, length
-        if self._ends.device.type != "cuda":
+        if not self._replays:
             self._work(buffers, sampling)
             return
         key = (rows, length, sampling.temperature, sampling.top_p, self._weights)
         if key not in self._graphs:
-            self._graphs[key] = self._capture(buffers, sampling)
+            self._graphs[key] = self._tried(buffers, sampling)
             while len(self._graphs) > GRAPHS:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(key)
-        self._graphs[key].replay()
+        graph = self._graphs[key]
+        if graph is None:
+            self._work(buffers, sampling)
+        else:
+            graph.replay()
+
+    def _tried(self, buffers: Buffers, sampling: Sampling) -> Any:
+        """The step as a graph; None where something in it cannot be captured, which a notice says once."""
+        before = [part.clone() for part in buffers.small]
+        try:
+            return self._capture(buffers, sampling)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if not self._refused:
+                notice(f"decoding runs without graphs, and slower ({first_line(error)}): set capture to off")
+            self._refused = True
+            return None
+        finally:  # a capture runs the step; it must leave no trace
+            for part, old in zip(buffers.small, before, strict=True):
+                part.copy_(old)
 
     def _work(self, buffers: Buffers, sampling: Sampling) -> None:
         """Read each row's last token, draw the next: all in place, and nothing waits for the device."""
@@ -213,26 +237,16 @@ class Decoder:
         _write(buffers, rows, token, logp, self._ends)
 
     def _capture(self, buffers: Buffers, sampling: Sampling) -> Any:
-        """The step as a graph. It runs twice before, as kernels are made and memory is found at their first use."""
-        before = [part.clone() for part in buffers.small]
-
-        def restore() -> None:
-            for part, old in zip(buffers.small, before, strict=True):
-                part.copy_(old)
-
+        """The step as a graph. It runs once before, as kernels are made and memory is found at their first use."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            for _ in range(2):
-                self._work(buffers, sampling)
-                restore()
+            self._work(buffers, sampling)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        if not self._graphs:
-            self._pool = torch.cuda.graph_pool_handle()
+        self._pool = self._pool or torch.cuda.graph_pool_handle()  # graphs replay one after the other: one memory
         with torch.cuda.graph(graph, pool=self._pool):
             self._work(buffers, sampling)
-        restore()
         self.captured += 1
         return graph
 
