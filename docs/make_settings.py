@@ -1,17 +1,22 @@
-"""Generates docs/settings.md, the table of every setting, from the fields of `RunConfig` and the text under each.
+"""Generates docs/settings.md, the table of every setting, from the fields of `RunConfig` and the text under each, and
+the end of the parameters cell of notebooks/train.ipynb, so that papermill knows every setting.
 
-python docs/make_settings.py           # rewrite the page
-python docs/make_settings.py --check   # exit status 1 if the page is out of date
+python docs/make_settings.py           # rewrite both
+python docs/make_settings.py --check   # exit status 1 if one is out of date
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from vpdlab.config import GROUPS, SettingInfo, settings
 
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "train.ipynb"
+REST = "# Every other setting (docs/settings.md explains them):"
+WIDTH = 120
 PAGE = Path(__file__).parent / "settings.md"
 INTRO = """# Settings
 
@@ -63,11 +68,40 @@ def page() -> str:
     return "\n".join(parts)
 
 
+def parameters(cell: str) -> str:
+    """The parameters cell: its hand-written beginning, and a line for every setting that is not in it."""
+    top = cell.partition(f"\n{REST}")[0].rstrip()
+    named = {line.partition(" = ")[0].partition(":")[0] for line in top.splitlines()}
+    lines = [line_of(one) for one in settings() if one.name not in named]
+    return "\n".join([top, "", REST, *lines])
+
+
+def line_of(one: SettingInfo) -> str:
+    """A setting as a line of the cell: no value, its type, and as much of its first sentence as there is room for."""
+    kinds = {"list of words": "tuple"}.get(one.type, "str" if " | " in one.type else one.type)
+    start = f"{one.name} = None  # {kinds}: "
+    words = one.text.replace("`", "").split(". ")[0].rstrip(".").split()
+    while len(start) + len(" ".join(words)) > WIDTH:
+        words = [*words[:-2], "..."]
+    return start + " ".join(words)
+
+
+def notebook() -> tuple[str, str]:
+    """The notebook as it is, and as it should be."""
+    text = NOTEBOOK.read_text(encoding="utf-8")
+    content = json.loads(text)
+    (cell,) = [cell for cell in content["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+    cell["source"] = parameters("".join(cell["source"])).splitlines(keepends=True)
+    return text, json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
 def main(arguments: list[str]) -> int:
-    """Write or check the page; returns the exit status."""
+    """Write or check page and notebook; returns the exit status."""
+    now, wanted = notebook()
     if arguments == ["--check"]:
-        return int(PAGE.read_text(encoding="utf-8") != page())
+        return int(PAGE.read_text(encoding="utf-8") != page() or now != wanted)
     PAGE.write_text(page(), encoding="utf-8")
+    NOTEBOOK.write_text(wanted, encoding="utf-8")
     return 0
 
 

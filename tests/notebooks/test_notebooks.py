@@ -109,7 +109,8 @@ def test_every_parameter_of_the_training_notebook_is_a_setting():
     exec(cell.source, names)
     from vpdlab.config import HINTS
 
-    assert {name for name in names if not name.startswith("__")} - {"preset"} <= set(HINTS)
+    assert {name for name in names if not name.startswith("__")} - {"preset"} == set(HINTS)
+    assert names.pop("preset") and not any(value for name, value in names.items() if name in HINTS)
 
 
 def test_the_training_notebook_names_nothing_else_like_a_setting():
