@@ -81,6 +81,8 @@ def line_of(one: SettingInfo) -> str:
     kinds = {"list of words": "tuple"}.get(one.type, "str" if " | " in one.type else one.type)
     start = f"{one.name} = None  # {kinds}: "
     words = one.text.replace("`", "").split(". ")[0].rstrip(".").split()
+    if sign := next((at for at, word in enumerate(words) if "=" in word), 0):  # papermill would take it for the line's
+        words = [*words[:sign], "..."]
     while len(start) + len(" ".join(words)) > WIDTH:
         words = [*words[:-2], "..."]
     return start + " ".join(words)
