@@ -67,8 +67,8 @@ def test_the_site_works_without_a_network(site: Path, chromium: str, scheme: str
     with offline_page(chromium, site / "index.html", color_scheme=scheme) as page:
         assert page.evaluate("document.body.dataset.mdColorScheme") == name
         other = {"light": "dark", "dark": "light"}[scheme]
-        assert page.locator(f"img[src*='timeline-{scheme}']").is_visible()
-        assert not page.locator(f"img[src*='timeline-{other}']").is_visible()
+        assert page.locator(f"img[src*='belief-{scheme}']").is_visible()
+        assert not page.locator(f"img[src*='belief-{other}']").is_visible()
         page.keyboard.press("Control+k")
         page.locator("input[placeholder=Search], input[type=search]").locator("visible=true").fill("implicit reward")
         page.get_by_text(re.compile(r"^\d+ results?$")).wait_for()
