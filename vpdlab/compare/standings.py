@@ -165,12 +165,13 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for preset in dict.fromkeys(row["preset"] for row in rows):
         mine = [row for row in rows if row["preset"] == preset]
-        first = mine[0]
+        first, counts = mine[0], sorted({row["rollouts"] for row in mine})  # a teacher may sample as many again
+        sampled = " to ".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1])))
         lines += [
             f"### {in_markdown(preset).strip('`')}",
             "",
             f"Starting from {100 * first['start']:.1f} %; {len(first['seeds'])}"
-            f" seed{'s' * (len(first['seeds']) > 1)} of {first['rollouts']:,} rollouts; held-out accuracy in percent,"
+            f" seed{'s' * (len(first['seeds']) > 1)} of {sampled} rollouts; held-out accuracy in percent,"
             " [95 % interval over seeds and problems].",
             "",
             f"| method | final | seeds | against {in_markdown(first['method']).strip('`')} | best |"
