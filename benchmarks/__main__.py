@@ -49,7 +49,7 @@ def command(script: str, given: argparse.Namespace) -> list[str]:
 
 
 def run(script: str, given: argparse.Namespace, most: float) -> tuple[list[str], float, str]:
-    """Run a script for at most so many seconds and pass its output through; returns its lines, the seconds, and how it
+    """Run a script for at most `most` seconds and pass its output through; returns its lines, the seconds, and how it
     ended ("" where all went well)."""
     lines, start = [], time.perf_counter()
     # A session of its own, so that the processes that it started end with it.
@@ -73,7 +73,7 @@ def main() -> None:
         __doc__,
         only=dict(nargs="+", choices=SCRIPTS, default=list(SCRIPTS)),
         out=dict(default="build/benchmarks.md", help="Markdown file to write"),
-        minutes=dict(type=float, default=math.inf, help="stop after so many"),
+        minutes=dict(type=float, default=math.inf, help="stop after this time"),
     )
     given = parser.parse_args()
     given.threads = given.threads or common.cores()

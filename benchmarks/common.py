@@ -192,18 +192,12 @@ def show(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     print("\n".join(table(heads, rows)), flush=True)
 
 
-def goal(given: argparse.Namespace, words: str, measured: float, most: float) -> None:
-    """Print a line that `python benchmarks` collects: the goal and the result. A quick run prints none."""
+def goal(given: argparse.Namespace, words: str, measured: float, wanted: float, at: str = "most") -> None:
+    """Print a line that `python benchmarks` collects: the goal ("at most" or "at least") and the result. A quick run
+    prints none."""
     if not given.quick:
-        met = "yes" if measured <= most else "NO"
-        print(f"goal: {words} | at most {most:g} | {measured:.2f} | {met}", flush=True)
-
-
-def least(given: argparse.Namespace, words: str, measured: float, wanted: float) -> None:
-    """`goal`, of a number that should be large."""
-    if not given.quick:
-        met = "yes" if measured >= wanted else "NO"
-        print(f"goal: {words} | at least {wanted:g} | {measured:.2f} | {met}", flush=True)
+        met = measured <= wanted if at == "most" else measured >= wanted
+        print(f"goal: {words} | at {at} {wanted:g} | {measured:.2f} | {'yes' if met else 'NO'}", flush=True)
 
 
 # -- runs ------------------------------------------------------------------------------------------------------

@@ -155,19 +155,18 @@ def table_rows(
         most = 0.5 if given.device == "cpu" else 0.4
         common.goal(given, f"SDPO step of TRL's, {' '.join(setting)}", share, most)
     if "sdpo" in times and given.device != "cpu":
-        own = times["sdpo"]
-        used = [w.flops(body, head, False) / s / limit for w, s in zip(own.work, own.update, strict=True)]
-        common.least(
-            given, f"SDPO's update, share of the product rate, {' '.join(setting)}", statistics.median(used), 0.45
-        )
+        used = use("sdpo", times["sdpo"], limit, body, head)
+        common.goal(given, f"SDPO's update, share of the product rate, {' '.join(setting)}", used, 0.45, at="least")
     return [row(who, own, times.get("TRL"), limit, body, head, setting) for who, own in times.items()]
 
 
+def use(who: str, own: Times, limit: float, body: int, head: int) -> float:
+    """Median share of the machine's limit that the updates reach."""
+    pairs = zip(own.work, own.update, strict=True)
+    return statistics.median(work.flops(body, head, who == "vpd") / seconds / limit for work, seconds in pairs)
+
+
 def row(who: str, own: Times, other: Times | None, limit: float, body: int, head: int, setting: list[str]) -> list[str]:
-    used = [
-        work.flops(body, head, who == "vpd") / seconds / limit
-        for work, seconds in zip(own.work, own.update, strict=True)
-    ]
     compared = ["", ""]
     if other is not None and who != "TRL":
         compared = [
@@ -179,7 +178,7 @@ def row(who: str, own: Times, other: Times | None, limit: float, body: int, head
         for kind in ("student", "teacher", "response")
     )
     clock = [common.spread(values) for values in (own.rollout, own.update, own.whole)]
-    return [*setting, who, *clock, *compared, tokens, f"{statistics.median(used):.2f}"]
+    return [*setting, who, *clock, *compared, tokens, f"{use(who, own, limit, body, head):.2f}"]
 
 
 def main() -> None:

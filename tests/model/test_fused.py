@@ -11,8 +11,8 @@ from torch import Tensor
 
 from vpdlab import losses
 from vpdlab.model import compiling, fused
-from vpdlab.model.comparison import Measure, Support, compare_tokens, logp_and_entropy, token_logp
-from vpdlab.model.distributions import Term, TokenDist
+from vpdlab.model.comparison import Support, compare_tokens, logp_and_entropy, token_logp
+from vpdlab.model.distributions import Measure, Term, TokenDist
 
 N, H, V = 150, 16, 3001  # at 1 MiB a chunk has 64 rows: 150 rows are three, the last one short
 
@@ -111,7 +111,7 @@ def test_a_mixture_teacher_is_normalised_first(device: str) -> None:
 
 
 def test_a_support_without_others_has_no_tail() -> None:
-    """All mass is on the support: the others' log-probability is held at `NOTHING`, and nothing is NaN."""
+    """All mass is on the support: the others' log-probability is held at `EXCLUDED`, and nothing is NaN."""
     hidden = torch.zeros(3, 4).requires_grad_()
     head = torch.zeros(40, 4)
     logits = torch.full((3, 40), -torch.inf)

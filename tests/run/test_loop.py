@@ -143,9 +143,9 @@ def test_the_mismatch_of_sampler_and_scorer_is_recorded():
         # At step 2 the E-step moves the student before the M-step's pass; it looks at a few rows before.
         for name, bound in (("mismatch_max", 1e-4), ("mismatch_mean", 1e-5), ("mismatch_kl", 1e-9)):
             assert 0 <= row[name] < bound
-    rough = toy_run(precision="bfloat16-mixed", e_every=1)
+    rough = toy_run(precision="bfloat16-mixed", e_every=1, max_new_tokens=40)
     (row,) = train(rough, 1)  # here the E-step scores the prior itself, and tells
-    assert 0 <= row["mismatch_kl"] <= row["mismatch_mean"] <= row["mismatch_max"] < 0.1
+    assert row["mismatch_max"] > row["mismatch_mean"] > row["mismatch_kl"] > 1e-9
 
 
 def test_the_mismatch_by_hand():

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from vpdlab.sampling import Sampling
-from vpdlab.sampling.engines.transformers import draw
+from vpdlab.sampling.drawing import BLOCK, LARGE, draw
 
 # Powers of two, so that every sum below is exact.
 P = torch.tensor([0.125, 0.5, 0.25, 0.125])
@@ -133,3 +133,21 @@ def test_rare_tokens_of_a_large_vocabulary_are_drawn_as_often_as_they_should() -
     numbers = [1 - count * rare + (token - 0.5) * rare for token in wanted]
     found = drawn(p, numbers)
     assert all(abs(token - target) <= 8 for token, target in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("size", [LARGE, LARGE + 1, 40_000])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_over_a_large_vocabulary_the_two_searches_find_the_same_token(size: int, temperature: float) -> None:
+    stream = torch.Generator().manual_seed(size)
+    logits = 4 * torch.randn(200, size, generator=stream)
+    logits[:20, BLOCK:] = -torch.inf  # all mass in the first block
+    uniform = torch.rand(200, generator=stream, dtype=torch.float64)
+    uniform[:3] = torch.tensor([0.0, LAST, 0.5], dtype=torch.float64)
+    token, logp = draw(logits, uniform, Sampling(temperature))
+    exact = torch.log_softmax(logits.double() / temperature, -1)
+    mass = exact.exp().cumsum(-1)
+    wanted = torch.searchsorted(mass, uniform[:, None] * mass[:, -1:], right=True)[:, 0].clamp(max=size - 1)
+    near = (mass - (uniform[:, None] * mass[:, -1:])).abs().amin(-1) < 1e-5  # rounding decides at a border
+    assert ((token == wanted) | near).all() and (~near).sum() > 60
+    assert torch.isfinite(logp).all()
+    assert_close(logp.double(), exact.gather(-1, token[:, None])[:, 0], atol=1e-4, rtol=1e-4)

@@ -69,7 +69,7 @@ class EngineSettings:
     memory would not do without it, else off."""
     logit_mib: int = setting(256, 1, changes_results=False)
     """Logits up to this size, in MiB, are kept for the backward pass; larger ones are processed in chunks of a quarter
-    of it and recomputed. Affects speed and memory, not results."""
+    of it (on a GPU, of all of it) and recomputed. Affects speed and memory, not results."""
     compile: Literal["auto", "on", "off"] = setting("auto", changes_results=False)
     """Compile chains of small operations (torch.compile); auto: on a GPU, and on a CPU for vocabularies of 32,768
     tokens and more. Affects speed and memory, and results by rounding alone."""

@@ -22,8 +22,8 @@ from vpdlab.learn.results import EStep, Mismatch, MStep
 from vpdlab.learn.state import Batch, Learner
 from vpdlab.losses import truncated_weight
 from vpdlab.model.batch import TokenBatch, row_sums
-from vpdlab.model.comparison import Comparison, Measure, Support, compare_tokens, logp_and_entropy, token_logp
-from vpdlab.model.distributions import TokenDist
+from vpdlab.model.comparison import Comparison, Support, compare_tokens, logp_and_entropy
+from vpdlab.model.distributions import Measure, TokenDist
 from vpdlab.model.policy import STUDENT, TEACHER, Role
 from vpdlab.tasks.common.options import typed
 
@@ -189,11 +189,8 @@ def survey(
                 reverse = compare_tokens(
                     dists["teacher"], student, view.tokens, support, 1.0, c.logit_mib, telemetry=False
                 )
-        elif c.record_telemetry:
-            logp, entropy = logp_and_entropy(student, view.tokens, c.logit_mib)
         else:
-            logp = token_logp(student, view.tokens, c.logit_mib)
-            entropy = torch.full_like(logp.detach(), torch.nan)
+            logp, entropy = logp_and_entropy(student, view.tokens, c.logit_mib, c.record_telemetry)
         rows = view.rows.to(view.mask.device).repeat_interleave(view.mask.sum(1))
         known = prepared or {}
         seen = Seen(c, batch, view, rows, logp, entropy, found, reverse, known, options, student.vocabulary)

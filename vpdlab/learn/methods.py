@@ -20,7 +20,7 @@ from vpdlab.learn.e_step import e_step
 from vpdlab.learn.m_step import Method, Seen, survey
 from vpdlab.learn.state import Batch, Learner
 from vpdlab.model.batch import TokenBatch
-from vpdlab.model.comparison import Measure
+from vpdlab.model.distributions import Measure
 from vpdlab.model.policy import TEACHER
 
 

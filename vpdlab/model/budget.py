@@ -7,6 +7,7 @@ how much memory happens to be free.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -65,21 +66,30 @@ def choose(policy: Policy, measure: Measure, free: int) -> None:
         policy.minibatch_tokens = max(SIZES[0], fitting)
 
 
+def measures(policy: Policy) -> bool:
+    """Whether `fit` measures: the settings and the device leave a choice, and layers are not sharded, which cannot be
+    measured alone."""
+    open_choice = not policy.config.minibatch_tokens or policy.config.checkpointing == "auto"
+    return policy.device.type == "cuda" and not policy.config.shard and open_choice
+
+
 def fit(policy: Policy, joint: bool) -> None:
-    """`choose`, by what this device has free: once, when a run opens. Nothing to do where the settings or the device
-    leave no choice; sharded layers cannot be measured alone.
+    """`choose`, by what this device has free: once, when a run opens, where there is a choice (`measures`). Its passes
+    are a GPU's first, in which kernels are compiled: a progress line says so, and `waking` has their seconds.
 
     Args:
         joint: whether the method's loss has a gradient in both views.
     """
-    config = policy.config
-    open_choice = not config.minibatch_tokens or config.checkpointing == "auto"
-    if policy.device.type != "cuda" or config.shard or not open_choice:
+    if not measures(policy):
         return
+    if processes.main():
+        notice("measuring what fits on the GPU (its first passes: up to two minutes where torch must compile them)")
+    started = time.perf_counter()
     free, _ = torch.cuda.mem_get_info(policy.device)
     free += torch.cuda.memory_reserved(policy.device) - torch.cuda.memory_allocated(policy.device)
     choose(policy, lambda tokens: _measured(policy, tokens, joint), int(SHARE * max(0, free - _moments(policy))))
     torch.cuda.reset_peak_memory_stats(policy.device)
+    policy.waking += time.perf_counter() - started
 
 
 def resplit(policy: Policy, then: Mapping[str, Any], device_name: str) -> None:
@@ -116,7 +126,7 @@ def _moments(policy: Policy) -> int:
 
 
 def _measured(policy: Policy, tokens: int, joint: bool) -> int | None:
-    """Bytes that an update of so many padded tokens takes at its peak, with gradients; None where memory ran out."""
+    """Bytes that an update of `tokens` padded tokens takes at its peak, with gradients; None where memory ran out."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(policy.device)
     before = torch.cuda.memory_allocated(policy.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -16,11 +16,7 @@ from torch.autograd.function import once_differentiable
 from vpdlab import losses
 from vpdlab.model import fused
 from vpdlab.model.chunks import One, chunk_rows, walk
-from vpdlab.model.distributions import TokenDist
-
-# What an excluded token's log-probability is replaced with where the mass of all others is summed: finite, so that
-# the gradient stays so even if every other token is excluded too.
-EXCLUDED = -1e9
+from vpdlab.model.distributions import EXCLUDED, Measure, TokenDist
 
 # Numbers of each side that are worked on at a time where nothing takes a gradient, on a CPU: 1 MiB.
 CACHED = 2**18
@@ -39,10 +35,6 @@ class Support:
     kind: Literal["full", "topk", "sampled"] = "full"
     k: int = 100
     tail: Literal["bucket", "renormalise"] = "bucket"
-
-
-Measure = Callable[[Tensor, Tensor], Tensor]
-"""(student, teacher) log-probabilities [N, K] on the support -> [N], with gradient to the student."""
 
 
 class Comparison(NamedTuple):
@@ -64,13 +56,7 @@ class Comparison(NamedTuple):
 
 def token_logp(dist: TokenDist, tokens: Int[Tensor, " n"], mib: int = 256) -> Float[Tensor, " n"]:
     """Log-probability of each given token, with gradient where `dist` has one."""
-    if fused.fits(dist):
-        return fused.logp_and_entropy(dist, tokens, mib)[0]
-
-    def one(rows: slice, logp: Tensor) -> tuple[Tensor, ...]:
-        return (_at(logp, tokens[rows]),)
-
-    return walk(one, dist, mib, 1)[0]
+    return logp_and_entropy(dist, tokens, mib, telemetry=False)[0]
 
 
 def compare_tokens(
@@ -126,16 +112,20 @@ def _comparing(teacher: TokenDist, tokens: Tensor, support: Support, measure: Me
 
 
 def logp_and_entropy(
-    student: TokenDist, tokens: Int[Tensor, " n"], mib: int = 256
+    student: TokenDist, tokens: Int[Tensor, " n"], mib: int = 256, telemetry: bool = True
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Log-probability of each given token, with gradient, and the entropy at its position, without."""
+    """Log-probability of each given token, with gradient, and the entropy at its position, without.
+
+    Args:
+        telemetry: whether the entropy is measured; else it is NaN.
+    """
     if fused.fits(student):
-        return fused.logp_and_entropy(student, tokens, mib)
+        return fused.logp_and_entropy(student, tokens, mib, telemetry)
 
     def one(rows: slice, logp: Tensor) -> tuple[Tensor, ...]:
+        at = _at(logp, tokens[rows])
         with torch.no_grad():
-            entropy = _entropy(logp, logp.exp())
-        return _at(logp, tokens[rows]), entropy
+            return at, _entropy(logp, logp.exp()) if telemetry else torch.full_like(at, torch.nan)
 
     logp, entropy = walk(one, student, mib, 1)
     return logp, entropy

@@ -6,12 +6,20 @@ precision (bfloat16 gave errors of 0.2 nats and negative divergences).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+# What an excluded token's log-probability is replaced with where the mass of all others is summed: finite, so that
+# the gradient stays so even if every other token is excluded too.
+EXCLUDED = -1e9
+
+Measure = Callable[[Tensor, Tensor], Tensor]
+"""(student, teacher) log-probabilities [N, K] on the support -> [N], with gradient to the student."""
 
 
 @dataclass(frozen=True)

@@ -19,26 +19,17 @@ from torch.autograd.function import once_differentiable
 
 from vpdlab import losses
 from vpdlab.model.compiling import compiled
-from vpdlab.model.distributions import TokenDist
+from vpdlab.model.distributions import EXCLUDED, Measure, TokenDist
 
-NOTHING = -1e9  # log-probability that stands for no mass at all; finite, so that differences of two stay so
-WIDTH = 64  # chunks have a multiple of so many rows: fewer shapes, fuller kernels
-
-Measure = Callable[[Tensor, Tensor], Tensor]
+WIDTH = 64  # the rows of a chunk are a multiple of this: fewer shapes, fuller kernels
 
 
 # -- compiled functions ------------------------------------------------------------------------------------------
-def _spread(s: Tensor) -> tuple[Tensor, Tensor]:
-    """(log-sum-exp, entropy) [n] of scaled logits [n, V]."""
+def one_side(logits: Float[Tensor, "n v"], scale: float, telemetry: bool) -> tuple[Tensor, ...]:
+    """Log-sum-exp of one distribution [n], and where it is wanted its entropy [n]."""
+    s = logits.float() * scale
     lse = s.logsumexp(-1)
-    logp = s - lse[:, None]
-    p = logp.exp()
-    return lse, -torch.where(p > 0, p * logp, 0.0).sum(-1)
-
-
-def one_side(logits: Float[Tensor, "n v"], scale: float) -> tuple[Tensor, Tensor]:
-    """Log-sum-exp and entropy of one distribution."""
-    return _spread(logits.float() * scale)
+    return (lse, _entropy(s - lse[:, None])) if telemetry else (lse,)
 
 
 def two_sides(
@@ -68,9 +59,14 @@ def _sums(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (
         torch.where(p > 0, p * (s - t), 0.0).sum(-1),
         torch.where(q > 0, q * (t - s), 0.0).sum(-1),
-        -torch.where(p > 0, p * s, 0.0).sum(-1),
-        -torch.where(q > 0, q * t, 0.0).sum(-1),
+        _entropy(s),
+        _entropy(t),
     )
+
+
+def _entropy(logp: Tensor) -> Tensor:
+    p = logp.exp()
+    return -torch.where(p > 0, p * logp, 0.0).sum(-1)
 
 
 def slope_of_rest(
@@ -127,7 +123,7 @@ def _logits(dist: TokenDist, rows: slice) -> tuple[Tensor, float]:
 
 
 def _visit(
-    student: TokenDist, teacher: TokenDist, tokens: Tensor, rows: slice, k: int, tail: str, measure: Measure | None,
+    student: TokenDist, teacher: TokenDist, tokens: Tensor, rows: slice, k: int, tail: str, measure: Measure,
     telemetry: bool,
 ) -> tuple[tuple[Tensor, ...], Unit, Tensor]:  # fmt: skip
     """The numbers of a chunk (the order of `comparison.Comparison`), what its slope is made of, the student's logits.
@@ -156,7 +152,7 @@ def _visit(
         unit = Unit(ids, s_kept, s_lse, s_rest, s_kept, none, s_at - t_at)
     else:
         s_on, t_on = s_kept - s_lse[:, None], t_kept - t_lse[:, None]
-        rest = s_rest.clamp(min=NOTHING), t_rest.clamp(min=NOTHING)
+        rest = s_rest.clamp(min=EXCLUDED), t_rest.clamp(min=EXCLUDED)
         value, on_kept, on_rest = _differentiated(s_on, t_on, *rest, tail, measure)
         unit = Unit(ids, s_kept, s_lse, rest[0], on_kept, on_rest, torch.zeros_like(s_at))
     return (value, s_at, t_at, *measured), unit, s
@@ -172,10 +168,9 @@ def whole_sides(
 
 
 def _differentiated(
-    s_on: Tensor, t_on: Tensor, s_rest: Tensor, t_rest: Tensor, tail: str, measure: Measure | None
+    s_on: Tensor, t_on: Tensor, s_rest: Tensor, t_rest: Tensor, tail: str, measure: Measure
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The divergence on a support [n], its slope with respect to the kept log-probabilities and to the rest's."""
-    assert measure is not None
     with torch.enable_grad():
         s_on, s_rest = s_on.requires_grad_(), s_rest.requires_grad_()
         sides = [
@@ -259,8 +254,8 @@ def fits(dist: TokenDist, k: int = 0) -> bool:
 
 
 def compare(
-    student: TokenDist, teacher: TokenDist, tokens: Int[Tensor, " n"], k: int, tail: str, measure: Measure | None,
-    mib: int, telemetry: bool = True,
+    student: TokenDist, teacher: TokenDist, tokens: Int[Tensor, " n"], k: int, tail: str, measure: Measure,
+    mib: int, telemetry: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """The fields of `comparison.Comparison`, in its order; gradients as there.
 
@@ -274,13 +269,14 @@ def compare(
     return _walk(visit, student, tokens, mib, 2)
 
 
-def logp_and_entropy(student: TokenDist, tokens: Int[Tensor, " n"], mib: int) -> tuple[Tensor, Tensor]:
-    """Log-probability of each token, with gradient, and the entropy there, without."""
+def logp_and_entropy(student: TokenDist, tokens: Int[Tensor, " n"], mib: int, telemetry: bool) -> tuple[Tensor, Tensor]:
+    """Log-probability of each token, with gradient, and the entropy there, without; NaN where it is not wanted."""
 
     def visit(rows: slice) -> tuple[tuple[Tensor, ...], Unit, Tensor]:
         logits, scale = _logits(student, rows)
         at = tokens[rows][:, None]
-        lse, entropy = compiled(one_side)(logits, scale)
+        lse, *measured = compiled(one_side)(logits, scale, telemetry)
+        entropy = measured[0] if measured else torch.full_like(lse, torch.nan)
         logp, none = logits.gather(-1, at)[:, 0].float() * scale - lse, torch.zeros_like(lse)
         empty = logits[:, :0].float()
         return (logp, entropy), Unit(at[:, :0], empty, lse, none, empty, none, none), logits

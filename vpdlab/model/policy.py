@@ -44,7 +44,7 @@ READS = (
 )  # fmt: skip
 """Settings that a policy and its teacher read: a policy that is passed to a run must have been made with the same."""
 FIXED_TOKENS = 16384  # of a minibatch, where `minibatch_tokens` is 0 and memory is not measured
-COMPILED_WORTH = 0.6  # the same where whole rows run compiled, which passes with a cache do not
+COMPILED_WORTH = 0.6  # `batch.WORTH` where whole rows run compiled, which passes with a cache do not
 SAMPLE = 8  # token ids of a small pass that only looks at the model
 
 
@@ -94,9 +94,11 @@ class Policy:
                 self._use(role)
                 check_merge(self.model, self.some_ids()[:SAMPLE])
         self._use(STUDENT)
-        self.waking, self.compiled = 0.0, not config.shard and compiling.wanted(config.compile, self.model)
+        self._worth, self.waking = WORTH, 0.0
+        self.compiled = not config.shard and compiling.wanted(config.compile, self.model)
         if self.compiled and self.device.type == "cuda":
             compiling.prepare(self.model, layers_of(self.model))
+            self._worth = COMPILED_WORTH
         self.minibatch_tokens, self.checkpointed = config.minibatch_tokens or FIXED_TOKENS, False
         if config.checkpointing == "on":
             self.checkpoint()
@@ -169,8 +171,7 @@ class Policy:
         # A cache would be filled again when a layer is recomputed: under checkpointing, passes that may have a gradient
         # read their rows whole.
         share = self._shares and not (self.checkpointed and torch.is_grad_enabled())
-        worth = COMPILED_WORTH if self.compiled and self.device.type == "cuda" else WORTH
-        budget = self.minibatch_tokens
+        budget, worth = self.minibatch_tokens, self._worth
         walk = minibatches(*sides, budget=budget, rows=rows, device=self.device, share=share, worth=worth)
         return sharding.in_step(list(walk), len(sides), self.device) if self.config.shard else walk
 

@@ -17,22 +17,18 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 from vpdlab.model import passes
+from vpdlab.model.traits import windows
 
 TRIED, STEPS = 16, 3  # of `trial`: tokens of the longer context, steps
 
 
-def unfit(model: Any, windows: list[int], longest: int) -> str:
-    """Why a model cannot decode with these caches; "" if it can.
-
-    Args:
-        windows: numbers in the model's config that may be attention windows (`traits.windows`).
-        longest: tokens of the longest row.
-    """
+def unfit(model: Any, longest: int) -> str:
+    """Why a model cannot decode with these caches in rows of up to `longest` tokens; "" if it can."""
     plain = (DynamicLayer, DynamicSlidingWindowLayer)
     kinds = {type(layer) for layer in DynamicCache(config=model.config).layers}
     if not kinds.issubset(plain):
         return f"its cache has layers of kind {', '.join(sorted(kind.__name__ for kind in kinds.difference(plain)))}"
-    short = [window for window in windows if 0 < window < longest]
+    short = [window for window in windows(model) if 0 < window < longest]
     return f"its attention window of {short[0]} tokens is shorter than a row" if short else ""
 
 
@@ -129,7 +125,7 @@ class Slots(Cache):
     layers: Any
 
     def __init__(self, like: Any, rows: int, length: int) -> None:
-        """Room for so many rows and slots, for a model whose filled cache is `like`."""
+        """Room for `rows` rows of `length` slots, for a model whose filled cache is `like`."""
         self.at = torch.zeros(1, dtype=torch.long, device=like.layers[0].keys.device)
         self.rows, self.length = rows, length
 

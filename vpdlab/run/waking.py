@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vpdlab.errors import notice
 from vpdlab.model.batch import collate
-from vpdlab.model.budget import trial
+from vpdlab.model.budget import measures, trial
 from vpdlab.processes import main
 from vpdlab.sampling import Sampling
 from vpdlab.types import View
@@ -27,12 +27,10 @@ def wake(run: Run) -> None:
     if policy.device.type != "cuda" or policy.config.shard:
         return
     if main():
-        notice(
-            "waking up the GPU: kernels and graphs (up to two minutes the first time, seconds when torch knows them)"
-        )
+        notice("waking up the GPU: kernels and graphs of the first step")
     started = time.perf_counter()
     first_passes(run)
-    policy.waking = time.perf_counter() - started
+    policy.waking += time.perf_counter() - started
 
 
 def first_passes(run: Run) -> None:
@@ -44,7 +42,8 @@ def first_passes(run: Run) -> None:
         run.sampler.generate(contexts, [(config.seed, row) for row in range(len(contexts))], sampling)
     views = [View(tuple(context), tuple(policy.some_ids()[:2])) for context in contexts[: config.group]]
     try:
-        trial(policy, min(MOST, policy.minibatch_tokens), run.method.joint)
+        if not measures(policy):  # else both sides of an M-step have been computed already
+            trial(policy, min(MOST, policy.minibatch_tokens), run.method.joint)
         policy.backward(policy.logp(collate(views, range(len(views)), policy.device)).sum())
     finally:
         policy.fresh()

@@ -1,8 +1,8 @@
 """Samplers map contexts to completions, both as token ids.
 
 A sampler is any object with ``generate(contexts, streams, sampling) -> list[Completion]``; `sample` turns problems into
-rollouts with any sampler. engines: the sampling backends. captured: decoding in fixed buffers. vllm_engine: vLLM in
-this process or behind a URL.
+rollouts with any sampler. engines: the sampling backends. captured: decoding in fixed buffers. drawing: tokens from
+logits. vllm_engine: vLLM in this process or behind a URL.
 """
 
 from __future__ import annotations

@@ -11,9 +11,8 @@ another temperature get graphs of their own. On a CPU the same steps run without
 
 from __future__ import annotations
 
-import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +25,10 @@ from vpdlab.model import passes
 from vpdlab.model.adapters import adapter_in_use
 from vpdlab.model.casting import Lowered
 from vpdlab.model.compiling import parts
+from vpdlab.model.policy import Policy
 from vpdlab.model.slots import Slots, additive, next_logits
 from vpdlab.sampling import Completion, Sampling
-
-Draw = Callable[[Tensor, Tensor, Sampling], tuple[Tensor, Tensor]]
+from vpdlab.sampling.drawing import draw
 
 LENGTHS = 128  # lengths in use are multiples of this
 LOOK = 8  # steps between two looks at which rows have ended: a look waits for the device
@@ -92,25 +91,19 @@ class Buffers:
 
 
 class Decoder:
-    """Decodes batches of rows with a model.
+    """Decodes batches of rows with a policy's model.
 
     Args:
         ends: ids that end a response.
-        rows, tokens: most rows at a time; new tokens that there is room for from the start.
-        draw: the token of each row, from logits and random numbers.
-        autocast: the context that a pass runs in.
+        rows: most rows at a time.
     """
 
-    def __init__(
-        self, model: Any, ends: Tensor, rows: int, tokens: int, draw: Draw,
-        autocast: Callable[[], contextlib.AbstractContextManager],
-    ) -> None:  # fmt: skip
-        self._model, self._ends, self._draw, self._autocast = model, ends, draw, autocast
-        self._rows, self._tokens = rows, tokens
+    def __init__(self, policy: Policy, ends: Tensor, rows: int) -> None:
+        self._policy, self._model, self._ends, self._rows = policy, policy.model, ends, rows
         self._buffers: Buffers | None = None
         self._graphs: OrderedDict[Any, Any] = OrderedDict()
         self._pool: Any = None
-        self._lowered = Lowered(model)
+        self._lowered = Lowered(self._model)
         self._weights: tuple[Any, ...] = ()  # the adapter in use, and where the weights lie: a graph reads them there
         self._replays, self._refused = ends.device.type == "cuda", False
         self.captured = 0  # graphs that have been captured so far
@@ -121,13 +114,13 @@ class Decoder:
     ) -> list[Completion]:
         """One completion per context; row i of `uniform` are its random numbers."""
         budget, count = sampling.max_new_tokens, len(contexts)
-        with self._autocast(), self._lowered.lent(), parts(self._model):
+        with self._policy.autocast(), self._lowered.lent(), parts(self._model):
             self._weights = adapter_in_use(self._model), *(p.data_ptr() for p in self._model.parameters())
             logits, cache, mask, position, spread = passes.read(self._model, contexts, self._ends.device)
             width = mask.shape[1]
             buffers = self._room(cache, count, width, budget)
             self._start(buffers, cache, mask, position, spread, uniform)
-            token, logp = self._draw(logits[spread], buffers.uniform[:count, 0], sampling)
+            token, logp = draw(logits[spread], buffers.uniform[:count, 0], sampling)
             del cache, logits
             _write(buffers, count, token, logp, self._ends)
             out = self._steps(buffers, count, width, sampling)
@@ -150,7 +143,7 @@ class Decoder:
     def _room(self, like: Any, rows: int, width: int, budget: int) -> Buffers:
         if self._buffers is None or not self._buffers.holds(rows, width + budget, budget):
             self.release()
-            budget = max(budget, self._tokens)
+            budget = max(budget, self._policy.config.max_new_tokens)  # an evaluation's and a step's fit the same
             most, length = max(rows, min(self._rows, _bucket(rows))), _multiple(width + budget, LENGTHS)
             self._buffers = Buffers.make(like, most, length, budget)
         return self._buffers
@@ -232,7 +225,7 @@ class Decoder:
             self._model, buffers.token[:rows, None], mask, buffers.position[:rows, None], buffers.slots
         )
         uniform = buffers.uniform[:rows].index_select(1, buffers.step)[:, 0]
-        token, logp = self._draw(logits, uniform, sampling)
+        token, logp = draw(logits, uniform, sampling)
         buffers.slots.at.add_(1)
         _write(buffers, rows, token, logp, self._ends)
 
@@ -270,7 +263,7 @@ def _completions(ids: Tensor, logps: Tensor, ends: Tensor) -> list[Completion]:
 
 
 def _bucket(rows: int) -> int:
-    """The smallest size in use that holds so many rows: powers of two, and one between each two of them above 16."""
+    """The smallest size in use that holds `rows` rows: powers of two, and one between each two of them above 16."""
     size = 1 << (rows - 1).bit_length() if rows > 1 else 1
     return 3 * size // 4 if size >= 32 and rows <= 3 * size // 4 else size
 

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from vpdlab.config import RunConfig
@@ -19,16 +19,16 @@ from vpdlab.errors import notice
 from vpdlab.model import passes
 from vpdlab.model.policy import Policy
 from vpdlab.model.slots import trial, unfit
-from vpdlab.model.traits import end_ids, windows
+from vpdlab.model.traits import end_ids
 from vpdlab.sampling import Completion, Sampling
 from vpdlab.sampling.captured import Decoder
+from vpdlab.sampling.drawing import draw
 
 SETTINGS: tuple[str, ...] = ("capture",)
 
 # Finished rows are dropped once they are this share of the batch: each drop copies the rest of the cache.
 LEAVE = 1 / 8
 APART = {True: 1e-3, False: 0.5}  # largest difference in nats that rounding explains: float32, bfloat16
-LARGE, BLOCK = 16_384, 1024  # vocabularies from this size on are searched in blocks of so many tokens
 
 
 def check(config: RunConfig) -> None:
@@ -45,7 +45,7 @@ def captures(config: RunConfig, policy: Policy, longest: int) -> bool:
     and the model does not allow it, a notice says why."""
     if config.capture == "off" or (config.capture == "auto" and policy.device.type != "cuda"):
         return False
-    why = unfit(policy.model, windows(policy.model), longest)
+    why = unfit(policy.model, longest)
     if config.shard:
         why = "its layers are sharded (shard)"
     elif not why and (gap := trial(policy.model, policy.some_ids())) > APART[policy.model.dtype == torch.float32]:
@@ -73,8 +73,7 @@ class HFSampler:
     @cached_property
     def decoder(self) -> Decoder:
         """What decodes where steps are captured."""
-        policy = self._policy
-        return Decoder(policy.model, self._ends, self._rows, policy.config.max_new_tokens, draw, policy.autocast)
+        return Decoder(self._policy, self._ends, self._rows)
 
     @torch.no_grad()
     def generate(
@@ -133,45 +132,3 @@ def _uniform(streams: Sequence[tuple[int, ...]], sampling: Sampling) -> Float[Te
     """The random numbers of each stream, one per token."""
     sources = [np.random.Generator(np.random.Philox(np.random.SeedSequence(stream))) for stream in streams]
     return torch.from_numpy(np.stack([source.random(sampling.max_new_tokens) for source in sources]))
-
-
-def draw(
-    logits: Float[Tensor, "b v"], uniform: Float[Tensor, " b"], sampling: Sampling
-) -> tuple[Int[Tensor, " b"], Float[Tensor, " b"]]:
-    """The token at which the cumulative probability exceeds each uniform number, and its log-probability.
-
-    One number in [0, 1) determines one token, so a stream of numbers determines a rollout. Probabilities are summed in
-    float64: over a large vocabulary the error in float32 would exceed the probability of the rarest tokens.
-    """
-    if sampling.temperature == 0:
-        logp = torch.log_softmax(logits, dim=-1)
-        token = logp.argmax(-1)
-        return token, logp.gather(-1, token[:, None])[:, 0]
-    logp = torch.log_softmax(logits / sampling.temperature, dim=-1)
-    if sampling.top_p == 1 and logits.shape[-1] >= LARGE and logits.device.type != "mps":
-        token = _draw_large(logp, uniform)
-        return token, logp.gather(-1, token[:, None])[:, 0]
-    wide = torch.float32 if logits.device.type == "mps" else torch.float64  # mps has no float64
-    p, order = logp.exp().to(wide), None
-    if sampling.top_p < 1:
-        p, order = p.sort(dim=-1, descending=True, stable=True)  # ties are broken alike in any batch
-        p = p.masked_fill(p.cumsum(-1) - p >= sampling.top_p, 0.0)  # the likeliest token always stays
-    mass = p.cumsum(-1)
-    rank = torch.searchsorted(mass, uniform.to(wide)[:, None] * mass[:, -1:], right=True)
-    rank = rank.clamp(max=logits.shape[-1] - 1)
-    token = (rank if order is None else order.gather(-1, rank))[:, 0]
-    return token, logp.gather(-1, token[:, None])[:, 0]
-
-
-def _draw_large(logp: Float[Tensor, "b v"], uniform: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
-    """The same token by two searches: for the block of tokens, then within it. Over a large vocabulary a running sum
-    takes longer than a GPU needs for a layer."""
-    blocks = torch.nn.functional.pad(logp.exp(), (0, -logp.shape[-1] % BLOCK)).view(len(logp), -1, BLOCK)
-    sums = blocks.sum(-1, dtype=torch.float64)
-    mass = sums.cumsum(-1)
-    target = uniform.to(torch.float64)[:, None] * mass[:, -1:]
-    block = torch.searchsorted(mass, target, right=True).clamp(max=sums.shape[1] - 1)
-    inside = blocks.gather(1, block[..., None].expand(-1, -1, BLOCK))[:, 0].to(torch.float64).cumsum(-1)
-    left = target - (mass.gather(1, block) - sums.gather(1, block))
-    rank = torch.searchsorted(inside, left, right=True).clamp(max=BLOCK - 1)
-    return (block * BLOCK + rank).clamp(max=logp.shape[-1] - 1)[:, 0]

@@ -126,5 +126,5 @@ def vocabulary() -> list[str]:
 
 
 def words_in(texts: Iterable[str]) -> set[str]:
-    """The words of some texts, without the fields in braces that are filled in."""
+    """All words in some texts, without the fields in braces that are filled in."""
     return set(re.findall("[A-Za-z]+", re.sub(r"\{\w+\}", " ", " ".join(texts))))
