@@ -17,6 +17,10 @@ class RunFailed(RuntimeError):
     """A run cannot continue for a reason other than its input; the message is one line, exit status 1."""
 
 
+class EnvironmentFailed(RunFailed):
+    """An environment of episodes failed by itself; the message is one line: environment, problem, turn, cause."""
+
+
 HANDED_IN = "handed-in:"
 """Prefix of the recorded name of a part (task, method, sampler, policy) that was passed to `Run.open` as an object."""
 

@@ -26,6 +26,9 @@ from typing import Any
 
 from vpdlab.errors import whole_text
 
+ASSISTANT = "assistant"
+"""Role of the policy's own turns."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -37,6 +40,7 @@ class Problem:
         answer: the reference answer. Never shown to the student; a critic may see it.
         system: system turn of the student's prompt; empty for none.
         data: what the task itself needs to verify a response; plain JSON values.
+        history: (role, text) of turns between the system turn and the prompt.
     """
 
     id: str
@@ -44,6 +48,7 @@ class Problem:
     answer: str
     system: str = ""
     data: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    history: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("id", "prompt", "answer", "system"):
@@ -61,16 +66,41 @@ class Outcome:
         notes: the environment's own words (the raw material of feedback), or None where it says nothing.
         answer: the answer that was read from the response, normalised (majority votes count equal answers);
             None where no answer could be read.
+        right: whether the response is right, where that is not `reward` = 1: of a right answer that had its price.
+        turn: the policy's turn, from 1, that the notes are about; None for the whole response.
     """
 
     reward: float
     notes: str | None = None
     answer: str | None = None
+    right: bool | None = None
+    turn: int | None = None
 
     @property
     def success(self) -> bool:
         """r of the paper: 1 for a verified response, 0 otherwise."""
-        return self.reward >= 1.0
+        return self.reward >= 1.0 if self.right is None else self.right
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of an episode: what the policy wrote, or what the environment replied.
+
+    Attributes:
+        role: "assistant" for the policy; "user" or "tool" for the environment.
+        text: the turn as text, without the chat template's frame.
+        start, end: its tokens in the response, `response_ids[start:end]`; of a reply the frame is included.
+    """
+
+    role: str
+    text: str
+    start: int
+    end: int
+
+    @property
+    def own(self) -> bool:
+        """Whether the policy wrote it."""
+        return self.role == ASSISTANT
 
 
 @dataclass(frozen=True)
@@ -118,11 +148,12 @@ class Rollout:
         prompt_ids: token ids of the student's context (the chat template up to the assistant's turn).
         response_ids: token ids of the response, the end-of-turn token included where `finished`.
         logps: log-probability (nats) of each response token under the policy that sampled it.
-        text: the decoded response without special tokens.
+        text: the decoded response without special tokens; of an episode the policy's last turn.
         finished: False where the response was cut at the token limit.
         outcome: what the environment said; None before verification.
         version: `Policy.version` of the weights that sampled it; None where that is not known.
         mask: which response tokens the policy wrote itself; () where it wrote all of them.
+        turns: the turns of an episode, in order; () where the response is a single turn.
     """
 
     problem: Problem
@@ -136,6 +167,21 @@ class Rollout:
     outcome: Outcome | None = None
     version: int | None = None
     mask: tuple[bool, ...] = ()
+    turns: tuple[Turn, ...] = ()
+
+    @property
+    def transcript(self) -> str:
+        """The whole response as text: the text, or the turns of an episode, each under its role."""
+        return "\n\n".join(f"[{turn.role}]\n{turn.text}" for turn in self.turns) or self.text
+
+    def own_turn(self, number: int) -> tuple[int, int]:
+        """The tokens [start, end) of the policy's turn `number`, from 1. Raises ValueError where there is none."""
+        own = [turn for turn in self.turns if turn.own]
+        if not self.turns and number == 1:
+            return 0, len(self.response_ids)
+        if not 1 <= number <= len(own):
+            raise ValueError(f"turn {number} of problem {self.problem.id}: it has {len(own) or 1} turns of the policy")
+        return own[number - 1].start, own[number - 1].end
 
     @property
     def tokens(self) -> RolloutTokens:
@@ -179,6 +225,8 @@ class Feedback:
         reason: why there is no signal; "" where there is one.
         leaked: whether a critic's words give the answer away; None for words that are no critic's.
         noise: the kind of noise that changed these words; "" for none.
+        turn: the policy's turn, from 1, that the feedback is about: it is distilled into the tokens of that turn alone;
+            None for the whole response.
         sampled: the critique as the policy sampled it, where the policy is its own critic; else None.
     """
 
@@ -188,6 +236,7 @@ class Feedback:
     reason: str = ""
     leaked: bool | None = None
     noise: str = ""
+    turn: int | None = None
     sampled: SampledText | None = field(default=None, compare=False, repr=False)
 
     @property

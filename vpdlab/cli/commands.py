@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vpdlab import processes
 from vpdlab.cli.comparing import compare, forecast, study
+from vpdlab.cli.discovering import discover
 from vpdlab.cli.options import as_options, parse_preset, parse_run, parsed, parser, path, without_trust
 from vpdlab.config import HINTS
 from vpdlab.errors import UserError, refuse_handed_in
@@ -196,6 +197,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "compare": compare,
     "study": study,
     "forecast": forecast,
+    "discover": discover,
     "notebook": notebook,
     "eval": evaluate,
     "export": export,

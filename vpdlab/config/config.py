@@ -27,6 +27,7 @@ PRESETS = Path(__file__).parent / "presets"
 GROUPS: dict[str, type] = {
     "run": learning.RunSettings,
     "rollouts": running.RolloutSettings,
+    "episodes": running.EpisodeSettings,
     "feedback": learning.FeedbackSettings,
     "e_step": learning.EStepSettings,
     "m_step": learning.MStepSettings,
@@ -53,6 +54,7 @@ class RunConfig(  # a dataclass collects its fields from the last base to the fi
     learning.MStepSettings,
     learning.EStepSettings,
     learning.FeedbackSettings,
+    running.EpisodeSettings,
     running.RolloutSettings,
     learning.RunSettings,
 ):
@@ -104,6 +106,10 @@ class RunConfig(  # a dataclass collects its fields from the last base to the fi
     def task_options(self) -> dict[str, Any]:
         """`task_args` (and `data`) as keyword arguments; values are text, which the task reads by its own types."""
         return ({"data": self.data} if self.data else {}) | read_options(self.task_args)
+
+    def environment_options(self) -> dict[str, Any]:
+        """`environment_args` as keyword arguments; values are text, which the environment reads by its own types."""
+        return dict(read_options(self.environment_args))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, field by field."""

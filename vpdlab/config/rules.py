@@ -55,7 +55,7 @@ def check(config: RunConfig, ranges: dict[str, tuple[float, float]]) -> None:
     for name, value in vars(config).items():
         for text in [value] if isinstance(value, str) else value if isinstance(value, tuple) else []:
             _check_text(name, text)
-    for name in ("task_args", "method_args", "chat_args"):
+    for name in ("task_args", "method_args", "chat_args", "environment_args"):
         for arg in getattr(config, name):
             if not re.fullmatch(r"[A-Za-z_]\w*=.*", arg):
                 raise UserError(f"{name} has {arg!r}: write NAME=VALUE, for instance digits=3")

@@ -48,6 +48,21 @@ class RolloutSettings:
 
 
 @dataclass(frozen=True)
+class EpisodeSettings:
+    """Episodes: several turns with an environment (docs/episodes.md)."""
+
+    environment: str = setting("")
+    """What answers the policy's turns: one_turn, retry, python, lookup or verifiers; empty: nothing, a response is a
+    single turn. With an environment `max_new_tokens` bounds the whole episode, its replies included."""
+    environment_args: tuple[str, ...] = setting(())
+    """Options of the environment as NAME=VALUE, for instance seconds=2."""
+    max_turns: int = setting(4, 1, 1000)
+    """Most turns of the policy in an episode."""
+    turn_tokens: int = setting(0, 0)
+    """Maximum length of one turn, in tokens; 0: as long as the episode may be."""
+
+
+@dataclass(frozen=True)
 class EngineSettings:
     """Devices, precision and memory."""
 

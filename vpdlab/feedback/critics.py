@@ -71,7 +71,7 @@ class SelfCritic:
 
     def __call__(self, rollouts: Sequence[Rollout], context: Context) -> list[Critique]:
         """Sample one critique for each rollout."""
-        prompts = [self.render.critic(rollout.problem, rollout.text) for rollout in rollouts]
+        prompts = [self.render.critic(rollout.problem, rollout.transcript) for rollout in rollouts]
         problems = [rollout.problem for rollout in rollouts]
         with torch.no_grad(), self.weights.lent() if self.weights is not None else contextlib.nullcontext():
             answers = sample(

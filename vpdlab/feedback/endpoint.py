@@ -98,7 +98,7 @@ class EndpointCritic:
         return processes.by_main(lambda: self._all(rollouts, context.seed, context.step))
 
     def _all(self, rollouts: Sequence[Rollout], seed: int, step: int) -> list[Critique]:
-        texts = [self.render.critic_text(rollout.problem, rollout.text) for rollout in rollouts]
+        texts = [self.render.critic_text(rollout.problem, rollout.transcript) for rollout in rollouts]
         # Equal attempts at a problem are asked about once each: the seed tells them apart, in the cache too.
         seeds = [seed * 1_000_003 + step * 1009 + row for row in range(len(rollouts))]
         with ThreadPoolExecutor(max(1, min(self.jobs, len(texts)))) as pool:

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Literal
 
 from vpdlab.errors import UserError
-from vpdlab.types import Feedback, Rollout
+from vpdlab.types import Feedback, Outcome, Rollout
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,11 @@ Source = Callable[[Sequence[Rollout], Context], list[Feedback]]
 def verifier(rollouts: Sequence[Rollout], context: Context) -> list[Feedback]:
     """The environment's own notes on each rollout."""
     silent = Feedback(reason="the environment said nothing")
-    notes = [(rollout.outcome.notes or "") if rollout.outcome is not None else "" for rollout in rollouts]
-    return [Feedback(critique=text, source="verifier") if text.strip() else silent for text in notes]
+    outcomes = [rollout.outcome or Outcome(0.0) for rollout in rollouts]
+    return [
+        Feedback(critique=one.notes, source="verifier", turn=one.turn) if (one.notes or "").strip() else silent
+        for one in outcomes
+    ]
 
 
 def sibling(rollouts: Sequence[Rollout], context: Context) -> list[Feedback]:
@@ -67,7 +70,7 @@ def _sibling(rollout: Rollout, group: Sequence[Rollout]) -> Feedback:
     if not others:
         return Feedback(reason="no success in the group" if not successes else "the only success of its group")
     chosen = next((other for other in others if other.index > rollout.index), others[0])
-    text = without_thoughts(chosen.text)
+    text = without_thoughts(chosen.transcript)
     if not text:
         return Feedback(reason="the sibling's response is empty")
     return Feedback(demonstration=text, source="sibling")
@@ -153,5 +156,6 @@ def _joined(found: Sequence[Feedback]) -> Feedback:
         demonstration=next((one.demonstration for one in given if one.demonstration is not None), None),
         source="+".join(one.source for one in given),
         leaked=next((one.leaked for one in given if one.leaked is not None), None),
+        turn=critic.turn if len(given) == 1 else None,  # a demonstration is about the whole
         sampled=critic.sampled,
     )

@@ -103,6 +103,10 @@ def _pointless(config: RunConfig) -> Iterator[str]:
         yield "ref_rate"
     if not config.distil_future:
         yield from ("distil_discount", "distil_baseline")
+    if not config.environment:
+        yield from ("environment_args", "max_turns", "turn_tokens")
+    elif config.environment.startswith(HANDED_IN):
+        yield "environment_args"
     if config.task.startswith(HANDED_IN):
         yield from ("data", "task_args")
     if config.sampler.startswith(HANDED_IN):

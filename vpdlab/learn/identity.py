@@ -22,6 +22,7 @@ from vpdlab.model import sharding
 from vpdlab.model.policy import STUDENT, Policy
 from vpdlab.sampling import Sampler
 from vpdlab.tasks import Task
+from vpdlab.tasks.environments import Environment, Opened
 
 
 def method_identity(method: Method) -> dict[str, Any]:
@@ -37,6 +38,13 @@ def method_identity(method: Method) -> dict[str, Any]:
 def sampler_identity(sampler: Sampler) -> dict[str, Any]:
     """A sampler that was handed in: its class and the source of its `generate`."""
     return {"class": _class_name(sampler), "sum": digest([source_of(sampler.generate)])}
+
+
+def environment_identity(environment: Environment) -> dict[str, Any]:
+    """An environment that was handed in: its class, the source of its functions and its plain settings."""
+    sources = [source_of(environment.start), source_of(environment.step)]
+    settings = {name: value for name, value in vars(environment).items() if isinstance(value, str | int | float)}
+    return {"class": _class_name(environment), "sum": digest([sources, plain(settings)])}
 
 
 def policy_identity(policy: Policy) -> dict[str, Any]:
@@ -59,11 +67,13 @@ def _class_name(value: object) -> str:
 
 def describe_task(task: Task, handed_in: bool) -> dict[str, Any]:
     """A task's identity in plain values, for environment.json."""
+    problems = problems_sum(task)  # as the student reads them
+    task = task.task if isinstance(task, Opened) else task
     return {
         "name": task.name,
         "class": _class_name(task),
         "handed_in": handed_in,
-        "problems": problems_sum(task),
+        "problems": problems,
         "judge": judge_sum(task, handed_in),
     }
 
@@ -71,7 +81,7 @@ def describe_task(task: Task, handed_in: bool) -> dict[str, Any]:
 def problems_sum(task: Task) -> str:
     """sha256 of every problem of both splits, its data for the judge included."""
     problems = [problem for split in ("train", "test") for problem in task.load(split)]
-    return digest([[p.id, p.system, p.prompt, p.answer, plain(p.data)] for p in problems])
+    return digest([[p.id, p.system, p.prompt, p.answer, plain(p.data), *p.history] for p in problems])
 
 
 def judge_sum(task: Task, handed_in: bool) -> str:

@@ -74,7 +74,20 @@ class Seen:
     def difference(self) -> Tensor:
         """[N] log q(y_t) - log pi(y_t), without gradient: 0 where the rollout has no feedback."""
         found = self.both
-        return (found.teacher_logp - found.student_logp.detach()) * self.batch.signal[self.rows]
+        return (found.teacher_logp - found.student_logp.detach()) * self.heard
+
+    @cached_property
+    def heard(self) -> Tensor:
+        """[N] bool: the tokens that feedback is about (`Feedback.turn`)."""
+        return self.batch.heard(self.view)
+
+    def heard_mean(self, values: Tensor) -> Tensor:
+        """This minibatch's share of the mean over all tokens that feedback is about, or over the sequences of those.
+
+        Args:
+            values: [N], a number for each token.
+        """
+        return self._share(values, self.heard, self.batch.heard_lengths, self.batch.signal)
 
     @cached_property
     def old_logp(self) -> Tensor:
@@ -99,9 +112,12 @@ class Seen:
             values: [N], a number for each token.
             chosen: [B] bool, the rollouts that the mean is taken over; default all.
         """
-        lengths = self.batch.lengths
         chosen = torch.ones_like(self.batch.success) if chosen is None else chosen
-        kept = chosen[self.rows]  # excluded before a value there can turn a product into NaN
+        return self._share(values, chosen[self.rows], self.batch.lengths, chosen)
+
+    def _share(self, values: Tensor, kept: Tensor, lengths: Tensor, chosen: Tensor) -> Tensor:
+        """Values at the tokens `kept` ([N]: others are excluded before they can turn a product into NaN), over the
+        `lengths` ([B]) of the rollouts `chosen` ([B])."""
         if self.config.aggregate == "token":
             return values[kept].sum() / max(1, int(lengths[chosen].sum()))
         return (values[kept] / lengths[self.rows[kept]].to(values.dtype)).sum() / max(1, int(chosen.sum()))

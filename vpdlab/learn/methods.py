@@ -26,7 +26,7 @@ from vpdlab.model.policy import TEACHER
 
 def distillation(seen: Seen) -> Tensor:
     """SDPO (arXiv 2601.20802), and the M-step of VPD: the divergence of student and teacher at each token."""
-    return seen.mean(seen.both.divergence * seen.truncation, seen.batch.signal)
+    return seen.heard_mean(seen.both.divergence * seen.truncation)
 
 
 def _surrogate(seen: Seen, advantage: Tensor) -> Tensor:
@@ -115,7 +115,11 @@ def reweight(seen: Seen) -> Tensor:
 
 
 def sdar(seen: Seen) -> Tensor:
-    """SDAR (arXiv 2605.15155): GRPO, and gated distillation on the sampled tokens. Its gradient is -g_t grad log pi."""
+    """SDAR (arXiv 2605.15155): GRPO, and gated distillation on the sampled tokens. Its gradient is -g_t grad log pi.
+
+    Of an episode the outcome weights all of the policy's turns, each token has a gate of its own, and the environment's
+    tokens have neither.
+    """
     c = seen.config
     entropy = seen.entropy / math.log(seen.vocabulary)  # as a share of the largest there can be
     score = {
@@ -124,7 +128,7 @@ def sdar(seen: Seen) -> Tensor:
         "either": 1.0 - (1.0 - entropy) * (1.0 - seen.difference),
     }[c.sdar_gate]
     pull = losses.gate(score, c.sdar_sharpness) * (seen.both.teacher_logp - seen.logp)
-    return grpo(seen) + c.sdar_weight * seen.mean(pull, seen.batch.signal)
+    return grpo(seen) + c.sdar_weight * seen.heard_mean(pull)
 
 
 def distil(seen: Seen) -> Tensor:
@@ -136,11 +140,11 @@ def distil(seen: Seen) -> Tensor:
     c, view, cost = seen.config, seen.view, seen.both.divergence
     loss = cost if c.distil_local else torch.zeros_like(cost)
     if c.distil_future:
-        later = cost_to_go(_spread(cost.detach(), view), view.mask, c.distil_discount)
+        later = cost_to_go(_spread(cost.detach() * seen.heard, view), view.mask, c.distil_discount)
         if "baseline" in seen.prepared:
             later = later - seen.prepared["baseline"][view.rows.to(later.device), : later.shape[1]]
         loss = loss + later[view.mask] * seen.logp
-    return seen.mean(loss, seen.batch.signal)
+    return seen.heard_mean(loss)
 
 
 def _spread(values: Tensor, view: TokenBatch) -> Tensor:

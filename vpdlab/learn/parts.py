@@ -20,7 +20,7 @@ from vpdlab.feedback.noise import shares, with_noise
 from vpdlab.feedback.sources import CRITIQUE, Context, find_sources, give_feedback
 from vpdlab.learn.answers import answered
 from vpdlab.learn.checks import check, unused
-from vpdlab.learn.identity import method_identity, policy_identity, sampler_identity
+from vpdlab.learn.identity import environment_identity, method_identity, policy_identity, sampler_identity
 from vpdlab.learn.m_step import Method
 from vpdlab.learn.methods import get_method
 from vpdlab.learn.state import Batch, Learner
@@ -31,7 +31,9 @@ from vpdlab.model.policy import READS, TEACHER, Policy
 from vpdlab.model.teacher import KINDS, Copy, teacher_kind
 from vpdlab.prompts import Checked, Renderer, Templates, views
 from vpdlab.sampling import Sampler, Sampling, engines, sample
+from vpdlab.sampling.episodes import Limits, Player
 from vpdlab.tasks import Task, make_task, verify_all
+from vpdlab.tasks.environments import Environment, Opened, make_environment
 from vpdlab.types import Feedback, Outcome, Problem, Rollout
 
 
@@ -42,6 +44,7 @@ class Parts:
     Attributes:
         config, task, method, learner (policy, teacher and carried state), render, sampler: the parts.
         critic: the feedback source "critique", where the config names it.
+        environment: what answers the policy's turns; None where a response is a single turn.
         handed_in: identities of the parts that came from Python rather than from the config, by name.
         checked: what rendering all student prompts showed when the parts were opened.
     """
@@ -53,6 +56,7 @@ class Parts:
     render: Renderer
     sampler: Sampler
     critic: CriticSource | None = None
+    environment: Environment | None = None
     handed_in: dict[str, dict[str, Any]] = field(default_factory=dict)
     checked: Checked | None = None
 
@@ -64,36 +68,40 @@ class Parts:
         method: Method | None = None,
         sampler: Sampler | None = None,
         policy: Policy | None = None,
+        environment: Environment | None = None,
     ) -> Self:
         """Load what the config names, but for the parts that are handed in.
 
         Args:
-            task, method, sampler, policy: a part of your own, in place of the one that the config names; its identity
-                is recorded, and no command will resume or score the run with another.
+            task, method, sampler, policy, environment: a part of your own, in place of the one that the config names;
+                its identity is recorded, and no command will resume or score the run with another.
 
         Raises:
             UserError: for anything in the config that does not fit what it names.
         """
-        config = renamed(config, task, method, sampler, policy)
+        config = renamed(config, task, method, sampler, policy, environment)
         settle(config.deterministic, config.device)  # before anything runs on a GPU
         pick_device(config.device)  # a bad name is reported before a model is loaded; several processes meet here
-        handed_in = _identities(method, sampler, policy)
+        handed_in = _identities(method, sampler, policy, environment)
         method = method or get_method(config.method)
         check(method, config, own_sampler=sampler is not None)
         if processes.main() and (idle := unused(method, config)):
             notice(f"nothing in this run reads {', '.join(idle)} (method {method.name}): the value has no effect")
         if config.threads:
             torch.set_num_threads(config.threads)
-        task = task or make_task(config.task, **config.task_options())
+        judge = task or make_task(config.task, **config.task_options())
+        if environment is None and config.environment:
+            environment = make_environment(config.environment, judge, **config.environment_options())
         policy = policy or Policy.load(config)
         if policy.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(policy.device)
-        render = _renderer(config, policy)
+        render = _renderer(config, policy, environment)
+        source: Any = Opened(judge, environment) if environment is not None else judge
         sampler = sampler or engines.find(config.sampler).open_sampler(config, policy, render.max_context)
         learner = _learner(config, policy, method, sampler.exact)
         fit(policy, method.joint)
         critic = open_critic(config, policy, render, sampler) if CRITIQUE in config.feedback else None
-        parts = cls(config, task, method, learner, render, sampler, critic, handed_in)
+        parts = cls(config, source, method, learner, render, sampler, critic, environment, handed_in)
         parts._check_problems()
         return parts
 
@@ -117,6 +125,10 @@ class Parts:
             self.render.teacher(problems[place], Feedback())
             if self.critic is not None:
                 self.render.critic(problems[place], "")
+
+    def fresh_learner(self) -> Learner:
+        """A learner that starts from the policy's present weights, with nothing carried over."""
+        return _learner(self.config, self.policy, self.method, self.sampler.exact)
 
     @property
     def policy(self) -> Policy:
@@ -142,9 +154,14 @@ class Parts:
         ]
 
     def sample(self, problems: Sequence[Problem], n: int, sampling: Sampling, **how: Any) -> list[Rollout]:
-        """n responses to each problem by the sampler, seeded by the run (`sampling.sample`); not verified yet."""
-        tokenizer = self.policy.tokenizer
-        return sample(self.sampler, self.render, tokenizer, problems, n, sampling, seed=self.config.seed, **how)
+        """n responses to each problem by the sampler, seeded by the run (`sampling.sample`), not verified yet; with an
+        environment n episodes, which have their outcomes (`sampling.episodes`)."""
+        seed = self.config.seed
+        if self.environment is not None:
+            limits = Limits(self.config.max_turns, self.config.turn_tokens)
+            player = Player(self.sampler, self.render, self.environment, limits)
+            return player.play(problems, n, sampling, seed=seed, **how)
+        return sample(self.sampler, self.render, self.policy.tokenizer, problems, n, sampling, seed=seed, **how)
 
     def rollouts(self, step: int) -> list[Rollout]:
         """The sampled responses of an iteration, not verified yet."""
@@ -153,7 +170,9 @@ class Parts:
         return self.sample(self.problems(step), config.group, sampling, step=step, version=self.policy.version)
 
     def verify(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
-        """The rollouts with their outcomes; with several processes, each judges its share."""
+        """The rollouts with their outcomes; with several processes, each judges its share. Episodes keep theirs."""
+        if self.environment is not None:
+            return list(rollouts)
 
         def judge(part: Sequence[Rollout]) -> list[Outcome]:  # outcomes travel: a problem's data need not be picklable
             return [rollout.verified for rollout in verify_all(self.task, part)]
@@ -194,8 +213,9 @@ class Parts:
 
 
 def renamed(
-    config: RunConfig, task: Task | None, method: Method | None, sampler: Sampler | None, policy: Policy | None
-) -> RunConfig:
+    config: RunConfig, task: Task | None, method: Method | None, sampler: Sampler | None, policy: Policy | None,
+    environment: Environment | None = None,
+) -> RunConfig:  # fmt: skip
     """The config as it is recorded: handed-in parts have names that no command can make again.
 
     Raises:
@@ -208,6 +228,8 @@ def renamed(
         names["method"] = HANDED_IN + method.name
     if sampler is not None:
         names["sampler"] = HANDED_IN + type(sampler).__name__
+    if environment is not None:
+        names["environment"] = HANDED_IN + environment.name
     if policy is not None:
         names["model"] = HANDED_IN + type(policy.model).__name__
         _refuse_other_settings(policy.config.to_dict(), config.to_dict())
@@ -224,20 +246,27 @@ def _refuse_other_settings(theirs: dict[str, Any], ours: dict[str, Any]) -> None
             )
 
 
-def _identities(method: Method | None, sampler: Sampler | None, policy: Policy | None) -> dict[str, dict[str, Any]]:
+def _identities(
+    method: Method | None, sampler: Sampler | None, policy: Policy | None, environment: Environment | None
+) -> dict[str, dict[str, Any]]:
     """Of the parts that were handed in, by name; a task's is recorded in any case (`identity.describe_task`)."""
     found = {
         "method": method_identity(method) if method is not None else None,
         "sampler": sampler_identity(sampler) if sampler is not None else None,
         "policy": policy_identity(policy) if policy is not None else None,
+        "environment": environment_identity(environment) if environment is not None else None,
     }
     return {name: identity for name, identity in found.items() if identity is not None}
 
 
-def _renderer(config: RunConfig, policy: Policy) -> Renderer:
+def _renderer(config: RunConfig, policy: Policy, environment: Environment | None) -> Renderer:
+    tools = tuple(getattr(environment, "tools", ()))
     templates = Templates.read(config.templates) if config.templates else Templates()
     context = config.max_context or policy.longest - config.max_new_tokens
-    return Renderer(policy.tokenizer, templates, context, read_values(config.chat_args))
+    render = Renderer(policy.tokenizer, templates, context, read_values(config.chat_args), tools)
+    if environment is not None and hasattr(environment, "native_tools"):
+        setattr(environment, "native_tools", render.chat.describes_tools)  # noqa: B010 (only some have it)
+    return render
 
 
 def _learner(config: RunConfig, policy: Policy, method: Method, exact: bool) -> Learner:

@@ -69,6 +69,20 @@ class Batch:
         return [sum(rollout.tokens.mask) for rollout in self.rollouts]
 
     @cached_property
+    def heard_lengths(self) -> Tensor:
+        """[B] number of tokens that the feedback is about: all own ones, or those of one turn; 0 without feedback."""
+        return self._column([float(sum(row)) for row in self._heard])
+
+    def heard(self, view: TokenBatch) -> Tensor:
+        """[N] bool: the active response tokens of a minibatch that the feedback is about."""
+        return self._column([value for row in view.rows.tolist() for value in self._heard[row]])
+
+    @cached_property
+    def _heard(self) -> list[list[bool]]:
+        """Of each rollout, which of its own tokens the feedback is about."""
+        return [_about(rollout, note) for rollout, note in zip(self.rollouts, self.feedback, strict=True)]
+
+    @cached_property
     def rewards(self) -> Tensor:
         """[B] float."""
         return self._column([rollout.verified.reward for rollout in self.rollouts])
@@ -114,6 +128,15 @@ class Batch:
 
     def _column(self, values: Sequence[float] | Sequence[int]) -> Tensor:
         return torch.tensor(values, device=self.success.device)
+
+
+def _about(rollout: Rollout, note: Feedback) -> list[bool]:
+    """Which of a rollout's own tokens its feedback is about."""
+    own = rollout.tokens.mask
+    if note.turn is None or not note.signal:
+        return [note.signal] * sum(own)
+    start, end = rollout.own_turn(note.turn)
+    return [start <= place < end for place, mine in enumerate(own) if mine]
 
 
 @dataclass

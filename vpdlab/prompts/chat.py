@@ -39,16 +39,23 @@ class Chat:
     Args:
         tokenizer: a Hugging Face tokenizer with a chat template.
         variables: further variables of the template.
+        tools: schemas of functions that the template describes to the model, where it can (`describes_tools`).
     """
 
     tokenizer: Any
     variables: Mapping[str, Any]
+    tools: Sequence[Mapping[str, Any]] = ()
 
-    def __call__(self, turns: Sequence[Mapping[str, str]], open_answer: bool = True) -> str:
+    def __call__(self, turns: Sequence[Mapping[str, Any]], open_answer: bool = True) -> str:
         """The text of these turns. Raises ChatRefused where the template fails on them."""
+        return self._text(turns, open_answer, self.describes_tools)
+
+    def _text(self, turns: Sequence[Mapping[str, Any]], open_answer: bool, tools: bool) -> str:
         from jinja2 import TemplateError
 
-        clock = {"strftime_now": CLOCK.strftime} if self.reads_clock else {}
+        clock: dict[str, Any] = {"strftime_now": CLOCK.strftime} if self.reads_clock else {}
+        if tools:
+            clock["tools"] = list(self.tools)
         try:
             return self.tokenizer.apply_chat_template(
                 list(turns), tokenize=False, add_generation_prompt=open_answer, **clock, **self.variables
@@ -78,6 +85,24 @@ class Chat:
                 f"the model's chat template cannot be read: line {error.lineno}: {error.message}"
             ) from error
         return frozenset(meta.find_undeclared_variables(parsed))
+
+    @cached_property
+    def describes_tools(self) -> bool:
+        """Whether there are tools, the template describes them, and writes a call as JSON between <tool_call> tags that
+        the tokenizer does not drop; elsewhere calls are fenced blocks (`tasks.common.tools`)."""
+        if not self.tools or "tools" not in self.names:
+            return False
+        name = self.tools[0]["function"]["name"]
+        call = {"type": "function", "function": {"name": name, "arguments": {"mark": _ANSWER}}}
+        turns = [_turn("user", _USER), {"role": "assistant", "content": "", "tool_calls": [call]}]
+        try:
+            described, called = self._text(turns[:1], True, True), self._text(turns, False, True)
+        except ChatRefused:
+            return False
+        ids = self.tokenizer(called, add_special_tokens=False).input_ids
+        read = self.tokenizer.decode(ids, skip_special_tokens=True)
+        found = re.search(r"<tool_call>\s*(\{.*\})\s*</tool_call>", read.partition(_USER)[2], re.DOTALL)
+        return name in described and found is not None and all(part in found[1] for part in (name, _ANSWER, '"name"'))
 
     @property
     def reads_clock(self) -> bool:

@@ -13,6 +13,7 @@ from vpdlab.prompts import checking
 from vpdlab.prompts.chat import Chat, ChatRefused
 from vpdlab.prompts.encoding import Encoder
 from vpdlab.prompts.templates import Templates
+from vpdlab.prompts.turns import Turns
 from vpdlab.types import Feedback, Problem, Rollout, View
 
 
@@ -25,22 +26,29 @@ class Renderer:
         templates: the texts.
         max_context: longest context in tokens, of either view.
         chat_args: further variables of the chat template (for instance enable_thinking=False).
+        tools: schemas of functions that the policy may call; the chat template describes them where it can.
     """
 
     tokenizer: Any
     templates: Templates = dataclasses.field(default_factory=Templates)
     max_context: int = 2048
     chat_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    tools: Sequence[Mapping[str, Any]] = ()
 
     @cached_property
     def chat(self) -> Chat:
         """The model's chat template."""
-        return Chat(self.tokenizer, self.chat_args)
+        return Chat(self.tokenizer, self.chat_args, self.tools)
 
     @cached_property
     def encoder(self) -> Encoder:
         """The tokenizer's operations on text."""
         return Encoder(self.tokenizer)
+
+    @cached_property
+    def turns(self) -> Turns:
+        """The frame of an environment's replies."""
+        return Turns(self.chat, self.encoder)
 
     def check(self, problems: Sequence[Problem]) -> checking.Checked:
         """Render the student's prompt of each problem once, and report what of it is lost.
@@ -105,7 +113,8 @@ class Renderer:
 
     def chat_text(self, problem: Problem, user: str) -> str:
         """A prompt with this user turn as the chat template renders it. Raises UserError where it refuses."""
-        turns = [{"role": "system", "content": self.encoder.plain(problem.system)}] if problem.system else []
+        before = [*([("system", problem.system)] if problem.system else []), *problem.history]
+        turns = [{"role": role, "content": self.encoder.plain(text)} for role, text in before]
         try:
             return self.chat([*turns, {"role": "user", "content": user}])
         except ChatRefused as error:

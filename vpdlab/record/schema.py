@@ -36,6 +36,8 @@ COLUMNS = {
     "teacher_text": "string", "teacher_reward": "float64",
     "student_sum": "float64", "teacher_sum": "float64", "implicit_reward": "float64",
     "prompt_ids": "list<int64>", "teacher_ids": "list<int64>", "response_ids": "list<int64>", "logps": "list<float64>",
+    "mask": "list<bool>", "turn_roles": "list<string>", "turn_texts": "list<string>", "turn_ends": "list<int64>",
+    "feedback_turn": "int64",
 }  # fmt: skip
 TOKEN_COLUMNS = {
     "tokens": "list<string>", "student_logp": "list<float64>", "teacher_logp": "list<float64>",
@@ -47,11 +49,12 @@ TOKEN_COLUMNS = {
 }  # fmt: skip
 
 LINES = ("metrics.jsonl", "eval.jsonl")
-SCHEMA = 2
+SCHEMA = 3
 """Version of the run folder's layout, recorded in environment.json. A folder without it has version 1.
 
 1: one file of rollouts per iteration.
 2: files of finished iterations are merged (rollouts.py).
+3: rollouts may be episodes: not every response token is the policy's own (`mask`; null where all are).
 
 Raise it when an older vpdlab could misread, or lose, part of a new record.
 """

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vpdlab.study.intervals import interval
 from vpdlab.types import Outcome
 
 
@@ -38,16 +39,6 @@ MEASURES: dict[str, Callable[[Sequence[Outcome]], float]] = {
     "pass_at_k": pass_at_k,
     "maj_at_k": majority_at_k,
 }
-
-
-def interval(values: Sequence[float], level: float = 0.95, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean, problems drawn with replacement."""
-    array = np.asarray(values, dtype=float)
-    rng = np.random.default_rng(seed)
-    # one draw in memory at a time
-    means = [array[rng.integers(0, len(array), len(array))].mean() for _ in range(draws)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def summarise(groups: Mapping[int, Sequence[Outcome]]) -> dict[str, Any]:

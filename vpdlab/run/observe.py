@@ -179,6 +179,20 @@ def _outcome_columns(step: int, rollout: Rollout, note: Feedback, render: Render
         "prompt_ids": list(rollout.prompt_ids),
         "response_ids": list(rollout.response_ids),
         "logps": list(rollout.logps),
+        "mask": list(rollout.mask) or None,
+        "feedback_turn": note.turn,
+        **_turn_columns(rollout),
+    }
+
+
+def _turn_columns(rollout: Rollout) -> dict[str, Any]:
+    """The turns of an episode: who spoke, what, and where in the response the turn ends."""
+    if not rollout.turns:
+        return {}
+    return {
+        "turn_roles": [turn.role for turn in rollout.turns],
+        "turn_texts": [turn.text for turn in rollout.turns],
+        "turn_ends": [turn.end for turn in rollout.turns],
     }
 
 
@@ -226,13 +240,13 @@ def metrics_row(it: Iteration) -> dict[str, Any]:
 
 def _rollout_numbers(rollouts: Sequence[Rollout], answers: Sequence[Rollout]) -> dict[str, Any]:
     count, outcomes = len(rollouts), [rollout.verified for rollout in rollouts]
-    tokens = sum(len(rollout.response_ids) for rollout in rollouts)
+    tokens = sum(sum(rollout.tokens.mask) for rollout in rollouts)
     return {
         "reward": sum(outcome.reward for outcome in outcomes) / count,
         "success_rate": sum(outcome.success for outcome in outcomes) / count,
         "length": tokens / count,
         "unfinished": sum(not rollout.finished for rollout in rollouts) / count,
-        "tokens_rollout": tokens + sum(len(answer.response_ids) for answer in answers),
+        "tokens_rollout": tokens + sum(sum(answer.tokens.mask) for answer in answers),
         "teacher_rollouts": len(answers) or None,
         "teacher_success_rate": sum(answer.success for answer in answers) / len(answers) if answers else None,
     }

@@ -29,6 +29,7 @@ from vpdlab.run.resume import find, recorded
 from vpdlab.run.tracker import check_tracker
 from vpdlab.sampling import Sampler
 from vpdlab.tasks import Task
+from vpdlab.tasks.environments import Environment
 
 
 @dataclass
@@ -61,23 +62,24 @@ class Run(Parts):
         method: Method | None = None,
         sampler: Sampler | None = None,
         policy: Policy | None = None,
+        environment: Environment | None = None,
     ) -> Self:
         """Open the parts of a run; its folder is written from the first step on (unless `record` is False).
 
         Args:
-            task, method, sampler, policy: as in `Parts.open`.
+            task, method, sampler, policy, environment: as in `Parts.open`.
 
         Raises:
             UserError: for anything in the config that does not fit what it names, or a folder that holds a run.
         """
-        config = renamed(config, task, method, sampler, policy)
+        config = renamed(config, task, method, sampler, policy, environment)
         settle(config.deterministic, config.device)  # before anything runs on a GPU
         pick_device(config.device)  # several processes meet here
         resumed = processes.by_main(lambda: find(config)) if record and config.resumes else None
         if record and resumed is None:
             processes.by_main(lambda: prepare(config.folder))  # before the minutes that loading a model may take
         check_tracker(config.tracker)
-        run = super().open(config, task, method, sampler, policy)
+        run = super().open(config, task, method, sampler, policy, environment)
         run.record = record
         if record:
             run.policy.rehearse(config.folder)  # what would fail at the end fails now

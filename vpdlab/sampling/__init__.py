@@ -1,20 +1,22 @@
 """Samplers map contexts to completions, both as token ids.
 
 A sampler is any object with ``generate(contexts, streams, sampling) -> list[Completion]``; `sample` turns problems into
-rollouts with any sampler. engines: the sampling backends. captured: decoding in fixed buffers. drawing: tokens from
-logits. vllm_engine: vLLM in this process or behind a URL.
+rollouts with any sampler. engines: the sampling backends. episodes: conversations with an environment. captured:
+decoding in fixed buffers. drawing: tokens from logits. vllm_engine: vLLM in this process or behind a URL.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from vpdlab import processes
 from vpdlab.prompts import Renderer
 from vpdlab.types import Problem, Rollout
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -81,31 +83,62 @@ def sample(
         contexts: prompts to use instead of the student's own (the teacher's prompts, for instance); one per problem.
         version: weight version of the sampler, if its weights are the policy's own.
     """
-    prompts = [tuple(c) for c in contexts] if contexts is not None else [render.student(p) for p in problems]
-    pairs = [(group, index) for group in range(len(problems)) for index in range(n)]
-    first = _first_streams([problem.id for problem in problems], n)
+    jobs = Jobs(render, problems, n, (seed, purpose, step), contexts)
 
     def generate(part: Sequence[tuple[int, int]]) -> list[Completion]:
-        streams = [stream(seed, purpose, step, problems[group], first[group] + index) for group, index in part]
-        return sampler.generate([prompts[group] for group, _ in part], streams, sampling)
+        streams = [jobs.stream(group, index) for group, index in part]
+        return sampler.generate([jobs.prompts[group] for group, _ in part], streams, sampling)
 
-    central = sampler.central
-    completions = processes.by_main(lambda: generate(pairs)) if central else processes.spread(generate, pairs)
     return [
-        Rollout(
-            problem=problems[group],
-            group=group,
-            index=index,
-            prompt_ids=prompts[group],
-            response_ids=done.ids,
-            logps=done.logps,
-            text=tokenizer.decode(done.ids, skip_special_tokens=True).strip(),
-            finished=done.finished,
-            version=version,
-            mask=done.mask,
-        )
-        for (group, index), done in zip(pairs, completions, strict=True)
+        jobs.rollout(pair, done, tokenizer.decode(done.ids, skip_special_tokens=True).strip(), version)
+        for pair, done in zip(jobs.pairs, jobs.shared(sampler, generate), strict=True)
     ]
+
+
+class Jobs:
+    """The responses that are to be sampled: n for each problem, group by group.
+
+    Args:
+        key: (seed, purpose, step) of their random streams.
+        contexts: prompts to use instead of the student's own; one per problem.
+
+    Attributes:
+        prompts: token ids of each problem's context.
+        pairs: (group, index) of each response.
+    """
+
+    def __init__(
+        self, render: Renderer, problems: Sequence[Problem], n: int, key: tuple[int, str, int],
+        contexts: Sequence[Sequence[int]] | None = None,
+    ) -> None:  # fmt: skip
+        self.problems, self._key = problems, key
+        self.prompts = [tuple(c) for c in contexts] if contexts is not None else [render.student(p) for p in problems]
+        self.pairs = [(group, index) for group in range(len(problems)) for index in range(n)]
+        self._first = _first_streams([problem.id for problem in problems], n)
+
+    def stream(self, group: int, index: int) -> tuple[int, ...]:
+        """The random stream of one response."""
+        return stream(*self._key, self.problems[group], self._first[group] + index)
+
+    def shared(self, sampler: Sampler, generate: Callable[[Sequence[tuple[int, int]]], list[T]]) -> list[T]:
+        """What `generate` makes of all pairs: of several processes each does its share, or rank 0 everything
+        (`Sampler.central`)."""
+        if sampler.central:
+            return processes.by_main(lambda: generate(self.pairs))
+        return processes.spread(generate, self.pairs)
+
+    def rollout(self, pair: tuple[int, int], done: Completion, text: str, version: int | None, **more: Any) -> Rollout:
+        """One sampled response as a record.
+
+        Args:
+            more: further fields of `Rollout`.
+        """
+        group, index = pair
+        return Rollout(
+            problem=self.problems[group], group=group, index=index, prompt_ids=self.prompts[group],
+            response_ids=done.ids, logps=done.logps, text=text, finished=done.finished, version=version,
+            mask=done.mask, **more,
+        )  # fmt: skip
 
 
 def _first_streams(ids: Sequence[str], n: int) -> list[int]:

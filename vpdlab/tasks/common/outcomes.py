@@ -63,7 +63,13 @@ def checked(where: str, value: Any) -> Outcome:
     for what, text in (("the notes are", outcome.notes), ("the answer is", outcome.answer)):
         if not isinstance(text, str | None):
             raise UserError(f"{where}: {what} {shown(text)}, but must be text or None")
-    return Outcome(reward, _whole(outcome.notes), _whole(outcome.answer))
+    if outcome.right not in (None, True, False):
+        raise UserError(f"{where}: right is {shown(outcome.right)}, but must be true, false or None")
+    if outcome.turn is not None and (as_number(outcome.turn) is None or outcome.turn < 1):
+        raise UserError(f"{where}: turn is {shown(outcome.turn)}, but must be a whole number from 1, or None")
+    right = None if outcome.right is None else bool(outcome.right)
+    turn = None if outcome.turn is None else int(outcome.turn)
+    return Outcome(reward, _whole(outcome.notes), _whole(outcome.answer), right, turn)
 
 
 def _whole(text: str | None) -> str | None:
