@@ -46,7 +46,7 @@ CLAIMS = {  # notebook -> least number of sentences that it checks on its own ou
     "10_teacher_logits": 14,
     "20_e_step": 15,
     "30_m_step": 22,
-    "40_co_evolution": 10,
+    "40_co_evolution": 19,
     "50_feedback_sources": 14,
     "60_inspect_a_run": 5,
     "70_where_it_fails": 15,
