@@ -191,7 +191,11 @@ def test_a_run_is_inspected_from_its_folder_and_made_where_there_is_none(tmp_pat
         assert refuted(f"{walk}/{name}.ipynb", CLAIMS[name]) == []
         text = "".join(output.text for output in outputs(f"{walk}/{name}.ipynb") if output.output_type == "stream")
         assert ("a small one is made" in text) == (walk == "made")
-        assert "no torch here" in text and "held-out accuracy" in text and re.search(r"iteration +\d+: \d of 8 right", text)
+        assert (
+            "no torch here" in text
+            and "held-out accuracy" in text
+            and re.search(r"iteration +\d+: \d of 8 right", text)
+        )
         page = (tmp_path / "here" / walk / f"{name}.html").read_text()
         assert page.count('class="vpd-mount"') == 5  # class mode, timeline, table and two lenses
         if walk == "made":
