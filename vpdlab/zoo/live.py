@@ -31,7 +31,11 @@ _SHAPE = {
     "vocab": "vocab_size", "positions": "max_position_embeddings", "tied": "tie_word_embeddings",
 }  # fmt: skip
 """Name in the engine -> field of config.json."""
-_FORMATS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # NumPy has no bfloat16: its bits are the upper half of a float32
+_FORMATS = {
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+}  # NumPy has no bfloat16: its bits are the upper half of a float32
 _LONGEST = 1 << 27  # bytes of a file of weights
 _STEPS = {"Split", "Digits", "ByteLevel"}
 _TASKS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -136,7 +140,10 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _shape(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """The model's sizes, as the engine names them. Raises UserError for an architecture that it lacks."""
-    rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta"), **(config.get("rope_scaling") or {})}
+    rope = config.get("rope_parameters") or {
+        "rope_theta": config.get("rope_theta"),
+        **(config.get("rope_scaling") or {}),
+    }
     needed = {name: config.get(name, False if "bias" in name else None) for name in _NEEDED}
     kind = rope.get("rope_type", "default")
     for field, value, wanted in [*((f, needed[f], _NEEDED[f]) for f in _NEEDED), ("rope_type", kind, "default")]:

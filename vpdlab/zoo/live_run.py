@@ -96,4 +96,6 @@ def _examples(run: RunRecord, most: int = 24) -> list[dict[str, str]]:
             found[row["problem_id"]] = row
     fields = {"problem": "prompt", "system": "system", "answer": "answer"}
     said = {"critique": "critique", "demonstration": "demonstration"}
-    return [{name: row[column] or "" for name, column in (fields | said).items()} for row in list(found.values())[:most]]
+    return [
+        {name: row[column] or "" for name, column in (fields | said).items()} for row in list(found.values())[:most]
+    ]

@@ -249,7 +249,8 @@ export class Llama {
       };
     });
     const half = shape.head_dim / 2;
-    this.frequencies = Float32Array.from({ length: half }, (_, i) => shape.theta ** (-i / half));
+    // Rounded as torch rounds them: at position 200 a last bit of these shows in the log-probabilities.
+    this.frequencies = Float32Array.from({ length: half }, (_, i) => 1 / Math.fround(shape.theta ** Math.fround(i / half)));
     const { hidden, inner, heads, kv_heads, head_dim } = shape;
     const room = (size) => new Float32Array(size);
     this.rooms = {

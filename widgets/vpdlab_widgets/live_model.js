@@ -10,7 +10,7 @@ const COLOURS = [
   { id: "kl", name: "KL", title: "how far both distributions are apart at the token" },
 ];
 
-// ---- pure functions, tested in node ----
+// ---- pure functions ----
 
 /** A prompt from its pieces (vpdlab/prompts/pieces.py). */
 export function filledPrompt(pieces, side, fields) {
@@ -515,7 +515,8 @@ class LiveModel extends LabView {
     if (!this.packed || event.target !== this.stage) return;
     const place = this.shownPlace();
     const within = (side, token) => Math.min(Math.max(token, 0), this.written[side].length - 1);
-    const across = (by) => () => place && this.tell({ selected: { answer: place.answer, token: within(place.answer, this.place() ? place.token + by : place.token) } });
+    const to = (token) => this.tell({ selected: { answer: place.answer, token: within(place.answer, token) } });
+    const across = (by) => () => place && to(this.place() ? place.token + by : place.token);
     const over = (side) => () => place && this.written[side].length && this.tell({ selected: { answer: side, token: within(side, place.token) } });
     const digits = Object.fromEntries(
       (place ? this.rowsAt(place) : []).map(([id], i) => [String(i + 1), () => this.force(place, [id])]),
@@ -523,7 +524,7 @@ class LiveModel extends LabView {
     takeKeys(
       event,
       {
-        ...digits, ArrowLeft: across(-1), ArrowRight: across(1), Home: across(-1e9), End: across(1e9), ArrowUp: over("student"), ArrowDown: over("teacher"),
+        ...digits, ArrowLeft: across(-1), ArrowRight: across(1), Home: () => place && to(0), End: () => place && to(Infinity), ArrowUp: over("student"), ArrowDown: over("teacher"),
         Enter: () => place && this.force(place, [this.written[place.answer][place.token].token]),
         r: () => this.tell({ seed: this.model.get("seed") + 1 }), u: () => this.undo(), e: () => this.fields.critique.focus(),
         Escape: () => this.tell({ selected: null }),

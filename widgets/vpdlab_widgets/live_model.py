@@ -91,7 +91,12 @@ def pack_model(model: Mapping[str, Any]) -> dict[str, Any]:
     # As text: a vocabulary is a thousand values that nobody changes.
     packed["tokenizer"] = json.dumps(model["tokenizer"], ensure_ascii=True, separators=(",", ":"))
     packed["sets"] = {
-        name: {"shapes": plain(one["shapes"]), "bytes": zlib.compress(b"".join(one["values"][i::4] for i in (3, 2, 1, 0)), 9)}
+        name: {"shapes": plain(one["shapes"]), "bytes": zlib.compress(_planes(one["values"]), 9)}
         for name, one in model["sets"].items()
     }
     return packed
+
+
+def _planes(values: bytes) -> bytes:
+    """Little-endian 32-bit numbers with all their highest bytes first, then all second ones, and so on."""
+    return b"".join(values[place::4] for place in (3, 2, 1, 0))
