@@ -37,14 +37,14 @@ COLUMNS = ("python", "script", "paint", "move", "click", "colour")
 
 # Renders the page's widget again, with timing.
 RENDER = """async () => {
-  const { modules, models } = JSON.parse(document.getElementById('vpd-widgets').textContent);
+  const { modules, data: buffers, models } = JSON.parse(document.getElementById('vpd-widgets').textContent);
   const url = URL.createObjectURL(new Blob([modules[0]], { type: 'text/javascript' }));
   const { default: widget } = await import(url);
   const entry = Object.values(models)[0];
   const state = structuredClone(entry.state);
   for (const { path, data } of entry.buffers) {
     const parent = path.slice(0, -1).reduce((node, key) => node[key], state);
-    parent[path.at(-1)] = new DataView(Uint8Array.from(atob(data), (c) => c.charCodeAt(0)).buffer);
+    parent[path.at(-1)] = new DataView(Uint8Array.from(atob(buffers[data]), (c) => c.charCodeAt(0)).buffer);
   }
   const listeners = {};
   const model = {

@@ -5,9 +5,9 @@
     python docs/make_site.py --notebooks 00_tour      # with one
     python docs/make_site.py --notebooks --out DIR    # somewhere else
 
-The pages of docs/ are copied; the first page is made from README.md, one page from each notebook, and one page of
-reference from each room of `vpdlab`. Zensical, which reads mkdocs.yml, turns them into HTML; a broken link or anchor
-ends the build with status 1.
+The pages of docs/ are copied; the first page is made from README.md, one page from each notebook, one page of reference
+from each room of `vpdlab`, and one holds the bundled models, alive. Zensical, which reads mkdocs.yml, turns them into
+HTML; a broken link or anchor ends the build with status 1.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from vpdlab_widgets import LiveModel, write_page
 
 import notebooks
+from vpdlab.zoo import BUNDLED, live
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "vpdlab"
@@ -51,6 +53,19 @@ FRAME = """# {title}
 
 <iframe class="vpd-notebook" src="{name}.full.html" title="{title}" loading="lazy"></iframe>
 <div class="vpd-search-only" hidden>{text}</div>
+"""
+
+LIVE = """# A live model
+
+Both bundled models answer on this page, in your browser, without a kernel and without a request. The `reader` has never
+met the made-up words; the critique says what they mean. The `apprentice` adds numbers.
+
+Edit problem and critique, change the temperature, select a token and force another one: the answer goes on from there.
+[What it shows](widgets.md#a-model-that-answers-in-the-page).
+
+[Open the whole page](live.full.html){ .md-button }
+
+<iframe class="vpd-notebook" src="live.full.html" title="A live model" loading="lazy"></iframe>
 """
 
 
@@ -82,6 +97,11 @@ def notebook_index(chosen: list[str]) -> str:
         for name in notebooks.names()
     ]
     return "\n".join([NOTEBOOKS, *lines, ""])
+
+
+def live_page() -> str:
+    """The bundled models, alive, as one offline page."""
+    return write_page([LiveModel(**live.bundled(name), title=f"The {name}") for name in BUNDLED], title="A live model")
 
 
 def rooms() -> list[str]:
@@ -126,13 +146,14 @@ def write_source(folder: Path, chosen: list[str]) -> list[Any]:
         shutil.copy(path, folder / path.relative_to(docs))
     pages = {page: ROOT / name for name, page in TOP.items()} | {path.name: path for path in docs.glob("*.md")}
     made = {page: site_page(path.read_text(encoding="utf-8")) for page, path in pages.items()}
-    made |= {"notebooks/index.md": notebook_index(chosen), "reference/index.md": reference_index()}
+    made |= {"live.md": LIVE, "notebooks/index.md": notebook_index(chosen), "reference/index.md": reference_index()}
     made |= {f"notebooks/{name}.md": notebook_page(name) for name in chosen}
     made |= {f"reference/{room}.md": reference(room) for room in rooms()}
     for name, text in made.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
     return [
+        {"Live model": "live.md"},
         {"Notebooks": [name for name in made if name.startswith("notebooks/")]},
         {"Reference": ["reference/index.md", *({f"vpdlab.{room}": f"reference/{room}.md"} for room in rooms())]},
         {"Project": [page for page in TOP.values() if page != "index.md"]},
@@ -146,6 +167,7 @@ def build(out: Path, chosen: list[str]) -> int:
         if folder.exists():
             shutil.rmtree(folder)
     navigation = write_source(work / "pages", chosen)
+    (work / "pages" / "live.full.html").write_text(live_page(), encoding="utf-8")
     for name in chosen:
         print(f"notebook {name}", flush=True)
         shutil.copy(notebooks.page(name), work / "pages" / "notebooks" / f"{name}.full.html")

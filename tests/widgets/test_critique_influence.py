@@ -310,13 +310,13 @@ def test_an_offline_page_offers_no_button(chromium: str, tmp_path: Path) -> None
 
 
 LIVE = """async () => {
-  const { modules, models } = JSON.parse(document.getElementById('vpd-widgets').textContent);
+  const { modules, data: buffers, models } = JSON.parse(document.getElementById('vpd-widgets').textContent);
   const { default: widget } = await import(URL.createObjectURL(new Blob([modules[0]], { type: 'text/javascript' })));
   const entry = Object.values(models)[0];
   const state = structuredClone(entry.state);
   for (const { path, data } of entry.buffers) {
     const parent = path.slice(0, -1).reduce((node, key) => node[key], state);
-    parent[path.at(-1)] = new DataView(Uint8Array.from(atob(data), (c) => c.charCodeAt(0)).buffer);
+    parent[path.at(-1)] = new DataView(Uint8Array.from(atob(buffers[data]), (c) => c.charCodeAt(0)).buffer);
   }
   const listeners = {};
   window.sent = [];

@@ -2,7 +2,8 @@
 
 `resolve` turns any model name into the path of an ordinary Hugging Face folder (or a hub name), so that all other code
 treats models alike. smollm2 downloads and converts SmolLM2-135M. make_apprentice and make_reader train the bundled
-models, from the parts in scratch; lessons is what the reader is taught, reader_skills what it can do.
+models, from the parts in scratch; lessons is what the reader is taught, reader_skills what it can do. live is a small
+model as data for a page, live_run that of a recorded run.
 """
 
 from __future__ import annotations

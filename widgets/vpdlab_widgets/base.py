@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import math
 import re
 import sys
@@ -43,6 +44,8 @@ class LabWidget(anywidget.AnyWidget):
     links = traitlets.List(traitlets.Dict()).tag(sync=True, internal=True)
     """The traits that `drive` linked, for the host of an offline page, where no kernel passes changes on."""
 
+    _parts: Sequence[str] = ()
+    """Further scripts that its module begins with; each is also a text constant of it, for a worker to run."""
     _displays: Sequence[DisplayHandle] = ()
     _made_layout = False
 
@@ -51,8 +54,7 @@ class LabWidget(anywidget.AnyWidget):
         script = Path(module).with_suffix(".js") if module else None
         if "_esm" not in cls.__dict__ and script is not None and script.is_file():
             own = script.with_suffix(".css")
-            shared = _HERE.joinpath("shared.js").read_text(encoding="utf-8")
-            cls._esm = palette.script() + shared + script.read_text(encoding="utf-8")
+            cls._esm = script_with(script, cls._parts)
             shared = palette.widget_css() + _HERE.joinpath("base.css").read_text(encoding="utf-8")
             cls._css = shared + (own.read_text(encoding="utf-8") if own.is_file() else "")
         super().__init_subclass__(**kwargs)
@@ -154,6 +156,15 @@ class LabWidget(anywidget.AnyWidget):
             The page.
         """
         return write_page([self], path)
+
+
+def script_with(script: Path, parts: Sequence[str] = ()) -> str:
+    """A widget's module: palette, `shared.js`, further scripts and their texts (LIVE_ENGINE), and its own script."""
+    texts = {name: _HERE.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in ("shared", *parts)}
+    # A classic worker has no exports.
+    plain_texts = {name: re.sub(r"^export ", "", texts[name], flags=re.MULTILINE) for name in parts}
+    constants = "".join(f"const {name.upper()} = {json.dumps(text)};\n" for name, text in plain_texts.items())
+    return palette.script() + "".join(texts.values()) + constants + script.read_text(encoding="utf-8")
 
 
 def write_page(widgets: Sequence[LabWidget], path: str | Path | None = None, title: str = "") -> str:

@@ -4,7 +4,6 @@
 const STRIP = 26; // height of a row of cells
 const LEAST = 3; // width of a cell: more tokens than that allows share one
 const PAUSE = 150; // milliseconds without a key before the words are looked up
-const MOST_WORDS = 8;
 
 const MEASURES = [
   {
@@ -114,15 +113,6 @@ export function strongest(values, start, end) {
   let found = NaN;
   for (let i = start; i < end; i++) if (!(Math.abs(values[i]) <= Math.abs(found)) && !Number.isNaN(values[i])) found = values[i];
   return found;
-}
-
-/** One line about the words of a text that the model does not know; "" if it knows all of them. */
-export function lackingLine(unknown, text) {
-  const typed = new Set(text.match(/\p{L}+/gu) ?? []);
-  const words = unknown.filter((word) => typed.has(word)).map((word) => clean(word, 40));
-  if (!words.length) return "";
-  const more = words.length > MOST_WORDS ? ` and ${words.length - MOST_WORDS} more` : "";
-  return `not in this model's vocabulary: ${words.slice(0, MOST_WORDS).join(", ")}${more}`;
 }
 
 /** Sum of the known values. */

@@ -77,10 +77,11 @@ def widget_script(models: Mapping[str, Mapping[str, Any]]) -> str:
 
     Args:
         models: model id -> entry of a notebook's widget state: `{"state": {...}, "buffers": [...]}` with base64
-            buffers. Each distinct `_esm` and `_css` is written once, however many models share it.
+            buffers. Each distinct `_esm`, `_css` and buffer is written once, however many models share it.
     """
     modules: list[str] = []
     styles: list[str] = []
+    data: dict[str, int] = {}  # buffer -> its place; a page may have thousands
     entries: dict[str, Any] = {}
     for model_id, entry in models.items():
         state = dict(entry["state"])
@@ -89,10 +90,13 @@ def widget_script(models: Mapping[str, Mapping[str, Any]]) -> str:
             "css": _index(styles, state.get("_css", "")),
             # `_model_name` and the like are for a widget manager, and there is none
             "state": {key: value for key, value in state.items() if not key.startswith("_")},
-            "buffers": entry.get("buffers", []),
+            "buffers": [
+                {"path": one["path"], "data": data.setdefault(one["data"], len(data))}
+                for one in entry.get("buffers", [])
+            ],
         }
-    data = script_json({"modules": modules, "styles": styles, "models": entries})
-    return f'<script type="application/json" id="vpd-widgets">{data}</script>'
+    text = script_json({"modules": modules, "styles": styles, "data": list(data), "models": entries})
+    return f'<script type="application/json" id="vpd-widgets">{text}</script>'
 
 
 def page(title: str, body: str, *, head: str = "", data: Sequence[str] = (), scripts: Sequence[str] = ()) -> str:

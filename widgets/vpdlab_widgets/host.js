@@ -4,7 +4,7 @@
   "use strict";
   const source = document.querySelector("script#vpd-widgets"); // never an element made from text in the page
   if (!source) return;
-  const { modules, styles, models } = JSON.parse(source.textContent);
+  const { modules, styles, data: buffers, models } = JSON.parse(source.textContent);
 
   function toDataView(base64) {
     const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
@@ -16,7 +16,7 @@
     for (const { path, data } of entry.buffers) {
       // Own properties only: a path cannot reach a prototype.
       const parent = path.slice(0, -1).reduce((node, key) => (Object.hasOwn(node, key) ? node[key] : {}), state);
-      if (path.at(-1) !== "__proto__") parent[path.at(-1)] = toDataView(data);
+      if (path.at(-1) !== "__proto__") parent[path.at(-1)] = toDataView(buffers[data]);
     }
     const listeners = new Map();
     const fire = (name, ...values) => {

@@ -241,6 +241,17 @@ export function chunkEnds(tokens, limit = CHUNK) {
   return ends;
 }
 
+const MOST_WORDS = 8;
+
+/** One line about the words of a text that the model does not know; "" if it knows all of them. */
+export function lackingLine(unknown, text) {
+  const typed = new Set(text.match(/\p{L}+/gu) ?? []);
+  const words = unknown.filter((word) => typed.has(word)).map((word) => clean(word, 40));
+  if (!words.length) return "";
+  const more = words.length > MOST_WORDS ? ` and ${words.length - MOST_WORDS} more` : "";
+  return `not in this model's vocabulary: ${words.slice(0, MOST_WORDS).join(", ")}${more}`;
+}
+
 // ---- bytes: what vpdlab_widgets/pack.py wrote ----
 
 /** A typed array of a DataView's bytes; copied, since a message may hold them at any offset. */

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,12 +96,13 @@ def _data(live: LiveOutputs) -> list[str]:
     if live.figures:
         figures = embed.script_json(live.figures)
         parts.append(f'<script type="application/json" id="vpd-figures">{figures}</script>')
+        plotly = base64.b64encode(zlib.compress(get_plotlyjs().encode("utf-8"), 9)).decode("ascii")
+        parts.append(f'<script type="text/plain" id="vpd-plotly">{plotly}</script>')
     return parts
 
 
 def _scripts(live: LiveOutputs) -> list[str]:
-    plotly = [embed.script_source(get_plotlyjs())] if live.figures else []
-    return [*([embed.host_script()] if live.models else []), *plotly, embed.script_source(_asset("page.js"))]
+    return [*([embed.host_script()] if live.models else []), embed.script_source(_asset("page.js"))]
 
 
 def _asset(name: str) -> str:
