@@ -61,8 +61,7 @@ def live_model(
         name: shown to the reader; default: the folder's.
         templates, chat_args: of the prompts (`Renderer`).
         teacher: tensors by name of a teacher with weights of its own; None: the student's weights read the feedback.
-        notes: lines to show above the model.
-        student: tensors by name in place of those in the folder.
+        notes, student: lines to show above the model; tensors by name in place of those in the folder.
 
     Returns:
         Plain values, and the weights as bytes.
