@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vpdlab import manifest
 from vpdlab.errors import FAULTS, UserError, first_line, in_one_line
 from vpdlab.files import read_small
 from vpdlab.prompts import Renderer, Templates
 from vpdlab.prompts.pieces import prompt_pieces
 from vpdlab.tasks import Task, make_task
 from vpdlab.types import Feedback, Problem, Rollout
-from vpdlab.zoo import BUNDLED_FOLDER, check_whole, manifest
+from vpdlab.zoo import BUNDLED_FOLDER, check_whole
 
 LARGEST = 1_100_000
 """Weights that a page may hold, those of a teacher of its own included: with them a report stays under 8 MB."""
@@ -61,8 +61,7 @@ def live_model(
         name: shown to the reader; default: the folder's.
         templates, chat_args: of the prompts (`Renderer`).
         teacher: tensors by name of a teacher with weights of its own; None: the student's weights read the feedback.
-        notes: lines to show above the model.
-        student: tensors by name in place of those in the folder.
+        notes, student: lines to show above the model; tensors by name in place of those in the folder.
 
     Returns:
         Plain values, and the weights as bytes.
@@ -70,18 +69,11 @@ def live_model(
     Raises:
         UserError: the folder cannot be read, or its model is too large or of an architecture that the engine lacks.
     """
-    if (folder / manifest.NAME).exists():
-        check_whole(folder)
     config, tokenizer = (_json(folder / f"{part}.json") for part in ("config", "tokenizer"))
     shape = _shape(folder, config)
     _check_tokenizer(folder, tokenizer)
-    own = tensors(folder / "model.safetensors") if student is None else student
-    if math.prod((2 if teacher is not None else 1, _count(own))) > LARGEST:
-        raise UserError(
-            f"{folder}: {_count(own):,} weights{' for each of student and teacher' if teacher is not None else ''}"
-            f" are too many for a page, which takes {LARGEST:,}"
-        )
-    sides = {"student": _packed(own, folder), "teacher": _packed(own if teacher is None else teacher, folder)}
+    own = _saved(folder) if student is None else student
+    _check_size(folder, own, teacher is not None)
     return {
         "name": name or folder.name,
         "shape": shape,
@@ -91,8 +83,7 @@ def live_model(
         "closed": config.get("closed_vocabulary") is True,
         "parameters": _count(own),
         "notes": list(notes),
-        "weights": {side: one["sum"] for side, one in sides.items()},
-        "sets": {one["sum"]: {"shapes": one["shapes"], "values": one["values"]} for one in sides.values()},
+        **_weights(folder, own, own if teacher is None else teacher),
     }
 
 
@@ -186,6 +177,13 @@ def _ends(folder: Path, config: Mapping[str, Any]) -> list[int]:
     return sorted({id for id in ids if isinstance(id, int)})
 
 
+def _check_size(folder: Path, own: Mapping[str, Any], twice: bool) -> None:
+    """Raises UserError for more weights than a page may hold; `twice`: a teacher has as many again."""
+    if _count(own) * (2 if twice else 1) > LARGEST:
+        each = " for each of student and teacher" if twice else ""
+        raise UserError(f"{folder}: {_count(own):,} weights{each} are too many for a page, which takes {LARGEST:,}")
+
+
 def _renderer(folder: Path, templates: Templates | None, chat_args: Mapping[str, Any] | None) -> Renderer:
     from transformers import PreTrainedTokenizerFast  # this class alone: it runs no code that a folder contains
 
@@ -215,8 +213,24 @@ def tensors(file: Path) -> dict[str, Any]:
     return arrays
 
 
+def _saved(folder: Path) -> dict[str, Any]:
+    """The weights of a folder, checked where it has a manifest."""
+    if (folder / manifest.NAME).exists():
+        check_whole(folder)
+    return tensors(folder / "model.safetensors")
+
+
 def _count(tensors: Mapping[str, Any]) -> int:
     return sum(int(one.size) for one in tensors.values())
+
+
+def _weights(folder: Path, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """Which set of weights each side has, and each set once."""
+    sides = {"student": _packed(student, folder), "teacher": _packed(teacher, folder)}
+    return {
+        "weights": {side: one["sum"] for side, one in sides.items()},
+        "sets": {one["sum"]: {"shapes": one["shapes"], "values": one["values"]} for one in sides.values()},
+    }
 
 
 def _packed(tensors: Mapping[str, Any], folder: Path) -> dict[str, Any]:
