@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -56,6 +57,7 @@ def test_a_minibatchs_share_of_the_mean(aggregate, chosen, expected) -> None:
     )
     values = torch.tensor([1.0, 2.0, 4.0, 8.0], dtype=torch.float64)
     which = None if chosen is None else torch.tensor(chosen)
+    seen._share = partial(Seen._share, seen)
     got = Seen.mean(seen, values, which)
     assert got.dtype == torch.float64
     assert got.item() == pytest.approx(expected)
@@ -65,6 +67,7 @@ def test_a_value_of_a_rollout_that_is_not_chosen_is_not_read() -> None:
     batch = SimpleNamespace(lengths=torch.tensor([1.0, 1.0]), success=torch.tensor([True, True]))
     seen: Any = SimpleNamespace(batch=batch, rows=torch.tensor([0, 1]), config=SimpleNamespace(aggregate="token"))
     values = torch.tensor([3.0, math.nan])
+    seen._share = partial(Seen._share, seen)
     assert Seen.mean(seen, values, torch.tensor([True, False])).item() == 3.0
 
 

@@ -228,6 +228,7 @@ def test_a_damaged_line_is_named_by_its_number(recorder: Recorder, damage: bytes
 
 EXAMPLE = {
     "int64": 3, "float64": -0.5, "string": "süß\n", "bool": True, "list<int64>": [1, 2], "list<float64>": [-0.5, 0.0],
+    "list<bool>": [True, False],
     "list<string>": ["a", ""], "list<list<string>>": [["a"], ["b", "c"]], "list<list<int64>>": [[1], [2, 3]],
     "list<list<float64>>": [[-1.0], [-2.5, 0.0]],
 }  # fmt: skip

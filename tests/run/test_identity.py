@@ -32,7 +32,8 @@ def trained(folder: Path, task=None, **fields) -> Run:
 def test_a_value_has_one_plain_form():
     value = {"b": {3, 1, 2}, "a": (1, MappingProxyType({"x": b"\x01"})), "c": Outcome(1.0, "x"), "d": object()}
     assert plain(value) == {
-        "a": [1, {"x": "01"}], "b": [1, 2, 3], "c": {"reward": 1.0, "notes": "x", "answer": None},
+        "a": [1, {"x": "01"}], "b": [1, 2, 3],
+        "c": {"reward": 1.0, "notes": "x", "answer": None, "right": None, "turn": None},
         "d": "builtins.object",
     }  # fmt: skip
     assert digest(plain(value)) == digest(plain(dict(reversed(value.items()))))

@@ -18,7 +18,7 @@ class RunSettings:
     """The run: what is learned, from what, for how long, and where it is written."""
 
     task: str = setting("arithmetic")
-    """Source of problems: arithmetic, code, lexicon, math, own, reasoning or science (docs/tasks.md)."""
+    """Source of problems: arithmetic, code, lexicon, math, own, reasoning, science or verifiers (docs/tasks.md)."""
     data: str = setting("")
     """Input of the task: a file, a folder with train/test files, or the name of a `datasets` data set."""
     task_args: tuple[str, ...] = setting(())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from vpdlab import processes
 from vpdlab.config import RunConfig
-from vpdlab.errors import HANDED_IN, UserError
+from vpdlab.errors import HANDED_IN, UserError, notice
 from vpdlab.feedback.critics import ENDPOINT_SETTINGS as ENDPOINT
 from vpdlab.feedback.critics import SETTINGS as CRITIC
 from vpdlab.feedback.sources import CRITIQUE, check_sources
@@ -47,6 +48,12 @@ def check(method: Method, config: RunConfig, own_sampler: bool = False) -> None:
     if config.support == "sampled" and method.views != "student" and (config.alpha != 1.0 or method.measure):
         what = f"method {method.name} has a measure of its own" if method.measure else f"alpha is {config.alpha}"
         raise UserError(f"support sampled is reverse KL, which takes alpha 1, but {what}: choose full or topk")
+
+
+def report_unused(method: Method, config: RunConfig) -> None:
+    """A notice of the settings in `unused`, if there are any."""
+    if processes.main() and (idle := unused(method, config)):
+        notice(f"nothing in this run reads {', '.join(idle)} (method {method.name}): the value has no effect")
 
 
 def unused(method: Method, config: RunConfig) -> list[str]:

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -19,14 +19,14 @@ from vpdlab.feedback.critics import CriticSource, open_critic
 from vpdlab.feedback.noise import shares, with_noise
 from vpdlab.feedback.sources import CRITIQUE, Context, find_sources, give_feedback
 from vpdlab.learn.answers import answered
-from vpdlab.learn.checks import check, unused
+from vpdlab.learn.checks import check, report_unused
 from vpdlab.learn.identity import environment_identity, method_identity, policy_identity, sampler_identity
 from vpdlab.learn.m_step import Method
 from vpdlab.learn.methods import get_method
 from vpdlab.learn.state import Batch, Learner
 from vpdlab.model.budget import fit
 from vpdlab.model.determinism import settle
-from vpdlab.model.devices import pick_device
+from vpdlab.model.devices import forget_peak, pick_device
 from vpdlab.model.policy import READS, TEACHER, Policy
 from vpdlab.model.teacher import KINDS, Copy, teacher_kind
 from vpdlab.prompts import Checked, Renderer, Templates, views
@@ -85,18 +85,14 @@ class Parts:
         handed_in = _identities(method, sampler, policy, environment)
         method = method or get_method(config.method)
         check(method, config, own_sampler=sampler is not None)
-        if processes.main() and (idle := unused(method, config)):
-            notice(f"nothing in this run reads {', '.join(idle)} (method {method.name}): the value has no effect")
-        if config.threads:
-            torch.set_num_threads(config.threads)
+        report_unused(method, config)
+        torch.set_num_threads(config.threads or torch.get_num_threads())
         judge = task or make_task(config.task, **config.task_options())
-        if environment is None and config.environment:
-            environment = make_environment(config.environment, judge, **config.environment_options())
+        environment = environment or _environment(config, judge)
         policy = policy or Policy.load(config)
-        if policy.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(policy.device)
+        forget_peak(policy.device)
         render = _renderer(config, policy, environment)
-        source: Any = Opened(judge, environment) if environment is not None else judge
+        source = judge if environment is None else cast(Task, Opened(judge, environment))
         sampler = sampler or engines.find(config.sampler).open_sampler(config, policy, render.max_context)
         learner = _learner(config, policy, method, sampler.exact)
         fit(policy, method.joint)
@@ -257,6 +253,13 @@ def _identities(
         "environment": environment_identity(environment) if environment is not None else None,
     }
     return {name: identity for name, identity in found.items() if identity is not None}
+
+
+def _environment(config: RunConfig, task: Task) -> Environment | None:
+    """The environment that the config names, around the task."""
+    if not config.environment:
+        return None
+    return make_environment(config.environment, task, **config.environment_options())
 
 
 def _renderer(config: RunConfig, policy: Policy, environment: Environment | None) -> Renderer:

@@ -22,3 +22,9 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"device {name!r} is unavailable ({first_line(error)}); use auto") from error
     return device
+
+
+def forget_peak(device: torch.device) -> None:
+    """Count the most memory held on a GPU from now on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)

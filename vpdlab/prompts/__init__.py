@@ -4,8 +4,9 @@ The teacher's prompt is one user turn: the problem, a correct solution if there 
 attempt if there is any, and the instruction to solve the original problem. The failed attempt itself is not shown,
 since it would pull the teacher toward it. Every piece is a template that a user can replace.
 
-templates: the texts. encoding: text to token ids, control tokens removed. rendering: prompts and views. pieces: prompts
-to be filled in without Python. checking: what a chat template or tokenizer loses of a prompt.
+templates: the texts. encoding: text to token ids, control tokens removed. rendering: prompts and views. turns: an
+environment's replies. pieces: prompts to be filled in without Python. checking: what a chat template or tokenizer loses
+of a prompt.
 """
 
 from vpdlab.prompts.checking import MARK, Checked

@@ -11,7 +11,8 @@ A task is any object with
 To add a task, write a class like this in a file of this folder; the file has the task's name.
 
 arithmetic: sums. code: programs judged by tests. lexicon: made-up words that a critic explains. math: boxed answers.
-reasoning: reasoning-gym. science: multiple choice. own: your own prompts and function.
+reasoning: reasoning-gym. science: multiple choice. own: your own prompts and function. verifiers: environments of the
+package of that name. environments: conversations of several turns about a task's problems.
 """
 
 from __future__ import annotations
