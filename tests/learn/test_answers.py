@@ -100,6 +100,25 @@ def test_the_record_counts_what_the_teacher_sampled(tmp_path) -> None:
     assert one["tokens_rollout"] == sum(len(row["response_ids"]) for row in record.rollouts(1))
 
 
+def test_fewer_answers_are_those_to_the_first_of_each_problem_with_feedback() -> None:
+    run = toy_run(method="joint", task=SomeSilent())
+    every, some = (answered(run, run.batch(), most) for most in (0, 2))
+    assert [(a.group, a.index) for a in some.rollouts] == [(group, index) for group in range(4) for index in (0, 1)]
+    assert [a.index for a in answered(run, run.batch(), 3).rollouts] == [0, 1, 3] * 4  # the third hears nothing
+    same = {(a.group, a.index): a.response_ids for a in every.rollouts}
+    assert all(same[a.group, a.index] == a.response_ids for a in some.rollouts)  # each has its own random stream
+    assert len(some.student) == len(some.teacher) == len(some.success) == len(some) == 8
+
+
+def test_only_the_e_step_answers_less(tmp_path) -> None:
+    for method, count in (("vpd", 8), ("pi-distill", 16)):
+        run = toy_run(True, method=method, e_every=1, e_sample="teacher", e_answers=2, steps=1, eval_every=-1,
+                      out=str(tmp_path / method))  # fmt: skip
+        assert next(iter(run.steps()))["teacher_rollouts"] == count
+        texts = [row["teacher_text"] for row in load_run(tmp_path / method).rollouts(1)]
+        assert sum(text is not None for text in texts) == count
+
+
 def test_without_feedback_nothing_is_sampled_and_a_class_alone_is_told() -> None:
     run = toy_run(e_sample="teacher")
     run.task.verify = lambda rollout: Outcome(0.0, None)

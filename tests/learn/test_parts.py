@@ -131,6 +131,8 @@ def test_options_of_a_method_are_read_by_their_type(tmp_path) -> None:
         ({"method": "grpo", "beta": 0.2}, ["beta"]),
         ({"method": "vpd", "e_every": 0, "e_lr": 1e-3, "e_epochs": 2}, ["e_epochs", "e_lr"]),
         ({"method": "vpd", "beta_max": 1.0, "shift_decay": 0.5}, ["beta_max", "shift_decay"]),
+        ({"method": "vpd", "e_answers": 2}, ["e_answers"]),
+        ({"method": "vpd", "e_answers": 2, "e_sample": "teacher"}, []),
         ({"method": "vpd", "kl_target": 0.1, "beta_max": 1.0, "shift": "ema", "shift_decay": 0.5}, []),
         ({"method": "sdpo", "support": "full", "top_k": 5}, ["top_k"]),
         ({"method": "distil", "distil_future": False, "distil_discount": 0.5}, ["distil_discount"]),

@@ -106,6 +106,9 @@ class EStepSettings:
     e_sample: Literal["student", "teacher"] = setting("student")
     """Responses that the E-step learns from: the rollouts, which the student sampled (the paper's), or as many that the
     teacher samples itself, one for each rollout with feedback, verified like them."""
+    e_answers: int = setting(0, 0)
+    """Number of responses per problem that the teacher samples for the E-step (`e_sample=teacher`), to the feedback on
+    the first that many of the problem's rollouts that have some; 0: one for each rollout with feedback."""
     e_patience: int = setting(0, 0)
     """Above 0: no more E-steps once the teacher's held-out accuracy has not exceeded its best in this many evaluations
     in a row; needs `eval_every` and `eval_teacher`."""

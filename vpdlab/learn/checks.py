@@ -102,6 +102,8 @@ def _pointless(config: RunConfig) -> Iterator[str]:
     """Settings that another setting, or a part passed from Python, makes idle whatever the method."""
     if config.support != "topk":
         yield from ("top_k", "tail")
+    if config.e_sample == STUDENT:
+        yield "e_answers"
     if config.shift != "ema":
         yield "shift_decay"
     if not config.kl_target:

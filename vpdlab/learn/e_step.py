@@ -23,8 +23,8 @@ from vpdlab.model.policy import STUDENT, TEACHER, Policy
 # to the E-step.
 DRIFT_ROWS = 16
 
-SETTINGS = ("e_every", "e_sample", "e_patience", "e_objective", "beta", "kl_target", "beta_min", "beta_max", "anchor",
-            "e_minibatch", "e_unit", "e_epochs", "e_lr")  # fmt: skip
+SETTINGS = ("e_every", "e_sample", "e_answers", "e_patience", "e_objective", "beta", "kl_target", "beta_min",
+            "beta_max", "anchor", "e_minibatch", "e_unit", "e_epochs", "e_lr")  # fmt: skip
 """Fields of RunConfig that only runs with an E-step read, beside those of the objective."""
 
 

@@ -92,7 +92,8 @@ def iterate(parts: Parts, step: int, watch: Watch | None = None) -> Iteration:
     own = e_step is not None and config.e_sample == TEACHER and not learner.e_steps_ended
     if method.samples == TEACHER or own:
         with clock("rollout"):
-            batches[TEACHER] = answered(parts, batch)  # the teacher's own responses, verified
+            most = 0 if method.samples == TEACHER else config.e_answers
+            batches[TEACHER] = answered(parts, batch, most)  # the teacher's own responses, verified
     if e_step is not None:
         with clock("e"):
             e = e_step(learner, batches[TEACHER if own else STUDENT])  # train the teacher, inside the trust region
