@@ -19,7 +19,7 @@ Every record is frozen. A field keeps one meaning for ever: an advantage is a ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -103,6 +103,15 @@ class Turn:
         return self.role == ASSISTANT
 
 
+def conversation(turns: Iterable[tuple[str, str]]) -> str:
+    """The (role, text) of turns as one text, each turn under its role.
+
+    >>> conversation([("assistant", "7"), ("user", "Too low.")])
+    '[assistant]\\n7\\n\\n[user]\\nToo low.'
+    """
+    return "\n\n".join(f"[{role}]\n{text}" for role, text in turns)
+
+
 @dataclass(frozen=True)
 class RolloutTokens:
     """A response as token ids, and which of them the policy wrote itself.
@@ -172,7 +181,7 @@ class Rollout:
     @property
     def transcript(self) -> str:
         """The whole response as text: the text, or the turns of an episode, each under its role."""
-        return "\n\n".join(f"[{turn.role}]\n{turn.text}" for turn in self.turns) or self.text
+        return conversation((turn.role, turn.text) for turn in self.turns) or self.text
 
     def own_turn(self, number: int) -> tuple[int, int]:
         """The tokens [start, end) of the policy's turn `number`, from 1. Raises ValueError where there is none."""

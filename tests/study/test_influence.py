@@ -120,6 +120,20 @@ def test_every_number_against_plain_forward_passes(run: Any, record: dict[str, A
     torch.testing.assert_close(torch.tensor(found["logp"]).double(), whole[rest, tokens], atol=2e-5, rtol=1e-4)
 
 
+def test_tokens_of_the_environment_are_read_but_are_not_the_policys(run: Any, record: dict[str, Any]) -> None:
+    """An episode: the numbers are those of the whole response, at the policy's own tokens."""
+    whole = influence(run, record)
+    mask = [i not in (1, 2) for i in range(len(record["response_ids"]))]
+    found = influence(run, {**record, "mask": mask})
+    own = torch.tensor([i for i, mine in enumerate(mask) if mine])
+    assert found["tokens"] == [whole["tokens"][i] for i in own]
+    for name in ("logp", "total", "total_kl", "gap", "student_logp", "drop", "drop_kl", "shapley"):
+        expected = torch.tensor(whole[name])[..., own]
+        torch.testing.assert_close(torch.tensor(found[name]), expected, atol=1e-6, rtol=1e-5)
+    for one, other in zip(found["variants"], whole["variants"], strict=True):
+        torch.testing.assert_close(torch.tensor(one["delta"]), torch.tensor(other["delta"])[own], atol=1e-6, rtol=1e-5)
+
+
 def test_shapley_values_add_up_and_leave_one_out_has_its_gap(run: Any, record: dict[str, Any]) -> None:
     found = influence(run, record)
     total = torch.tensor(found["total"])

@@ -10,6 +10,7 @@ from vpdlab.config import RunConfig
 from vpdlab.errors import UserError
 from vpdlab.record import RunRecord, load_run
 from vpdlab.show.widget_data import eval_points
+from vpdlab.types import conversation
 
 Row = Mapping[str, Any]
 
@@ -101,13 +102,19 @@ def rollout_table(records: Sequence[Row]) -> list[dict[str, Any]]:
         {
             "iteration": r["step"],
             "problem": r["prompt"],
-            "response": r["text"],
+            "response": response_text(r),
             "right": r["success"],
             "feedback": r["critique"] or r["demonstration"] or f"({r['reason']})",
             "implicit reward": r["implicit_reward"],
         }
         for r in records
     ]
+
+
+def response_text(record: Row) -> str:
+    """A recorded response as text; of an episode all turns, each under its role."""
+    turns = zip(record.get("turn_roles") or (), record.get("turn_texts") or (), strict=True)
+    return conversation(turns) or record["text"]
 
 
 # -- a whole run ---------------------------------------------------------------------------------------------------

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vpdlab.types import ASSISTANT
+
 Row = Mapping[str, Any]
 
 _TOKEN_NUMBERS = ("student_logp", "teacher_logp", "kl", "divergence", "student_entropy", "teacher_entropy")
 _ROLLOUT_FIELDS = (
     "step", "problem_id", "group", "index", "prompt", "text", "success", "reward", "finished", "source", "reason",
-    "critique", "demonstration", "truncated", "implicit_reward",
+    "critique", "demonstration", "truncated", "implicit_reward", "turn_roles", "turn_texts", "feedback_turn",
 )  # fmt: skip
 _LENS_FIELDS = (
     *_ROLLOUT_FIELDS, "tokens", *_TOKEN_NUMBERS, "student_top", "student_top_logp", "teacher_top", "teacher_top_logp",
-    "student_context", "teacher_context",
+    "student_context", "teacher_context", "mask", "turn_ends",
 )  # fmt: skip
 _ROW_FIELDS = (*_ROLLOUT_FIELDS, "parsed", "answer", "signal")
 _COMPARED = (
@@ -71,18 +73,26 @@ def token_ranks(tokens: Sequence[int] | None, top_ids: Sequence[Sequence[int]] |
 def rollout_rows(records: Sequence[Row]) -> list[dict[str, Any]]:
     """Rollouts for `RolloutTable`, in the order given: row i is record i.
 
-    `kl` is the mean over the response's tokens in nats, None outside the recorded subset; `implicit_reward` is None
-    where the rollout has no signal.
+    `kl` is the mean over the policy's own tokens in nats, None outside the recorded subset; `length` counts those
+    tokens; `implicit_reward` is None where the rollout has no signal; `turns` counts the policy's turns, None where no
+    record is an episode.
     """
+    episodes = any(record.get("turn_roles") for record in records)
     return [
         {
             **{name: record.get(name) for name in _ROW_FIELDS},
-            "length": len(record["response_ids"]),
+            "turns": _own_turns(record) if episodes else None,
+            "length": sum(record.get("mask") or [True] * len(record["response_ids"])),
             "kl": _mean(record.get("kl")),
             "recorded": record.get("tokens") is not None,
         }
         for record in records
     ]
+
+
+def _own_turns(record: Row) -> int:
+    """How many turns of a recorded rollout the policy wrote: 1 where it is no episode."""
+    return (record.get("turn_roles") or [ASSISTANT]).count(ASSISTANT)
 
 
 def _mean(values: Sequence[float | None] | None) -> float | None:

@@ -19,12 +19,12 @@ from vpdlab.model.distributions import Term, TokenDist
 
 @dataclass(frozen=True)
 class Push:
-    """The push of a loss on one response of T tokens.
+    """The push of a loss on one response of which the policy wrote T tokens; the environment's have no push.
 
     Attributes:
         logits: [T, V] minus the gradient of the whole batch's loss, times the number of response tokens in the batch:
             for a token mean, the gradient of the token's own term.
-        tokens: [T] the response.
+        tokens: [T] the policy's tokens.
     """
 
     logits: Tensor

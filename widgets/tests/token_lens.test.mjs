@@ -6,6 +6,7 @@ import { load } from "./load.mjs";
 
 const lens = await load("token_lens");
 const { brief, chunkEnds, clean, counted, distributionsAt, fitted, heatClass, largestSpans, measuresOf, percent, rankChange } = lens;
+const { foldedAtFirst, isOwn, ownTokenFrom, turnsOf, valuesOf } = lens;
 const { scaleMax, sharedEnds, tokenLabel, unpackNumbers, unpackRecord, unpackTexts, visible } = lens;
 
 const floats = (...values) => new DataView(new Float32Array(values).buffer);
@@ -56,6 +57,37 @@ test("a token outside a list counts as just behind it; outside both there is no 
   const record = { tops, student_rank: [3, NaN, NaN, 1], teacher_rank: [1, 2, NaN, NaN] };
   assert.deepEqual([0, 1, 3].map((i) => rankChange(record, i)), [2, 9, -10]);
   assert.ok(Number.isNaN(rankChange(record, 2)));
+});
+
+const masked = () => unpackRecord(packed({ mask: integers(1, 0), numbers: { kl: floats(0.1, 9) } }));
+
+test("a token that the policy did not write has no value in any measure", () => {
+  const record = masked();
+  const [kl] = measuresOf(record);
+  assert.deepEqual([...valuesOf(record, kl)].map(Number.isNaN), [false, true]);
+  assert.deepEqual([0, 1].map((i) => isOwn(record, i)), [true, false]);
+  assert.ok(isOwn(unpackRecord(packed()), 1)); // without a mask all are its own
+});
+
+test("steps go from own token to own token and stop at the last", () => {
+  const record = { tokens: [..."abcdef"], mask: Int32Array.from([1, 0, 0, 1, 1, 0]) };
+  assert.deepEqual([ownTokenFrom(record, -1, 1), ownTokenFrom(record, 0, 1), ownTokenFrom(record, 0, 2)], [0, 3, 4]);
+  assert.deepEqual([ownTokenFrom(record, 4, 1), ownTokenFrom(record, 4, 50), ownTokenFrom(record, 4, -50)], [4, 4, 0]);
+  assert.deepEqual([ownTokenFrom(record, 2, 1), ownTokenFrom(record, 6, -1)], [3, 4]);
+});
+
+test("turns are numbered for the policy alone, and one of them is the feedback's", () => {
+  const meta = { turn_roles: ["assistant", "tool", "assistant"], turn_texts: ["a", "b", "c"], turn_ends: [2, 5, 6], feedback_turn: 2 };
+  const turns = turnsOf(meta);
+  assert.deepEqual(turns.map(({ start, end, number, about }) => [start, end, number, about]), [
+    [0, 2, 1, false], [2, 5, null, false], [5, 6, 2, true],
+  ]);
+  assert.deepEqual(turnsOf({}), []);
+  assert.deepEqual(turns.map(foldedAtFirst), [false, true, false]);
+  const reply = { own: false, role: "user", start: 0, end: 80 };
+  assert.deepEqual([reply, { ...reply, end: 81 }].map((turn) => foldedAtFirst({ ...turn, text: "" })), [false, true]);
+  assert.ok(foldedAtFirst({ ...reply, text: "x".repeat(401) }));
+  assert.ok(!foldedAtFirst({ ...reply, own: true, text: "x".repeat(401) }));
 });
 
 test("both distributions by their larger probability, the mass of all others exact", () => {

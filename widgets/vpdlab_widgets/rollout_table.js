@@ -14,6 +14,7 @@ const COLUMNS = [
   { key: "step", name: "iteration", wide: "74px", many: true },
   { key: "prompt", name: "problem", wide: "minmax(90px, 1fr)" },
   { key: "text", name: "response", wide: "minmax(110px, 1.4fr)" },
+  { key: "turns", name: "turns", wide: "46px", count: true },
   { key: "length", name: "tokens", wide: "92px", slim: "62px", bar: "plain" },
   { key: "kl", name: "KL per token", wide: "120px", slim: "100px", bar: "up" },
   { key: "implicit_reward", name: "implicit reward", wide: "150px", slim: "116px", bar: "signed" },
@@ -34,7 +35,8 @@ export function passing(rows, query, outcome) {
   const places = [];
   rows.forEach((row, place) => {
     if (outcome === "no signal" ? row.signal !== false : outcome !== "all" && outcomeOf(row) !== outcome) return;
-    if (wanted && !texts.some((key) => typeof row[key] === "string" && row[key].toLowerCase().includes(wanted))) return;
+    const said = [...texts.map((key) => row[key]), ...(row.turn_texts ?? [])];
+    if (wanted && !said.some((text) => typeof text === "string" && text.toLowerCase().includes(wanted))) return;
     places.push(place);
   });
   return places;
@@ -112,6 +114,21 @@ export function feedbackOf(row) {
 }
 
 // ---- the view ----
+
+/** The conversation of an episode, turn by turn under its role. */
+function conversationOf(row) {
+  const block = element("div", "vpd-rt-said vpd-rt-talk");
+  const list = scroller("vpd-rt-turns");
+  for (const turn of turnsOf(row)) {
+    const one = element("div", `vpd-rt-turn ${turn.own ? "vpd-rt-own" : "vpd-rt-reply"}`);
+    const head = element("div", "vpd-caps", speakerOf(turn));
+    if (turn.about) head.append(" ", element("span", "vpd-mark vpd-about", ABOUT));
+    one.append(head, element("div", "vpd-rt-turn-text", visible(turn.text)));
+    list.append(one);
+  }
+  block.append(element("div", "vpd-caps", `conversation, ${counted(row.turns ?? 0, "turn")} of the policy`), list);
+  return block;
+}
 
 class RolloutTable extends LabView {
   constructor(model, el) {
@@ -268,8 +285,8 @@ class RolloutTable extends LabView {
   drawHeader() {
     const sort = this.model.get("sort");
     this.header.replaceChildren(
-      ...this.columns.map(({ key, name, bar }) => {
-        const button = element("button", `vpd-rt-sort vpd-rt-sort-${key}${bar ? " vpd-rt-number" : ""}`, name);
+      ...this.columns.map(({ key, name, bar, count }) => {
+        const button = element("button", `vpd-rt-sort vpd-rt-sort-${key}${bar || count ? " vpd-rt-number" : ""}`, name);
         button.type = "button";
         button.tabIndex = -1;
         const state = sort === key ? "ascending" : sort === `-${key}` ? "descending" : "none";
@@ -392,12 +409,17 @@ class RolloutTable extends LabView {
     }
   }
 
-  cellOf({ key, bar }, row) {
+  cellOf({ key, bar, count }, row) {
     const cell = element("span", `vpd-rt-cell vpd-rt-${key}`);
     cell.setAttribute("role", "gridcell");
     if (key === "success") {
       const outcome = outcomeOf(row);
       cell.append(element("i", `vpd-data vpd-rt-dot vpd-rt-${outcome}`), row.finished === false ? `${outcome}, truncated` : outcome);
+      return cell;
+    }
+    if (count) {
+      cell.classList.add("vpd-rt-number", "vpd-num");
+      cell.textContent = String(row[key] ?? "–");
       return cell;
     }
     if (!bar) {
@@ -467,9 +489,9 @@ class RolloutTable extends LabView {
     const read = row.parsed !== null && row.parsed !== undefined ? clean(row.parsed, 80) : "none";
     const texts = [
       ["problem", row.prompt],
-      ["response", row.text],
+      [row.turn_roles ? "" : "response", row.text],
       ["parsed answer", `${read}${row.answer ? `, expected ${clean(row.answer, 80)}` : ""}`],
-      [row.critique ? "feedback" : "", row.critique],
+      [row.critique ? `feedback${row.turn_roles && row.feedback_turn ? ` on turn ${row.feedback_turn}` : ""}` : "", row.critique],
       [row.demonstration ? "solution shown to the teacher" : "", row.demonstration],
       [row.signal === false ? "no signal" : "", row.reason],
     ];
@@ -480,6 +502,7 @@ class RolloutTable extends LabView {
       block.append(element("div", "vpd-caps", label), scroller("vpd-rt-words", visible(text)));
       grid.append(block);
     }
+    if (row.turn_roles) grid.append(conversationOf(row));
     this.details.replaceChildren(head, grid);
   }
 

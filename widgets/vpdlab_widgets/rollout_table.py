@@ -10,16 +10,19 @@ import traitlets
 from vpdlab_widgets.base import LabWidget, counted, fallback_table, plain
 
 OUTCOMES = ("all", "right", "wrong", "no signal")
-COLUMNS = ("success", "step", "prompt", "text", "length", "kl", "implicit_reward", "source")
+COLUMNS = ("success", "step", "prompt", "text", "turns", "length", "kl", "implicit_reward", "source")
 _TEXT_LIMIT = 4000  # characters of one text sent to the browser; the record has all of it
 _FALLBACK_COLUMNS = [
-    ("step", "iteration"), ("prompt", "problem"), ("text", "response"), ("success", "right"), ("length", "tokens"),
-    ("kl", "KL (nats per token)"), ("implicit_reward", "implicit reward"), ("source", "feedback"),
+    ("step", "iteration"), ("prompt", "problem"), ("text", "response"), ("success", "right"), ("turns", "turns"),
+    ("length", "tokens"), ("kl", "KL (nats per token)"), ("implicit_reward", "implicit reward"), ("source", "feedback"),
 ]  # fmt: skip
 
 
 class RolloutTable(LabWidget):
     """A row per rollout, to sort, search and select; above the rows a mosaic with a column per group.
+
+    Rows of episodes (`turn_roles`, `turn_texts`) have a column with the number of the policy's turns; the details of a
+    selected one show the whole conversation.
 
     `selected` is the index of the selected row in `rows`, or None, so a TokenLens of the same records follows it with
     `traitlets.link((table, "selected"), (lens, "index"))`.
@@ -78,6 +81,9 @@ class RolloutTable(LabWidget):
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:
     return {
-        key: f"{value[:_TEXT_LIMIT]}…" if isinstance(value, str) and len(value) > _TEXT_LIMIT else value
-        for key, value in row.items()
+        key: [_cut(item) for item in value] if isinstance(value, list) else _cut(value) for key, value in row.items()
     }
+
+
+def _cut(value: Any) -> Any:
+    return f"{value[:_TEXT_LIMIT]}…" if isinstance(value, str) and len(value) > _TEXT_LIMIT else value

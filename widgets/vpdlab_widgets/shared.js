@@ -270,6 +270,32 @@ export function unpackTexts(packed) {
   return Array.from(ends, (end) => whole.slice(start, (start = end)));
 }
 
+// ---- episodes ----
+
+const POLICY = "assistant";
+const ABOUT = "the feedback is about this turn";
+
+/**
+ * The turns of a record with `turn_roles`, `turn_texts` and, where it has tokens, `turn_ends`; none for a single response.
+ * `number` counts the policy's own turns from 1; `about` marks the one that the feedback is about.
+ */
+export function turnsOf(record) {
+  let number = 0;
+  let start = 0;
+  return (record.turn_roles ?? []).map((role, i) => {
+    const own = role === POLICY;
+    if (own) number += 1;
+    const turn = { role, own, text: record.turn_texts[i], start, end: record.turn_ends?.[i] ?? 0, number: own ? number : null };
+    start = turn.end;
+    return { ...turn, about: own && number === record.feedback_turn };
+  });
+}
+
+/** Who speaks in a turn. */
+export function speakerOf(turn) {
+  return turn.own ? `policy, turn ${turn.number}` : `environment, as ${clean(turn.role, 40)}`;
+}
+
 // ---- elements ----
 
 export function element(name, className = "", text = "") {

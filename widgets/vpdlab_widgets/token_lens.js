@@ -4,6 +4,7 @@
 const ROWS = 10; // tokens in the two lists of bars
 const SPANS = 10;
 const SHORT = 80; // tokens of a response that is set larger
+const LONG_REPLY = { characters: 400, tokens: 80 }; // a reply above either is folded at first
 const SPECIAL = /^<\|.{1,40}\|>$|^<\/?[a-z_]{1,20}>$|^\[[A-Z]{2,10}\]$/;
 
 // The measures that can colour tokens. `of(record, i)` is NaN where the record has no value.
@@ -43,6 +44,34 @@ export const MEASURES = [
 
 // ---- pure functions, tested in node ----
 
+/** Whether the policy wrote token `i`: the environment's have no part in any measure. */
+export function isOwn(record, i) {
+  return !record.mask || record.mask[i] !== 0;
+}
+
+/** The values of a measure: NaN where it has none, and at tokens that the policy did not write. */
+export function valuesOf(record, measure) {
+  return Float32Array.from(record.tokens, (_, i) => (isOwn(record, i) ? measure.of(record, i) : NaN));
+}
+
+/** The policy's token that is `by` of its own tokens after `from` (before, where negative), as near as there is one. */
+export function ownTokenFrom(record, from, by) {
+  const way = Math.sign(by);
+  let found = from;
+  for (let i = from + way, left = Math.abs(by); left > 0 && i >= 0 && i < record.tokens.length; i += way) {
+    if (!isOwn(record, i)) continue;
+    found = i;
+    left -= 1;
+  }
+  return found;
+}
+
+/** Whether a turn is folded until the reader opens it: a tool's output, or a long reply. */
+export function foldedAtFirst(turn) {
+  const long = turn.text.length > LONG_REPLY.characters || turn.end - turn.start > LONG_REPLY.tokens;
+  return !turn.own && (turn.role === "tool" || long);
+}
+
 /** Places gained from the student's list to the teacher's. A token outside a list counts as ranked directly after it. */
 export function rankChange(record, i) {
   const [a, b] = [record.student_rank[i], record.teacher_rank[i]];
@@ -70,6 +99,8 @@ export function unpackRecord(packed) {
     "student_logp", "teacher_logp", "kl", "divergence", "student_entropy", "teacher_entropy", "student_rank", "teacher_rank",
   ]) record[name] = unpackNumbers(numbers[name]);
   for (const [name, bytes] of Object.entries(packed.weights ?? {})) record.weights[name] = unpackNumbers(bytes);
+  record.mask = unpackNumbers(packed.mask, Int32Array);
+  record.turns = turnsOf(meta);
   record.words = unpackTexts(packed.words) ?? [];
   for (const [side, top] of Object.entries(packed.tops ?? {})) {
     record.tops[side] = { k: top.k, ids: unpackNumbers(top.ids, Int32Array), logp: unpackNumbers(top.logp) };
@@ -188,6 +219,20 @@ function kindOf(token) {
   return SPECIAL.test(token) ? " vpd-tl-special" : "";
 }
 
+/** What is said of tokens that the environment wrote. */
+const MASKED = "masked: no part in loss, credit or scales";
+
+/** The runs of tokens that the policy did not write, as [start, end]. */
+function maskedRuns(record) {
+  const runs = [];
+  for (let i = 0; i < (record.mask?.length ?? 0); i++) {
+    if (isOwn(record, i)) continue;
+    if (runs.at(-1)?.[1] === i) runs.at(-1)[1] = i + 1;
+    else runs.push([i, i + 1]);
+  }
+  return runs;
+}
+
 function outcomeOf(meta) {
   if (meta.success === true) return ["right", "vpd-right"];
   if (meta.success === false) return [meta.finished === false ? "truncated at the token limit" : "wrong", "vpd-wrong"];
@@ -208,6 +253,7 @@ class TokenLens extends LabView {
     super(model, el, "vpd-tl");
     this.cursor = null; // the token under the pointer or the arrow keys
     this.byPlace = false; // the order of the spans
+    this.folds = new Map(); // "record turn" -> whether the reader has folded or opened it
     this.xray = null; // whether both prompts are shown; null leaves it to how much room they need
     this.build();
     this.hear("change:packed", () => this.takeRecords());
@@ -248,6 +294,7 @@ class TokenLens extends LabView {
     this.packed = this.model.get("packed") ?? [];
     this.unpacked = new Map();
     this.maxima = new Map();
+    this.folds = new Map();
     this.shown = null;
     this.schedule();
   }
@@ -287,6 +334,9 @@ class TokenLens extends LabView {
     const [outcome, tone] = outcomeOf(meta);
     if (outcome) parts.push(element("span", `vpd-badge ${tone}`, outcome));
     if (this.packed.length === 1 && placeLabel(meta)) parts.push(element("span", "vpd-mark", placeLabel(meta)));
+    if (this.record?.turns.length) {
+      parts.push(element("span", "vpd-mark", counted(this.record.turns.filter((turn) => turn.own).length, "turn")));
+    }
     if (meta.source) parts.push(element("span", "vpd-mark", `feedback: ${clean(meta.source, 60)}`));
     if (meta.truncated) parts.push(element("span", "vpd-mark vpd-tl-warn", `${counted(meta.truncated, "token")} of the feedback truncated`));
     const keys = element("span", "vpd-keys");
@@ -298,8 +348,8 @@ class TokenLens extends LabView {
     const meta = this.record?.meta ?? {};
     const told = meta.critique || meta.demonstration;
     const blocks = [["problem", meta.prompt]];
-    if (meta.critique) blocks.push(["feedback, read by the teacher only", meta.critique]);
-    if (meta.demonstration) blocks.push(["solution, read by the teacher only", meta.demonstration]);
+    if (meta.critique) blocks.push([`feedback${this.aboutTurn(meta)}, read by the teacher only`, meta.critique]);
+    if (meta.demonstration) blocks.push([`solution${this.aboutTurn(meta)}, read by the teacher only`, meta.demonstration]);
     if (!told && meta.reason) blocks.push(["no feedback", meta.reason]);
     this.about.replaceChildren(
       ...blocks.filter(([, text]) => text).map(([name, text]) => {
@@ -308,6 +358,10 @@ class TokenLens extends LabView {
         return block;
       }),
     );
+  }
+
+  aboutTurn(meta) {
+    return this.record.turns.some((turn) => turn.about) ? ` on turn ${meta.feedback_turn}` : "";
   }
 
   /** Choice of the record: its problem, and a slider over that problem's iterations and rollouts. */
@@ -388,26 +442,100 @@ class TokenLens extends LabView {
       this.stage.replaceChildren(element("div", "vpd-empty", this.packed.length ? "Choose a rollout" : "No rollouts"));
       return;
     }
-    const blocks = record.tokens ? tokenBlocks(record.tokens, 0) : [element("div", "vpd-chunk", visible(record.meta.text))];
-    this.stage.replaceChildren(...blocks);
+    this.folders = [];
+    this.stage.replaceChildren(
+      ...(record.turns.length
+        ? record.turns.map((turn, i) => this.turnBox(turn, i))
+        : this.textBlocks(0, record.tokens?.length, record.meta.text)),
+    );
     this.stage.scrollTop = 0;
     this.stage.classList.toggle("vpd-tl-short", this.isShort());
-    for (const block of record.tokens ? blocks : []) this.spanAt.push(...block.childNodes);
-    const count = record.tokens ? counted(record.tokens.length, "token") : "text without recorded tokens";
+    const count = record.tokens ? this.counts() : "text without recorded tokens";
+    const turns = record.turns.length ? "T moves to the next turn, O opens or folds the environment's replies, " : "";
     this.stage.setAttribute(
       "aria-label",
       `Response, ${count}. Arrow keys move, Enter pins, C changes the colour, N moves to the next large span, ` +
-        "brackets change the rollout, X shows both prompts, Escape leaves.",
+        `${turns}brackets change the rollout, X shows both prompts, Escape leaves.`,
     );
+  }
+
+  /** How many tokens there are, and how many of them the policy wrote. */
+  counts() {
+    const { tokens, mask } = this.record;
+    const all = counted(tokens.length, "token");
+    return mask ? `${all}, ${tokens.filter((_, i) => isOwn(this.record, i)).length} of them the policy's own` : all;
+  }
+
+  /** Part of the response as blocks: its tokens, or the text of a record without tokens. */
+  textBlocks(start, end, text) {
+    if (!this.record.tokens) return [element("div", "vpd-chunk", visible(text))];
+    const blocks = tokenBlocks(this.record.tokens.slice(start, end), start);
+    for (const block of blocks) this.spanAt.push(...block.childNodes);
+    return blocks;
+  }
+
+  /** A turn of an episode under the name of its speaker; replies of the environment can be folded. */
+  turnBox(turn, place) {
+    const box = element("section", `vpd-tl-turn ${turn.own ? "vpd-tl-policy" : "vpd-tl-reply"}${turn.about ? " vpd-tl-heard" : ""}`);
+    const head = element("div", "vpd-tl-turn-head");
+    const body = element("div", "vpd-tl-turn-body");
+    body.append(...this.textBlocks(turn.start, turn.end, turn.text));
+    const name = element("span", "vpd-tl-speaker", speakerOf(turn));
+    const size = this.record.tokens ? counted(turn.end - turn.start, "token") : "";
+    head.append(name, element("span", "vpd-caps vpd-num", turn.own ? size : [size, MASKED].filter(Boolean).join(", ")));
+    if (turn.about) head.append(element("span", "vpd-mark vpd-about", ABOUT));
+    box.append(head, body);
+    if (!turn.own) this.addFold(turn, place, head, body);
+    return box;
+  }
+
+  addFold(turn, place, head, body) {
+    const key = `${this.model.get("index")} ${place}`;
+    const button = element("button", "vpd-button vpd-tl-fold");
+    button.type = "button";
+    button.tabIndex = -1; // O does the same
+    const start = element("div", "vpd-tl-fold-text", clean(turn.text, 160));
+    const pinned = this.selected();
+    const holdsPin = pinned !== null && pinned >= turn.start && pinned < turn.end;
+    const folder = { start: turn.start, end: turn.end, folded: this.folds.get(key) ?? (foldedAtFirst(turn) && !holdsPin) };
+    folder.set = (folded) => {
+      folder.folded = folded;
+      this.folds.set(key, folded);
+      draw();
+    };
+    const draw = () => {
+      body.hidden = folder.folded;
+      start.hidden = !folder.folded;
+      button.textContent = folder.folded ? "open" : "fold";
+      button.setAttribute("aria-expanded", String(!folder.folded));
+      button.setAttribute("aria-label", `${button.textContent} the reply of the ${speakerOf(turn)}`);
+    };
+    button.addEventListener("click", () => folder.set(!folder.folded));
+    head.append(button);
+    body.before(start);
+    this.folders.push(folder);
+    draw();
+  }
+
+  /** Open all replies of the environment; fold them where all are open. */
+  foldAll() {
+    const folded = !this.folders.some((folder) => folder.folded);
+    for (const folder of this.folders) folder.set(folded);
+  }
+
+  /** To the first token of the policy's next turn, or its previous one. */
+  nextTurn(by) {
+    const own = (this.record?.tokens ? this.record.turns : []).filter((turn) => turn.own && turn.end > turn.start);
+    if (!own.length) return;
+    const at = this.cursor ?? this.selected();
+    const here = at === null ? -1 : own.findLastIndex((turn) => turn.start <= at);
+    const next = at === null ? (by > 0 ? 0 : own.length - 1) : Math.min(Math.max(here + by, 0), own.length - 1);
+    this.jump(own[next].start);
   }
 
   measure() {
     const offered = this.record?.tokens ? measuresOf(this.record) : [];
     return offered.find((one) => one.id === this.model.get("colour")) ?? offered[0] ?? null;
-  }
-
-  valuesOf(record, measure) {
-    return Float32Array.from(record.tokens, (_, i) => measure.of(record, i));
   }
 
   /** One scale for all records on the slider, so that colours are comparable between iterations. */
@@ -418,7 +546,7 @@ class TokenLens extends LabView {
         if (!this.packed[i].tokens) continue;
         const record = this.recordAt(i);
         const own = measuresOf(record).find((one) => one.id === measure.id);
-        if (own) for (const value of this.valuesOf(record, own)) all.push(value);
+        if (own) for (const value of valuesOf(record, own)) all.push(value);
       }
       this.maxima.set(measure.id, scaleMax(all));
     }
@@ -428,12 +556,12 @@ class TokenLens extends LabView {
   /** Colour the tokens, and update everything that depends on the measure. */
   paint() {
     const measure = this.measure();
-    this.values = measure && this.valuesOf(this.record, measure);
+    this.values = measure && valuesOf(this.record, measure);
     this.max = measure ? this.maxOf(measure) : 0;
     this.drawControls(measure);
     if (this.values) {
       this.spanAt.forEach((span, i) => {
-        const heat = heatClass(this.values[i], this.max);
+        const heat = isOwn(this.record, i) ? heatClass(this.values[i], this.max) : "vpd-tl-masked";
         span.vpdHeat = heat ? ` ${heat}` : "";
         span.className = `vpd-tok${span.vpdBase}${span.vpdHeat}`;
       });
@@ -513,12 +641,16 @@ class TokenLens extends LabView {
     const reach = (measure.signed ? (bottom - top) / 2 : bottom - top) - (wide && measure.signed ? 14 : 0);
     const svg = shape("svg", { width, height, class: "vpd-chart", "aria-hidden": "true" });
     const columns = Math.min(n, Math.max(1, Math.floor(width / 1.5)));
+    for (const [start, end] of maskedRuns(this.record)) {
+      const x = (start * step).toFixed(1);
+      svg.append(shape("rect", { x, y: 0, width: ((end - start) * step).toFixed(1), height: wide ? bottom : height, class: "vpd-tl-gap" }));
+    }
     const paths = { up: "", down: "" };
     for (let column = 0; column < columns; column++) {
       const [start, end] = [Math.floor((column * n) / columns), Math.floor(((column + 1) * n) / columns)];
       let value = 0; // the largest of the column's tokens: a peak must not vanish
       for (let i = start; i < end; i++) if (Math.abs(this.values[i]) > Math.abs(value)) value = this.values[i];
-      if (value === 0 || this.max === 0) continue;
+      if (value === 0 || Number.isNaN(value) || this.max === 0) continue;
       const tip = base - Math.sign(value) * Math.max(1, reach * Math.min(1, Math.abs(value) / this.max));
       const x = (((start + end) / 2) * step).toFixed(1);
       paths[value > 0 ? "up" : "down"] += `M${x} ${base}V${tip.toFixed(1)}`;
@@ -585,18 +717,32 @@ class TokenLens extends LabView {
 
   summary() {
     if (!this.record) return "";
-    const keys = "← → token, Enter pins, C colour, N next span, [ ] rollout, X prompts";
-    return this.record.tokens ? `${counted(this.record.tokens.length, "token")}. ${keys}.` : "Text only.";
+    const turns = this.record.turns.length ? "T next turn, O open or fold replies, " : "";
+    const keys = `← → token, Enter pins, C colour, N next span, ${turns}[ ] rollout, X prompts`;
+    return this.record.tokens ? `${this.counts()}. ${keys}.` : "Text only.";
   }
 
   sentence(i, pinned) {
     const { record } = this;
     const measure = this.measure();
     const parts = [`token ${i + 1} of ${record.tokens.length} “${tokenLabel(record.tokens[i])}”${pinned ? ", pinned" : ""}`];
+    const turn = this.turnAt(i);
+    if (turn) parts.push(speakerOf(turn));
+    if (!isOwn(record, i)) return [...parts, MASKED].join(" · ");
     if (measure) parts.push(`${measure.name} ${brief(this.values[i], measure.signed)} ${measure.unit}`.trim());
     if (record.student_logp) parts.push(`π ${percent(Math.exp(record.student_logp[i]))}`);
     if (record.teacher_logp) parts.push(`q ${percent(Math.exp(record.teacher_logp[i]))}`);
     return `${parts.join(" · ")}`;
+  }
+
+  turnAt(i) {
+    return this.record.turns.find((turn) => i >= turn.start && i < turn.end) ?? null;
+  }
+
+  /** The first token of the policy. */
+  firstOwn() {
+    const n = this.record?.tokens?.length ?? 0;
+    return n ? ownTokenFrom(this.record, -1, 1) : null;
   }
 
   /** The token to show before one is selected; the spans themselves may be sorted by position. */
@@ -606,7 +752,7 @@ class TokenLens extends LabView {
   }
 
   drawCard(pinned) {
-    const i = this.cursor ?? pinned ?? this.strongestPeak() ?? (this.record?.tokens?.length ? 0 : null);
+    const i = this.cursor ?? pinned ?? this.strongestPeak() ?? this.firstOwn();
     this.card.hidden = i === null || !this.values;
     if (this.card.hidden) return;
     const { record } = this;
@@ -617,7 +763,13 @@ class TokenLens extends LabView {
     else if (this.cursor === null) head.append(element("span", "vpd-mark", pinned === null ? "largest" : ""));
     const before = record.tokens.slice(Math.max(0, i - 12), i).join("");
     const after = element("div", "vpd-tl-before", before ? `after “…${tokenLabel(before.slice(-44), 60)}”` : "the first token");
+    const turn = this.turnAt(i);
     const parts = [head, after];
+    if (turn) parts.push(element("div", "vpd-caps vpd-tl-turn-of", `${speakerOf(turn)}${turn.about ? `; ${ABOUT}` : ""}`));
+    if (!isOwn(record, i)) {
+      this.card.replaceChildren(...parts, element("div", "vpd-tl-unread", `Not the policy's token. It is read as context; ${MASKED}.`));
+      return;
+    }
     if (Object.keys(record.tops).length) parts.push(this.bars(i));
     parts.push(this.figures(i));
     this.card.replaceChildren(...parts);
@@ -799,6 +951,8 @@ class TokenLens extends LabView {
 
   /** Move to token `i` and scroll it into view; `pin` pins it. */
   jump(i, pin = false) {
+    const folder = this.folders.find((one) => i >= one.start && i < one.end);
+    if (folder?.folded) folder.set(false);
     if (this.spanAt[i]) reveal(this.stage, this.spanAt[i], 48);
     if (!pin) this.moveTo(i);
     else if (i !== this.selected()) this.tell({ selected: i });
@@ -825,6 +979,7 @@ class TokenLens extends LabView {
     let best = i;
     let line = null;
     for (let j = i + by; j >= 0 && j < this.spanAt.length; j += by) {
+      if (!isOwn(this.record, j)) continue;
       const rect = this.spanAt[j].getBoundingClientRect();
       if (Math.abs(rect.top - here.top) < 6) continue;
       if (line === null) line = rect.top;
@@ -838,13 +993,15 @@ class TokenLens extends LabView {
   onKey(event) {
     const n = this.spanAt.length;
     const from = this.cursor ?? this.selected();
-    const by = (count) => () => n && this.jump(from === null ? 0 : Math.min(Math.max(from + count, 0), n - 1));
-    const line = (way) => () => n && this.jump(from === null ? 0 : this.lineFrom(from, way));
+    // Keys walk over the policy's own tokens; the environment's are for the pointer.
+    const by = (count) => () => n && this.jump(from === null ? this.firstOwn() : ownTokenFrom(this.record, from, count));
+    const line = (way) => () => n && this.jump(from === null ? this.firstOwn() : this.lineFrom(from, way));
     takeKeys(
       event,
       {
         ArrowLeft: by(-1), ArrowRight: by(1), ArrowUp: line(-1), ArrowDown: line(1), PageUp: by(-50), PageDown: by(50),
-        Home: () => n && this.jump(0), End: () => n && this.jump(n - 1),
+        Home: () => n && this.jump(this.firstOwn()), End: () => n && this.jump(ownTokenFrom(this.record, n, -1)),
+        t: () => this.nextTurn(1), T: () => this.nextTurn(-1), o: () => this.foldAll(),
         Enter: () => from !== null && this.pin(from), " ": () => from !== null && this.pin(from),
         Escape: () => (this.cursor === null ? this.tell({ selected: null }) : this.moveTo(null)),
         n: () => this.nextSpan(1), N: () => this.nextSpan(-1), c: () => this.nextColour(1), C: () => this.nextColour(-1),

@@ -21,6 +21,10 @@ _FALLBACK_TOKENS = 400
 class TokenLens(LabWidget):
     """One response at a time as text, each token coloured by a measure that the reader chooses.
 
+    An episode (a record with `turn_roles`, `turn_texts` and `turn_ends`) is shown turn by turn. Tokens whose `mask` is
+    False, the environment's, have no colour and no part in any scale; outputs of tools and long replies are folded.
+    `feedback_turn`, from 1, marks the policy's turn that the feedback is about.
+
     `selected` is the index of the pinned token in the response (from 0), or None. `index` is the record shown, or None:
     `traitlets.link((table, "selected"), (lens, "index"))` makes a table of the same records drive the lens.
 
@@ -33,7 +37,8 @@ class TokenLens(LabWidget):
 
     Raises:
         TypeError: a keyword is unknown, or a value is not plain data.
-        ValueError: a list is not as long as `tokens`, `colour` is unknown, or `index` is out of range.
+        ValueError: a list is not as long as `tokens`, the turns are not those of the tokens, `colour` is unknown, or
+            `index` is out of range.
     """
 
     records = traitlets.List(traitlets.Dict()).tag(keyword=True)
@@ -76,16 +81,38 @@ class TokenLens(LabWidget):
         record = self.record
         if record is None:
             return "<p>TokenLens: no response</p>"
-        tokens = record.get("tokens") or [record.get("text") or ""]
-        values = (record.get("kl") or [None] * len(tokens))[:_FALLBACK_TOKENS]
+        tokens, values, mask, heads = _pieces(record)
+        values = values[:_FALLBACK_TOKENS]
         largest = max((value for value in values if value is not None), default=0.0)
-        spans = "".join(_span(token, value, largest) for token, value in zip(tokens, values, strict=False))
+        spans = "".join(
+            heads.get(place, "") + _span(token, value, largest, own)
+            for place, (token, value, own) in enumerate(zip(tokens, values, mask, strict=False))
+        )
         cut = f" … ({counted(len(tokens), 'token')})" if len(tokens) > _FALLBACK_TOKENS else ""
         named = f"{safe(self._title())}: {safe(record.get('prompt') or '')}"
         return f'<p>{named}</p><p style="white-space: pre-wrap">{spans}{cut}</p>'
 
 
-def _span(token: str, value: float | None, largest: float) -> str:
+def _pieces(
+    record: Mapping[str, Any],
+) -> tuple[Sequence[str], Sequence[float | None], Sequence[bool], dict[int, str]]:
+    """Text, KL and mask of each token (of each turn, where there are no tokens), and the roles by their first token."""
+    roles, tokens = record.get("turn_roles") or [], record.get("tokens")
+    if tokens:
+        kl, mask = record.get("kl") or [None] * len(tokens), record.get("mask") or [True] * len(tokens)
+        starts = [0, *(record.get("turn_ends") or ())]
+    else:
+        tokens = record.get("turn_texts") or [record.get("text") or ""]
+        kl, mask = [None] * len(tokens), [role == "assistant" for role in roles] or [True]
+        starts = range(len(roles))
+    values = [value if own else None for value, own in zip(kl, mask, strict=True)]
+    named = zip(starts, roles, strict=False)
+    return tokens, values, mask, {place: f"{chr(10) * (place > 0)}<b>[{safe(role)}]</b>\n" for place, role in named}
+
+
+def _span(token: str, value: float | None, largest: float, own: bool) -> str:
+    if not own:
+        return f'<span style="opacity: 0.6">{safe(token)}</span>'
     alpha = 0.74 * value / largest if value is not None and largest > 0 else 0.0
     colour = palette.tinted(palette.EITHER["teacher"], round(alpha, 2))
     return f'<span style="background: {colour}">{safe(token)}</span>'
@@ -96,14 +123,19 @@ def pack_record(record: Mapping[str, Any], where: str = "record") -> dict[str, A
 
     Raises:
         TypeError: a value is not plain data.
-        ValueError: a per-token list is not as long as `tokens`.
+        ValueError: a per-token list is not as long as `tokens`, or the turns are not those of the tokens.
     """
     tokens = record.get("tokens")
-    long = {"tokens", "weights", *NUMBERS}
+    long = {"tokens", "mask", "weights", *NUMBERS}
     long |= {f"{side}_{what}" for side in ("student", "teacher") for what in ("top", "top_logp", "context")}
     packed: dict[str, Any] = {"meta": plain({key: v for key, v in record.items() if key not in long}, where)}
+    _check_turns(record, where)
     if tokens is None:
         return packed
+    if record.get("mask"):
+        if len(record["mask"]) != len(tokens):
+            raise ValueError(f"{where}.mask: {len(record['mask'])} values for {len(tokens)} tokens")
+        packed["mask"] = pack.integers(map(int, record["mask"]))
     words: dict[str, int] = {}
     packed["tokens"] = pack.texts(tokens)
     packed["numbers"] = {name: _numbers(record, name, len(tokens), where) for name in NUMBERS if record.get(name)}
@@ -124,6 +156,18 @@ def pack_record(record: Mapping[str, Any], where: str = "record") -> dict[str, A
     }
     packed["words"] = pack.texts(list(words))
     return packed
+
+
+def _check_turns(record: Mapping[str, Any], where: str) -> None:
+    roles, texts, ends = (record.get(f"turn_{what}") or [] for what in ("roles", "texts", "ends"))
+    if not len(roles) == len(texts) == len(ends):
+        raise ValueError(f"{where}.turn_roles: {len(roles)} roles, {len(texts)} texts and {len(ends)} ends of turns")
+    length = ends[-1] if record.get("tokens") is None and ends else len(record.get("tokens") or ())
+    if ends and (list(ends) != sorted(ends) or ends[0] < 0 or ends[-1] != length):
+        raise ValueError(f"{where}.turn_ends: {list(ends)} do not divide {length} tokens")
+    own, about = roles.count("assistant"), record.get("feedback_turn")
+    if roles and about is not None and not 1 <= about <= own:
+        raise ValueError(f"{where}.feedback_turn: {about}, but the policy has {own} turns")
 
 
 def _numbers(source: Mapping[str, Any], name: str, length: int, where: str) -> bytes:

@@ -9,11 +9,11 @@ Two ways to attribute the effect to n sentences:
                   these need not sum to the effect of the whole critique; the difference is the gap.
   Shapley values  the mean over all orders in which the sentences could be added: 2^n prompts, sums exactly.
 
-`critique_influence` returns, per response token and in nats: `logp` under the whole critique, `empty_logp` under none,
-`student_logp`; `total` = logp - empty_logp and `total_kl`; `drop` and `drop_kl` [sentences][tokens]; `shapley`
-[sentences][tokens], or None with a `shapley_reason`; `gap` = total - sum of drop; `variants` with `delta` = logp - the
-variant's, and `kl`. KL is KL(q with the whole critique || q with the variant) over the full vocabulary. `cut` names the
-prompts that had to be truncated.
+`critique_influence` returns, per response token of the policy (of an episode, not those of the environment) and in
+nats: `logp` under the whole critique, `empty_logp` under none, `student_logp`; `total` = logp - empty_logp and
+`total_kl`; `drop` and `drop_kl` [sentences][tokens]; `shapley` [sentences][tokens], or None with a `shapley_reason`;
+`gap` = total - sum of drop; `variants` with `delta` = logp - the variant's, and `kl`. KL is KL(q with the whole
+critique || q with the variant) over the full vocabulary. `cut` names the prompts that had to be truncated.
 
 All prompts go through the code that training uses: `Renderer.teacher`, `batch`, `Teacher.token_dist`, `comparison`.
 

@@ -69,11 +69,30 @@ def critique_influence(
     }
 
 
-def _to_analyse(record: Mapping[str, Any], part: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+@dataclass(frozen=True)
+class _Response:
+    """A recorded response.
+
+    Attributes:
+        ids: all its tokens.
+        mask: which of them the policy wrote itself; () where it wrote all of them.
+    """
+
+    ids: tuple[int, ...]
+    mask: tuple[bool, ...]
+
+    @property
+    def own(self) -> list[int]:
+        """The policy's own tokens: the R of every result."""
+        return [token for token, own in zip(self.ids, self.mask or (True,) * len(self.ids), strict=True) if own]
+
+
+def _to_analyse(record: Mapping[str, Any], part: str) -> tuple[tuple[str, ...], _Response]:
     """The sentences of a part of the feedback, and the response. Raises UserError where one is missing."""
-    pieces, response = tuple(sentences(record.get(part) or "")), tuple(record.get("response_ids") or ())
-    if not pieces or not response:
-        raise UserError(f"this rollout has no {part if response else 'response'} to analyse")
+    pieces = tuple(sentences(record.get(part) or ""))
+    response = _Response(tuple(record.get("response_ids") or ()), tuple(record.get("mask") or ()))
+    if not pieces or not response.own:
+        raise UserError(f"this rollout has no {part if response.own else 'response'} to analyse")
     return pieces, response
 
 
@@ -160,12 +179,12 @@ def _effects(plan: _Plan, logp: Float[Tensor, "t r"], kl: Float[Tensor, "t r"]) 
 
 
 def _described(
-    policy: Policy, record: Mapping[str, Any], part: str, pieces: Sequence[str], response: tuple[int, ...]
+    policy: Policy, record: Mapping[str, Any], part: str, pieces: Sequence[str], response: _Response
 ) -> dict[str, Any]:
     """What the result repeats of the rollout."""
     return {
         **{key: record.get(key) for key in ("step", "problem_id", "group", "index", "prompt", "text", "success")},
-        "tokens": [policy.tokenizer.decode([token]) for token in response],
+        "tokens": [policy.tokenizer.decode([token]) for token in response.own],
         "part": part,
         "critique": record.get(part) or "",
         "sentences": list(pieces),
@@ -205,23 +224,24 @@ def rescorer(policy: Policy, teacher: Teacher, render: Renderer, record: Mapping
     return Rescorer(rescore, render.encoder.unknown_words if closed_vocabulary(policy.model) else None)
 
 
-def _view(render: Renderer, record: Mapping[str, Any], part: str, text: str, response: tuple[int, ...]) -> View:
+def _view(render: Renderer, record: Mapping[str, Any], part: str, text: str, response: _Response) -> View:
     """The teacher's view of the response with `text` as its critique or demonstration."""
     problem = Problem(
         record["problem_id"], record["prompt"], record.get("answer") or "", system=record.get("system") or ""
     )
     note = Feedback(record.get("critique") or None, record.get("demonstration") or None)
     context, cut = render.teacher(problem, replace(note, **{part: text.strip() or None}))
-    return View(context, response, cut, group=0)
+    return View(context, response.ids, cut, group=0, mask=response.mask)
 
 
 def _score(policy: Policy, teacher: Teacher, views: Sequence[View], base: int) -> tuple[Tensor, Tensor]:
-    """(log q of each token, KL(q of view `base` || q of the view)), each [views, R] in double precision."""
-    length = len(views[base].response_ids)
+    """(log q of each own token, KL(q of view `base` || q of the view)), each [views, R] in double precision."""
+    whole = collate(views, [base], policy.device)
+    length = len(whole.tokens)
     logp = torch.zeros(len(views), length, dtype=torch.float64)
     kl = torch.zeros_like(logp)
     with torch.no_grad():
-        reference = teacher.token_dist(collate(views, [base], policy.device))
+        reference = teacher.token_dist(whole)
         for (batch,) in policy.minibatches(views):
             again = torch.arange(length, device=policy.device).repeat(len(batch.rows))
             found = compare_tokens(
@@ -248,9 +268,10 @@ def _shapley(logp: Tensor, at: Mapping[int, int], n: int) -> Tensor:
     return values
 
 
-def _student(policy: Policy, record: Mapping[str, Any], response: tuple[int, ...]) -> list[float] | None:
+def _student(policy: Policy, record: Mapping[str, Any], response: _Response) -> list[float] | None:
     """Log-probabilities on the plain prompt under the current weights."""
     if not record.get("prompt_ids"):
         return None
+    view = View(tuple(record["prompt_ids"]), response.ids, mask=response.mask)
     with torch.no_grad():
-        return policy.token_logp(collate([View(tuple(record["prompt_ids"]), response)], [0], policy.device)).tolist()
+        return policy.token_logp(collate([view], [0], policy.device)).tolist()

@@ -68,7 +68,7 @@ class Opened:
     """
 
     def __init__(self, task: Any, environment: Environment) -> None:
-        self.task, self.environment = task, environment
+        self.task, self._environment = task, environment  # tasks have an `environment` of their own
         self.load = lru_cache(maxsize=2)(self._load)
 
     def __getattr__(self, name: str) -> Any:
@@ -81,7 +81,7 @@ class Opened:
         return [self._opened(problem) for problem in self.task.load(split)]
 
     def _opened(self, problem: Problem) -> Problem:
-        return _called(self.environment, problem, 0, lambda: opened(problem, self.environment.start(problem)))
+        return _called(self._environment, problem, 0, lambda: opened(problem, self._environment.start(problem)))
 
 
 def answers(environment: Environment, episodes: Sequence[Episode]) -> list[Reply | Outcome]:
