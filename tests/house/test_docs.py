@@ -6,6 +6,8 @@ the site from them.
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 import shlex
 import subprocess
@@ -19,10 +21,13 @@ import pytest
 from toy import equal, weights
 
 from vpdlab import Run, RunConfig, cli, zoo
-from vpdlab.cli import headless
+from vpdlab.cli import discovering, headless
 from vpdlab.config import HINTS
 from vpdlab.feedback.sources import CRITIQUE, SOURCES
 from vpdlab.learn.methods import METHODS
+from vpdlab.record import load_run
+from vpdlab.study.discover import METHODS as SEARCHES
+from vpdlab.tasks import environments
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "LOG")] + sorted(
@@ -164,7 +169,23 @@ def _iteration(out: list[str], space: dict) -> None:
     assert equal(weights(space["run"]), weights(twin)) and not equal(start, weights(twin))
 
 
-CHECKS = {"iteration.md": _iteration, "methods.md": _methods, "tasks.md": _tasks, "README.md": _readme}
+def _episodes(out: list[str], space: dict) -> None:
+    """An episode is shown, the page's own environment trains for two iterations, and searches end in a table."""
+    roles = [turn.role for turn in space["episode"].turns]
+    assert roles[:2] == ["assistant", "user"] and [line for line in out if re.fullmatch(r"\[\w+\]", line)] == [
+        f"[{role}]" for role in roles
+    ]
+    assert 0 < len(space["own"]) < len(space["episode"].response_ids)
+    rows = [line.split() for line in out if re.match(r"[12] \d", line)]
+    assert [row[0] for row in rows] == ["1", "2"] and all(float(row[2]) > 0 for row in rows)
+    assert any(line["turn_roles"] for step in (1, 2) for line in load_run("runs/digits").rollouts(step))
+    assert [line.split("`")[1] for line in out if line.startswith("| `")] == ["best-of-k", "conversation", "sdpo"]
+
+
+CHECKS = {
+    "episodes.md": _episodes, "iteration.md": _iteration, "methods.md": _methods, "tasks.md": _tasks,
+    "README.md": _readme,
+}  # fmt: skip
 
 
 def commands(path: Path) -> list[list[str]]:
@@ -191,6 +212,10 @@ def test_every_command_is_one_that_vpdlab_takes(path: Path, words: list[str], tm
     elif command == "notebook":
         assert rest[0] in cli.names()
         cli.parse_run("vpdlab notebook", cli.as_options(headless.own_parameters(rest[0], rest[1:])[1]))
+    elif command == "discover":
+        chosen, fields = discovering.options().parse_known_args(rest)
+        cli.parse_preset("vpdlab discover", cli.as_options(fields))
+        assert set(chosen.methods) <= set(SEARCHES)
     elif command in ("compare", "study"):
         assert cli.main([*words, "--dry-run"]) == 0
     elif command == "forecast":
@@ -253,6 +278,20 @@ def test_the_page_of_tasks_names_settings_and_sources_that_exist() -> None:
     assert set(re.findall(r"--(\w+)", page)) <= set(HINTS)
     table = page.split("## Feedback sources")[1].split("### Critics")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)) == {*SOURCES, CRITIQUE}
+
+
+def test_the_page_of_episodes_has_every_environment_with_its_options_and_settings_that_exist() -> None:
+    page = read(ROOT / "docs" / "episodes.md")
+    table = page.split("## Environments included")[1].split("Each works around a task")[0]
+    rows = re.findall(r"^\| `(\w+)` \|.*\|([^|]*)\|$", table, flags=re.MULTILINE)
+    assert sorted(name for name, _ in rows) == environments.names()
+    for name, options in rows:
+        module = importlib.import_module(f"{environments.__name__}.{name}")
+        build = next(kind for kind in vars(module).values() if getattr(kind, "name", None) == name)
+        assert re.findall(r"`(\w+)`", options) == [p for p in inspect.signature(build).parameters if p != "task"]
+    assert set(re.findall(r"--(\w+)", page)) - set(HINTS) == {"preset", "methods", "problems", "limit"}
+    settings = page.split("## Settings")[1].split("## Environments included")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", settings, flags=re.MULTILINE)) <= set(HINTS)
 
 
 def test_the_page_of_vllm_names_settings_that_exist() -> None:

@@ -52,6 +52,7 @@ TRAP = "from pathlib import Path\nPath('sprung').touch()\n\n\ndef verify(respons
 RISKY = {
     "code": ({"task": "own", "data": "p.jsonl", "task_args": ["verify=trap.py:verify"]}, "task_args"),
     "no wall": ({"task": "code", "data": "p.jsonl", "task_args": ["source=mbpp", "sandbox=unsafe"]}, "task_args"),
+    "no wall around a tool": ({"environment": "python", "environment_args": ["sandbox=unsafe"]}, "environment_args"),
     "another's wall": ({"task": "code", "task_args": ["sandbox=http://127.0.0.1:9/"]}, "task_args"),
     "templates": ({"templates": "t.yaml"}, "templates"),
     "vllm": ({"sampler": "vllm", "vllm_url": "http://127.0.0.1:9"}, "vllm_url"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from vpdlab.errors import EnvironmentFailed, UserError
 from vpdlab.learn.iterate import iterate
 from vpdlab.learn.m_step import survey
 from vpdlab.learn.methods import METHODS
+from vpdlab.record import load_run
 from vpdlab.run import Run
 from vpdlab.tasks.common.episodes import Episode, Message, Reply, messages
 from vpdlab.tasks.environments import answers
@@ -175,6 +178,20 @@ def test_metrics_count_the_policys_own_tokens() -> None:
     rows = train(run, 1)
     own = [sum(r.tokens.mask) for r in opened(Counting()).rollouts(1)]
     assert rows[0]["tokens_rollout"] == sum(own) and rows[0]["length"] == pytest.approx(sum(own) / len(own))
+
+
+@pytest.mark.parametrize("named", ["retry", "python"])
+def test_a_recorded_run_of_episodes_says_what_it_ran_in(named: str, tmp_path: Path) -> None:
+    """Its environment.json holds plain values, and its rollouts their turns."""
+    if named == "python" and shutil.which("bwrap") is None:
+        pytest.skip("missing: bubblewrap")
+    fields = {**FIELDS, "max_new_tokens": 100, "max_context": 400, "steps": 1, "out": str(tmp_path / "run")}
+    assert len(list(Run.open(RunConfig.make(**fields, environment=named)).steps())) == 1
+    record = load_run(tmp_path / "run")
+    assert record.config["environment"] == named
+    assert (record.environment["sandbox"] is None) == (named == "retry")
+    for row in record.rollouts(1):
+        assert len(row["response_ids"]) == (row["turn_ends"][-1] if row["turn_ends"] else len(row["logps"]))
 
 
 # -- limits and faults ------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from vpdlab.errors import UserError
 from vpdlab.tasks import make_task
 from vpdlab.tasks.common.episodes import ANOTHER, Episode, Reply, messages, opened
 from vpdlab.tasks.common.tools import read_calls
-from vpdlab.tasks.environments import make_environment, names
+from vpdlab.tasks.environments import Opened, make_environment, names
 from vpdlab.types import ASSISTANT, Outcome, Problem, Turn
 
 walled = pytest.mark.skipif(shutil.which("bwrap") is None, reason="missing: bubblewrap")
@@ -226,3 +226,16 @@ def test_blocks_that_are_answers_are_no_calls(sums: Any) -> None:
     with pytest.raises(UserError, match="label=run"):
         make_environment("python", Code())
     assert make_environment("python", Code(), label="run").tools[0]["function"]["name"] == "run"
+
+
+@pytest.mark.parametrize("judge", [None, {"wall": "bubblewrap"}])
+def test_the_wall_of_a_tool_is_recorded_and_else_that_of_the_task(judge: Any) -> None:
+    class Judge:
+        name, environment = "judge", judge
+
+    class Tool:
+        name = "tool"
+
+    assert Opened(Judge(), Tool()).environment == judge
+    Tool.wall = {"wall": "unsafe"}
+    assert Opened(Judge(), Tool()).environment == {"wall": "unsafe"}

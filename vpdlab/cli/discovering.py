@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,22 +11,27 @@ from vpdlab.cli.options import as_options, parse_preset, parsed, parser, path
 from vpdlab.errors import UserError
 
 
-def discover(args: Sequence[str]) -> int:
-    """attempts to a first success, learning from each: vpdlab discover --preset words-two --problems 20"""
-    arguments = parser(
+def options() -> argparse.ArgumentParser:
+    """The command's own options."""
+    found = parser(
         "discover",
         "Searches single problems until a first success: by sampling alone, in a conversation, or with an update from"
         " the feedback on each batch of attempts. What is already there is not searched again. Every other option of"
         " `vpdlab train` sets a field for all searches; `group` is the size of a batch.",
     )
-    arguments.add_argument("--methods", nargs="+", default=["best-of-k", "conversation", "sdpo", "vpd"],
-                           help="best-of-k, conversation, or methods that learn")  # fmt: skip
-    arguments.add_argument("--problems", type=int, default=20, help="problems, drawn by each seed; default: 20")
-    arguments.add_argument("--limit", type=int, default=256, help="most attempts at a problem; default: 256")
-    arguments.add_argument("--seed", "--seeds", nargs="+", type=int, default=[0], dest="seeds")
-    arguments.add_argument("--out", type=path, default=Path("runs/discover"), help="folder of discover.jsonl, the table"
-                           " and the page")  # fmt: skip
-    chosen, rest = parsed(arguments, args)
+    found.add_argument("--methods", nargs="+", default=["best-of-k", "conversation", "sdpo", "vpd"],
+                       help="best-of-k, conversation, or methods that learn")  # fmt: skip
+    found.add_argument("--problems", type=int, default=20, help="problems, drawn by each seed; default: 20")
+    found.add_argument("--limit", type=int, default=256, help="most attempts at a problem; default: 256")
+    found.add_argument("--seed", "--seeds", nargs="+", type=int, default=[0], dest="seeds")
+    found.add_argument("--out", type=path, default=Path("runs/discover"), help="folder of discover.jsonl, the table"
+                       " and the page")  # fmt: skip
+    return found
+
+
+def discover(args: Sequence[str]) -> int:
+    """attempts to a first success, learning from each: vpdlab discover --preset words-two --problems 20"""
+    chosen, rest = parsed(options(), args)
     for what, named in (("methods", chosen.methods), ("seeds", chosen.seeds)):
         if len(set(named)) < len(named):
             raise UserError(f"discover: {what} has one of the same name twice: {' '.join(map(str, named))}")

@@ -40,12 +40,13 @@ def refuse_unasked(config: RunConfig, place: str, asked: Iterable[str]) -> None:
 
 def risks(config: RunConfig) -> Iterator[tuple[str, str, str]]:
     """(field, its value, what it does) of each setting that does more than compute."""
-    for arg in config.task_args:
-        name, _, value = arg.partition("=")
-        if name == "verify":
-            yield "task_args", arg, "runs that code"
-        if name == "sandbox" and value != WALL:
-            yield "task_args", arg, "runs model-written code outside this machine's sandbox"
+    for field in ("task_args", "environment_args"):
+        for arg in getattr(config, field):
+            name, _, value = arg.partition("=")
+            if name == "verify":
+                yield field, arg, "runs that code"
+            if name == "sandbox" and value != WALL:
+                yield field, arg, "runs model-written code outside this machine's sandbox"
     if zoo.HUB_NAME.fullmatch(config.model) and not Path(config.model).expanduser().is_dir():
         yield "model", config.model, "fetches that model from a hub"
     if config.data and not Path(config.data).expanduser().exists():

@@ -68,11 +68,16 @@ class Opened:
     """
 
     def __init__(self, task: Any, environment: Environment) -> None:
-        self.task, self._environment = task, environment  # tasks have an `environment` of their own
+        self.task, self._opener = task, environment
         self.load = lru_cache(maxsize=2)(self._load)
 
+    @property
+    def environment(self) -> Any:
+        """What the wall around model-written code holds, for the run's record: the tool's, else the task's."""
+        return getattr(self._opener, "wall", None) or getattr(self.task, "environment", None)
+
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # copying and pickling ask for these before there is a task
+        if name.startswith("_"):  # copying and pickling ask for these before there is a task
             raise AttributeError(name)
         return getattr(self.task, name)
 
@@ -81,7 +86,7 @@ class Opened:
         return [self._opened(problem) for problem in self.task.load(split)]
 
     def _opened(self, problem: Problem) -> Problem:
-        return _called(self._environment, problem, 0, lambda: opened(problem, self._environment.start(problem)))
+        return _called(self._opener, problem, 0, lambda: opened(problem, self._opener.start(problem)))
 
 
 def answers(environment: Environment, episodes: Sequence[Episode]) -> list[Reply | Outcome]:

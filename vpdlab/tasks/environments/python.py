@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from vpdlab.errors import UserError
-from vpdlab.sandbox import Execution, Limits, backend, judge_many
+from vpdlab.sandbox import Execution, Limits, backend, describe, judge_many
 from vpdlab.sandbox import run as run_program
 from vpdlab.tasks import Task, verify_all
 from vpdlab.tasks.common.episodes import Episode, Message, Reply, messages
@@ -56,6 +56,7 @@ class Python:
             raise UserError(f"environment python: shown is {shown}, but must be 80 or more")
         self.task, self.shown, self.label, self.workers = task, shown, label, workers
         self.limits, self.sandbox = Limits(seconds=seconds, memory=memory), backend(sandbox)
+        self.wall = describe(sandbox)  # for the run's record
         self.native_tools = False
 
     @property
