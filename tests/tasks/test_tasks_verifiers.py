@@ -26,7 +26,9 @@ extra = pytest.mark.skipif(package is None, reason="extra: the package verifiers
 
 def guessing() -> Any:
     """An example of the package's kind: guess a number; the reply says higher or lower; fewer turns, more reward."""
+    import pyarrow as pa
     from datasets import Dataset
+    from datasets.table import InMemoryTable
 
     class Guess(package.MultiTurnEnv):
         async def is_completed(self, messages: Any, state: Any, **more: Any) -> bool:
@@ -43,8 +45,9 @@ def guessing() -> Any:
         return 1.0 / len(completion)
 
     system = {"role": "system", "content": "Guess."}
-    rows = [(n, [system, {"role": "user", "content": f"Guess {n}."}]) for n in range(10, 30)]
-    data = Dataset.from_list([{"id": n, "prompt": prompt, "answer": str(n)} for n, prompt in rows])
+    rows = [(n, [system, {"role": "user", "content": "Guess my number."}]) for n in range(10, 30)]
+    table = pa.Table.from_pylist([{"id": n, "prompt": prompt, "answer": str(n)} for n, prompt in rows])
+    data = Dataset(InMemoryTable(table), fingerprint="guess")  # some versions of pyarrow and dill cannot make one up
     return Guess(dataset=data, rubric=package.Rubric(funcs=[found, quick], weights=[0.8, 0.2]),
                  max_turns=4)  # fmt: skip
 
