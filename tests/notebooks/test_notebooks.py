@@ -50,6 +50,7 @@ CLAIMS = {  # notebook -> least number of sentences that it checks on its own ou
     "50_feedback_sources": 14,
     "60_inspect_a_run": 10,
     "70_where_it_fails": 21,
+    "90_discovery": 16,
     "em_exact": 25,
     "one_rollout": 10,
     "train": 4,
@@ -163,6 +164,7 @@ WALKS = {
     "40_co_evolution": ("Co-evolution: teacher and student", "vpd-view"),
     "50_feedback_sources": ("Sources of feedback", "failures with feedback"),
     "70_where_it_fails": ("Where it fails", "no-success"),
+    "90_discovery": ("how many attempts until the first success", "second attempt of a conversation"),
     "em_exact": ("EM, exactly", "<math"),
     "one_rollout": ("One rollout, several gradients", "How similar are the methods"),
 }
