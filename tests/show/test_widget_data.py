@@ -13,7 +13,7 @@ from vpdlab.config import RunConfig
 from vpdlab.record import load_run
 from vpdlab.run import Run
 from vpdlab.show.summary import rollout_table
-from vpdlab.show.widget_data import eval_points, lens_records, rollout_rows
+from vpdlab.show.widget_data import eval_points, lens_records, most_divided, rollout_rows
 
 
 def test_points_are_accuracies_with_their_intervals() -> None:
@@ -41,6 +41,11 @@ def test_a_run_knows_the_betas_of_its_steps(tmp_path: Path) -> None:
     assert item["beta"] == betas[3]
     row = next(row for row in record.rollouts(3) if row["implicit_reward"] is not None)
     assert row["implicit_reward"] == pytest.approx(betas[3] * (row["teacher_sum"] - row["student_sum"]))
+
+
+def test_the_rollout_where_student_and_teacher_differ_most() -> None:
+    assert most_divided([{"kl": [0.1, 0.2]}, {"kl": None}, {"kl": [None, 0.3]}, {"kl": [None]}]) == 2
+    assert most_divided([{"kl": None}, {}]) is None
 
 
 # -- episodes --------------------------------------------------------------------------------------------------------

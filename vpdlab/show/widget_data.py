@@ -90,14 +90,24 @@ def rollout_rows(records: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
+def most_divided(records: Sequence[Row]) -> int | None:
+    """Index of the rollout with the largest KL at one of the policy's tokens; None where no KL was recorded."""
+    peaks = {i: max(known) for i, record in enumerate(records) if (known := _known(record.get("kl")))}
+    return max(peaks, key=lambda i: peaks[i]) if peaks else None
+
+
 def _own_turns(record: Row) -> int:
     """How many turns of a recorded rollout the policy wrote: 1 where it is no episode."""
     return (record.get("turn_roles") or [ASSISTANT]).count(ASSISTANT)
 
 
 def _mean(values: Sequence[float | None] | None) -> float | None:
-    known = [value for value in values or () if value is not None]  # null at tokens that the policy did not write
+    known = _known(values)
     return sum(known) / len(known) if known else None
+
+
+def _known(values: Sequence[float | None] | None) -> list[float]:
+    return [value for value in values or () if value is not None]  # null at tokens that the policy did not write
 
 
 def compared_runs(runs: Sequence[Any], labels: Sequence[str] | None = None) -> list[dict[str, Any]]:
