@@ -157,6 +157,7 @@ def figures() -> dict[str, Any]:
         "top_figure": plots.top_figure({"student": tops, "teacher": tops}, TEXT),
         "push_figure": plots.push_figure(words, {TEXT: [0.1] * len(words)}, {TEXT: 1.0}),
         "likeness_figure": plots.likeness_figure([f"a {TEXT}", f"b {TEXT}"], [[1.0, 0.0], [0.0, 1.0]]),
+        "discovery_figure": plots.discovery_figure([{"method": TEXT, "k": 1, "solved": 0.5, "low": 0.1, "high": 0.9}]),
         "move_figure": plots.move_figure({TEXT: dict(tops)}, TEXT),
     }
 

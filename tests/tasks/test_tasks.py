@@ -51,7 +51,7 @@ def test_empty_data_is_no_option() -> None:
 
 
 def test_every_named_task_exists() -> None:
-    assert set(names()) == {"arithmetic", "code", "lexicon", "math", "own", "reasoning", "science"}
+    assert set(names()) == {"arithmetic", "code", "lexicon", "math", "own", "reasoning", "science", "verifiers"}
     assert make_task("arithmetic").load("train")
 
 
