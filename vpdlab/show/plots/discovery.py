@@ -23,8 +23,9 @@ def discovery_figure(curves: Sequence[Mapping[str, Any]]) -> Any:
         at, style = [row["k"] for row in mine], line_style(methods, name)
         low, high = ([row[edge] for row in mine] for edge in ("low", "high"))
         solved = [row["solved"] for row in mine]
-        line = go.Scatter(x=at, y=solved, name=label(name), legendgroup=name, mode="lines+markers", **style)
-        figure.add_traces([*band(at, low, high, style["line"]["color"], name), line])
+        shown = label(name)
+        line = go.Scatter(x=at, y=solved, name=shown, legendgroup=shown, mode="lines+markers", **style)
+        figure.add_traces([*band(at, low, high, style["line"]["color"], shown), line])
     dress(figure, 420, "attempts at a problem")
     figure.update_xaxes(type="log", tickvals=[2**power for power in range(17)])
     figure.update_yaxes(title="solved", tickformat=".0%", range=[0, 1.04])
