@@ -1,9 +1,9 @@
 """What people see of a run, without torch.
 
 summary: a run in words. probes: what the task measured at each evaluation. tables: tables and lines for notebooks,
-untrusted text made safe. strips: the tokens of an episode. plots: figures. widget_data: records as plain dicts for the widgets. page: an executed
-notebook as one offline page. markup: safe Markdown and HTML. said: sentences of a notebook, checked against its
-numbers.
+untrusted text made safe. strips: the tokens of an episode. plots: figures. widget_data: records as plain dicts for the
+widgets. page: an executed notebook as one offline page. markup: safe Markdown and HTML. said: sentences of a notebook,
+checked against its numbers.
 """
 
 from vpdlab.show.strips import token_strip
