@@ -7,10 +7,10 @@ import pytest
 from vpdlab.show import token_strip
 
 
-def test_own_tokens_are_underlined_and_the_others_pale() -> None:
+def test_own_tokens_are_underlined_and_the_others_grey() -> None:
     strip = token_strip(["<b>", "a\n", "85", "c"], [True, True, False, True])
     page = strip._repr_html_()
-    assert page.count("border-bottom") == 3 and page.count("opacity") == 1
+    assert page.count("border-bottom") == 3 and page.count("color: ") == 1
     assert "&lt;b&gt;" in page and "<b>" not in page and page.count("<br>") == 1
     assert 'title="token 2, written by the environment"' in page
     assert repr(strip) == "policy: <b>a↵\nenvironment: 85\npolicy: c"

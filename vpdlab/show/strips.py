@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 from vpdlab_widgets.base import safe, visible
 
-from vpdlab.show.plots.style import STUDENT
+from vpdlab.show.plots.style import GREY, STUDENT
 from vpdlab.show.tables import Shown
 
 _OWN = f"border-bottom: 3px solid {STUDENT}; margin-right: 1px"
-_OTHER = "opacity: 0.55; margin-right: 1px"
+_OTHER = f"color: {GREY}; margin-right: 1px"
 _LONGEST = 200  # characters of one token
 
 
 def token_strip(tokens: Sequence[str], mask: Sequence[bool]) -> Shown:
-    """Tokens in order: underlined where the policy wrote them itself, pale where the mask is False.
+    """Tokens in order: underlined where the policy wrote them itself, grey where the mask is False.
 
     Args:
         tokens: each token as text.
