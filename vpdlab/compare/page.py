@@ -35,33 +35,17 @@ def write(
         title: heading of the page.
         more: Markdown to put before the figures.
     """
-    import nbformat
-
-    from vpdlab.show.page import notebook_to_page
+    from vpdlab.show.page import write_parts
     from vpdlab.show.plots import compare_figure
 
     lines = curves(cells)
     (out / "compare.json").write_text(json.dumps({"rows": rows, "curves": lines}, indent=2) + "\n", encoding="utf-8")
     made = f"Made by {in_markdown(command)}."
     (out / "compare.md").write_text(f"{more}\n\n{markdown(rows)}\n{made}\n".lstrip(), encoding="utf-8")
-    parts = [
-        nbformat.v4.new_markdown_cell(f"# {title}\n\n{more}"),
-        *map(_figure_cell, [compare_figure(lines), *beliefs(cells)]),
-        nbformat.v4.new_markdown_cell(f"{markdown(rows)}\n{made}"),
-    ]
-    notebook = out / "compare.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=parts), notebook)
-    try:
-        return notebook_to_page(notebook, out / "compare.html")
-    finally:
-        notebook.unlink()
-
-
-def _figure_cell(figure: Any) -> Any:
-    import nbformat
-
-    shown = {"application/vnd.plotly.v1+json": json.loads(figure.to_json())}
-    return nbformat.v4.new_code_cell("", execution_count=1, outputs=[nbformat.v4.new_output("display_data", shown)])
+    return write_parts(
+        [f"# {title}\n\n{more}", compare_figure(lines), *beliefs(cells), f"{markdown(rows)}\n{made}"],
+        out / "compare.html",
+    )
 
 
 def beliefs(cells: Sequence[Cell]) -> list[Any]:

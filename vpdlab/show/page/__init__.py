@@ -7,10 +7,11 @@ A notebook may come from someone else, so nothing in it is trusted: the HTML tha
 list of allowed elements, widgets take their data from the notebook and their code from the installed `vpdlab_widgets`,
 and the page's policy runs only scripts whose hash it lists.
 
-reading: the notebook file. outputs: widgets and figures. markdown: text and formulas. writing: the page. exporter: for
-nbconvert and JupyterLab's export menu.
+reading: the notebook file. outputs: widgets and figures. markdown: text and formulas. writing: the page. composing: a
+page of texts and figures. exporter: for nbconvert and JupyterLab's export menu.
 """
 
+from vpdlab.show.page.composing import write_parts
 from vpdlab.show.page.writing import notebook_to_page
 
-__all__ = ["notebook_to_page"]
+__all__ = ["notebook_to_page", "write_parts"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,24 +16,12 @@ def write_page(found: Sequence[Found], limit: int, out: Path, command: str) -> P
         limit: most attempts of a search.
         command: what made it.
     """
-    import nbformat
-
     from vpdlab.show.markup import in_markdown
-    from vpdlab.show.page import notebook_to_page
+    from vpdlab.show.page import write_parts
     from vpdlab.show.plots import discovery_figure
 
     table = markdown(standings(found, limit))
     text = f"{table}\n\nAn unsolved search counts with {limit} attempts. Made by {in_markdown(command)}.\n"
     (out / "discover.md").write_text(text, encoding="utf-8")
-    figure = nbformat.v4.new_code_cell("")
-    data = json.loads(discovery_figure(curves(found, limit)).to_json())
-    figure.outputs = [nbformat.v4.new_output("display_data", {"application/vnd.plotly.v1+json": data})]
-    cells = [
-        nbformat.v4.new_markdown_cell("# Attempts to the first success"), figure, nbformat.v4.new_markdown_cell(text),
-    ]  # fmt: skip
-    notebook = out / "discover.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), notebook)
-    try:
-        return notebook_to_page(notebook, out / "discover.html")
-    finally:
-        notebook.unlink()
+    figure = discovery_figure(curves(found, limit))
+    return write_parts(["# Attempts to the first success", figure, text], out / "discover.html")
