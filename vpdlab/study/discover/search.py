@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vpdlab.config import RunConfig
+from vpdlab.config import FREE, RunConfig
 from vpdlab.errors import UserError
 from vpdlab.learn.iterate import iterate
 from vpdlab.learn.m_step import Seen
@@ -24,7 +24,7 @@ from vpdlab.model.policy import Policy
 from vpdlab.sampling import Sampling
 from vpdlab.sampling.episodes import Limits, Player
 from vpdlab.study.discover.results import Found, Results
-from vpdlab.tasks import Task
+from vpdlab.tasks import Task, make_task
 from vpdlab.tasks.environments import make_environment
 from vpdlab.types import Problem, Rollout
 
@@ -75,20 +75,23 @@ def discover(
         raise UserError(f"environment is {config.environment!r}: discovery opens its own; leave it out")
     results = Results(out, settings(config, limit)) if out is not None else None
     done = results.done if results is not None else set()
+    task = make_task(config.task, **config.task_options())
     for name in methods:
         for seed in seeds:
+            left = [one for one in drawn(task, problems, seed) if (name, one.id, seed) not in done]
+            if not left:
+                continue
             search = Search.open(config.but(seed=seed), name, limit)
-            for problem in drawn(search.parts.task, problems, seed):
-                if (name, problem.id, seed) not in done:
-                    found = search.first_success(problem)
-                    if results is not None:
-                        results.add(found)
-                    yield found
+            for problem in left:
+                found = search.first_success(problem)
+                if results is not None:
+                    results.add(found)
+                yield found
 
 
 def settings(config: RunConfig, limit: int) -> dict[str, Any]:
     """What results depend on beside method, problem and seed."""
-    free = {"method", "seed", "steps", "out", "device", "threads", "prompts"}
+    free = FREE | {"method", "seed", "prompts"}
     return {"limit": limit} | {name: value for name, value in config.to_dict().items() if name not in free}
 
 
