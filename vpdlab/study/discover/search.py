@@ -66,6 +66,20 @@ def discover(
     Raises:
         UserError: for an unknown method, or a folder with results of other settings.
     """
+    _check(config, methods, limit)
+    results = Results(out, settings(config, limit)) if out is not None else None
+    done = results.done if results is not None else set()
+    task = make_task(config.task, **config.task_options())
+    for name in methods:
+        for seed in seeds:
+            left = [one for one in drawn(task, problems, seed) if (name, one.id, seed) not in done]
+            for found in _searched(config.but(seed=seed), name, limit, left):
+                if results is not None:
+                    results.add(found)
+                yield found
+
+
+def _check(config: RunConfig, methods: Sequence[str], limit: int) -> None:
     for name in methods:
         if name not in METHODS:
             raise UserError(f"methods has {name!r}: choose from {', '.join(METHODS)}")
@@ -73,20 +87,13 @@ def discover(
         raise UserError(f"limit is {limit}, but must be 1 or more")
     if config.environment:
         raise UserError(f"environment is {config.environment!r}: discovery opens its own; leave it out")
-    results = Results(out, settings(config, limit)) if out is not None else None
-    done = results.done if results is not None else set()
-    task = make_task(config.task, **config.task_options())
-    for name in methods:
-        for seed in seeds:
-            left = [one for one in drawn(task, problems, seed) if (name, one.id, seed) not in done]
-            if not left:
-                continue
-            search = Search.open(config.but(seed=seed), name, limit)
-            for problem in left:
-                found = search.first_success(problem)
-                if results is not None:
-                    results.add(found)
-                yield found
+
+
+def _searched(config: RunConfig, name: str, limit: int, problems: Sequence[Problem]) -> Iterator[Found]:
+    """The searches of one method and seed; no model is loaded for none."""
+    if problems:
+        search = Search.open(config, name, limit)
+        yield from map(search.first_success, problems)
 
 
 def settings(config: RunConfig, limit: int) -> dict[str, Any]:
