@@ -132,6 +132,7 @@ def opened(chromium: str, path: Path, theirs: bool = False) -> Iterator[Any]:
 
 def hover_everything(page: Any) -> int:
     """Hover the first points of every trace of every figure, and hold that no label has links; counts the labels."""
+    page.locator(".js-plotly-plot .main-svg").first.wait_for(state="attached")  # plotly.js is unpacked first
     return page.evaluate(
         """async () => {
           let count = 0;

@@ -224,7 +224,7 @@ def test_a_report_of_a_run_needs_no_torch_and_asks_nothing(tmp_path, capsys, chr
     with offline_page(chromium, tmp_path / "a<b>" / "report.html") as shown:
         assert shown.locator(".vpd-emt-stage svg").count() >= 4
         assert shown.locator(".vpd-rt").count() == shown.locator(".vpd-tl").count() == 2
-        assert shown.locator(".js-plotly-plot .main-svg").count() > 0
+        shown.locator(".js-plotly-plot .main-svg").first.wait_for(state="attached")
         shown.locator(".vpd-rt").first.locator(".vpd-rt-body .vpd-rt-row").nth(1).click()
         assert shown.locator(".vpd-tl").first.locator(".vpd-tl-where").inner_text().endswith("rollout 2")
 

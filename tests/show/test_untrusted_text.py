@@ -243,7 +243,7 @@ def test_a_notebook_from_someone_else_runs_nothing_in_its_page(chromium, tmp_pat
     with opened(chromium, target, theirs=True) as page:
         page.wait_for_selector(".vpd-emt-title")  # ours is alive, with the notebook's data
         page.locator(".vpd-all-code").click()
-        assert page.locator(".vpd-plot .main-svg").count() > 0
+        page.locator(".vpd-plot .main-svg").first.wait_for(state="attached")
         assert page.locator("svg a").count() == 0
         assert page.evaluate("({}).x === undefined && ({}).y === undefined")
         for link in page.locator("a[href]").all():

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import inspect
 import json
+import tokenize
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ def source_of(function: Callable[..., Any]) -> str:
         if file is not None and Path(file).is_file():
             return Path(file).read_bytes().hex()
         return inspect.getsource(bare)
-    except (OSError, TypeError):
+    except (OSError, TypeError, SyntaxError, tokenize.TokenError):  # or its file's name belongs to another text
         code = getattr(bare, "__code__", None)
         return (
             repr((code.co_code, code.co_names))
