@@ -87,7 +87,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     sides = {"episodes": parts(arguments, arguments.turns), "single turns": parts(arguments, 1)}
-    counts = {name: sum(sum(r.tokens.mask) for r in side.rollouts(1)) for name, side in sides.items()}
+    counts = {name: sum(r.own_tokens for r in side.rollouts(1)) for name, side in sides.items()}
     if len(set(counts.values())) != 1:
         raise SystemExit(f"the sides sampled different numbers of tokens: {counts}")
     print(f"{arguments.model}: {counts['episodes']} sampled tokens a side, one thread")

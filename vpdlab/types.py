@@ -183,6 +183,11 @@ class Rollout:
         """The whole response as text: the text, or the turns of an episode, each under its role."""
         return conversation((turn.role, turn.text) for turn in self.turns) or self.text
 
+    @property
+    def own_tokens(self) -> int:
+        """How many of the response's tokens the policy wrote itself."""
+        return sum(self.mask) if self.mask else len(self.response_ids)
+
     def own_turn(self, number: int) -> tuple[int, int]:
         """The tokens [start, end) of the policy's turn `number`, from 1. Raises ValueError where there is none."""
         own = [turn for turn in self.turns if turn.own]

@@ -86,13 +86,12 @@ class Parts:
         method = method or get_method(config.method)
         check(method, config, own_sampler=sampler is not None)
         report_unused(method, config)
-        torch.set_num_threads(config.threads or torch.get_num_threads())
-        judge = task or make_task(config.task, **config.task_options())
-        environment = environment or _environment(config, judge)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        source, environment = _problems(config, task, environment)
         policy = policy or Policy.load(config)
         forget_peak(policy.device)
         render = _renderer(config, policy, environment)
-        source = judge if environment is None else cast(Task, Opened(judge, environment))
         sampler = sampler or engines.find(config.sampler).open_sampler(config, policy, render.max_context)
         learner = _learner(config, policy, method, sampler.exact)
         fit(policy, method.joint)
@@ -255,11 +254,12 @@ def _identities(
     return {name: identity for name, identity in found.items() if identity is not None}
 
 
-def _environment(config: RunConfig, task: Task) -> Environment | None:
-    """The environment that the config names, around the task."""
-    if not config.environment:
-        return None
-    return make_environment(config.environment, task, **config.environment_options())
+def _problems(config: RunConfig, task: Task | None, environment: Environment | None) -> tuple[Task, Environment | None]:
+    """The task and the environment, handed in or as the config names them; an environment opens the task's problems."""
+    task = task or make_task(config.task, **config.task_options())
+    if environment is None and config.environment:
+        environment = make_environment(config.environment, task, **config.environment_options())
+    return (cast(Task, Opened(task, environment)) if environment is not None else task), environment
 
 
 def _renderer(config: RunConfig, policy: Policy, environment: Environment | None) -> Renderer:

@@ -66,7 +66,7 @@ class Batch:
 
     @cached_property
     def _own(self) -> list[int]:
-        return [sum(rollout.tokens.mask) for rollout in self.rollouts]
+        return [rollout.own_tokens for rollout in self.rollouts]
 
     @cached_property
     def heard_lengths(self) -> Tensor:

@@ -34,7 +34,7 @@ def evaluate(parts: Parts, step: int) -> dict[str, Any]:
     return {
         "step": step,
         **summarise(groups),
-        "length": float(np.mean([sum(rollout.tokens.mask) for rollout in rollouts])),
+        "length": float(np.mean([rollout.own_tokens for rollout in rollouts])),
         "by_problem": [average_at_k(outcomes) for outcomes in groups.values()],  # the same problems in every run
         "problem_ids": [problem.id for problem in problems],
         "held_out": len(parts.task.load("test")),

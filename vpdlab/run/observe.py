@@ -240,13 +240,13 @@ def metrics_row(it: Iteration) -> dict[str, Any]:
 
 def _rollout_numbers(rollouts: Sequence[Rollout], answers: Sequence[Rollout]) -> dict[str, Any]:
     count, outcomes = len(rollouts), [rollout.verified for rollout in rollouts]
-    tokens = sum(sum(rollout.tokens.mask) for rollout in rollouts)
+    tokens = sum(rollout.own_tokens for rollout in rollouts)
     return {
         "reward": sum(outcome.reward for outcome in outcomes) / count,
         "success_rate": sum(outcome.success for outcome in outcomes) / count,
         "length": tokens / count,
         "unfinished": sum(not rollout.finished for rollout in rollouts) / count,
-        "tokens_rollout": tokens + sum(sum(answer.tokens.mask) for answer in answers),
+        "tokens_rollout": tokens + sum(answer.own_tokens for answer in answers),
         "teacher_rollouts": len(answers) or None,
         "teacher_success_rate": sum(answer.success for answer in answers) / len(answers) if answers else None,
     }

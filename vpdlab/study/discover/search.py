@@ -122,11 +122,6 @@ class Count:
                 return True
         return False
 
-    def sampled(self, rollouts: Sequence[Rollout]) -> None:
-        """Count an iteration's rollouts. Raises Solved at a success."""
-        if self.add(_single(rollouts)):
-            raise Solved
-
 
 @dataclass(frozen=True)
 class Search:
@@ -163,7 +158,7 @@ class Search:
 
     def _best(self, parts: Parts, problem: Problem, count: Count) -> bool:
         """Batches from the weights as they are."""
-        return any(count.add(_single(parts.verify(_one(parts, problem, size).rollouts(step)))) for step, size in
+        return any(count.add(_attempts(parts.verify(_one(parts, problem, size).rollouts(step)))) for step, size in
                    self._batches())  # fmt: skip
 
     def _learn(self, parts: Parts, problem: Problem, count: Count) -> bool:
@@ -185,9 +180,9 @@ class Search:
         step = 0
         while count.attempts < self.limit:
             step += 1
-            for rollout in player.play([problem], config.group, sampling, seed=config.seed, step=step):
-                if count.add(_turns(rollout)[: self.limit - count.attempts]):
-                    return True
+            attempts = _attempts(player.play([problem], config.group, sampling, seed=config.seed, step=step))
+            if count.add(attempts[: self.limit - count.attempts]):
+                return True
         return False
 
     def _batches(self) -> Iterator[tuple[int, int]]:
@@ -204,8 +199,9 @@ class _Watch:
         self._count = count
 
     def sampled(self, step: int, rollouts: Sequence[Rollout]) -> None:
-        """Raises Solved at a success."""
-        self._count.sampled(rollouts)
+        """Count the rollouts. Raises Solved at a success."""
+        if self._count.add(_attempts(rollouts)):
+            raise Solved
 
     def tokens(self, seen: Seen, dists: dict[str, TokenDist]) -> None:
         """Nothing to look at."""
@@ -236,15 +232,14 @@ def _one(parts: Parts, problem: Problem, size: int) -> Parts:
     return replace(parts, config=parts.config.but(group=size), task=OneProblem(parts.task, problem))
 
 
-def _single(rollouts: Sequence[Rollout]) -> list[tuple[bool, int]]:
-    return [(rollout.success, len(rollout.response_ids)) for rollout in rollouts]
-
-
-def _turns(rollout: Rollout) -> list[tuple[bool, int]]:
-    """Each attempt of a conversation: only its last one can be right."""
-    own = [turn for turn in rollout.turns if turn.own]
-    sizes = [turn.end - turn.start for turn in own] or [len(rollout.response_ids)]
-    return [(rollout.success and place == len(sizes), size) for place, size in enumerate(sizes, start=1)]
+def _attempts(rollouts: Sequence[Rollout]) -> list[tuple[bool, int]]:
+    """(success, tokens) of each attempt: a rollout, or each turn of a conversation, of which only the last one can be
+    right."""
+    found = []
+    for rollout in rollouts:
+        sizes = [turn.end - turn.start for turn in rollout.turns if turn.own] or [len(rollout.response_ids)]
+        found += [(rollout.success and place == len(sizes), size) for place, size in enumerate(sizes, start=1)]
+    return found
 
 
 @contextmanager

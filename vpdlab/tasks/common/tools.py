@@ -1,4 +1,4 @@
-"""Calls of tools in a model's turn: read, checked against their schema, and told what is wrong with them.
+"""Calls of tools in a model's turn: read, checked against their schema, and explained where they are malformed.
 
 Two formats. Where the model's chat template describes tools, a call is JSON between <tool_call> tags (the format of
 Hermes, Qwen and SmolLM). Elsewhere a call is a fenced block whose label is the tool's name; its text is the argument.

@@ -134,11 +134,7 @@ def waited(value: Any, seconds: float) -> Any:
 
 
 async def _limited(value: Awaitable[Any], seconds: float) -> Any:
-    return SimpleNamespace(result=await asyncio.wait_for(_awaited(value), seconds))
-
-
-async def _awaited(value: Awaitable[Any]) -> Any:
-    return await value
+    return SimpleNamespace(result=await asyncio.wait_for(value, seconds))
 
 
 def _run(start: Callable[[], Any], done: list[Any]) -> None:

@@ -53,9 +53,7 @@ class VerifiersEnvironment:
         if wrong := [call.wrong for call in calls if call.wrong]:
             return Reply(f"Error: {' '.join(wrong)}", "tool")
         talk.add(text, calls)
-        if talk.completed():
-            return judged(talk.reward(), self.task.success, None)
-        replies = talk.reply()
+        replies = [] if talk.completed() else talk.reply()
         if not replies:
             return judged(talk.reward(), self.task.success, None)
         role = "tool" if all(message["role"] == "tool" for message in replies) else "user"
