@@ -54,7 +54,8 @@ class RunRecord:
     @property
     def origin(self) -> Origin | None:
         """The run that this one is a branch of, and where it left it; None for any other run."""
-        return changes.origin_of(self.environment.get("origin"))
+        there = (self.folder / "environment.json").exists()  # an incomplete copy of a run may lack it
+        return changes.origin_of(self.environment.get("origin")) if there else None
 
     @property
     def changes(self) -> list[Change]:
