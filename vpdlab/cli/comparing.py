@@ -6,7 +6,7 @@ import argparse
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vpdlab.cli.options import as_options, parse_preset, parsed, parser, path
 from vpdlab.errors import UserError
@@ -98,15 +98,25 @@ def _study(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> int
     from vpdlab.compare import claims, studies
     from vpdlab.record import refuse_links
 
-    chosen.out = chosen.out or Path("runs") / f"study-{Path(chosen.study).stem}"
+    chosen.out = chosen.out or _folder(chosen.study)
     refuse_links(chosen.out)
     found = studies.read_study(chosen.study).chosen(chosen.conditions, chosen.methods, chosen.seeds)
-    asked = parse_preset("vpdlab study", rest)[0]
-    cells = found.cells(chosen.out, {name: getattr(asked, name) for name in asked.asked})
+    cells = found.cells(chosen.out, _fields("vpdlab study", rest))
     if _run_all(cells, chosen):
         judged = claims.verdicts(found.claims, cells)
         _show(cells, chosen, command, claims.markdown(judged) if judged else "", title=found.title)
     return 0
+
+
+def _folder(study: str) -> Path:
+    """Where the runs of a study are, if nobody says otherwise."""
+    return Path("runs") / f"study-{Path(study).stem}"
+
+
+def _fields(command: str, rest: Sequence[str]) -> dict[str, Any]:
+    """The fields that the options set for all runs."""
+    asked = parse_preset(command, rest)[0]
+    return {name: getattr(asked, name) for name in asked.asked}
 
 
 def _add_common(arguments: argparse.ArgumentParser) -> None:
@@ -125,10 +135,14 @@ def forecast(args: Sequence[str]) -> int:
     arguments.add_argument("--batches", type=int, default=4, help="batches to sample, at least 2; default: 4")
     arguments.add_argument("--with-fit", type=path, metavar="FILE", help="a fit of your own, as --fit writes it")
     arguments.add_argument("--fit", metavar="STUDY", help="instead: fit on the runs of this study that are complete")
+    arguments.add_argument("--check", metavar="STUDY", help="instead: compare forecasts with the complete runs of this"
+                           " study; other options set fields for all of them, as in `vpdlab study`")  # fmt: skip
     arguments.add_argument("--study-out", type=path, help="folder of that study; default: runs/study-NAME")
     arguments.add_argument("--write", type=path, default=Path("forecast.json"), help="the file that --fit writes")
     chosen, rest = parsed(arguments, args)
-    return _fit(chosen) if chosen.fit else _forecast(chosen, as_options(rest))
+    if chosen.fit and chosen.check:
+        raise UserError("forecast: --fit and --check exclude each other: a fit agrees with its own runs")
+    return _fit(chosen) if chosen.fit else (_check if chosen.check else _forecast)(chosen, as_options(rest))
 
 
 def _forecast(chosen: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -145,7 +159,7 @@ def _fit(chosen: argparse.Namespace) -> int:
     from vpdlab.compare import forecasts, studies
     from vpdlab.study.forecast import write
 
-    out = chosen.study_out or Path("runs") / f"study-{Path(chosen.fit).stem}"
+    out = chosen.study_out or _folder(chosen.fit)
     cells = studies.read_study(chosen.fit).cells(out)
     done = [cell for cell, _ in forecasts.gains(cells)]
     fits = forecasts.fit_study(done, forecasts.signs_of_study(done, out, chosen.batches))
@@ -154,4 +168,16 @@ def _fit(chosen: argparse.Namespace) -> int:
         print(f"{method}: {one.runs} runs under {one.conditions} conditions; each left out in turn, the interval is")
         print(f"  +-{100 * one.error:.0f} points and the rank correlation of forecast and outcome {one.rank:.2f}")
     print(chosen.write)
+    return 0
+
+
+def _check(chosen: argparse.Namespace, rest: Sequence[str]) -> int:
+    from vpdlab.compare import forecasts, studies
+    from vpdlab.study.forecast import BUNDLED, read
+
+    out = chosen.study_out or _folder(chosen.check)
+    cells = studies.read_study(chosen.check).cells(out, _fields("vpdlab forecast", rest))
+    done = [cell for cell, _ in forecasts.gains(cells)]
+    signs = forecasts.signs_of_study(done, out, chosen.batches)
+    print(forecasts.agreement(done, signs, read(chosen.with_fit or BUNDLED)))
     return 0

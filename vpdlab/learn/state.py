@@ -170,13 +170,14 @@ class Learner:
         one's (`anchor=fixed`). What the sampler knows exactly is not computed again.
 
         Returns:
-            The prior, and the mismatch of sampler and scorer where the current weights sampled the batch.
+            The prior, and the mismatch of sampler and scorer where the current student sampled the batch; that of the
+            teacher's own responses shows in the feedback view, which this does not read.
 
         Raises:
             RunFailed: where a sampler that should be exact is not.
         """
         if batch.sampled_from == TEACHER:
-            return self._plain_logp(batch), self.mismatch_of_answers(batch)
+            return self._plain_logp(batch), None
         fresh = batch.sampled_by(self.policy)
         known = self.anchor is not None or (fresh and self.exact)
         rows = len(batch) if not known else CHECKED if fresh else 0  # a few show whether sampler and scorer agree
