@@ -80,7 +80,7 @@ class Batch:
     @cached_property
     def _heard(self) -> list[list[bool]]:
         """Of each rollout, which of its own tokens the feedback is about."""
-        return [_about(rollout, note) for rollout, note in zip(self.rollouts, self.feedback, strict=True)]
+        return [about(rollout, note) for rollout, note in zip(self.rollouts, self.feedback, strict=True)]
 
     @cached_property
     def rewards(self) -> Tensor:
@@ -130,7 +130,7 @@ class Batch:
         return torch.tensor(values, device=self.success.device)
 
 
-def _about(rollout: Rollout, note: Feedback) -> list[bool]:
+def about(rollout: Rollout, note: Feedback) -> list[bool]:
     """Which of a rollout's own tokens its feedback is about."""
     own = rollout.tokens.mask
     if note.turn is None or not note.signal:

@@ -9,16 +9,27 @@ from vpdlab.types import ASSISTANT
 
 Row = Mapping[str, Any]
 
-_TOKEN_NUMBERS = ("student_logp", "teacher_logp", "kl", "divergence", "student_entropy", "teacher_entropy")
+_TOKEN_NUMBERS = (
+    "student_logp", "teacher_logp", "kl", "divergence", "student_entropy", "teacher_entropy", "alpha_divergence",
+    "alpha_divergence_push", "alpha_divergence_part", "cross_entropy", "cross_entropy_push", "clipped_kl",
+    "clipped_kl_push", "clipped_kl_part", "to_come", "entropy_share", "reference_logp",
+)  # fmt: skip
 _ROLLOUT_FIELDS = (
     "step", "problem_id", "group", "index", "prompt", "text", "success", "reward", "finished", "source", "reason",
     "critique", "demonstration", "truncated", "implicit_reward", "turn_roles", "turn_texts", "feedback_turn",
 )  # fmt: skip
 _LENS_FIELDS = (
     *_ROLLOUT_FIELDS, "tokens", *_TOKEN_NUMBERS, "student_top", "student_top_logp", "teacher_top", "teacher_top_logp",
-    "student_context", "teacher_context", "mask", "turn_ends",
+    "student_context", "teacher_context", "mask", "turn_ends", "signal", "advantage", "token_weight", "heard_weight",
+    "success_weight",
 )  # fmt: skip
 _ROW_FIELDS = (*_ROLLOUT_FIELDS, "parsed", "answer", "signal")
+_LOSS_SETTINGS = (
+    "method", "steps", "temperature", "aggregate", "alpha", "support", "top_k", "tail", "is_clip", "clip_low",
+    "clip_high", "kl_coef", "nsr_weight", "rl_weight", "opd_weight", "reweight_alpha", "reweight_steps",
+    "reweight_clip", "sdar_weight", "sdar_gate", "sdar_sharpness", "distil_local", "distil_future", "distil_discount",
+    "distil_baseline", "opsd_clip",
+)  # fmt: skip
 _COMPARED = (
     "step", "success_rate", "margin", "kl", "kl_teacher", "entropy", "length", "signal_share", "tokens_rollout",
     "seconds_rollout", "seconds_feedback", "seconds_e", "seconds_m",
@@ -38,6 +49,7 @@ def lens_records(
     records: Sequence[Row],
     beta: float | Mapping[int, float | None] | None = None,
     weights: Mapping[str, Sequence[Sequence[float] | None]] | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Rollouts for `TokenLens`, in the order given: item i is record i.
 
@@ -46,11 +58,14 @@ def lens_records(
         beta: turns log-ratios into each token's part of the implicit reward: one number, or one per step
             (`RunRecord.betas`), which differs from the config's where `kl_target` adapts it; None omits that part.
         weights: name -> further per-token numbers: for each record a list as long as its response, or None.
+        config: the run's settings (`RunRecord.config`), with which the lens fills in the formulas of the methods; None
+            omits these.
     """
-    items = []
+    items, settings = [], {name: config[name] for name in _LOSS_SETTINGS if name in config} if config else None
     for place, record in enumerate(records):
         own = beta.get(record["step"]) if isinstance(beta, Mapping) else beta
-        item = {name: record.get(name) for name in _LENS_FIELDS} | {"beta": own}
+        item = {name: record.get(name) for name in _LENS_FIELDS} | {"beta": own, "settings": settings}
+        item["sampled_logp"] = record.get("logps") if record.get("tokens") is not None else None
         for side in ("student", "teacher"):
             item[f"{side}_rank"] = token_ranks(record.get("response_ids"), record.get(f"{side}_top_ids"))
         item["weights"] = {name: lists[place] for name, lists in (weights or {}).items()}

@@ -45,7 +45,8 @@ class LabWidget(anywidget.AnyWidget):
     """The traits that `drive` linked, for the host of an offline page, where no kernel passes changes on."""
 
     _parts: Sequence[str] = ()
-    """Further scripts that its module begins with; each is also a text constant of it, for a worker to run."""
+    """Further scripts that its module begins with; one is also a text constant of it (LIVE_ENGINE) where a worker of
+    the widget is to run it."""
     _displays: Sequence[DisplayHandle] = ()
     _made_layout = False
 
@@ -163,8 +164,10 @@ def script_with(script: Path, parts: Sequence[str] = ()) -> str:
     texts = {name: _HERE.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in ("shared", *parts)}
     # A classic worker has no exports.
     plain_texts = {name: re.sub(r"^export ", "", texts[name], flags=re.MULTILINE) for name in parts}
-    constants = "".join(f"const {name.upper()} = {json.dumps(text)};\n" for name, text in plain_texts.items())
-    return palette.script() + "".join(texts.values()) + constants + script.read_text(encoding="utf-8")
+    own = script.read_text(encoding="utf-8")
+    named = {name.upper(): text for name, text in plain_texts.items() if re.search(rf"\b{name.upper()}\b", own)}
+    constants = "".join(f"const {name} = {json.dumps(text)};\n" for name, text in named.items())
+    return palette.script() + "".join(texts.values()) + constants + own
 
 
 def write_page(widgets: Sequence[LabWidget], path: str | Path | None = None, title: str = "") -> str:

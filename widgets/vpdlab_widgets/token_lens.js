@@ -5,6 +5,12 @@ const ROWS = 10; // tokens in the two lists of bars
 const SPANS = 10;
 const SHORT = 80; // tokens of a response that is set larger
 const LONG_REPLY = { characters: 400, tokens: 80 }; // a reply above either is folded at first
+// The per-token numbers of a packed record: those of token_lens.py.
+const NUMBERS = [
+  "student_logp", "teacher_logp", "kl", "divergence", "student_entropy", "teacher_entropy", "student_rank", "teacher_rank",
+  "sampled_logp", "alpha_divergence", "alpha_divergence_push", "alpha_divergence_part", "cross_entropy", "cross_entropy_push",
+  "clipped_kl", "clipped_kl_push", "clipped_kl_part", "to_come", "entropy_share", "reference_logp",
+];
 const SPECIAL = /^<\|.{1,40}\|>$|^<\/?[a-z_]{1,20}>$|^\[[A-Z]{2,10}\]$/;
 
 // The measures that can colour tokens. `of(record, i)` is NaN where the record has no value.
@@ -95,9 +101,7 @@ export function unpackRecord(packed) {
   const { meta } = packed;
   const record = { meta, beta: meta.beta ?? null, tokens: unpackTexts(packed.tokens), weights: {}, tops: {}, contexts: {} };
   const numbers = packed.numbers ?? {};
-  for (const name of [
-    "student_logp", "teacher_logp", "kl", "divergence", "student_entropy", "teacher_entropy", "student_rank", "teacher_rank",
-  ]) record[name] = unpackNumbers(numbers[name]);
+  for (const name of NUMBERS) record[name] = unpackNumbers(numbers[name]);
   for (const [name, bytes] of Object.entries(packed.weights ?? {})) record.weights[name] = unpackNumbers(bytes);
   record.mask = unpackNumbers(packed.mask, Int32Array);
   record.turns = turnsOf(meta);
@@ -261,6 +265,7 @@ class TokenLens extends LabView {
     this.hear("change:colour", () => this.paint());
     this.hear("change:selected", () => this.showToken());
     this.hear("change:title", () => this.drawHead());
+    this.hear("change:why", () => this.paint());
     this.watch(this.root);
     this.takeRecords();
     this.draw();
@@ -276,13 +281,14 @@ class TokenLens extends LabView {
     this.makeHome(this.stage, "group", "tokens");
     this.card = element("div", "vpd-box vpd-tl-card");
     this.spans = element("div", "vpd-tools vpd-tl-spans");
+    this.reason = element("section", "vpd-box vpd-tl-why");
     this.under = element("div", "vpd-tl-xray");
     this.status = statusLine("vpd-tl-status");
     this.column = element("div", "vpd-tl-text");
     this.column.append(this.profile, this.stage, this.spans);
     const main = element("div", "vpd-tl-main");
     main.append(this.column, this.card);
-    this.root.append(this.head, this.about, this.steps, this.controls, main, this.under, this.status);
+    this.root.append(this.head, this.about, this.steps, this.controls, main, this.reason, this.under, this.status);
     for (const box of [this.stage, this.under]) {
       this.listen(box, "pointerover", (event) => this.onPointer(event));
       this.listen(box, "pointerleave", () => this.moveTo(null));
@@ -455,7 +461,7 @@ class TokenLens extends LabView {
     this.stage.setAttribute(
       "aria-label",
       `Response, ${count}. Arrow keys move, Enter pins, C changes the colour, N moves to the next large span, ` +
-        `${turns}brackets change the rollout, X shows both prompts, Escape leaves.`,
+        `${turns}brackets change the rollout, W shows the formula of this push, M the next method's, X both prompts, Escape leaves.`,
     );
   }
 
@@ -592,9 +598,14 @@ class TokenLens extends LabView {
     xray.setAttribute("aria-pressed", String(this.xrayShown()));
     xray.hidden = Object.keys(this.record.contexts).length === 0;
     xray.addEventListener("click", () => this.toggleXray());
-    this.controls.replaceChildren(
-      choice(items, measure.id, (id) => this.tell({ colour: id })), heatKey(measure, this.max), xray,
-    );
+    const why = element("button", "vpd-button", "Why this push");
+    why.type = "button";
+    why.tabIndex = -1; // W does the same
+    why.setAttribute("aria-pressed", String(this.model.get("why") !== null));
+    why.addEventListener("click", () => this.toggleWhy());
+    const right = element("span", "vpd-tools vpd-tl-right-tools");
+    right.append(why, xray);
+    this.controls.replaceChildren(choice(items, measure.id, (id) => this.tell({ colour: id })), heatKey(measure, this.max), right);
     this.controls.title = measure.about;
   }
 
@@ -718,7 +729,7 @@ class TokenLens extends LabView {
   summary() {
     if (!this.record) return "";
     const turns = this.record.turns.length ? "T next turn, O open or fold replies, " : "";
-    const keys = `← → token, Enter pins, C colour, N next span, ${turns}[ ] rollout, X prompts`;
+    const keys = `← → token, Enter pins, C colour, N next span, ${turns}[ ] rollout, W why, M method, X prompts`;
     return this.record.tokens ? `${this.counts()}. ${keys}.` : "Text only.";
   }
 
@@ -754,6 +765,7 @@ class TokenLens extends LabView {
   drawCard(pinned) {
     const i = this.cursor ?? pinned ?? this.strongestPeak() ?? this.firstOwn();
     this.card.hidden = i === null || !this.values;
+    this.drawWhy(i);
     if (this.card.hidden) return;
     const { record } = this;
     const head = element("div", "vpd-tl-card-head");
@@ -773,6 +785,33 @@ class TokenLens extends LabView {
     if (Object.keys(record.tops).length) parts.push(this.bars(i));
     parts.push(this.figures(i));
     this.card.replaceChildren(...parts);
+  }
+
+  // -- why this push --
+
+  drawWhy(i) {
+    const method = this.model.get("why");
+    this.reason.hidden = this.card.hidden || method === null;
+    if (this.reason.hidden) return;
+    const scrolled = [...this.reason.querySelectorAll(".vpd-tl-math")].map((box) => box.scrollLeft);
+    this.reason.replaceChildren(
+      ...(isOwn(this.record, i)
+        ? whyPanel(this.record, i, method, (name) => this.tell({ why: name }))
+        : [element("div", "vpd-tl-why-line", `Why this push: ${MASKED}.`)]),
+    );
+    this.reason.querySelectorAll(".vpd-tl-math").forEach((box, place) => (box.scrollLeft = scrolled[place] ?? 0));
+  }
+
+  toggleWhy() {
+    this.tell({ why: this.model.get("why") === null ? "" : null });
+  }
+
+  nextMethod(by) {
+    const own = this.record?.meta.settings?.method;
+    if (this.model.get("why") === null || !own) return;
+    const names = [...new Set([own, ...Object.keys(LOSSES)])];
+    const at = names.indexOf(this.model.get("why") || own);
+    this.tell({ why: names[(at + by + names.length) % names.length] });
   }
 
   bars(i) {
@@ -1005,7 +1044,7 @@ class TokenLens extends LabView {
         Enter: () => from !== null && this.pin(from), " ": () => from !== null && this.pin(from),
         Escape: () => (this.cursor === null ? this.tell({ selected: null }) : this.moveTo(null)),
         n: () => this.nextSpan(1), N: () => this.nextSpan(-1), c: () => this.nextColour(1), C: () => this.nextColour(-1),
-        s: () => this.sortSpans(!this.byPlace), x: () => this.toggleXray(), "[": () => this.step(-1), "]": () => this.step(1),
+        s: () => this.sortSpans(!this.byPlace), w: () => this.toggleWhy(), m: () => this.nextMethod(1), M: () => this.nextMethod(-1), x: () => this.toggleXray(), "[": () => this.step(-1), "]": () => this.step(1),
       },
       () => this.cursor !== null || this.selected() !== null,
     );

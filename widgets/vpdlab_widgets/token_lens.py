@@ -13,7 +13,9 @@ from vpdlab_widgets.base import LabWidget, counted, plain, safe
 MEASURES = ("kl", "ratio", "reward", "rank", "student_entropy", "teacher_entropy", "surprise")
 NUMBERS = (
     "student_logp", "teacher_logp", "kl", "divergence", "student_entropy", "teacher_entropy", "student_rank",
-    "teacher_rank",
+    "teacher_rank", "sampled_logp", "alpha_divergence", "alpha_divergence_push", "alpha_divergence_part",
+    "cross_entropy", "cross_entropy_push", "clipped_kl", "clipped_kl_push", "clipped_kl_part", "to_come",
+    "entropy_share", "reference_logp",
 )  # fmt: skip
 _FALLBACK_TOKENS = 400
 
@@ -34,6 +36,8 @@ class TokenLens(LabWidget):
         index: which record is shown.
         colour: the measure that colours the tokens: one of `MEASURES`, or the name of a list in the records' `weights`.
         title: plain text above the response.
+        why: the method whose formula is shown, filled in with the current token's numbers, beside those of all others;
+            "" is the run's own, None shows none. It needs records made with `lens_records(..., config=run.config)`.
 
     Raises:
         TypeError: a keyword is unknown, or a value is not plain data.
@@ -41,11 +45,13 @@ class TokenLens(LabWidget):
             `index` is out of range.
     """
 
+    _parts = ("formulas",)
     records = traitlets.List(traitlets.Dict()).tag(keyword=True)
     packed = traitlets.List().tag(sync=True, internal=True)
     index = traitlets.Int(0, allow_none=True).tag(sync=True)
     colour = traitlets.Unicode("kl").tag(sync=True)
     title = traitlets.Unicode("").tag(sync=True)
+    why = traitlets.Unicode(None, allow_none=True).tag(sync=True)
     selected = traitlets.Int(None, allow_none=True).tag(sync=True)
 
     def __init__(self, records: Iterable[Mapping[str, Any]] | Mapping[str, Any] = (), **kwargs: Any) -> None:
