@@ -62,6 +62,7 @@ def page() -> str:
         for one in (one for one in settings() if one.group == name):
             assert one.text, f"{one.name} has no text"
             resume = "fixed" if one.changes_results else "may change"
+            resume += ", live" if one.live else ""
             meaning = one.text.replace("|", r"\|")
             parts.append(f"| `{one.name}` | {kind(one)} | {default(one.default)} | {resume} | {meaning} |")
         parts[-1] += "\n"

@@ -236,7 +236,10 @@ def test_other_settings_are_named_and_may_be_insisted_on(run_folder):
     assert "\n" not in message and "--resume-anyway" in message
     run = trained(run_folder, resume_anyway=True, steps=6, lr=5e-4)
     assert [row["lr"] for row in run.rows] == [1e-3] * 4 + [5e-4] * 2
-    assert load_run(run_folder).config["lr"] == 5e-4
+    record = load_run(run_folder)
+    assert record.config["lr"] == 1e-3  # what it began with; the change is recorded beside it
+    assert [(change.step, change.setting, change.now) for change in record.changes] == [(4, "lr", 5e-4)]
+    assert [record.config_at(step)["lr"] for step in (4, 5)] == [1e-3, 5e-4]
 
 
 def test_settings_that_only_say_how_may_change(run_folder):

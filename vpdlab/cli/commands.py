@@ -10,7 +10,17 @@ from pathlib import Path
 from vpdlab import processes
 from vpdlab.cli.comparing import compare, forecast, study
 from vpdlab.cli.discovering import discover
-from vpdlab.cli.options import as_options, parse_preset, parse_run, parsed, parser, path, without_trust
+from vpdlab.cli.options import (
+    as_options,
+    fork_named,
+    parse_branch,
+    parse_preset,
+    parse_run,
+    parsed,
+    parser,
+    path,
+    without_trust,
+)
 from vpdlab.config import HINTS
 from vpdlab.errors import UserError, refuse_handed_in
 from vpdlab.run.trust import TRUST, given, refuse_unasked
@@ -18,14 +28,16 @@ from vpdlab.run.trust import TRUST, given, refuse_unasked
 
 def train(args: Sequence[str]) -> int:
     """train a model from language feedback"""
-    config, _ = parse_run("vpdlab train", as_options(args))
+    place, words = fork_named(as_options(args))
+    fork, config = parse_branch("vpdlab train", place, words) if place else (None, parse_run("vpdlab train", words)[0])
     from vpdlab.cli.headless import EXIT_STATUS
     from vpdlab.record import load_run
     from vpdlab.run import Run
     from vpdlab.show.probes import probe_lines
     from vpdlab.show.summary import conclusion, drawn, fresh_warnings, progress_line
 
-    run = Run.open(config)
+    run = Run.open(config) if fork is None else Run.open_branch(fork, config, config.out)
+    config = run.config
     print(f"{run.task.summary}\nthe run is written to {config.folder}", flush=True)
     if config.eval_every >= 0 and not run.rows:
         count = drawn({"problems": len(run.held_out), "held_out": len(run.task.load("test"))})

@@ -59,6 +59,34 @@ def parse_run(program: str, args: Sequence[str]) -> tuple[RunConfig, str]:
     return config, preset
 
 
+def fork_named(args: Sequence[str]) -> tuple[str, list[str]]:
+    """What `--from` names among a command's arguments, "" for nothing, and the arguments without it."""
+    own = argparse.ArgumentParser(prog="vpdlab train", add_help=False, allow_abbrev=False, exit_on_error=False)
+    own.add_argument("--from", dest="place")
+    found, rest = parsed(own, args)
+    if found.place == "":
+        raise UserError("--from is empty: write RUN@STEP, for instance runs/x@40, or RUN for its newest checkpoint")
+    return found.place or "", rest
+
+
+def parse_branch(program: str, place: str, args: Sequence[str]) -> tuple[Any, RunConfig]:
+    """The fork that `place` names, and the settings of the branch: the original run's there, and the options on top.
+
+    Returns:
+        A `run.branch.Fork`, and the config, whose `out` is empty unless it was given.
+    """
+    from vpdlab.run.branch import find_fork
+
+    words, trusted = without_trust(args)
+    for option in given(words, {"preset", "resume"}):
+        raise UserError(f"--from begins with the settings and a checkpoint of {place}: leave --{option} out")
+    fork = find_fork(place)
+    config, _ = parse_preset(program, words, base=fork.config.but(out=""))
+    if not trusted:
+        refuse_unasked(config, str(fork.record.folder), given(words, HINTS))
+    return fork, config
+
+
 def without_trust(args: Sequence[str]) -> tuple[list[str], bool]:
     """A command's arguments without `--trust`, and whether it was among them."""
     return [word for word in args if word != TRUST], TRUST in args
@@ -98,6 +126,7 @@ def parse_preset(program: str, args: Sequence[str], base: RunConfig | None = Non
             text = (
                 f"--preset NAME sets many at once: {', '.join(presets())}, or a YAML file. With --resume a run's own"
                 f" settings apply; those that run code or send data must be given again, or add {TRUST}."
+                " --from RUN@STEP (train) begins with a checkpoint of another run, and its settings: a branch."
             )
             options = tyro.cli(_grouped(base), prog=program, description=text, args=rest)
             return _by_group(options).asked_for(given(args, HINTS)), known.preset

@@ -7,6 +7,7 @@ from vpdlab.config.config import (
     FREE,
     GROUPS,
     HINTS,
+    LIVE,
     PRESETS,
     RANGES,
     RunConfig,
@@ -20,6 +21,6 @@ from vpdlab.config.setting import SettingInfo
 from vpdlab.config.words import read_options, read_values
 
 __all__ = [
-    "BUDGET", "FREE", "GROUPS", "HINTS", "PRESETS", "RANGES", "TRACKERS", "RunConfig", "SettingInfo", "known_fields",
-    "presets", "read_options", "read_preset", "read_values", "settings",
+    "BUDGET", "FREE", "GROUPS", "HINTS", "LIVE", "PRESETS", "RANGES", "TRACKERS", "RunConfig", "SettingInfo",
+    "known_fields", "presets", "read_options", "read_preset", "read_values", "settings",
 ]  # fmt: skip

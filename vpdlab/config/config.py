@@ -140,6 +140,8 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 FREE = frozenset(name for name, field in SETTINGS.items() if not field.metadata["changes_results"])
 """Settings that a resumed run may change: how long, how fast, what is written. All others affect results."""
+LIVE = tuple(name for name, field in SETTINGS.items() if field.metadata["live"])
+"""Settings that may be changed between two iterations of a run, in order of declaration; each change is recorded."""
 BUDGET = frozenset(name for name, field in SETTINGS.items() if field.metadata["budget"])
 """Settings of `FREE` that runs must nevertheless share to be compared."""
 

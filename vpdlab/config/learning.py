@@ -87,13 +87,13 @@ class FeedbackSettings:
     critic_cache: str = setting("", changes_results=False)
     """Folder that caches the server's replies, so that a rerun costs nothing; empty: vpdlab/critiques in the user
     cache."""
-    noise_drop: float = setting(0.0, 0, 1)
+    noise_drop: float = setting(0.0, 0, 1, live=True)
     """Fraction of rollouts with feedback that lose it (noise, for studies)."""
-    noise_shuffle: float = setting(0.0, 0, 1)
+    noise_shuffle: float = setting(0.0, 0, 1, live=True)
     """Fraction that receive another problem's feedback."""
-    noise_truncate: float = setting(0.0, 0, 1)
+    noise_truncate: float = setting(0.0, 0, 1, live=True)
     """Fraction whose feedback loses the second half of its words."""
-    noise_contradict: float = setting(0.0, 0, 1)
+    noise_contradict: float = setting(0.0, 0, 1, live=True)
     """Fraction whose critique is turned into its opposite."""
 
 
@@ -101,7 +101,7 @@ class FeedbackSettings:
 class EStepSettings:
     """E-step: train the teacher on outcomes inside the trust region."""
 
-    e_every: int = setting(5, 0)
+    e_every: int = setting(5, 0, live=True)
     """F: run an E-step every F iterations; 0 disables it."""
     e_sample: Literal["student", "teacher"] = setting("student")
     """Responses that the E-step learns from: the rollouts, which the student sampled (the paper's), or as many that the
@@ -115,9 +115,9 @@ class EStepSettings:
     e_objective: Literal["bco", "kto", "awr", "pg"] = setting("bco")
     """Loss of the E-step: bco (the paper's), kto, awr (likelihood weighted by exp(r/beta)), or pg (policy gradient of
     reward minus beta KL, importance-weighted)."""
-    beta: float = setting(0.1, 1e-9, 1e6)
+    beta: float = setting(0.1, 1e-9, 1e6, live=True)
     """Temperature of the implicit reward and coefficient of the KL to the student, in 1/nats."""
-    kl_target: float = setting(0.0, 0, 1e3)
+    kl_target: float = setting(0.0, 0, 1e3, live=True)
     """Above 0: adapt beta to the measured KL(teacher||student), in nats per token: doubled above 1.5 times this target,
     halved below target / 1.5, after each E-step."""
     beta_min: float = setting(0.001, 1e-9, 1e6)
@@ -132,7 +132,7 @@ class EStepSettings:
     """Unit of `e_minibatch` (open in the paper)."""
     e_epochs: int = setting(1, 1)
     """Passes over the batch in one E-step."""
-    e_lr: float = setting(0.0, 0, 1e3)
+    e_lr: float = setting(0.0, 0, 1e3, live=True)
     """Learning rate of a separate E-step optimiser; 0: share the M-step's optimiser and rate (open in the paper)."""
     shift: Literal["step", "ema"] = setting("step")
     """The shift delta: computed anew at each E-step, or a moving average over E-steps (open in the paper)."""
@@ -146,7 +146,7 @@ class EStepSettings:
 class MStepSettings:
     """M-step: distil the teacher into the student."""
 
-    alpha: float = setting(0.5, 0, 1)
+    alpha: float = setting(0.5, 0, 1, live=True)
     """Divergence: 0 forward KL(teacher||student), 1 reverse KL(student||teacher), between: Jensen-Shannon mixture."""
     support: Literal["full", "topk", "sampled"] = setting("topk")
     """Tokens that the divergence covers: all, the student's `top_k`, or the sampled one (score-function form)."""
@@ -156,7 +156,7 @@ class MStepSettings:
     """Mass outside the `topk` support: one extra outcome, or renormalised away."""
     aggregate: Literal["token", "sequence"] = setting("token")
     """Mean over all tokens of the batch, or over responses of each one's token mean."""
-    is_clip: float = setting(0.0, 0, 1e3)
+    is_clip: float = setting(0.0, 0, 1e3, live=True)
     """Above 0: weight distilled tokens by min(student / sampling policy, this). The paper leaves it off."""
 
 
@@ -178,9 +178,9 @@ class OutcomeSettings:
     """The advantage of every token of a failure is minus this, for nsr."""
     pi_alpha: float = setting(0.5, 0, 1)
     """Share of the teacher's objective, for pi-distill; the student has the rest. Both KLs have the weight `beta`."""
-    rl_weight: float = setting(1.0, 0, 1e3)
+    rl_weight: float = setting(1.0, 0, 1e3, live=True)
     """Weight of the outcomes, for joint and reshape."""
-    opd_weight: float = setting(1.0, 0, 1e3)
+    opd_weight: float = setting(1.0, 0, 1e3, live=True)
     """Weight of the teacher, for joint and reshape."""
     reweight_alpha: float = setting(1.0, 0, 1)
     """Initial share of the teacher in the factor, for reweight."""
@@ -220,7 +220,7 @@ class TeacherSettings:
     teacher: str = setting("shared")
     """shared: the live weights; ema: their moving average; snapshot: taken at each E-step; frozen: the initial ones;
     trust-region: geometric mixture of frozen and live; adapter: a LoRA adapter that only the E-step trains."""
-    teacher_rate: float = setting(0.05, 0, 1)
+    teacher_rate: float = setting(0.05, 0, 1, live=True)
     """Rate of the moving average per iteration, for `teacher=ema`."""
     trust_mix: float = setting(0.5, 0, 1)
     """Share of the live log-probabilities, for `teacher=trust-region`."""
@@ -232,13 +232,13 @@ class TeacherSettings:
 class OptimiserSettings:
     """Optimiser of the student."""
 
-    lr: float = setting(1e-4, 0, 1e3)
+    lr: float = setting(1e-4, 0, 1e3, live=True)
     """Learning rate of AdamW."""
     warmup: int = setting(0, 0)
     """Iterations of linear learning-rate warm-up."""
     weight_decay: float = setting(0.01, 0, 1e3)
     """Weight decay of AdamW."""
-    grad_clip: float = setting(1.0, 0, 1e3)
+    grad_clip: float = setting(1.0, 0, 1e3, live=True)
     """Maximum gradient norm; 0: no clipping."""
     lora_rank: int = setting(0, 0)
     """Train a LoRA adapter of this rank; 0: train all weights."""

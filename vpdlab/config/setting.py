@@ -25,6 +25,7 @@ def setting(
     *,
     changes_results: bool = True,
     budget: bool = False,
+    live: bool = False,
 ) -> Any:
     """A dataclass field with its range, for numbers, and its meaning for other runs.
 
@@ -33,11 +34,11 @@ def setting(
         low, high: bounds of a number, inclusive; `high` defaults to 1e9.
         changes_results: False where a resumed run may change it: how long, how fast, what is written.
         budget: part of what a comparison holds equal between its runs, although a resumed run may change it.
+        live: may be changed between two iterations of a run (`run.control.change`).
     """
     bounds = None if low is None else (low, LARGE if high is None else high)
-    return dataclasses.field(
-        default=default, metadata={"range": bounds, "changes_results": changes_results, "budget": budget}
-    )
+    metadata = {"range": bounds, "changes_results": changes_results, "budget": budget, "live": live}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class SettingInfo:
         name, group, default: the field, its group's name, its default.
         type: as the annotation says it, without Literal: "int", "a | b | c", "list of words".
         range: (lowest, highest) of a number, else None.
-        changes_results, budget: as in `setting`.
+        changes_results, budget, live: as in `setting`.
         text: the docstring under the field, on one line.
     """
 
@@ -59,6 +60,7 @@ class SettingInfo:
     range: tuple[float, float] | None
     changes_results: bool
     budget: bool
+    live: bool
     text: str
 
 
@@ -69,7 +71,8 @@ def describe(groups: dict[str, type]) -> Iterator[SettingInfo]:
         for field in dataclasses.fields(kind):
             yield SettingInfo(
                 field.name, group, _type_name(hints[field.name]), field.default, field.metadata["range"],
-                field.metadata["changes_results"], field.metadata["budget"], texts.get(field.name, ""),
+                field.metadata["changes_results"], field.metadata["budget"], field.metadata["live"],
+                texts.get(field.name, ""),
             )  # fmt: skip
 
 

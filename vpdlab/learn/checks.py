@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vpdlab import processes
-from vpdlab.config import RunConfig
+from vpdlab.config import LIVE, RunConfig
 from vpdlab.errors import HANDED_IN, UserError, notice
 from vpdlab.feedback.critics import ENDPOINT_SETTINGS as ENDPOINT
 from vpdlab.feedback.critics import SETTINGS as CRITIC
@@ -56,10 +56,32 @@ def report_unused(method: Method, config: RunConfig) -> None:
         notice(f"nothing in this run reads {', '.join(idle)} (method {method.name}): the value has no effect")
 
 
+def check_change(method: Method, before: RunConfig, after: RunConfig, own_sampler: bool = False) -> None:
+    """Refuse what cannot change while a run goes on.
+
+    Raises:
+        UserError: in one line.
+    """
+    check(method, after, own_sampler)
+    if bool(before.e_lr) != bool(after.e_lr):
+        has = "an optimiser of its own" if before.e_lr else "no optimiser of its own"
+        raise UserError(f"e_lr is {before.e_lr:g}, so the E-step has {has}: it cannot become {after.e_lr:g} now")
+
+
+def in_use(method: Method, config: RunConfig) -> list[str]:
+    """Settings that may be changed while a run goes on, and that something in this run reads."""
+    idle = _idle(method, config)
+    return [name for name in LIVE if name not in idle and (name != "e_lr" or config.e_lr)]
+
+
 def unused(method: Method, config: RunConfig) -> list[str]:
     """Settings that the user named although nothing in this run reads them, in order of declaration."""
-    idle = config.asked & ((_special() - set(_read(method, config))) | set(_pointless(config)))
+    idle = config.asked & _idle(method, config)
     return [name for name in config.to_dict() if name in idle]
+
+
+def _idle(method: Method, config: RunConfig) -> set[str]:
+    return (_special() - set(_read(method, config))) | set(_pointless(config))
 
 
 def _special() -> set[str]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from vpdlab import processes
-from vpdlab.config import FREE, RunConfig, read_values
+from vpdlab.config import FREE, LIVE, RunConfig, read_values
 from vpdlab.credit import group_mean
 from vpdlab.errors import HANDED_IN, UserError, notice
 from vpdlab.feedback.critics import CriticSource, open_critic
@@ -124,6 +124,13 @@ class Parts:
     def fresh_learner(self) -> Learner:
         """A learner that starts from the policy's present weights, with nothing carried over."""
         return _learner(self.config, self.policy, self.method, self.sampler.exact)
+
+    def take(self, config: RunConfig) -> None:
+        """Go on with other values of the settings in `LIVE`; call it between two iterations."""
+        if config.beta != self.config.beta:
+            self.learner.beta = config.beta
+        self.config = self.learner.config = config
+        self.policy.config = self.policy.config.but(**{name: getattr(config, name) for name in LIVE})
 
     @property
     def policy(self) -> Policy:

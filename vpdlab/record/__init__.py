@@ -4,6 +4,7 @@ runs/NAME/
   config.json        all settings
   environment.json   schema of the record, versions, revision, device, seeds, summary of the task
   metrics.jsonl      one line per iteration
+  events.jsonl       one line per setting that was changed while the run went on (changes.py)
   eval.jsonl         one line per evaluation; its `probes` are what the task measured of the policy
   rollouts/          all rollouts: step-000130.parquet, steps-000001-000128.parquet (rollouts.py)
   checkpoints/       step-000040: everything that resuming needs (checkpoint.py)
@@ -12,15 +13,17 @@ runs/NAME/
   lock               held while a process trains
 
 schema.py names the columns and keys, checks.py validates values, reader.py opens a run, writer.py writes one, folder.py
-begins one safely, rollouts.py lays out rollouts/.
+begins one safely, rollouts.py lays out rollouts/, changes.py has changed settings and the origin of a branch.
 """
 
+from vpdlab.record.changes import EVENTS, Change, Origin, changed, differences
 from vpdlab.record.folder import mark_stopped, prepare, refuse_links, writing
 from vpdlab.record.reader import RunRecord, load_run, refuse_newer, state_of
 from vpdlab.record.schema import COLUMNS, LINES, METRICS, SCHEMA, TOKEN_COLUMNS, flat, plain
 from vpdlab.record.writer import Recorder
 
 __all__ = [
-    "COLUMNS", "LINES", "METRICS", "SCHEMA", "TOKEN_COLUMNS", "Recorder", "RunRecord", "flat", "load_run",
-    "mark_stopped", "plain", "prepare", "refuse_links", "refuse_newer", "state_of", "writing",
+    "COLUMNS", "EVENTS", "LINES", "METRICS", "SCHEMA", "TOKEN_COLUMNS", "Change", "Origin", "Recorder", "RunRecord",
+    "changed", "differences", "flat", "load_run", "mark_stopped", "plain", "prepare", "refuse_links", "refuse_newer",
+    "state_of", "writing",
 ]  # fmt: skip

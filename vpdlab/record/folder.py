@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,12 @@ def mark_stopped(folder: Path) -> None:
     status = load_run(folder).status
     if status["state"] == "running":
         write_json(folder / "status.json", status | {"state": "stopped", "reason": "its process was ended"})
+
+
+def write_lines(path: Path, rows: Iterable[Any]) -> None:
+    """Replace a small file of JSON lines atomically. Raises RunFailed if it cannot be written."""
+    with writing(path), staged_file(path) as staged:
+        staged.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def write_json(path: Path, value: Any, durable: bool = False) -> None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError, reason
 from vpdlab.files import read_small
-from vpdlab.record import checks, rollouts
+from vpdlab.record import changes, checks, rollouts
+from vpdlab.record.changes import EVENTS, Change, Origin
 from vpdlab.record.schema import METRICS, SCHEMA, arrow_type, columns, flat
 
 if TYPE_CHECKING:
@@ -48,7 +49,38 @@ class RunRecord:
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        return self._json("environment.json", lambda found: checks.fault(found, checks.ENVIRONMENT))
+        return self._json("environment.json", _environment_fault)
+
+    @property
+    def origin(self) -> Origin | None:
+        """The run that this one is a branch of, and where it left it; None for any other run."""
+        return changes.origin_of(self.environment.get("origin"))
+
+    @property
+    def changes(self) -> list[Change]:
+        """Settings that were changed while the run went on, in order; of a branch also those before and at its fork.
+
+        `config` holds what the run began with, a branch at its fork; `config_at` what an iteration ran with.
+        """
+        before = self.origin.changes if self.origin is not None else ()
+        return [*before, *self.own_changes()]
+
+    def own_changes(self, upto: int | None = None) -> list[Change]:
+        """The lines of events.jsonl; with `upto` those of changes up to that step."""
+        found = changes.parse(self.lines(EVENTS))
+        return [change for change in found if upto is None or change.step <= upto]
+
+    def config_at(self, step: int) -> dict[str, Any]:
+        """The settings that iteration `step` ran with: `config` with the changes before it.
+
+        >>> record.config_at(13)["lr"]  # doctest: +SKIP
+        """
+        found = dict(self.config)
+        before = self.origin.changes if self.origin is not None else ()
+        for change in reversed(before):  # of a branch, config.json is what it began with at its fork
+            if change.step >= step:
+                found[change.setting] = change.was
+        return found | {change.setting: change.now for change in self.own_changes(step - 1)}
 
     @property
     def status(self) -> dict[str, Any]:
@@ -160,17 +192,29 @@ class RunRecord:
             whole = read_small(path, LONGEST)[:size].split(b"\n")[:-1]
         except OSError as error:
             raise UserError(f"{path} cannot be read: {reason(error)}") from error
-        kinds, rows = checks.ROW if name == "metrics.jsonl" else checks.EVAL, []
+        fault, rows = _FAULTS[name], []
         for number, line in enumerate(whole, start=1):
             try:
                 row = checks.parse(line.decode("utf-8"))
-                wrong = checks.fault(row, kinds, ("step",))
+                wrong = fault(row)
             except ValueError as error:  # UnicodeDecodeError is one
                 wrong = reason(error)
             if wrong:
                 raise UserError(f"{path} line {number} is damaged: {wrong}")
             rows.append(_whole(row) if name == "metrics.jsonl" else row)
         return rows
+
+
+_FAULTS: dict[str, Callable[[Any], str]] = {
+    "metrics.jsonl": lambda row: checks.fault(row, checks.ROW, ("step",)),
+    "eval.jsonl": lambda row: checks.fault(row, checks.EVAL, ("step",)),
+    EVENTS: changes.fault,
+}
+
+
+def _environment_fault(found: Any) -> str:
+    origin = {"origin": changes.is_origin}
+    return checks.fault(found, checks.ENVIRONMENT | origin)
 
 
 def _whole(row: dict[str, Any]) -> dict[str, Any]:

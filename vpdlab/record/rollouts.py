@@ -239,6 +239,23 @@ def cut(folder: Path, step: int) -> None:
             part.path.unlink()
 
 
+def extract(folder: Path, target: Path, step: int) -> list[str]:
+    """Copy the rollouts up to an iteration into another, empty folder; one line for each file that cannot be read.
+
+    Raises:
+        OSError: if a file cannot be written.
+    """
+    skipped = []
+    for part in dict.fromkeys(index(folder).values()):
+        if part.first > step:
+            continue
+        try:
+            _write(Part(target, part.first, min(part.last, step)), [part])
+        except UserError as error:
+            skipped.append(f"{error}; the rollouts of steps {part.first} to {min(part.last, step)} are left out")
+    return skipped
+
+
 def _write(target: Part, sources: Sequence[Part]) -> None:
     import pyarrow.parquet as pq
 

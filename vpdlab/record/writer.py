@@ -16,8 +16,9 @@ from typing import Any
 from vpdlab.errors import RunFailed, UserError, notice
 from vpdlab.files import fsync, staged_file
 from vpdlab.record import rollouts
-from vpdlab.record.folder import prepare, write_json, writing
-from vpdlab.record.reader import load_run, refuse_newer
+from vpdlab.record.changes import EVENTS, Change
+from vpdlab.record.folder import prepare, write_json, write_lines, writing
+from vpdlab.record.reader import RunRecord, load_run, refuse_newer
 from vpdlab.record.schema import LINES, METRICS, SCHEMA, plain
 
 
@@ -73,6 +74,12 @@ class Recorder:
     def evaluation(self, row: Mapping[str, Any]) -> None:
         """Append one evaluation."""
         self._append("eval.jsonl", row)
+
+    def change(self, change: Change) -> None:
+        """Append a setting that was changed; it is on disk before the next iteration."""
+        self._write_line(self.folder / EVENTS, _line(change.to_dict()))
+        with writing(self.folder / EVENTS):
+            fsync(self.folder / EVENTS)
 
     def rollouts(self, step: int, records: Sequence[Mapping[str, Any]], wait: bool = False) -> None:
         """Write the rollouts of an iteration in the background, replacing an earlier version of them.
@@ -144,6 +151,9 @@ class Recorder:
         for name in LINES:
             if (self.folder / name).exists():
                 os.truncate(self.folder / name, marks[name])
+        if (self.folder / EVENTS).exists():
+            kept = RunRecord(self.folder).own_changes(self._step)
+            write_lines(self.folder / EVENTS, [change.to_dict() for change in kept])
         rollouts.cut(self.folder / "rollouts", self._step)
         self._single.extend(rollouts.single(self.folder / "rollouts"))
         try:
@@ -156,9 +166,8 @@ class Recorder:
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
         # A single write of a whole line: after a kill there is all of it, or a last line that readers ignore.
-        line = (json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n").encode()
         path = self.folder / name
-        self._write_line(path, line)
+        self._write_line(path, _line(row))
         for follower in list(self.followers):
             follower(path.stem, row)
 
@@ -196,6 +205,10 @@ class Recorder:
                 future.result()
             except OSError as error:
                 raise RunFailed(f"cannot write rollouts in {self.folder}: {error.strerror or error}") from error
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    return (json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _write_parquet(path: Path, records: list[Mapping[str, Any]]) -> None:

@@ -32,7 +32,7 @@ from vpdlab.errors import RunFailed, UserError, reason
 from vpdlab.files import read_small, staged_folder
 from vpdlab.model.policy import Policy
 from vpdlab.model.sharding import local, part_of, whole
-from vpdlab.record import LINES, checks, writing
+from vpdlab.record import LINES, changes, checks, writing
 
 FORMAT = 1
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW, by parameter
@@ -48,6 +48,8 @@ STATE: dict[str, checks.Check] = {
     "environment": lambda value: not checks.fault(value, checks.ENVIRONMENT, ("python", "device_name", "packages")),
 }  # fmt: skip
 """What state.json holds."""
+LATER: dict[str, checks.Check] = {"changes": checks.listed(lambda one: not changes.fault(one))}
+"""What an older version has not written."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ class Checkpoints:
             return f"state.json: {fault}"
         if state["format"] != FORMAT:
             return f"it has format {state['format']}, this version reads {FORMAT}"
-        if fault := checks.fault(state, STATE, tuple(STATE)):
+        if fault := checks.fault(state, STATE | LATER, tuple(STATE)):
             return f"state.json: {fault}"
         if state["step"] != step:
             return f"it is that of step {state['step']}"

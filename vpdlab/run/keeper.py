@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,7 +21,7 @@ from vpdlab.model.determinism import caveat
 from vpdlab.model.policy import Policy
 from vpdlab.model.traits import end_ids
 from vpdlab.net import printable
-from vpdlab.record import LINES, Recorder, prepare
+from vpdlab.record import LINES, Change, Recorder, prepare
 from vpdlab.run.checkpoint import (
     Checkpoints,
     Groups,
@@ -41,11 +41,15 @@ class Keeper:
 
     Attributes:
         environment: what the run runs on (`environment.describe`).
+        begun: the settings that the run began with.
+        changes: those that were changed since.
         saved_step: the iteration of the last checkpoint; -1 for none.
     """
 
     parts: Parts
     environment: dict[str, Any]
+    begun: RunConfig
+    changes: Sequence[Change] = ()
     saved_step: int = -1
 
     @property
@@ -80,7 +84,8 @@ class Keeper:
             "spent": self._spent(),
             "random": plain,
             "record": marks,
-            "config": settings(self.config),
+            "config": settings(self.begun),
+            "changes": [change.to_dict() for change in self.changes],
             "inputs": self.inputs,
             "environment": self.environment,
         }

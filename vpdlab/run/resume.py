@@ -11,10 +11,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from vpdlab.config import FREE, RunConfig
+from vpdlab.config import FREE, LIVE, RunConfig
 from vpdlab.errors import HANDED_IN, UserError
 from vpdlab.net import printable
-from vpdlab.record import LINES, RunRecord, checks, refuse_newer, state_of
+from vpdlab.record import LINES, Change, RunRecord, changed, checks, differences, refuse_newer, state_of
+from vpdlab.record.changes import EVENTS, parse
 from vpdlab.run.checkpoint import Checkpoints, Saved
 from vpdlab.run.lock import locked
 
@@ -38,7 +39,7 @@ def find(config: RunConfig) -> Saved | None:
         print(f"{folder} holds no run yet: starting a new one", flush=True)
         return None
     with locked(folder):
-        saved, rejected = checkpoints.newest(lambda one: _record_fault(folder, one))
+        saved, rejected = checkpoints.newest(lambda one: record_fault(folder, one))
     if saved is None:
         why = f"none of its checkpoints can be used: {'; '.join(rejected)}" if rejected else "it has no checkpoint"
         raise UserError(
@@ -52,7 +53,7 @@ def find(config: RunConfig) -> Saved | None:
     return saved
 
 
-def _record_fault(folder: Path, saved: Saved) -> str:
+def record_fault(folder: Path, saved: Saved) -> str:
     """Why the record cannot be cut back to a checkpoint; "" where it can."""
     for name in LINES:
         size, mark = (folder / name).stat().st_size if (folder / name).exists() else 0, saved.state["record"][name]
@@ -60,6 +61,9 @@ def _record_fault(folder: Path, saved: Saved) -> str:
             return f"{name} has {size} bytes, but had {mark} when it was saved"
     try:
         rows, _ = recorded(folder, saved)
+        seen = parse(saved.state.get("changes", ()))
+        if RunRecord(folder).own_changes(saved.step)[: len(seen)] != seen:
+            return f"{EVENTS} has changed since"
     except UserError as error:
         return str(error)
     return "" if [row["step"] for row in rows[-1:]] == [saved.step][: saved.step] else "metrics.jsonl has changed since"
@@ -72,6 +76,33 @@ def recorded(folder: Path, saved: Saved) -> tuple[list[dict[str, Any]], list[dic
         if reason := checks.fault(row, {}, checks.NEEDED["eval.jsonl"]):
             raise UserError(f"{folder / 'eval.jsonl'} line {number} cannot be read: {reason}")
     return rows, evals
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay:
+    """Settings that were changed while a run went on, seen from the checkpoint that it resumes from.
+
+    Attributes:
+        begun: what the run began with.
+        seen: the changes before the checkpoint was saved.
+        later: those right after it, and then what the resumed run is asked to change (`asked`).
+    """
+
+    begun: RunConfig
+    seen: tuple[Change, ...] = ()
+    later: tuple[Change, ...] = ()
+    asked: tuple[Change, ...] = ()
+
+
+def replay(config: RunConfig, saved: Saved) -> Replay:
+    """The changes of the run that `config` resumes from a checkpoint."""
+    then = {name: saved.state["config"][name] for name in LIVE if name in saved.state["config"]}
+    begun, seen = config.but(**then), parse(saved.state.get("changes", ()))
+    recorded = RunRecord(config.folder).own_changes(saved.step)
+    now = changed(begun, recorded)
+    wanted = {change.setting: change.now for change in differences(begun, config, saved.step)}  # --resume-anyway
+    asked = differences(now, now.but(**wanted), saved.step)
+    return Replay(begun, tuple(seen), tuple([*recorded[len(seen) :], *asked]), tuple(asked))
 
 
 def refuse_changes(config: RunConfig, saved: Saved) -> None:

@@ -7,25 +7,29 @@ for row in run.steps():          # writes runs/..., row is a line of metrics.jso
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from vpdlab import processes
-from vpdlab.config import RunConfig
+from vpdlab.config import RunConfig, known_fields
 from vpdlab.learn.m_step import Method
 from vpdlab.learn.parts import Parts, renamed
 from vpdlab.model.determinism import settle
 from vpdlab.model.devices import pick_device
 from vpdlab.model.policy import Policy
-from vpdlab.record import Recorder, prepare
+from vpdlab.record import Change, Origin, Recorder, changed, load_run, prepare
 from vpdlab.run import train
-from vpdlab.run.checkpoint import Saved
+from vpdlab.run.branch import Fork, begin, default_out, find_fork
+from vpdlab.run.checkpoint import Checkpoints, Saved
+from vpdlab.run.control import Control
 from vpdlab.run.diagnose import Diagnosis
 from vpdlab.run.environment import describe
 from vpdlab.run.evaluate import evaluate
 from vpdlab.run.keeper import Keeper
-from vpdlab.run.resume import find, recorded
+from vpdlab.run.playing import Played
+from vpdlab.run.resume import Replay, find, recorded, replay
 from vpdlab.run.tracker import check_tracker
 from vpdlab.sampling import Sampler
 from vpdlab.tasks import Task
@@ -43,6 +47,9 @@ class Run(Parts):
         rows, evals: the lines of metrics and evaluations so far.
         started: whether `steps` was called.
         diagnosis: names what goes wrong, iteration by iteration.
+        begun: the settings that the run began with, which config.json holds; `config` is what it runs with now.
+        changes: the settings that were changed since, in order.
+        control: pauses the run, lets it go on, and changes settings between two iterations.
     """
 
     record: bool = True
@@ -52,6 +59,13 @@ class Run(Parts):
     evals: list[dict[str, Any]] = field(default_factory=list)
     started: bool = False
     diagnosis: Diagnosis = field(default_factory=Diagnosis)
+    begun: RunConfig = field(init=False)
+    changes: list[Change] = field(default_factory=list)
+    control: Control = field(init=False)
+    unwritten: list[Change] = field(default_factory=list)  # changes of a resumed run that events.jsonl lacks
+
+    def __post_init__(self) -> None:
+        self.begun, self.control = self.config, Control(self)
 
     @classmethod
     def open(
@@ -79,6 +93,8 @@ class Run(Parts):
         if record and resumed is None:
             processes.by_main(lambda: prepare(config.folder))  # before the minutes that loading a model may take
         check_tracker(config.tracker)
+        told = processes.by_main(lambda: replay(config, resumed)) if resumed is not None else Replay(config)
+        config = told.begun
         run = super().open(config, task, method, sampler, policy, environment)
         run.record = record
         if record:
@@ -86,14 +102,48 @@ class Run(Parts):
         if resumed is not None:
             run.resumed = resumed
             run.rows, run.evals = processes.by_main(lambda: recorded(config.folder, resumed))
+            run.take(changed(config, told.seen))
             run.keeper().load(resumed)
+            run.take(changed(run.config, told.later))
+            run.changes, run.unwritten = [*told.seen, *told.later], list(told.asked)
             for row in run.evals:
                 run._note_teacher(row)
         return run
 
+    @classmethod
+    def branch(cls, place: str, out: str = "", parts: Mapping[str, Any] | None = None, **fields: Any) -> Self:
+        """Open a new run that begins with a checkpoint of a recorded one: `Run.branch("runs/x@40", beta=1.0)`.
+
+        Without a change it goes on as the original run did, bit for bit. Its folder has the history up to the fork.
+
+        Args:
+            place: the run's folder, and the step of one of its checkpoints; default: the newest.
+            out: the branch's folder; default: beside the original, NAME-from-STEP.
+            parts: parts of your own by name, as `open` takes them: the original run's, where it had any.
+            fields: settings that differ from the original run's.
+
+        Raises:
+            UserError: there is no such checkpoint, or the settings do not fit it; then no folder is left behind.
+        """
+        fork = find_fork(place)
+        return cls.open_branch(fork, fork.config.but(**known_fields(fields)), out, parts)
+
+    @classmethod
+    def open_branch(cls, fork: Fork, config: RunConfig, out: str = "", parts: Mapping[str, Any] | None = None) -> Self:
+        """`branch` with the branch's settings as a config; its `out` is replaced."""
+        own = dict(parts or {})
+        names = ("task", "method", "sampler", "policy", "environment")
+        config = renamed(config.but(out=out or default_out(fork)), *(own.get(name) for name in names))
+        processes.by_main(lambda: begin(fork, config))
+        try:
+            return cls.open(config.but(resume=True), **own)
+        except BaseException:
+            processes.by_main(lambda: shutil.rmtree(config.folder))
+            raise
+
     def keeper(self) -> Keeper:
         """What saves and restores this run's checkpoints."""
-        return Keeper(self, describe(self))
+        return Keeper(self, describe(self), self.begun, self.changes)
 
     def steps(self) -> Iterator[dict[str, Any]]:
         """Train: yields each iteration's line of metrics once it is on disk; ends with the final evaluation.
@@ -101,6 +151,38 @@ class Run(Parts):
         However it ends, status.json says so: complete, stopped (interrupt, or the caller left the loop), failed.
         """
         return train.steps(self)
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Change settings now, between two iterations, and record it (`control.change` does so when it is time)."""
+        self.take(changed(self.config, changes))
+        self.changes += changes
+        for change in changes:
+            if self.recorder is not None:
+                self.recorder.change(change)
+
+    @property
+    def origin(self) -> Origin | None:
+        """The run that this one is a branch of, and where it left it; None for any other run."""
+        return load_run(self.config.folder).origin if self.record and self.resumed is not None else None
+
+    def saved_steps(self) -> list[int]:
+        """Iterations with a checkpoint, oldest first."""
+        return Checkpoints(self.config.folder / "checkpoints").steps()[::-1] if self.record else []
+
+    def play(self, paused: bool = False) -> Played:
+        """Train on a thread of its own; as the last line of a cell this shows a control strip and the timeline.
+
+        Args:
+            paused: wait before the first iteration until the strip, or `control`, says to go on.
+
+        Raises:
+            UserError: the run has started already, or has several processes.
+        """
+        played = Played(self)
+        if paused:
+            self.control.pause()
+        played.start()
+        return played
 
     def evaluate(self, step: int) -> dict[str, Any]:
         """Evaluate on held-out problems, and record it; the line of eval.jsonl."""

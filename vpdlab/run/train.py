@@ -52,7 +52,9 @@ def _open_record(run: Run) -> Keeper:
         marks = run.resumed.state["record"]
 
     def begin() -> None:
-        run.recorder = Recorder(run.config.folder, settings(run.config), keeper.environment, marks)
+        run.recorder = Recorder(run.config.folder, settings(run.begun), keeper.environment, marks)
+        for change in run.unwritten:
+            run.recorder.change(change)
 
     processes.by_main(begin)
     return keeper
@@ -74,6 +76,7 @@ def _with_status(run: Run, keeper: Keeper | None) -> Iterator[dict[str, Any]]:
     finally:
         if run.recorder is not None:
             run.recorder.close(state, reason)
+        run.control.ended(state, reason)
 
 
 def _train(run: Run, interrupt: Interrupt, keeper: Keeper | None) -> Iterator[dict[str, Any]]:
@@ -81,6 +84,7 @@ def _train(run: Run, interrupt: Interrupt, keeper: Keeper | None) -> Iterator[di
     if config.eval_every >= 0 and not run.rows and not run.evals:  # else it was evaluated before it was resumed
         run.evaluate(0)
     for step in range(len(run.rows) + 1, config.steps + 1):
+        run.control.between(interrupt, keeper)
         if interrupt:
             break
         settle(config.deterministic, config.device)  # another run may have opened since the last step
@@ -92,11 +96,19 @@ def _train(run: Run, interrupt: Interrupt, keeper: Keeper | None) -> Iterator[di
             keeper.save(step, run.recorder)
         yield row
         _refuse_divergence(run.rows, config.max_skipped)
+    _evaluate_at_the_end(run)
     if keeper is not None:
         if every or interrupt:
             keeper.save(len(run.rows), run.recorder)
         with run.recorder.final() if run.recorder is not None else contextlib.nullcontext():
             run.policy.save(config.folder / "final")
+
+
+def _evaluate_at_the_end(run: Run) -> None:
+    """Evaluate a run that was stopped between two iterations, while it was paused."""
+    ended = len(run.rows)
+    if run.config.eval_every >= 0 and ended and not any(row["step"] == ended for row in run.evals):
+        run.evaluate(ended)
 
 
 def _refuse_divergence(rows: Sequence[dict[str, Any]], most: int) -> None:

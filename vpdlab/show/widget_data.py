@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vpdlab.record import Change, Origin
 from vpdlab.types import ASSISTANT
 
 Row = Mapping[str, Any]
@@ -43,6 +44,19 @@ def eval_points(evals: Sequence[Row]) -> list[dict[str, Any]]:
         | ({"probes": e["probes"]} if e.get("probes") else {})
         for e in evals
     ]
+
+
+def change_marks(changes: Sequence[Change], origin: Origin | None = None) -> list[dict[str, Any]]:
+    """Settings that were changed while a run went on, and the fork of a branch, for `EMTimeline(changes=...)`.
+
+    Args:
+        changes, origin: of a `RunRecord`.
+    """
+    marks = [{"step": change.step, "text": str(change)} for change in changes]
+    while origin is not None:
+        marks.append({"step": origin.step, "text": f"branched from {origin.run}"})
+        origin = origin.before
+    return sorted(marks, key=lambda mark: mark["step"])
 
 
 def lens_records(
@@ -130,12 +144,14 @@ def compared_runs(runs: Sequence[Any], labels: Sequence[str] | None = None) -> l
 
     Args:
         runs: `RunRecord`s, as returned by `load_run`.
-        labels: one per run; runs with the same label are seeds of one another. Default: each run's method.
+        labels: one per run; runs with the same label are seeds of one another. Default: each run's method; of a
+            branch, its name and what it changed, since it is no seed of the run that it left.
     """
     return [
         {
             "name": run.folder.name,
-            "method": labels[place] if labels else run.config["method"],
+            "method": labels[place] if labels else _label(run),
+            "origin": {"run": run.origin.run, "step": run.origin.step} if run.origin else None,
             "seed": run.config["seed"],
             "rollouts_per_step": run.config["prompts"] * run.config["group"],
             "rows": [{name: row.get(name) for name in _COMPARED} for row in run.rows],
@@ -143,3 +159,11 @@ def compared_runs(runs: Sequence[Any], labels: Sequence[str] | None = None) -> l
         }
         for place, run in enumerate(runs)
     ]
+
+
+def _label(run: Any) -> str:
+    """What a run is called beside others: its method; of a branch, where it comes from and what it changed there."""
+    if run.origin is None:
+        return run.config["method"]
+    at_fork = {one.setting: one.result for one in run.origin.changes if one.step == run.origin.step}
+    return f"{run.config['method']} from {run.origin.step}: {', '.join(at_fork.values()) or run.folder.name}"

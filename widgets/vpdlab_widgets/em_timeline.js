@@ -130,6 +130,13 @@ export function meanOf(rows, key) {
   return values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null;
 }
 
+/** The changes of settings in the order of their steps; those that were made right after one iteration in one line. */
+export function changeMarks(changes) {
+  const byStep = new Map();
+  for (const { step, text } of changes ?? []) byStep.set(step, [...(byStep.get(step) ?? []), clean(text, 200)]);
+  return [...byStep].sort(([a], [b]) => a - b).map(([step, texts]) => ({ step, text: texts.join(", ") }));
+}
+
 /** The notes of a row (text, or phase -> reason) as one line. */
 export function notesOf(row) {
   const notes = row.notes;
@@ -146,6 +153,7 @@ function legendItem(kind, colour, name, mark = 0) {
   const swatch = shape("svg", { width: 16, height: 12, viewBox: "0 0 16 12", "aria-hidden": "true" });
   if (kind === "line" || kind === "probe") swatch.append(shape("path", { d: "M1 6H15", class: `vpd-line vpd-${colour}` }));
   if (kind === "probe") swatch.append(shape("path", { d: markPath(mark, 8, 6), class: `vpd-emt-mark vpd-${colour}` }));
+  if (kind === "change") swatch.append(shape("path", { d: "M8 0V12", class: "vpd-emt-change" }));
   if (kind === "target") swatch.append(shape("path", { d: "M0 6H16", class: "vpd-emt-target" }));
   if (kind === "e-step") {
     swatch.append(shape("path", { d: "M8 0V12", class: "vpd-frame" }));
@@ -179,7 +187,7 @@ class Timeline extends LabView {
     this.listen(this.stage, "click", (event) => this.onClick(event));
 
     this.hear("change:rows", () => this.takeRows());
-    for (const name of ["evals", "title", "state", "reason", "total", "kl_target"]) {
+    for (const name of ["evals", "title", "state", "reason", "total", "kl_target", "changes"]) {
       this.hear(`change:${name}`, () => this.schedule());
     }
     this.hear("change:selected", () => this.showCursor());
@@ -217,6 +225,7 @@ class Timeline extends LabView {
     this.evals = orderRows(this.model.get("evals")).filter((point) => numberOf(point, "accuracy") !== null);
     this.evalAt = new Map(this.evals.map((point) => [point.step, point]));
     this.eSteps = this.data.filter((row) => numberOf(row, "e_loss") !== null).map((row) => row.step);
+    this.changes = changeMarks(this.model.get("changes"));
     this.cursor = followed === null || this.data.length === 0 ? null : nearest(this.steps, followed);
     this.drawHead();
     if (this.width < 60) return; // hidden: the observer calls again
@@ -229,6 +238,7 @@ class Timeline extends LabView {
     const title = clean(this.model.get("title"));
     const state = this.model.get("state");
     const keys = element("div", "vpd-keys");
+    if (this.changes.length) keys.append(legendItem("change", "", "settings changed"));
     if (this.eSteps.length) keys.append(legendItem("e-step", "", "E-step"));
     const parts = [element("div", "vpd-title vpd-emt-title", title || "Timeline")];
     if (state) parts.push(element("span", `vpd-badge vpd-emt-badge vpd-emt-${state}`, state));
@@ -308,6 +318,7 @@ class Timeline extends LabView {
     const grid = this.xTicks.map(([x]) => `M${x.toFixed(1)} 0V${panel.height}`).join("");
     svg.append(shape("path", { d: grid, class: "vpd-grid" }));
     this.drawESteps(svg, panel.height);
+    this.drawChanges(svg, panel.height);
     panel.axis.ticks.forEach((tick, i) => {
       const zero = tick === 0 && panel.axis.domain[0] < 0;
       svg.append(shape("path", { d: `M${left} ${y(tick)}H${right}`, class: zero ? "vpd-zero" : "vpd-grid" }));
@@ -338,6 +349,17 @@ class Timeline extends LabView {
     const half = dense ? Math.max(0.5, Math.min(2, spacing / 3)) : 3.5;
     const flags = xs.map((x) => `M${(x - half).toFixed(1)} 0h${(2 * half).toFixed(1)}l${-half.toFixed(1)} 5z`).join("");
     svg.append(shape("path", { d: flags, class: "vpd-emt-flag" }));
+  }
+
+  /** A change is between two iterations, and so is its line. */
+  drawChanges(svg, height) {
+    for (const { step, text } of this.changes) {
+      const x = this.x(step + 0.5);
+      if (x < this.left || x > this.width - RIGHT) continue;
+      const line = shape("path", { d: `M${x.toFixed(1)} 0V${height}`, class: "vpd-emt-change", "data-change": step });
+      line.append(shape("title", {}, `after iteration ${step}: ${text}`));
+      svg.append(line);
+    }
   }
 
   drawSeries(svg, one, y, under) {
@@ -495,6 +517,8 @@ class Timeline extends LabView {
     this.readout.setAttribute("aria-live", marks[0] === "latest" ? "off" : "polite");
     const parts = [element("span", "vpd-emt-at", `iteration ${row.step}`)];
     for (const mark of marks) parts.push(" ", element("span", "vpd-mark", mark));
+    const change = this.changes.find(({ step }) => step === row.step - 1);
+    if (change) parts.push(" ", element("span", "vpd-mark vpd-emt-changed", `changed before it: ${change.text}`));
     const notes = notesOf(row);
     if (notes) {
       const note = element("span", "vpd-note", notes);

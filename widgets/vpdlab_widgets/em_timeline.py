@@ -43,17 +43,20 @@ class EMTimeline(LabWidget):
             number or None, draws what the task measured: "belief/Ada" and "belief/Bob" are lines of the panel "belief".
         kl_target: the target of a KL-controlled β in nats per token, drawn in the trust-region panel. A β that
             changes has its own panel.
+        changes: settings that were changed while the run went on, `{"step", "text"}`: `step` is the last iteration
+            before the change (`vpdlab.show.widget_data.change_marks`). Each is a dashed line.
         total: planned number of iterations; while `state` is `"running"` the axis extends that far.
         state: `"running"`, `"complete"`, `"stopped"`, `"failed"`, or None for no badge.
         reason: why a run stopped or failed.
 
     Raises:
         TypeError: a keyword is unknown, or a value is not plain data.
-        ValueError: a row or evaluation has no integer `step`.
+        ValueError: a row, an evaluation or a change has no integer `step`.
     """
 
     rows = traitlets.List(traitlets.Dict()).tag(sync=True)
     evals = traitlets.List(traitlets.Dict()).tag(sync=True)
+    changes = traitlets.List(traitlets.Dict()).tag(sync=True)
     title = traitlets.Unicode("").tag(sync=True)
     kl_target = traitlets.Float(None, allow_none=True).tag(sync=True)
     total = traitlets.Int(None, allow_none=True).tag(sync=True)
@@ -132,7 +135,7 @@ class EMTimeline(LabWidget):
         if isinstance(content, dict) and content.get("kind") == "resync":
             self.flush()
 
-    @traitlets.validate("rows", "evals")
+    @traitlets.validate("rows", "evals", "changes")
     def _check_records(self, proposal: Mapping[str, Any]) -> list[dict[str, Any]]:
         name = proposal["trait"].name
         return [_record(record, f"{name}[{index}]") for index, record in enumerate(proposal["value"])]

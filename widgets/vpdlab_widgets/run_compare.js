@@ -40,9 +40,15 @@ export function placesOf(run, axis) {
   return places;
 }
 
-/** The points [x, y] of one run without nulls. */
-export function pointsOf(run, key, places) {
-  const rows = key === "accuracy" ? (run.evals ?? []) : run.rows;
+/** The step at which a branch left one of the other runs; null for any other run, which is drawn from its beginning. */
+export function forkOf(run, runs) {
+  const { run: name, step } = run.origin ?? {};
+  return name !== run.name && runs.some((other) => other.name === name) && Number.isInteger(step) ? step : null;
+}
+
+/** The points [x, y] of one run without nulls; with `from`, those of that step and later. */
+export function pointsOf(run, key, places, from = 0) {
+  const rows = (key === "accuracy" ? (run.evals ?? []) : run.rows).filter(({ step }) => step >= from);
   const points = [];
   for (const row of rows) {
     const [x, y] = [places?.get(row.step), numberOf(row, key)];
@@ -177,10 +183,17 @@ class RunCompare extends LabView {
     const hidden = new Set(this.model.get("hidden") ?? []);
     this.shown = this.methods.filter(({ name }) => !hidden.has(name));
     this.places = new Map(this.runs.map((run) => [run.name, this.axis ? placesOf(run, this.axis.id) : null]));
+    this.forks = this.forksOf(this.shown.flatMap(({ runs }) => runs));
     this.drawHead();
     this.drawTable(hidden);
     if (this.width > 60) this.drawPanels();
     this.showCursor();
+  }
+
+  /** Branches whose origin is shown too: run name -> {step, from}. Up to there they share the origin's line. */
+  forksOf(runs) {
+    const found = runs.map((run) => [run, forkOf(run, runs)]).filter(([, step]) => step !== null);
+    return new Map(found.map(([run, step]) => [run.name, { step, from: run.origin.run, x: this.places.get(run.name)?.get(step) }]));
   }
 
   drawHead() {
@@ -235,7 +248,7 @@ class RunCompare extends LabView {
     for (const panel of PANELS) {
       const methods = this.shown
         .map((method) => {
-          const lines = method.runs.map((run) => ({ run, points: pointsOf(run, panel.id, this.places.get(run.name)) }));
+          const lines = method.runs.map((run) => ({ run, points: pointsOf(run, panel.id, this.places.get(run.name), this.forks.get(run.name)?.step) }));
           return { ...method, lines: lines.filter(({ points }) => points.length), band: bandOf(lines.map(({ points }) => points)) };
         })
         .filter(({ lines }) => lines.length);
@@ -285,6 +298,7 @@ class RunCompare extends LabView {
       svg.append(shape("text", { x: left - 7, y: y(tick), dy: "0.34em", class: "vpd-end" }, labels[i]));
     });
     svg.append(shape("path", { d: `M${left} 0V${height}H${right}`, class: "vpd-frame" }));
+    this.drawForks(svg, x, height, first);
     const units = { 1: "s", 60: "min", 3600: "h" };
     const under = time ? `${this.axis.name} (${units[unit]})` : this.axis.name;
     svg.append(shape("text", { x: (left + right) / 2, y: height + 29, class: "vpd-middle" }, under));
@@ -304,6 +318,22 @@ class RunCompare extends LabView {
     panel.svg = svg;
     panel.range = [left, right];
     return box;
+  }
+
+  /** A dashed line where branches left their origin. */
+  drawForks(svg, x, height, first) {
+    const forks = new Map();
+    for (const [name, { step, from, x: at }] of this.forks) {
+      if (at === undefined) continue;
+      if (!forks.has(at)) forks.set(at, { step, names: [] });
+      forks.get(at).names.push(`${clean(name, 60)} from ${clean(from, 60)}`);
+    }
+    for (const [at, { step, names }] of forks) {
+      const line = shape("path", { d: `M${x(at).toFixed(1)} 0V${height}`, class: "vpd-rc-fork", "data-fork": step });
+      line.append(shape("title", {}, `after iteration ${step}: ${names.join(", ")}`));
+      svg.append(line);
+      if (first) svg.append(shape("text", { x: (x(at) + 5).toFixed(1), y: height - 7, class: "vpd-rc-forkname" }, `fork at ${step}`));
+    }
   }
 
   drawMethod(svg, { lines, band, slot }, x, y, chosen) {

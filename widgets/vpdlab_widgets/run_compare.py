@@ -21,7 +21,8 @@ class RunCompare(LabWidget):
 
     Args:
         runs: plain dicts `{"name", "method", "seed", "rows", "evals"}` (`vpdlab.show.widget_data.compared_runs`): rows
-            are lines of metrics.jsonl, evals lines of eval.jsonl. The rollouts axis needs `rollouts_per_step` too.
+            are lines of metrics.jsonl, evals lines of eval.jsonl. The rollouts axis needs `rollouts_per_step` too. A
+            branch has `origin`, `{"run": name, "step": step}`: beside that run its line begins at the fork.
         axis: one of `AXES`.
         hidden: methods not to draw.
         title: plain text above the curves.

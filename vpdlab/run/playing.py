@@ -1,0 +1,90 @@
+"""A run that trains on a thread of its own, so that the kernel stays free, with a control strip and a timeline.
+
+played = Run.open(config).play()     # as the last line of a cell: shows both, and trains
+played.wait()                        # until the run has ended
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from vpdlab import processes
+from vpdlab.errors import UserError
+from vpdlab.show.widget_data import change_marks, eval_points
+
+if TYPE_CHECKING:
+    from vpdlab.run.run import Run
+
+
+class Played:
+    """A run, its control strip and its timeline. `Run.play` makes one.
+
+    While the run goes on, use its model in another cell only where it is paused: two threads would share its weights.
+
+    Attributes:
+        run: the run.
+        strip, timeline: `vpdlab_widgets.RunControl` and `EMTimeline`.
+        error: what ended the run, if that was an error.
+
+    Raises:
+        UserError: with several processes, whose loops a thread of one of them cannot pause.
+    """
+
+    def __init__(self, run: Run) -> None:
+        from vpdlab_widgets import EMTimeline, RunControl
+
+        if processes.count() > 1:
+            raise UserError("a run of several processes cannot be played with: train it with run.steps()")
+        self.run, self.error, self._origin, self._marked = run, None, run.origin, 0
+        name, config = run.config.folder.name, run.config
+        self.timeline = EMTimeline(
+            run.rows, title=name, total=config.steps, state="running", evals=eval_points(run.evals),
+            changes=self._marks(), kl_target=config.kl_target or None,
+        )  # fmt: skip
+        self.strip = RunControl(run.control, title=name)
+        self._thread = threading.Thread(target=self._train, name=f"train {name}", daemon=True)
+        run.control.watch(self._mark)
+
+    def start(self) -> None:
+        """Begin to train. Raises UserError for a run that has started already."""
+        if self.run.started or self._thread.is_alive():
+            raise UserError("this run has started already: open a new one with Run.open to train again")
+        self._thread.start()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait for the run's end, or for some seconds; whether it has ended. Raises the error that ended it."""
+        self._thread.join(seconds)
+        if self.error is not None:
+            raise self.error
+        return not self._thread.is_alive()
+
+    def _train(self) -> None:
+        try:
+            for row in self.run.steps():
+                self.timeline.append(row)
+                for point in eval_points(self.run.evals)[len(self.timeline.evals) :]:
+                    self.timeline.add_eval(point)
+        except BaseException as error:  # noqa: BLE001 (it would be lost with the thread; `wait` raises it)
+            self.error = error
+            self.run.control.ended("failed", f"{type(error).__name__}: {error}")
+
+    def _mark(self, shown: Mapping[str, Any]) -> None:
+        """Show changes of settings, and how the run ended, in the timeline."""
+        if len(shown["changes"]) != self._marked:
+            self.timeline.changes, self._marked = self._marks(), len(shown["changes"])
+        if shown["state"] in ("complete", "stopped", "failed"):
+            for point in eval_points(self.run.evals)[len(self.timeline.evals) :]:
+                self.timeline.add_eval(point)
+            self.timeline.reason, self.timeline.state = shown["reason"], shown["state"]
+
+    def _marks(self) -> list[dict[str, Any]]:
+        before = self._origin.changes if self._origin is not None else ()
+        return change_marks([*before, *self.run.changes], self._origin)
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        display(self.strip)
+        display(self.timeline)
