@@ -13,7 +13,8 @@ runs/NAME/
   lock               held while a process trains
 
 schema.py names the columns and keys, checks.py validates values, reader.py opens a run, writer.py writes one, folder.py
-begins one safely, rollouts.py lays out rollouts/, changes.py has changed settings and the origin of a branch.
+begins one safely, rollouts.py lays out rollouts/, changes.py has changed settings and the origin of a branch,
+diagnose.py warns of what goes wrong in a run.
 """
 
 from vpdlab.record.changes import EVENTS, Change, Origin, changed, differences

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ _LENS_FIELDS = (
     "student_context", "teacher_context", "mask", "turn_ends", "signal", "advantage", "token_weight", "heard_weight",
     "success_weight",
 )  # fmt: skip
-_ROW_FIELDS = (*_ROLLOUT_FIELDS, "parsed", "answer", "signal")
+_ROW_FIELDS = (*_ROLLOUT_FIELDS, "parsed", "answer", "signal", "alarms")
 _LOSS_SETTINGS = (
     "method", "steps", "temperature", "aggregate", "alpha", "support", "top_k", "tail", "is_clip", "clip_low",
     "clip_high", "kl_coef", "nsr_weight", "rl_weight", "opd_weight", "reweight_alpha", "reweight_steps",
@@ -104,8 +105,11 @@ def rollout_rows(records: Sequence[Row]) -> list[dict[str, Any]]:
 
     `kl` is the mean over the policy's own tokens in nats, None outside the recorded subset; `length` counts those
     tokens; `implicit_reward` is None where the rollout has no signal; `turns` counts the policy's turns, None where no
-    record is an episode.
+    record is an episode; `rollout` is the place among the rollouts of its iteration where the record has one, else
+    among those given.
     """
+    seen: Counter[Any] = Counter()
+    places = [seen.update([record["step"]]) or seen[record["step"]] - 1 for record in records]
     episodes = any(record.get("turn_roles") for record in records)
     return [
         {
@@ -114,8 +118,9 @@ def rollout_rows(records: Sequence[Row]) -> list[dict[str, Any]]:
             "length": sum(record.get("mask") or [True] * len(record["response_ids"])),
             "kl": _mean(record.get("kl")),
             "recorded": record.get("tokens") is not None,
+            "rollout": record.get("rollout", place),
         }
-        for record in records
+        for record, place in zip(records, places, strict=True)
     ]
 
 
