@@ -51,7 +51,7 @@ def test_only_the_policys_own_tokens_of_an_episode_are_pushed() -> None:
 
 SHOWN = """
 import {{ load }} from {load};
-const lens = await load("formulas", "token_lens");
+const lens = await load("mathematics", "formulas", "token_lens");
 const read = JSON.parse(await (await import("node:fs/promises")).readFile({items}, "utf-8"));
 const found = read.map((item) => {{
   const record = {{ ...item, meta: item, turns: lens.turnsOf(item) }};

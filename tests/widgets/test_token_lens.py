@@ -399,7 +399,7 @@ def test_settled_tokens_have_short_numbers_that_do_not_overlap(chromium: str, tm
 
 def formula(page: Any) -> list[str]:
     """The two equations, each in symbols and in numbers, without white space."""
-    rows = page.locator(".vpd-tl-math mtr").all_text_contents()
+    rows = page.locator(".vpd-math mtr").all_text_contents()
     return [re.sub(r"[\s\u2062]", "", row) for row in rows]
 
 

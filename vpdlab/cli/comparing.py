@@ -48,6 +48,7 @@ def _compare(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> i
         Path(preset).stem: parse_preset("vpdlab compare", ["--preset", preset, *rest])[0] for preset in chosen.presets
     }
     cells = compare.plan(bases, chosen.methods, chosen.seeds, chosen.out)
+    _check_figure(chosen)
     if _run_all(cells, chosen):
         _show(cells, chosen, command)
     return 0
@@ -75,6 +76,8 @@ def _show(cells: Sequence[Cell], chosen: argparse.Namespace, command: str, said:
     rows = standings.summarise(cells, chosen.level)
     written = write(cells, rows, chosen.out, command, more=said, **page)
     print("\n".join(["", *([said, ""] if said else []), standings.markdown(rows), str(written)]))
+    if chosen.figure is not None:
+        print(_draw(cells, chosen))
 
 
 def study(args: Sequence[str]) -> int:
@@ -102,6 +105,7 @@ def _study(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> int
     refuse_links(chosen.out)
     found = studies.read_study(chosen.study).chosen(chosen.conditions, chosen.methods, chosen.seeds)
     cells = found.cells(chosen.out, _fields("vpdlab study", rest))
+    _check_figure(chosen)
     if _run_all(cells, chosen):
         judged = claims.verdicts(found.claims, cells)
         _show(cells, chosen, command, claims.markdown(judged) if judged else "", title=found.title)
@@ -123,6 +127,30 @@ def _add_common(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--jobs", type=int, default=0, help="runs at the same time; default: by the CPU cores")
     arguments.add_argument("--level", type=float, help="held-out accuracy (0 to 1) whose rollouts are counted")
     arguments.add_argument("--dry-run", action="store_true", help="only list what would be run")
+    arguments.add_argument("--figure", type=path, metavar="FILE", help="also draw a paper's figure, .pdf or .svg")
+    arguments.add_argument("--figure-measures", nargs="+", default=["accuracy"], metavar="MEASURE",
+                           help="its panels: accuracy (held-out), margin, kl, entropy or another metric")  # fmt: skip
+    arguments.add_argument("--figure-width", default="column", help="column (3.25 in), page (6.75 in), or inches")
+    arguments.add_argument("--figure-over", default="rollouts", help="its x axis: rollouts, iterations or seconds")
+
+
+def _check_figure(chosen: argparse.Namespace) -> None:
+    """Refuse what `--figure` cannot draw before anything runs. Raises UserError."""
+    from vpdlab.compare import paper
+    from vpdlab.show.plots.paper import check
+
+    if chosen.figure is not None:
+        paper.check(chosen.figure_measures, chosen.figure_over)
+        check(chosen.figure, chosen.figure_width)
+
+
+def _draw(cells: Sequence[Cell], chosen: argparse.Namespace) -> Path:
+    """Draw the figure that `--figure` asks for."""
+    from vpdlab.compare import paper
+    from vpdlab.show.plots import paper_figure
+
+    lines = paper.lines(paper.runs_of(cells), chosen.figure_measures, chosen.figure_over)
+    return paper_figure(lines, chosen.figure_width).save(chosen.figure)
 
 
 def forecast(args: Sequence[str]) -> int:

@@ -5,7 +5,7 @@ import { test } from "node:test";
 
 import { load } from "./load.mjs";
 
-const { LOSSES, explained, leavesOf, mathOf, turnsOf, valueOf } = await load("formulas", "token_lens");
+const { LOSSES, explained, leavesOf, mathOf, turnsOf, valueOf } = await load("mathematics", "formulas", "token_lens");
 
 const settings = {
   method: "grpo", steps: 9, temperature: 1, alpha: 1, support: "full", is_clip: 0, clip_low: 0.2, clip_high: 0.28, kl_coef: 0,

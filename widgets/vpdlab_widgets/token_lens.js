@@ -793,13 +793,13 @@ class TokenLens extends LabView {
     const method = this.model.get("why");
     this.reason.hidden = this.card.hidden || method === null;
     if (this.reason.hidden) return;
-    const scrolled = [...this.reason.querySelectorAll(".vpd-tl-math")].map((box) => box.scrollLeft);
+    const scrolled = [...this.reason.querySelectorAll(".vpd-math")].map((box) => box.scrollLeft);
     this.reason.replaceChildren(
       ...(isOwn(this.record, i)
         ? whyPanel(this.record, i, method, (name) => this.tell({ why: name }))
         : [element("div", "vpd-tl-why-line", `Why this push: ${MASKED}.`)]),
     );
-    this.reason.querySelectorAll(".vpd-tl-math").forEach((box, place) => (box.scrollLeft = scrolled[place] ?? 0));
+    this.reason.querySelectorAll(".vpd-math").forEach((box, place) => (box.scrollLeft = scrolled[place] ?? 0));
   }
 
   toggleWhy() {

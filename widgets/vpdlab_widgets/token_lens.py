@@ -45,7 +45,7 @@ class TokenLens(LabWidget):
             `index` is out of range.
     """
 
-    _parts = ("formulas",)
+    _parts = ("mathematics", "formulas")
     records = traitlets.List(traitlets.Dict()).tag(keyword=True)
     packed = traitlets.List().tag(sync=True, internal=True)
     index = traitlets.Int(0, allow_none=True).tag(sync=True)
