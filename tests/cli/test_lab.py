@@ -562,3 +562,59 @@ def test_a_lesson_in_jupyterlab(lab, browser):
         assert cells(page) == before
         page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
         page.wait_for_selector(".vpd-class")
+
+
+PLAYED = """
+from vpdlab import Run, RunConfig
+config = RunConfig.make("tour-common", steps=8, prompts=2, group=3, eval_every=-1, out={out!r})
+played = Run.open(config).play(paused=True)
+played
+"""
+
+
+def wait_for_state(page: Any, state: str, step: int) -> None:
+    page.locator(".vpd-rx-done").wait_for(state="attached", timeout=90_000)
+    page.wait_for_function(
+        """([state, count]) => document.querySelector('.vpd-rx .vpd-badge')?.textContent === state
+            && document.querySelector('.vpd-rx .vpd-head .vpd-num').textContent.startsWith(count)""",
+        arg=[state, f"iteration {step} of"], timeout=60_000,
+    )  # fmt: skip
+
+
+def test_a_run_is_played_with_while_the_kernel_is_free(lab, browser):
+    folder = lab.folder / "runs" / "played"
+    write(lab, "play.ipynb", [PLAYED.format(out=str(folder)), "after = 1"])
+    with opened(lab, browser, "play.ipynb") as page:
+        wait_for_state(page, "paused", 0)
+        page.wait_for_function(IDLE)
+        before = cells(page)
+        page.get_by_role("button", name="1 step", exact=True).click()
+        wait_for_state(page, "paused", 1)
+        rate = page.get_by_label("lr", exact=True)
+        rate.fill("0.5.5")
+        rate.press("Enter")
+        assert "lr is 0.5.5: not a number" in page.locator(".vpd-rx-status").inner_text()
+        rate.fill("-3")
+        rate.press("Enter")
+        assert "between 0 and 1000" in page.locator(".vpd-rx-status").inner_text()
+        rate.fill("0.0005")
+        rate.press("Enter")
+        page.wait_for_selector(".vpd-rx-change")  # the run is paused, so it takes the value at once
+        assert page.locator(".vpd-rx-changes").inner_text() == "after 1: lr 0.0001 → 0.0005"
+        rate.press("Escape")  # back to the buttons, whose keys do the same
+        page.keyboard.press("s")
+        wait_for_state(page, "paused", 2)
+        page.keyboard.press("c")
+        page.wait_for_function("document.querySelector('.vpd-rx-saved').textContent.includes('steps 2;')")
+        assert ask(page, "(len(played.run.rows), played.run.rows[-1]['lr'])") == (2, 0.0005)
+        photograph(page, "play")
+        page.locator(".vpd-rx-tools").focus()
+        page.keyboard.press(" ")
+        wait_for_state(page, "complete", 8)
+        assert page.locator(".vpd-rx-tools").is_hidden()
+        assert page.locator("[data-change='1']").count() >= 3  # a line in every panel of the timeline
+        assert cells(page) == before
+        assert ask(page, "played.wait(10)") is True
+    record = load_run(folder)
+    assert [row["lr"] for row in record.rows] == [1e-4] + [5e-4] * 7
+    assert record.status["state"] == "complete"

@@ -68,7 +68,7 @@ def test_recorded_runs_become_plain_data() -> None:
     records = [
         SimpleNamespace(
             folder=Path("runs") / f"r{seed}", config={"method": "vpd", "seed": seed, "prompts": 4, "group": 8},
-            rows=[row], eval_rows=[{"step": 0, "accuracy": 0.5, "k": 4}],
+            rows=[row], eval_rows=[{"step": 0, "accuracy": 0.5, "k": 4}], origin=None,
         )
         for seed in (0, 1)
     ]  # fmt: skip
@@ -191,3 +191,19 @@ def test_every_column_fits_a_projector(chromium: str, tmp_path: Path) -> None:
         assert table.evaluate("node => node.scrollWidth <= node.clientWidth")
         heights = page.locator(".vpd-rc-method").evaluate_all("all => all.map((one) => one.offsetHeight)")
         assert len(set(heights)) == 1  # "F = 10" is not broken
+
+
+@pytest.mark.parametrize("axis", ["iterations", "rollouts", "tokens", "time"])
+def test_a_branch_is_aligned_at_its_fork(chromium: str, tmp_path: Path, axis: str) -> None:
+    origin = run("x")
+    branch = run("y", f"vpd from 8: beta 1 {HOSTILE}", origin={"run": "x", "step": 8})
+    with offline_page(chromium, page_of(tmp_path, [origin, branch], axis=axis)) as page:
+        panels = page.locator("svg[data-panel]").count()
+        forks = page.locator(".vpd-rc-fork[data-fork='8']")
+        assert forks.count() == panels
+        line = page.locator("svg[data-panel='success_rate'] [data-method='1']").get_attribute("d")
+        fork = page.locator("svg[data-panel='success_rate'] .vpd-rc-fork").get_attribute("d")
+        begin = [float(path.removeprefix("M").split()[0]) for path in (line, fork)]
+        assert abs(begin[0] - begin[1]) < 0.2  # the branch's line begins where it left the other
+        assert page.locator("svg text", has_text="fork at 8").count() == 1
+        assert page.locator("img").count() == 0

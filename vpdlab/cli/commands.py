@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vpdlab import processes
+from vpdlab.cli.bringing import score, take_in
 from vpdlab.cli.comparing import compare, forecast, study
 from vpdlab.cli.discovering import discover
 from vpdlab.cli.options import (
@@ -212,6 +213,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "discover": discover,
     "notebook": notebook,
     "eval": evaluate,
+    "score": score,
+    "import": take_in,
     "export": export,
     "report": report,
     "lab": lab,

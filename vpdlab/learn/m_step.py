@@ -227,7 +227,7 @@ def m_step(learner: Learner, batch: Batch, method: Method, watch: Watch | None =
         return MStep(reason="no rollout has feedback")
     policy.fresh()
     prepared = method.prepare(learner, batch, method) if method.prepare else {}
-    totals, loss, tokens = _Totals(learner.config, batch, method.views != "student"), 0.0, 0
+    totals, loss, tokens = Totals(learner.config, batch, method.views != "student"), 0.0, 0
     own = batch.sampled_from == TEACHER
     mismatch = learner.mismatch_of_answers(batch) if own else None
     fresh = Mismatch() if batch.sampled_by(policy) and not own else None  # no E-step has moved the student since
@@ -248,7 +248,7 @@ def m_step(learner: Learner, batch: Batch, method: Method, watch: Watch | None =
     return MStep(reason, loss, norm, int(norm is None), int(tokens), **totals.result(), mismatch=mismatch)
 
 
-class _Totals:
+class Totals:
     """Accumulates, over minibatches, what an M-step reports of student and teacher."""
 
     def __init__(self, config: RunConfig, batch: Batch, teacher: bool) -> None:

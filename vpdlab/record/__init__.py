@@ -7,6 +7,7 @@ runs/NAME/
   events.jsonl       one line per setting that was changed while the run went on (changes.py)
   eval.jsonl         one line per evaluation; its `probes` are what the task measured of the policy
   rollouts/          all rollouts: step-000130.parquet, steps-000001-000128.parquet (rollouts.py)
+  influence.jsonl    of rollouts that were scored: which sentence of the critique moved which token
   checkpoints/       step-000040: everything that resuming needs (checkpoint.py)
   final/             the student as a Hugging Face folder
   status.json        running, complete, stopped or failed
@@ -14,7 +15,7 @@ runs/NAME/
 
 schema.py names the columns and keys, checks.py validates values, reader.py opens a run, writer.py writes one, folder.py
 begins one safely, rollouts.py lays out rollouts/, changes.py has changed settings and the origin of a branch,
-diagnose.py warns of what goes wrong in a run.
+diagnose.py warns of what goes wrong in a run, influence.py checks the influence of critiques.
 """
 
 from vpdlab.record.changes import EVENTS, Change, Origin, changed, differences

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError, reason
 from vpdlab.files import read_small
-from vpdlab.record import changes, checks, rollouts
+from vpdlab.record import changes, checks, influence, rollouts
 from vpdlab.record.changes import EVENTS, Change, Origin
+from vpdlab.record.influence import INFLUENCE
 from vpdlab.record.schema import METRICS, SCHEMA, arrow_type, columns, flat
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ class RunRecord:
     @property
     def origin(self) -> Origin | None:
         """The run that this one is a branch of, and where it left it; None for any other run."""
-        return changes.origin_of(self.environment.get("origin"))
+        there = (self.folder / "environment.json").exists()  # an incomplete copy of a run may lack it
+        return changes.origin_of(self.environment.get("origin")) if there else None
 
     @property
     def changes(self) -> list[Change]:
@@ -175,6 +177,11 @@ class RunRecord:
         found = rollouts.read(self.folder / "rollouts", steps, names)
         return pa.concat_tables([empty, *(table for _, table in found)])
 
+    @property
+    def influences(self) -> list[dict[str, Any]]:
+        """Of some rollouts that were scored: step, group, index, and `influence` for `CritiqueInfluence`."""
+        return self.lines(INFLUENCE)
+
     def _json(self, name: str, fault: Callable[[Any], str]) -> dict[str, Any]:
         try:
             found = checks.parse(read_small(self.folder / name).decode("utf-8"))
@@ -213,6 +220,7 @@ _FAULTS: dict[str, Callable[[Any], str]] = {
     "metrics.jsonl": lambda row: checks.fault(row, checks.ROW, ("step",)),
     "eval.jsonl": lambda row: checks.fault(row, checks.EVAL, ("step",)),
     EVENTS: changes.fault,
+    INFLUENCE: influence.fault,
 }
 
 

@@ -211,6 +211,17 @@ def _copy(folder: Path, out: Path) -> None:
         shutil.copytree(folder, staged, dirs_exist_ok=True)
 
 
+def load_policy(student: Student, config: RunConfig) -> Policy:
+    """The policy of a student, with `config`'s temperature, device and precision."""
+    same = {
+        name: getattr(config, name)
+        for name in ("temperature", "device", "minibatch_tokens", "logit_mib", "max_context")
+    }
+    if student.saved is None or student.config is None:
+        return Policy.load(config.but(model=student.place, lora_rank=0, teacher="shared", shard=False))
+    return _load(replace(student, config=student.config.but(**same)), student.saved)
+
+
 def _load(student: Student, saved: Saved) -> Policy:
     """The policy of a checkpoint, with all trained weights loaded."""
     assert student.config is not None

@@ -2,6 +2,9 @@
 
 played = Run.open(config).play()     # as the last line of a cell: shows both, and trains
 played.wait()                        # until the run has ended
+
+A cell that trains by itself (`for row in run.steps()`) keeps its kernel busy: JupyterLab delivers the strip's messages
+only after it has ended. Hence the thread.
 """
 
 from __future__ import annotations

@@ -56,6 +56,22 @@ def drawn(row: Row) -> str:
     return f"{count} of {held_out} held-out problems, drawn by eval_seed"
 
 
+def scored_lines(records: Sequence[Row]) -> list[str]:
+    """Rollouts that were scored, as text: how likely each side finds them, and how far the two are apart."""
+    heard = [record for record in records if record.get("teacher_sum") is not None]
+    tokens = sum(len(record["response_ids"]) for record in records)
+    lines = [f"{len(records)} rollouts, {tokens} tokens, {len(heard)} with feedback"]
+    if heard:
+        kl = [value for record in heard for value in record.get("kl") or () if value is not None]
+        spoken = sum(len(record["response_ids"]) for record in heard)
+        sides = {side: sum(record[f"{side}_sum"] for record in heard) / spoken for side in ("student", "teacher")}
+        lines.append(
+            f"with feedback, per token: student {sides['student']:.3f}, teacher {sides['teacher']:.3f}"
+            + (f", KL {sum(kl) / len(kl):.3f} nats" if kl else "")
+        )
+    return lines
+
+
 def conclusion(evals: Sequence[Row]) -> str:
     """The evaluations of a run in one sentence."""
     found = gain(evals)

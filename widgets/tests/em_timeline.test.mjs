@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { load } from "./load.mjs";
 
 const timeline = await load("em_timeline");
-const { axisOf, clean, markPath, meanOf, mergeEqual, nearest, niceStep, notesOf, numberOf, orderRows } = timeline;
+const { axisOf, changeMarks, clean, markPath, meanOf, mergeEqual, nearest, niceStep, notesOf, numberOf, orderRows } = timeline;
 const { pathOf, probePanels, scaleOf, thin, tickLabel, ticks, valueLabel } = timeline;
 
 test("steps are 1, 2 or 5 times a power of ten", () => {
@@ -140,4 +140,10 @@ test("probes are lines of the panel of their group, at the steps of the evaluati
 test("lines of probes differ by their marks, not by colour alone", () => {
   const marks = [0, 1, 2, 3, 4, 5].map((kind) => markPath(kind, 10, 10));
   assert.equal(new Set(marks).size, 6);
+});
+
+test("changes of one iteration are one mark, in the order of the steps", () => {
+  const changes = [{ step: 9, text: "a" }, { step: 3, text: "b\n" }, { step: 9, text: "c" }];
+  assert.deepEqual(changeMarks(changes), [{ step: 3, text: "b " }, { step: 9, text: "a, c" }]);
+  assert.deepEqual(changeMarks(undefined), []);
 });

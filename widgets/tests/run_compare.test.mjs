@@ -5,7 +5,7 @@ import { test } from "node:test";
 
 import { load } from "./load.mjs";
 
-const { bandOf, duration, markerPath, methodsOf, placesOf, pointsOf, spread, summaryOf, valueAt } = await load("run_compare");
+const { bandOf, duration, forkOf, markerPath, methodsOf, placesOf, pointsOf, spread, summaryOf, valueAt } = await load("run_compare");
 
 const run = {
   name: "a", method: "vpd", rollouts_per_step: 128,
@@ -80,4 +80,15 @@ test("every style's marker has an outline of its own", () => {
   const names = palette.styles.map((style) => style[2].replace("-open", ""));
   const outlines = new Map(names.map((name, slot) => [name, markerPath(slot, 0, 0)]));
   assert.equal(new Set(outlines.values()).size, outlines.size);
+});
+
+test("beside its origin a branch begins at the fork", () => {
+  const branch = { ...run, name: "b", origin: { run: "a", step: 2 } };
+  assert.equal(forkOf(branch, [run, branch]), 2);
+  assert.equal(forkOf(branch, [branch]), null); // alone it is drawn from its beginning
+  assert.equal(forkOf(run, [run, branch]), null);
+  assert.equal(forkOf({ ...branch, name: "a" }, [run]), null);
+  const places = placesOf(branch, "iterations");
+  assert.deepEqual(pointsOf(branch, "kl", places, 2), [[2, 0.2]]);
+  assert.deepEqual(pointsOf(branch, "accuracy", places, 2), [[3, 0.5]]);
 });

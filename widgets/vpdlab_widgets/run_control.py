@@ -16,7 +16,7 @@ _ACTIONS = ("pause", "step", "go_on", "save", "stop", "change")
 
 
 class RunControl(LabWidget):
-    """Buttons and fields for a run that trains on another thread, or in a cell while its kernel hears the browser.
+    """Buttons and fields for a run that trains on another thread (`run.play`), so that the kernel hears the browser.
 
     The strip only asks; the run acts between two iterations. Keys: Space pauses or goes on, S does one iteration,
     C saves a checkpoint, E goes to the settings, Q twice stops. A value that is typed and sent with Enter is used from

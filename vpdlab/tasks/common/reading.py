@@ -66,7 +66,7 @@ def _read_file(task: str, path: Path, fields: Sequence[str] | None) -> Rows:
     if path.suffix.lower() not in ENDINGS:
         raise UserError(f"{task} cannot read {path}: it takes {', '.join(ENDINGS)}")
     rows = _parquet(task, path, fields) if path.suffix.lower() == ".parquet" else _json(task, path)
-    return ((where, _recordable(row, f"{path} {where}", fields)) for where, row in rows)
+    return ((where, recordable(row, f"{path} {where}", fields)) for where, row in rows)
 
 
 # -- JSON ----------------------------------------------------------------------------------------------------------
@@ -77,20 +77,21 @@ def _json(task: str, path: Path) -> Iterator[tuple[str, Any]]:
     try:
         with path.open("rb") as file:
             head = file.read(4096)
-            _check_mark(path, head)
+            check_mark(path, head)
             file.seek(len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0)
-            array = _json_array(path, file.read()) if head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[" else None
+            array = json_array(path, file.read()) if head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[" else None
             if array is not None:
                 yield from array
                 return
             file.seek(len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0)
-            for number, line in _lines(file):
-                yield f"line {number}", _parsed(line, f"{path} line {number}")
+            for number, line in lines(file):
+                yield f"line {number}", parsed(line, f"{path} line {number}")
     except OSError as error:
         raise UserError(f"{task} cannot read {path}: {error.strerror or error}") from error
 
 
-def _check_mark(path: Path, head: bytes) -> None:
+def check_mark(path: Path, head: bytes) -> None:
+    """Raises UserError for a file that begins with the byte order mark of another encoding than UTF-8."""
     for mark, name in OTHER_MARKS.items():
         if head.startswith(mark):
             raise UserError(
@@ -98,7 +99,7 @@ def _check_mark(path: Path, head: bytes) -> None:
             )
 
 
-def _lines(file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+def lines(file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
     """(number, line) for any line ending; blank lines are skipped."""
     number = 0
     for piece in file:
@@ -108,8 +109,8 @@ def _lines(file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
                 yield number, line
 
 
-def _parsed(line: bytes, where: str) -> Any:
-    """The JSON value of a line."""
+def parsed(line: bytes, where: str) -> Any:
+    """The JSON value of a line. Raises UserError, naming `where`."""
     try:
         text = line.decode()
         return _loads(text, where)
@@ -121,7 +122,7 @@ def _parsed(line: bytes, where: str) -> Any:
         raise UserError(f"{where}: {why}{utf16}: {shown(text.strip())}") from error
 
 
-def _json_array(path: Path, data: bytes) -> list[tuple[str, Any]] | None:
+def json_array(path: Path, data: bytes) -> list[tuple[str, Any]] | None:
     """The items of a file that is a single JSON array; None if each line is an array of its own."""
     try:
         text = data.decode()
@@ -226,13 +227,13 @@ def _read_hub(task: str, name: str, fields: Sequence[str] | None) -> dict[str, t
 
 def _numbered(source: str, rows: Iterable[Any], fields: Sequence[str] | None) -> Iterator[tuple[str, Any]]:
     for n, row in enumerate(rows, 1):
-        yield f"row {n}", _recordable(row, f"{source} row {n}", fields)
+        yield f"row {n}", recordable(row, f"{source} row {n}", fields)
 
 
 # -- recordable values ---------------------------------------------------------------------------------------------
 
 
-def _recordable(row: Any, where: str, fields: Sequence[str] | None) -> Any:
+def recordable(row: Any, where: str, fields: Sequence[str] | None) -> Any:
     """Convert the fields that are read to plain values; UserError, naming the field, if that is not possible."""
     if not isinstance(row, Mapping):
         return row

@@ -1,0 +1,79 @@
+"""A run on a thread of its own: the strip and the timeline follow it, and what ends it is not lost."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy import Parity, toy_model
+
+from vpdlab.config import RunConfig
+from vpdlab.errors import UserError
+from vpdlab.run import Run
+
+SMALL = {
+    "prompts": 2, "group": 3, "max_new_tokens": 6, "max_context": 120, "lr": 1e-3, "steps": 4, "record_tokens": 2,
+    "eval_problems": 2, "eval_samples": 1, "alpha": 1.0,
+}  # fmt: skip
+
+
+def opened(out: Path, task: Any = None, **fields: Any) -> Run:
+    return Run.open(RunConfig.make(**{"model": toy_model(), **SMALL, **fields}, out=str(out)), task=task or Parity())
+
+
+def until(true: Any, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_strip_and_timeline_follow_the_run(tmp_path):
+    played = opened(tmp_path / "run").play(paused=True)
+    until(lambda: played.run.control.waiting)
+    played.strip._handle_custom_msg({"kind": "step", "count": 2}, [])
+    until(lambda: played.run.control.waiting and len(played.run.rows) == 2)
+    assert not played.wait(0.01)
+    played.strip._handle_custom_msg({"kind": "change", "name": "lr", "value": 5e-4}, [])
+    until(lambda: played.strip.shown["changes"])
+    played.strip._handle_custom_msg({"kind": "go_on"}, [])
+    assert played.wait(60)
+    assert played.strip.shown["state"] == played.timeline.state == "complete"
+    assert [row["step"] for row in played.timeline.rows] == [1, 2, 3, 4]
+    assert [point["step"] for point in played.timeline.evals] == [0, 4]
+    assert played.timeline.changes == [{"step": 2, "text": "lr 0.001 → 0.0005"}]
+    assert [row["lr"] for row in played.run.rows] == [1e-3, 1e-3, 5e-4, 5e-4]
+    with pytest.raises(UserError, match="has started already"):
+        played.start()
+
+
+def test_a_branch_shows_its_history_and_its_fork(tmp_path):
+    assert opened(tmp_path / "x", checkpoint_every=2).play().wait(60)
+    played = Run.branch(f"{tmp_path / 'x'}@2", out=str(tmp_path / "y"), parts={"task": Parity()}, beta=1.0).play()
+    assert played.wait(60)
+    assert [row["step"] for row in played.timeline.rows] == [1, 2, 3, 4]
+    assert played.timeline.changes == [
+        {"step": 2, "text": "beta 0.1 → 1"}, {"step": 2, "text": "branched from x"}
+    ]  # fmt: skip
+
+
+class Broken(Parity):
+    """Its second batch cannot be judged."""
+
+    judged = 0
+
+    def verify(self, rollout: Any) -> Any:
+        self.judged += 1
+        if self.judged > 9:
+            raise UserError("the judge has gone home")
+        return super().verify(rollout)
+
+
+def test_what_ends_the_run_is_shown_and_raised(tmp_path):
+    played = opened(tmp_path / "run", task=Broken(), eval_every=-1).play()
+    with pytest.raises(UserError, match="the judge has gone home"):
+        played.wait(60)
+    assert (played.strip.shown["state"], played.timeline.state) == ("failed", "failed")
+    assert "the judge has gone home" in played.strip.shown["reason"]

@@ -1,0 +1,138 @@
+"""The commands for rollouts from elsewhere: score, import."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from vpdlab.cli.options import as_options, parse_preset, parsed, parser, path, without_trust
+from vpdlab.config import HINTS
+from vpdlab.errors import UserError, notice
+from vpdlab.foreign import FORMATS, Row, Sources, find_sources, missing
+from vpdlab.foreign.rows import FIELDS
+from vpdlab.net import printable
+from vpdlab.run.trust import TRUST, given, refuse_unasked
+
+MOST_SHOWN = 5  # bad rows that are printed
+
+
+def _options(name: str, text: str) -> argparse.ArgumentParser:
+    found = parser(name, text)
+    found.add_argument("file", type=path, metavar="FILE", help=".jsonl, .json or .parquet, or a trainer's folder")
+    found.add_argument("--from", dest="layout", default="", metavar="LAYOUT",
+                       help=f"{', '.join(FORMATS)}; default: found out by the columns")  # fmt: skip
+    found.add_argument("--feedback", default="", metavar="COLUMN", help="the column that holds the feedback")
+    found.add_argument(
+        "--skip-bad", action="store_true", help="leave out rows that cannot be read, instead of stopping"
+    )
+    found.add_argument("--out", type=path, help="the run folder to write")
+    return found
+
+
+def score(args: Sequence[str]) -> int:
+    """student and teacher on rollouts of your own, token by token: vpdlab score FILE --model M [--teacher M2]"""
+    columns = "; ".join(f"{name}: {text}" for name, text in FIELDS.items())
+    own = _options(
+        "score",
+        "Leaves a run folder of one step that every widget opens: both distributions per token, KL, top lists, the"
+        f" influence of each sentence. Nothing is trained. Columns: {columns}. Other options: those of `vpdlab train`"
+        f" (--device, --temperature, --record-top, ...); {TRUST} obeys the settings of a run that M names.",
+    )
+    own.add_argument(
+        "--model", required=True, help="a run's folder, its final/, RUN@STEP for a checkpoint, or any model"
+    )
+    own.add_argument("--teacher", default="", help="another model that reads the feedback; default: the same one")
+    own.add_argument("--influence", type=int, default=8, metavar="N",
+                     help="rollouts whose critique is analysed sentence by sentence; default: 8")  # fmt: skip
+    chosen, rest = parsed(own, args)
+    if chosen.influence < 0:
+        raise UserError(f"--influence is {chosen.influence}, but must be 0 or more")
+    sources = find_sources(chosen.file, chosen.layout)
+    if len(sources.files) > 1:
+        names = f"{sources.files[0][1].name} to {sources.files[-1][1].name}"
+        raise UserError(f"{chosen.file} holds {len(sources.files)} steps ({names}): score one of the files")
+    rows = _rows(sources, chosen)
+
+    from vpdlab.run.scored import score as scored
+    from vpdlab.show.summary import scored_lines
+
+    student, teacher = _student(chosen.model), _student(chosen.teacher) if chosen.teacher else None
+    words, trusted = without_trust(as_options(rest))
+    config, preset = parse_preset("vpdlab score", words, base=student.config)
+    if preset and student.config is not None:
+        raise UserError("a run has its own settings: leave --preset out")
+    out = chosen.out or Path("runs") / f"scored-{_plain(chosen.file.stem)}"
+    for one in (student, teacher):
+        if one is not None and one.config is not None and not trusted:
+            from vpdlab.run.export import alone
+
+            refuse_unasked(alone(one, one.config), one.place, given(words, HINTS))
+    found = scored(
+        rows,
+        student,
+        config.but(out=str(out), **({} if student.config else {"model": chosen.model})),
+        str(chosen.file),
+        teacher,
+        chosen.influence,
+    )
+    print("\n".join(scored_lines(found.records)))
+    _say_missing(missing(rows, tokens=True))
+    print(f"the run folder: {out}")
+    return 0
+
+
+def take_in(args: Sequence[str]) -> int:
+    """what TRL, verl or prime-rl left behind as a run folder: vpdlab import FILE|DIR [--from trl|verl|prime-rl]"""
+    own = _options(
+        "import",
+        "Rollouts, rewards and feedback as far as they were recorded, and what is missing. Needs no model; `vpdlab"
+        " score` adds what a model says of each token.",
+    )
+    chosen, rest = parsed(own, args)
+    if rest:
+        raise UserError(f"unknown option {rest[0]!r}; see vpdlab import --help")
+    sources = find_sources(chosen.file, chosen.layout)
+    rows = _rows(sources, chosen)
+
+    from vpdlab.run.imported import record_rows
+
+    out = chosen.out or Path("runs") / f"{sources.format.name}-{_plain(chosen.file.resolve().stem)}"
+    record_rows(rows, out, sources.format.name, str(chosen.file))
+    steps = sorted({row.step for row in rows if row.step is not None})
+    where = f" of steps {steps[0]} to {steps[-1]}" if len(steps) > 1 else f" of step {steps[0]}" if steps else ""
+    print(f"{len(rows)} rollouts{where}, {sources.format.summary}, from {len(sources.files)} file(s)")
+    _say_missing(missing(rows, tokens=False))
+    print(f"the run folder: {out}")
+    return 0
+
+
+def _rows(sources: Sources, chosen: argparse.Namespace) -> list[Row]:
+    """The rows, with a note of what was left out of them."""
+    from vpdlab.run.imported import take
+
+    rows, bad = take(sources.rows(), chosen.feedback, chosen.skip_bad)
+    for line in bad[:MOST_SHOWN]:
+        notice(printable(f"left out: {line}"))
+    if len(bad) > MOST_SHOWN:
+        notice(f"left out: {len(bad) - MOST_SHOWN} more rows that cannot be read")
+    if unknown := list(dict.fromkeys(name for row in rows for name in row.unknown)):
+        notice(printable(f"not kept: {', '.join(unknown)[:300]}"))
+    return rows
+
+
+def _say_missing(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(f"missing: {line}")
+
+
+def _student(place: str):
+    from vpdlab.run.export import find_student
+
+    name, at, step = place.rpartition("@")
+    return find_student(name, int(step)) if at and re.fullmatch(r"[0-9]{1,9}", step) else find_student(place)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:48] or "file"
