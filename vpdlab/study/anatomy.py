@@ -137,9 +137,9 @@ def _measured(c: RunConfig, student: Tensor, teacher: Tensor, tokens: Tensor) ->
     found = _parts(c, held.student, held.teacher)
     for name, measure in _measures(c).items():
         leaf = held.student.clone().requires_grad_()
-        with torch.enable_grad():
+        with torch.enable_grad():  # rollouts that are only scored have no other gradients
             value = measure(leaf, held.teacher)
-        (slope,) = torch.autograd.grad(value.sum(), leaf)
+            (slope,) = torch.autograd.grad(value.sum(), leaf)
         # Through the softmax, for one logit: of V-sized arrays the support itself is the only one that is needed.
         at, chance = (side.gather(1, held.place[:, None])[:, 0] for side in (slope, held.student.exp()))
         found |= {name: value.detach(), f"{name}_push": held.share * (chance * slope.sum(-1) - at)}
