@@ -417,6 +417,51 @@ def test_a_saved_notebook_opens_again_with_its_widgets(lab, browser, recorded):
         photograph(page, "kept")
 
 
+EXPLAINING = """
+from IPython.display import display
+from vpdlab_widgets import LensPair, Simplex, TokenLens
+from vpdlab import load_run
+from vpdlab.show import widget_data
+
+run = load_run({folder!r})
+records = widget_data.lens_records(run.rollouts(3), beta=run.betas, config=run.config)
+lens = TokenLens(records, title="the lens", selected=4)
+triangle = Simplex(student=[0.2, 0.5, 0.3], q=[0.4, 0.3, 0.3])
+pair = LensPair(**widget_data.lens_pairs(run, run) | {{"names": ["one", "two"]}})
+display(lens, triangle, pair)
+"""
+
+
+def test_the_formula_the_triangle_and_the_pair_talk_to_python(lab, browser, recorded):
+    write(lab, "explaining.ipynb", [EXPLAINING.format(folder=str(recorded))])
+    with opened(lab, browser, "explaining.ipynb") as page:
+        page.wait_for_selector(".vpd-lp-column .vpd-tl-stage .vpd-tok")
+        page.wait_for_function(IDLE)
+        page.locator(".vpd-tl-stage").first.focus()
+        page.keyboard.press("w")
+        until(page, "lens.why", "")
+        assert page.locator(".vpd-tl-why math").first.bounding_box()["height"] > 15
+        page.locator(".vpd-tl-methods tr", has_text="grpo").first.click()
+        until(page, "lens.why", "grpo")
+        photograph(page, "formula")
+        ask(page, "setattr(lens, 'why', 'sdar')")  # and Python's choice reaches the browser
+        page.wait_for_function("document.querySelector('.vpd-tl-method-on').textContent.startsWith('sdar')")
+        page.locator(".vpd-sx-stage").scroll_into_view_if_needed()
+        page.locator(".vpd-sx-stage").focus()
+        page.keyboard.press("ArrowRight")
+        until(page, "[round(value, 6) for value in triangle.q]", [0.39, 0.31, 0.3])
+        page.keyboard.press("e")
+        page.keyboard.press("m")
+        until(page, "triangle.student[0] > 0.2", True)
+        photograph(page, "triangle")
+        page.locator(".vpd-lp-column .vpd-tl-stage").first.focus()
+        page.keyboard.press("End")
+        page.keyboard.press("Enter")
+        last = ask(page, "len(pair.left[0]['tokens']) - 1")
+        until(page, "pair.selected", [last, last])
+        photograph(page, "pair")
+
+
 def test_no_question_about_news_lies_over_the_notebook(lab, browser):
     write(lab, "quiet.ipynb", ["1 + 1"])
     with opened(lab, browser, "quiet.ipynb") as page:

@@ -88,6 +88,47 @@ def lens_records(
     return items
 
 
+def lens_pairs(left: Any, right: Any, steps: Sequence[int] | None = None) -> dict[str, Any]:
+    """Rollouts of two recorded runs for `LensPair`: the same problem at the same iteration, in each run's own words.
+
+    Rollouts of a problem are paired in their order. Only those with per-token numbers in both runs are taken.
+
+    Args:
+        left, right: `RunRecord`s, as returned by `load_run`.
+        steps: iterations; default: the last one that both have recorded.
+
+    Returns:
+        Keywords of `LensPair`: records of both sides, item i of one beside item i of the other, and their names.
+    """
+    shared = sorted({*left.steps} & {*right.steps})
+    sides: tuple[list[Row], list[Row]] = ([], [])
+    for step in shared[-1:] if steps is None else steps:
+        ours, theirs = (_by_problem(run.rollouts(step)) for run in (left, right))
+        for problem in ours:
+            for pair in zip(ours[problem], theirs.get(problem, ()), strict=False):
+                for side, record in zip(sides, pair, strict=True):
+                    side.append(record)
+    lenses = [
+        lens_records(side, beta=run.betas, config=run.config) for side, run in zip(sides, (left, right), strict=True)
+    ]
+    return {"left": lenses[0], "right": lenses[1], "names": [_run_name(left, right), _run_name(right, left)]}
+
+
+def _by_problem(records: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rollouts with per-token numbers, by problem."""
+    found: dict[str, list[Row]] = {}
+    for record in records:
+        if record.get("tokens") is not None:
+            found.setdefault(record["problem_id"], []).append(record)
+    return found
+
+
+def _run_name(run: Any, other: Any) -> str:
+    """The run's method; its folder where both have the same."""
+    method = run.config["method"]
+    return method if method != other.config["method"] else run.folder.name
+
+
 def token_ranks(tokens: Sequence[int] | None, top_ids: Sequence[Sequence[int]] | None) -> list[int | None] | None:
     """Rank of each token in its top-k list, counted from 1; None for a token that is not in the list.
 

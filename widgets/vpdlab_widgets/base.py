@@ -45,8 +45,8 @@ class LabWidget(anywidget.AnyWidget):
     """The traits that `drive` linked, for the host of an offline page, where no kernel passes changes on."""
 
     _parts: Sequence[str] = ()
-    """Further scripts that its module begins with; one is also a text constant of it (LIVE_ENGINE) where a worker of
-    the widget is to run it."""
+    """Further scripts, with their styles, that its module begins with, those of other widgets among them. One is a text
+    constant too (LIVE_ENGINE) where a worker of the widget is to run it."""
     _displays: Sequence[DisplayHandle] = ()
     _made_layout = False
 
@@ -57,7 +57,8 @@ class LabWidget(anywidget.AnyWidget):
             own = script.with_suffix(".css")
             cls._esm = script_with(script, cls._parts)
             shared = palette.widget_css() + _HERE.joinpath("base.css").read_text(encoding="utf-8")
-            cls._css = shared + (own.read_text(encoding="utf-8") if own.is_file() else "")
+            styles = [*(_HERE / f"{name}.css" for name in cls._parts), own]
+            cls._css = shared + "".join(style.read_text(encoding="utf-8") for style in styles if style.is_file())
         super().__init_subclass__(**kwargs)
 
     def __init__(self, **kwargs: Any) -> None:
@@ -162,6 +163,7 @@ class LabWidget(anywidget.AnyWidget):
 def script_with(script: Path, parts: Sequence[str] = ()) -> str:
     """A widget's module: palette, `shared.js`, further scripts and their texts (LIVE_ENGINE), and its own script."""
     texts = {name: _HERE.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in ("shared", *parts)}
+    texts = {name: re.sub(r"^export default .*$", "", text, flags=re.MULTILINE) for name, text in texts.items()}
     # A classic worker has no exports.
     plain_texts = {name: re.sub(r"^export ", "", texts[name], flags=re.MULTILINE) for name in parts}
     own = script.read_text(encoding="utf-8")

@@ -539,8 +539,13 @@ class TokenLens extends LabView {
     this.jump(own[next].start);
   }
 
+  /** The measures that can colour what is shown. */
+  offered() {
+    return this.record?.tokens ? measuresOf(this.record) : [];
+  }
+
   measure() {
-    const offered = this.record?.tokens ? measuresOf(this.record) : [];
+    const offered = this.offered();
     return offered.find((one) => one.id === this.model.get("colour")) ?? offered[0] ?? null;
   }
 
@@ -590,8 +595,7 @@ class TokenLens extends LabView {
       this.controls.replaceChildren(element("span", "vpd-caps", why));
       return;
     }
-    const offered = measuresOf(this.record);
-    const items = offered.map((one) => ({ id: one.id, name: one.name, title: one.about }));
+    const items = this.offered().map((one) => ({ id: one.id, name: one.name, title: one.about }));
     const xray = element("button", "vpd-button", this.xrayShown() ? "Hide the prompts" : "X-ray both prompts");
     xray.type = "button";
     xray.tabIndex = -1;
@@ -756,14 +760,16 @@ class TokenLens extends LabView {
     return n ? ownTokenFrom(this.record, -1, 1) : null;
   }
 
-  /** The token to show before one is selected; the spans themselves may be sorted by position. */
-  strongestPeak() {
+  /** The token to show before one is selected, and why it; the spans themselves may be sorted by position. */
+  resting() {
     const size = (span) => Math.abs(this.values[span.peak]);
-    return this.found?.length ? this.found.reduce((a, b) => (size(b) > size(a) ? b : a)).peak : null;
+    if (!this.found?.length) return [this.firstOwn(), ""];
+    return [this.found.reduce((a, b) => (size(b) > size(a) ? b : a)).peak, "largest"];
   }
 
   drawCard(pinned) {
-    const i = this.cursor ?? pinned ?? this.strongestPeak() ?? this.firstOwn();
+    const [rest, why] = this.resting();
+    const i = this.cursor ?? pinned ?? rest;
     this.card.hidden = i === null || !this.values;
     this.drawWhy(i);
     if (this.card.hidden) return;
@@ -772,7 +778,7 @@ class TokenLens extends LabView {
     head.append(element("span", "vpd-tl-token", tokenLabel(record.tokens[i])));
     head.append(element("span", "vpd-caps vpd-num", `token ${i + 1} of ${record.tokens.length}`));
     if (i === pinned) head.append(element("span", "vpd-mark", "pinned"));
-    else if (this.cursor === null) head.append(element("span", "vpd-mark", pinned === null ? "largest" : ""));
+    else if (this.cursor === null && why) head.append(element("span", "vpd-mark", why));
     const before = record.tokens.slice(Math.max(0, i - 12), i).join("");
     const after = element("div", "vpd-tl-before", before ? `after “…${tokenLabel(before.slice(-44), 60)}”` : "the first token");
     const turn = this.turnAt(i);
@@ -934,7 +940,7 @@ class TokenLens extends LabView {
   /** The response under each prompt: the part around the current token, the same in both. */
   followXray() {
     if (this.under.hidden || !this.record?.tokens) return;
-    const i = this.cursor ?? this.selected() ?? this.strongestPeak() ?? 0;
+    const i = this.cursor ?? this.selected() ?? this.resting()[0] ?? 0;
     const n = this.record.tokens.length;
     const start = n <= 160 ? 0 : Math.max(0, Math.min(n - 120, Math.floor(i / 40) * 40 - 40));
     const end = n <= 160 ? n : Math.min(n, start + 120);
@@ -1006,7 +1012,7 @@ class TokenLens extends LabView {
   }
 
   nextColour(by) {
-    const offered = this.record?.tokens ? measuresOf(this.record).map((one) => one.id) : [];
+    const offered = this.offered().map((one) => one.id);
     const at = offered.indexOf(this.measure()?.id);
     if (at >= 0) this.tell({ colour: offered[(at + by + offered.length) % offered.length] });
   }

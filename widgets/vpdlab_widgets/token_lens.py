@@ -84,19 +84,21 @@ class TokenLens(LabWidget):
 
     def fallback(self) -> str:
         """The current response, coloured, without interaction."""
-        record = self.record
-        if record is None:
-            return "<p>TokenLens: no response</p>"
-        tokens, values, mask, heads = _pieces(record)
-        values = values[:_FALLBACK_TOKENS]
-        largest = max((value for value in values if value is not None), default=0.0)
-        spans = "".join(
-            heads.get(place, "") + _span(token, value, largest, own)
-            for place, (token, value, own) in enumerate(zip(tokens, values, mask, strict=False))
-        )
-        cut = f" … ({counted(len(tokens), 'token')})" if len(tokens) > _FALLBACK_TOKENS else ""
-        named = f"{safe(self._title())}: {safe(record.get('prompt') or '')}"
-        return f'<p>{named}</p><p style="white-space: pre-wrap">{spans}{cut}</p>'
+        return "<p>TokenLens: no response</p>" if self.record is None else static_record(self.record, self._title())
+
+
+def static_record(record: Mapping[str, Any], title: str) -> str:
+    """A response, coloured by its KL, as static HTML."""
+    tokens, values, mask, heads = _pieces(record)
+    values = values[:_FALLBACK_TOKENS]
+    largest = max((value for value in values if value is not None), default=0.0)
+    spans = "".join(
+        heads.get(place, "") + _span(token, value, largest, own)
+        for place, (token, value, own) in enumerate(zip(tokens, values, mask, strict=False))
+    )
+    cut = f" … ({counted(len(tokens), 'token')})" if len(tokens) > _FALLBACK_TOKENS else ""
+    named = f"{safe(title)}: {safe(record.get('prompt') or '')}"
+    return f'<p>{named}</p><p style="white-space: pre-wrap">{spans}{cut}</p>'
 
 
 def _pieces(
