@@ -6,9 +6,9 @@ Rooms, from the top; each imports only those below it:
 
 cli: commands. compare: methods and seeds side by side. run: a whole run. study: what a method does to whom. learn: one
 iteration. feedback: critiques and demonstrations. sampling: rollouts. model: policy and teacher. zoo: where models come
-from. show: runs for people. record: the run folder. prompts: what is read. tasks: problems and verdicts. config:
-settings. sandbox: programs behind a wall. losses, credit: the mathematics. types: the records that travel. net,
-manifest, processes, paths, files, errors: the ground.
+from. show: runs for people. foreign: rollouts from elsewhere. record: the run folder. prompts: what is read. tasks:
+problems and verdicts. config: settings. sandbox: programs behind a wall. losses, credit: the mathematics. types: the
+records that travel. net, manifest, processes, paths, files, errors: the ground.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from toy import equal, weights
 
 from vpdlab import Run, RunConfig, cli, zoo
 from vpdlab.cli import discovering, headless
+from vpdlab.cli.options import fork_named
 from vpdlab.config import HINTS
 from vpdlab.feedback.sources import CRITIQUE, SOURCES
 from vpdlab.learn.methods import METHODS
@@ -207,7 +208,9 @@ def test_every_command_is_one_that_vpdlab_takes(path: Path, words: list[str], tm
     monkeypatch.chdir(tmp_path)
     command, rest = words[0], words[1:]
     if command == "train":
-        config, _ = cli.parse_run("vpdlab train", cli.as_options(rest))
+        place, fields = fork_named(cli.as_options(rest))
+        config, _ = cli.parse_run("vpdlab train", fields)
+        assert not place or re.fullmatch(r"runs/\w+(@\d+)?", place)
         assert config.method in METHODS
     elif command == "notebook":
         assert rest[0] in cli.names()

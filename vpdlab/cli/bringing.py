@@ -31,8 +31,7 @@ def _options(name: str, text: str) -> argparse.ArgumentParser:
     return found
 
 
-def score(args: Sequence[str]) -> int:
-    """student and teacher on rollouts of your own, token by token: vpdlab score FILE --model M [--teacher M2]"""
+def _scoring_options() -> argparse.ArgumentParser:
     columns = "; ".join(f"{name}: {text}" for name, text in FIELDS.items())
     own = _options(
         "score",
@@ -46,6 +45,12 @@ def score(args: Sequence[str]) -> int:
     own.add_argument("--teacher", default="", help="another model that reads the feedback; default: the same one")
     own.add_argument("--influence", type=int, default=8, metavar="N",
                      help="rollouts whose critique is analysed sentence by sentence; default: 8")  # fmt: skip
+    return own
+
+
+def score(args: Sequence[str]) -> int:
+    """student and teacher on rollouts of your own, token by token: vpdlab score FILE --model M [--teacher M2]"""
+    own = _scoring_options()
     chosen, rest = parsed(own, args)
     if chosen.influence < 0:
         raise UserError(f"--influence is {chosen.influence}, but must be 0 or more")
@@ -55,6 +60,7 @@ def score(args: Sequence[str]) -> int:
         raise UserError(f"{chosen.file} holds {len(sources.files)} steps ({names}): score one of the files")
     rows = _rows(sources, chosen)
 
+    from vpdlab.run.export import alone
     from vpdlab.run.scored import score as scored
     from vpdlab.show.summary import scored_lines
 
@@ -64,10 +70,8 @@ def score(args: Sequence[str]) -> int:
     if preset and student.config is not None:
         raise UserError("a run has its own settings: leave --preset out")
     out = chosen.out or Path("runs") / f"scored-{_plain(chosen.file.stem)}"
-    for one in (student, teacher):
-        if one is not None and one.config is not None and not trusted:
-            from vpdlab.run.export import alone
-
+    for one in (student, teacher) if not trusted else ():
+        if one is not None and one.config is not None:
             refuse_unasked(alone(one, one.config), one.place, given(words, HINTS))
     found = scored(
         rows,

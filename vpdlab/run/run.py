@@ -100,15 +100,19 @@ class Run(Parts):
         if record:
             run.policy.rehearse(config.folder)  # what would fail at the end fails now
         if resumed is not None:
-            run.resumed = resumed
-            run.rows, run.evals = processes.by_main(lambda: recorded(config.folder, resumed))
-            run.take(changed(config, told.seen))
-            run.keeper().load(resumed)
-            run.take(changed(run.config, told.later))
-            run.changes, run.unwritten = [*told.seen, *told.later], list(told.asked)
-            for row in run.evals:
-                run._note_teacher(row)
+            run._restore(resumed, told)
         return run
+
+    def _restore(self, saved: Saved, told: Replay) -> None:
+        """Go back to a checkpoint, with the settings that were changed on the way to it and right after it."""
+        self.resumed = saved
+        self.rows, self.evals = processes.by_main(lambda: recorded(self.config.folder, saved))
+        self.take(changed(self.config, told.seen))
+        self.keeper().load(saved)
+        self.take(changed(self.config, told.later))
+        self.changes, self.unwritten = [*told.seen, *told.later], list(told.asked)
+        for row in self.evals:
+            self._note_teacher(row)
 
     @classmethod
     def branch(cls, place: str, out: str = "", parts: Mapping[str, Any] | None = None, **fields: Any) -> Self:
