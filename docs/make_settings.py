@@ -27,8 +27,8 @@ Each setting is declared once, as a field of `vpdlab.RunConfig`. It is an option
 `config.json`. `vpdlab train --help` prints this list.
 
 A resumed run may change the settings marked "may change": they decide how long, how fast and what is written. The
-others affect results. Those marked "live" may also be changed between two iterations ([how](playing.md)). A setting that
-you name although the chosen method does not read it is reported when a run starts.
+others affect results. Those marked "live" may also be changed between two iterations ([how](playing.md)). A setting
+that you name although the chosen method does not read it is reported when a run starts.
 """
 
 

@@ -10,8 +10,9 @@ from xml.etree import ElementTree
 
 import pytest
 from offline_browser import offline_page
-from vpdlab_widgets import EMTimeline, RolloutTable, TokenLens, write_page
+from vpdlab_widgets import CritiqueInfluence, EMTimeline, RolloutTable, RunCompare, TokenLens, write_page
 
+from tests.widgets.test_critique_influence import record as influence_record
 from vpdlab.show.widget_data import lens_records, rollout_rows
 
 pytestmark = pytest.mark.slow
@@ -139,6 +140,31 @@ def test_tables_and_pictures_are_saved_from_their_corner(chromium: str, place: P
         png = saved(page, ".vpd-emt", "PNG", tmp_path).read_bytes()
         assert png.startswith(b"\x89PNG") and int.from_bytes(png[16:20]) == 2 * float(picture.get("width"))
         assert len(json.loads(saved(page, ".vpd-emt", "JSON", tmp_path).read_text())) == 6
+
+
+@pytest.mark.parametrize("widget", [TokenLens, CritiqueInfluence, RunCompare], ids=lambda one: one.__name__)
+def test_other_widgets_save_their_numbers_too(chromium: str, tmp_path: Path, widget: Any) -> None:
+    if widget is TokenLens:
+        made, root = TokenLens(lens_records([record(1, 1)], beta=1.0)), ".vpd-tl"
+    elif widget is RunCompare:
+        rows = [{"step": step, "success_rate": step / 10, "kl": 0.1} for step in range(1, 5)]
+        made, root = RunCompare([{"name": name, "method": name, "seed": 0, "rollouts_per_step": 8, "rows": rows,
+                                  "evals": []} for name in ("vpd", "sdpo")]), ".vpd-rc"  # fmt: skip
+    else:
+        made, root = CritiqueInfluence(influence_record()), ".vpd-ci"
+    made.to_html(tmp_path / "page.html")
+    with offline_page(chromium, tmp_path / "page.html") as page:
+        rows = json.loads(saved(page, root, "JSON", tmp_path).read_text(encoding="utf-8"))
+        with saved(page, root, "CSV", tmp_path).open(encoding="utf-8", newline="") as file:
+            assert len(list(csv.DictReader(file))) == len(rows)
+        if widget is TokenLens:
+            assert [(row["token"], row["kl"]) for row in rows] == [(one, pytest.approx(0.11)) for one in "abc"]
+        elif widget is RunCompare:
+            assert [(row["run"], row["step"]) for row in rows[::4]] == [("vpd", 1), ("sdpo", 1)] and len(rows) == 8
+            picture = ElementTree.parse(saved(page, root, "SVG", tmp_path)).getroot()
+            assert {"iterations", "vpd", "sdpo"} <= {node.text for node in picture.iter(f"{SVG}text")}
+        else:
+            assert rows[0]["kind"] == "sentence" and len(rows[0]) == 3 + 4
 
 
 def test_a_selection_has_an_address_that_opens_it(chromium: str, place: Path) -> None:

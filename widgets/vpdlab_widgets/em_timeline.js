@@ -262,8 +262,8 @@ class Timeline extends LabView {
     if (this.eSteps.length) keys.append(legendItem("e-step", "", "E-step"));
     const parts = [element("div", "vpd-title vpd-emt-title", title || "Timeline")];
     if (state) parts.push(element("span", `vpd-badge vpd-emt-badge vpd-emt-${state}`, state));
-    const kinds = { SVG: () => this.saveDrawing("svg"), PNG: () => this.saveDrawing("png"), CSV: () => this.saveRows("csv"), JSON: () => this.saveRows("json") };
-    this.head.replaceChildren(...parts, keys, ...(this.data.length ? [saveButtons(kinds)] : []));
+    const corner = saveCorner(() => title || "timeline", () => this.data, this.stage);
+    this.head.replaceChildren(...parts, keys, ...(this.data.length ? [corner] : []));
     this.reason.textContent = clean(this.model.get("reason"));
     this.reason.hidden = !this.reason.textContent;
     this.reason.classList.toggle("vpd-emt-failed", state === "failed");
@@ -272,20 +272,6 @@ class Timeline extends LabView {
       "aria-label",
       `${what}, ${counted(this.data.length, "iteration")}. Left and right arrows move, Home and End jump, Enter selects, W goes to the next warning, Escape clears.`,
     );
-  }
-
-  async saveDrawing(kind) {
-    const parts = [...this.stage.querySelectorAll("svg.vpd-chart")].map((svg) => ({ head: svg.previousElementSibling, svg }));
-    const drawing = svgText(parts, getComputedStyle(this.root).getPropertyValue("--vpd-bg") || "white");
-    const name = fileName(this.model.get("title") || "timeline", kind);
-    if (kind === "svg") saveFile(name, drawing, "image/svg+xml");
-    else saveFile(name, await pngOf(drawing));
-  }
-
-  saveRows(kind) {
-    const name = fileName(this.model.get("title") || "timeline", kind);
-    if (kind === "json") saveFile(name, JSON.stringify(this.data, null, 1), "application/json");
-    else saveFile(name, csvOf([...new Set(this.data.flatMap((row) => Object.keys(row)))], this.data), "text/csv");
   }
 
   panelsWithData() {

@@ -287,14 +287,6 @@ class RolloutTable extends LabView {
     this.axes.replaceChildren(...parts, ...keys, element("span", "vpd-hint", hint));
   }
 
-  /** Download the rows that pass the filter, in their order. */
-  save(kind) {
-    const rows = this.places.map((place) => this.rows[place]);
-    const name = fileName(this.model.get("title") || "rollouts", kind);
-    if (kind === "json") saveFile(name, JSON.stringify(rows, null, 1), "application/json");
-    else saveFile(name, csvOf([...new Set(rows.flatMap((row) => Object.keys(row)))], rows), "text/csv");
-  }
-
   /** How many characters of each column of texts fit, and how many to leave out where one does not fit. */
   fit() {
     const before = JSON.stringify(this.shortened);
@@ -358,7 +350,7 @@ class RolloutTable extends LabView {
       this.controls.append(only);
     }
     const found = clean(this.model.get("found"), 200);
-    this.controls.append(view, saveButtons({ CSV: () => this.save("csv"), JSON: () => this.save("json") }));
+    this.controls.append(view, saveCorner(() => this.model.get("title") || "rollouts", () => this.places.map((place) => this.rows[place])));
     this.controls.append(element("span", "vpd-caps vpd-num", found || count));
     this.controls.append(element("span", "vpd-hint", "↑ ↓ move · Enter selects · ← → sort · R reverse · / search · V view"));
   }

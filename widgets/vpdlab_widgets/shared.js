@@ -422,8 +422,11 @@ function painted(svg) {
 function paintedHead(head) {
   const frame = head.getBoundingClientRect();
   const group = shape("g", {});
-  for (const node of head.querySelectorAll(".vpd-name, .vpd-key")) {
-    const [box, style, swatch] = [node.getBoundingClientRect(), getComputedStyle(node), node.querySelector("svg")];
+  const named = [...head.querySelectorAll(".vpd-name, .vpd-key")];
+  for (const node of named.length ? named : [head]) {
+    const words = document.createRange();
+    words.selectNodeContents(node);
+    const [box, style, swatch] = [words.getBoundingClientRect(), getComputedStyle(node), node.querySelector("svg")];
     const at = swatch?.getBoundingClientRect();
     if (swatch) {
       const mark = shape("g", { transform: `translate(${at.left - frame.left} ${at.top - frame.top})` });
@@ -466,6 +469,27 @@ export async function pngOf(svg) {
   Object.assign(canvas, { width: 2 * image.width, height: 2 * image.height });
   canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
   return new Promise((done) => canvas.toBlob(done, "image/png"));
+}
+
+/** Save rows as "csv" or "json". */
+export function saveRows(title, kind, rows) {
+  if (kind === "json") saveFile(fileName(title, kind), JSON.stringify(rows, null, 1), "application/json");
+  else saveFile(fileName(title, kind), csvOf([...new Set(rows.flatMap((row) => Object.keys(row)))], rows), "text/csv");
+}
+
+/** Save the drawings of a stage, each with the heading before it, as "svg" or "png". */
+export async function saveDrawing(title, kind, stage) {
+  const parts = [...stage.querySelectorAll("svg.vpd-chart")].map((svg) => ({ head: svg.previousElementSibling, svg }));
+  const drawing = svgText(parts, getComputedStyle(stage).getPropertyValue("--vpd-bg") || "white");
+  if (kind === "svg") saveFile(fileName(title, kind), drawing, "image/svg+xml");
+  else saveFile(fileName(title, kind), await pngOf(drawing));
+}
+
+/** The buttons of a widget's corner: files of its rows, and of the drawings of a stage if it has one. */
+export function saveCorner(title, rows, stage = null) {
+  const tables = { CSV: () => saveRows(title(), "csv", rows()), JSON: () => saveRows(title(), "json", rows()) };
+  const pictures = { SVG: () => saveDrawing(title(), "svg", stage), PNG: () => saveDrawing(title(), "png", stage) };
+  return saveButtons(stage ? { ...pictures, ...tables } : tables);
 }
 
 /** Scroll `node` into view within `box` only: the notebook around it must not move. */

@@ -96,6 +96,19 @@ export function measuresOf(record) {
   return [...own, ...named];
 }
 
+/** A row for each token of a record, with its numbers, for a file. */
+export function tokenRows(record) {
+  const names = [...NUMBERS.filter((name) => record[name]), ...Object.keys(record.weights)];
+  return record.tokens.map((token, i) => {
+    const row = { place: i, token, own: isOwn(record, i) };
+    for (const name of names) {
+      const value = (record[name] ?? record.weights[name])[i];
+      row[name] = Number.isFinite(value) ? value : null;
+    }
+    return row;
+  });
+}
+
 /** A packed record (vpdlab_widgets/token_lens.py) with typed arrays in place of bytes. */
 export function unpackRecord(packed) {
   const { meta } = packed;
@@ -347,7 +360,8 @@ class TokenLens extends LabView {
     if (meta.truncated) parts.push(element("span", "vpd-mark vpd-tl-warn", `${counted(meta.truncated, "token")} of the feedback truncated`));
     const keys = element("span", "vpd-keys");
     if (this.record?.teacher_logp) keys.append(sideKey("student", "student π"), sideKey("teacher", "teacher q"));
-    this.head.replaceChildren(...parts, keys);
+    const corner = saveCorner(() => this.model.get("title") || "tokens", () => tokenRows(this.record));
+    this.head.replaceChildren(...parts, keys, ...(this.record?.tokens ? [corner] : []));
   }
 
   drawAbout() {
