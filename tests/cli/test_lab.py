@@ -299,9 +299,12 @@ def test_plain_keys_in_a_widget_are_its_own(linked):
 
 def test_a_step_of_a_recorded_run_is_one_click_away(lab, browser, recorded):
     """The notebook that inspects a run: the timeline drives the table, the table the lens."""
+    run = Path(shutil.copytree(recorded, lab.folder / "warned"))
+    lines = [json.loads(line) | {"warnings": ["no-success: said"]} for line in (run / "metrics.jsonl").open()]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     notebook = nbformat.read(headless.notebooks() / "60_inspect_a_run.ipynb", as_version=4)
     (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    cell.source += f"\nfolder = {str(recorded)!r}"
+    cell.source += f"\nfolder = {str(run)!r}"
     nbformat.write(notebook, lab.folder / "inspect.ipynb")
     with opened(lab, browser, "inspect.ipynb") as page:
         page.wait_for_selector(".js-plotly-plot .main-svg")  # of the last cell
@@ -331,6 +334,19 @@ def test_a_step_of_a_recorded_run_is_one_click_away(lab, browser, recorded):
         page.keyboard.press("Home")
         page.keyboard.press("Enter")  # a click after a brush counts
         until(page, "(timeline.window, timeline.selected, rollouts.title)", (None, 1, "iteration 1"))
+        page.locator(".vpd-rt").get_by_role("button", name="all iterations").click()
+        until(page, "len(rollouts.rows)", 48)
+        page.locator(".vpd-rt-search").fill("step>=2 outcome=wrong")
+        page.locator(".vpd-rt-search").press("Enter")
+        until(page, "{(row['step'] > 1, row['success']) for row in rollouts.rows}", {(True, False)})
+        page.wait_for_selector(".vpd-rt-controls >> text=of 48 rollouts of 3 iterations")
+        assert ask(page, "len(lens.records) == len(rollouts.rows) == len(rollouts.passing())")
+        photograph(page, "everywhere")
+        page.locator(".vpd-rt").get_by_role("button", name="all iterations").click()
+        until(page, "{row['step'] for row in rollouts.rows}", {1})
+        page.locator(".vpd-emt-alarm").first.click()
+        until(page, "{row['success'] for row in rollouts.rows}", {False})
+        page.wait_for_selector(".vpd-rt .vpd-title >> text=behind no-success at iteration")
 
 
 EDITED = """
