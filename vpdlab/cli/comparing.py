@@ -155,6 +155,14 @@ def _draw(cells: Sequence[Cell], chosen: argparse.Namespace) -> Path:
 
 def forecast(args: Sequence[str]) -> int:
     """what a few batches say of how much a method will gain: vpdlab forecast --preset words-liar"""
+    chosen, rest = parsed(forecast_options(), args)
+    if chosen.fit and chosen.check:
+        raise UserError("forecast: --fit and --check exclude each other: a fit agrees with its own runs")
+    return _fit(chosen) if chosen.fit else (_check if chosen.check else _forecast)(chosen, as_options(rest))
+
+
+def forecast_options() -> argparse.ArgumentParser:
+    """The options of `vpdlab forecast`, beside those of `vpdlab train`."""
     arguments = parser(
         "forecast",
         "Samples a few batches with the settings of `vpdlab train`, trains nothing, and forecasts the gain in held-out"
@@ -167,10 +175,7 @@ def forecast(args: Sequence[str]) -> int:
                            " study; other options set fields for all of them, as in `vpdlab study`")  # fmt: skip
     arguments.add_argument("--study-out", type=path, help="folder of that study; default: runs/study-NAME")
     arguments.add_argument("--write", type=path, default=Path("forecast.json"), help="the file that --fit writes")
-    chosen, rest = parsed(arguments, args)
-    if chosen.fit and chosen.check:
-        raise UserError("forecast: --fit and --check exclude each other: a fit agrees with its own runs")
-    return _fit(chosen) if chosen.fit else (_check if chosen.check else _forecast)(chosen, as_options(rest))
+    return arguments
 
 
 def _forecast(chosen: argparse.Namespace, rest: Sequence[str]) -> int:
