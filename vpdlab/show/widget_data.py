@@ -145,9 +145,9 @@ def rollout_rows(records: Sequence[Row]) -> list[dict[str, Any]]:
     """Rollouts for `RolloutTable`, in the order given: row i is record i.
 
     `kl` is the mean over the policy's own tokens in nats, None outside the recorded subset; `length` counts those
-    tokens; `implicit_reward` is None where the rollout has no signal; `turns` counts the policy's turns, None where no
-    record is an episode; `rollout` is the place among the rollouts of its iteration where the record has one, else
-    among those given.
+    tokens, None where none were recorded (an import); `implicit_reward` is None where the rollout has no signal;
+    `turns` counts the policy's turns, None where no record is an episode; `rollout` is the place among the rollouts of
+    its iteration where the record has one, else among those given.
     """
     seen: Counter[Any] = Counter()
     places = [seen.update([record["step"]]) or seen[record["step"]] - 1 for record in records]
@@ -156,7 +156,7 @@ def rollout_rows(records: Sequence[Row]) -> list[dict[str, Any]]:
         {
             **{name: record.get(name) for name in _ROW_FIELDS},
             "turns": _own_turns(record) if episodes else None,
-            "length": sum(record.get("mask") or [True] * len(record["response_ids"])),
+            "length": sum(record.get("mask") or [True] * len(record["response_ids"])) or None,
             "kl": _mean(record.get("kl")),
             "recorded": record.get("tokens") is not None,
             "rollout": record.get("rollout", place),
