@@ -65,6 +65,10 @@ def test_a_warning_leads_to_its_rollouts_by_pointer_and_by_key(chromium: str, pl
         assert page.locator(".vpd-emt-alarm.vpd-emt-picked").count() == 1
         page.keyboard.press("Escape")
         rows_shown(page, 24)
+        page.locator(".vpd-emt-alarm").first.click()
+        rows_shown(page, 12)
+        page.locator("svg[data-panel=margin]").click()
+        rows_shown(page, 24)
 
 
 def test_the_search_field_takes_columns(chromium: str, place: Path) -> None:
@@ -73,6 +77,9 @@ def test_the_search_field_takes_columns(chromium: str, place: Path) -> None:
         rows_shown(page, 4)
         page.locator(".vpd-rt-search").fill("step<3 sum is 3")
         rows_shown(page, 2)
+        page.locator(".vpd-rt-search").press("Escape")
+        rows_shown(page, 24)
+        assert page.locator(".vpd-rt-search").input_value() == ""
         assert page.get_by_text("all iterations").count() == 0  # nobody could search them without a kernel
 
 

@@ -127,6 +127,8 @@ class Explorer:
         alarm = change["new"]
         if alarm is None:
             self.table.alarm = None
+            if self._run.steps:
+                self.show(self._chosen())
             return
         found = causes.cause(self._run, alarm["name"], alarm["step"])
         records = [record | {"alarms": [alarm["name"]]} for record in causes.rollouts_at(self._run, found.places)]

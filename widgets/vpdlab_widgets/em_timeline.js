@@ -650,13 +650,13 @@ class Timeline extends LabView {
   }
 
   select(step) {
-    this.tell({ selected: step });
+    this.tell({ selected: step, alarm: null });
   }
 
   /** Make the range between two indices the window. */
   choose(from, to) {
     const steps = [this.steps[Math.min(from, to)], this.steps[Math.max(from, to)]];
-    this.tell({ window: steps });
+    this.tell({ window: steps, alarm: null });
   }
 
   onPress(event) {

@@ -175,7 +175,10 @@ class RolloutTable extends LabView {
     this.listen(this.search, "change", () => this.tell({ query: this.search.value })); // a search of all iterations waits for Enter
     this.listen(this.search, "keydown", (event) => {
       event.stopPropagation(); // letters belong to the search, not to the notebook
-      if (event.key === "Escape") this.tell({ query: "" });
+      if (event.key === "Escape") {
+        this.search.value = "";
+        this.tell({ query: "" });
+      }
       if (event.key === "Escape" || event.key === "Enter") this.body.focus();
     });
     this.listen(this.body, "scroll", () => {
