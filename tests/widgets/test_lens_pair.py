@@ -180,7 +180,7 @@ def test_the_page_never_scrolls_sideways_and_text_is_text(chromium: str, tmp_pat
         columns = page.locator(".vpd-lp-column").evaluate_all(
             "all => all.map((one) => one.getBoundingClientRect().top)"
         )
-        assert (columns[0] == columns[1]) == (width > 900)
+        assert (columns[0] == columns[1]) == (width > 680)
 
 
 @pytest.mark.slow
