@@ -22,10 +22,10 @@ NUMBERS: dict[str, Any] = json.loads(make_results.NUMBERS.read_text(encoding="ut
 GRPO = "grpo:lr=3e-4"
 OBJECTIVES = ("kto,beta=1", "awr,beta=0.3", "pg,beta=0.1")
 FEWER = {
-    ("groups of 4", GRPO): 0,
-    ("groups of 16", GRPO): 0,
+    ("groups of 4", GRPO): 3,
+    ("groups of 16", GRPO): 3,
     ("true words", "pi-distill:beta=0.1,lr=3e-4"): 0,
-    **{("liar 50 %", f"vpd:e_objective={objective}"): 1 for objective in OBJECTIVES},
+    **{("liar 50 %", f"vpd:e_objective={objective}"): 3 for objective in OBJECTIVES},
 }
 """Runs of the study that the page shows over fewer seeds."""
 

@@ -121,7 +121,7 @@ def agreement(cells: Sequence[Cell], found: dict[tuple[str, int], Signs], fits: 
         rank = forecast.rank_correlation([gain.value for gain, _ in mine], [measured for _, measured in mine])
         error = 100 * sum(gain.value - measured for gain, measured in mine) / len(mine)
         inside = sum(gain.low <= measured <= gain.high for gain, measured in mine)
-        lines.append(f"| {name} | {len(mine)} | {rank:.2f} | {error:+.0f} | {inside} |")
+        lines.append(f"| {name} | {len(mine)} | {rank:.2f} | {round(error):+d} | {inside} |")
     return "\n".join(lines)
 
 
