@@ -87,7 +87,7 @@ function equation(title, symbol, same, tree) {
     ["mtr", ["mtd", symbol], ["mtd", equal], ["mtd", ["mrow", ...(same ? [same, equal] : []), mathOf(tree, false)]]],
     ["mtr", ["mtd"], ["mtd", equal], ["mtd", ["mrow", ...plain.slice(1), ...(plain.length ? [equal] : []), ["mrow", numberOfTree(value, 0)]]]],
   ];
-  box.append(element("div", "vpd-caps", title), scroller("vpd-math"));
+  box.append(element("div", "vpd-caps vpd-num", `${title}: ${brief(value)}`), scroller("vpd-math"));
   const math = mathElement(["math", ["mtable", ...rows]]);
   math.setAttribute("display", "block");
   math.firstChild.setAttribute("displaystyle", "true"); // fractions at full size

@@ -353,8 +353,8 @@ class Simplex extends LabView {
     const gap = kl(idOf("q"), goal, found.gap, "the gap");
     const f = leaf(["mrow", idOf("F"), operatorOf("("), idOf("q"), operatorOf(")")], found.bound, "the bound");
     this.panel.replaceChildren(
-      equation("the bound", ["mrow", idOf("F"), operatorOf("("), idOf("q"), operatorOf(")")], null, plus(times(share, mean), negative(kl(idOf("q"), idOf("π"), found.anchor, "distance from the student")))),
-      equation("what it is a bound of: log Z does not move with q", ["mrow", textOf("log\u2009"), idOf("Z")], null, plus(f, gap)),
+      equation("the bound, in nats", ["mrow", idOf("F"), operatorOf("("), idOf("q"), operatorOf(")")], null, plus(times(share, mean), negative(kl(idOf("q"), idOf("π"), found.anchor, "distance from the student")))),
+      equation("log Z, which does not move with q", ["mrow", textOf("log\u2009"), idOf("Z")], null, plus(f, gap)),
       this.bar(), this.mLine(), this.table(),
     );
   }
