@@ -63,7 +63,13 @@ class Control:
         self._ask(left=None)
 
     def save(self) -> None:
-        """Save a checkpoint before the next iteration: the run can be resumed, and branched, from there."""
+        """Save a checkpoint before the next iteration: the run can be resumed, and branched, from there.
+
+        Raises:
+            UserError: the run writes no folder, or has several processes, which save together.
+        """
+        if processes.count() > 1:
+            raise UserError("a run of several processes saves by itself: set checkpoint_every")
         if not self._run.record:
             raise UserError("this run writes no folder, so it has no checkpoints")
         with self._turn:
