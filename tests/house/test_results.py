@@ -20,12 +20,10 @@ make_results = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(make_results)
 NUMBERS: dict[str, Any] = json.loads(make_results.NUMBERS.read_text(encoding="utf-8"))
 GRPO = "grpo:lr=3e-4"
-OBJECTIVES = ("kto,beta=1", "awr,beta=0.3", "pg,beta=0.1")
 FEWER = {
     ("groups of 4", GRPO): 3,
     ("groups of 16", GRPO): 3,
     ("true words", "pi-distill:beta=0.1,lr=3e-4"): 0,
-    **{("liar 50 %", f"vpd:e_objective={objective}"): 3 for objective in OBJECTIVES},
 }
 """Runs of the study that the page shows over fewer seeds."""
 
