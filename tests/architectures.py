@@ -26,6 +26,30 @@ LINEAR = {"layer_types": ["linear_attention", "full_attention"] * 2}
 MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_chunk_size": 16, "mamba_d_ssm": 64}
 ROPE = {"rope_theta": 10000.0, "factor": 4.0}
 
+# name -> (config class, settings, whether shared prefixes may be read once; None: not determined)
+RIGHT = {
+    "full attention": ("LlamaConfig", HEADS, True),
+    "learned positions": ("GPT2Config", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 256}, True),
+    "rotary in part": ("GPTNeoXConfig", {**SIZE, "rotary_pct": 0.25}, True),
+    "sliding window": ("MistralConfig", {**HEADS, "sliding_window": 16}, False),
+    "sliding window beyond the run": ("MistralConfig", {**HEADS, "sliding_window": 200}, True),
+    "sliding and full layers": ("Gemma3TextConfig", {**HEADS, "sliding_window": 16, "query_pre_attn_scalar": 8}, False),
+    "ALiBi": ("BloomConfig", {"hidden_size": 32, "n_layer": 3, "n_head": 4}, None),
+    "ALiBi from the cache's length": (
+        "MptConfig", {"d_model": 32, "n_layers": 3, "n_heads": 4, "max_seq_len": 256, "expansion_ratio": 2}, False),
+    "local layers": ("GPTNeoConfig", {
+        "hidden_size": 32, "intermediate_size": 48, "num_layers": 4, "num_heads": 4, "window_size": 16,
+        "attention_types": [[["global", "local"], 2]], "max_position_embeddings": 256}, False),
+    "convolutions": ("Lfm2Config", {**SIZE, "layer_types": ["conv", "full_attention"] * 2}, False),
+    "linear attention": ("Qwen3NextConfig", {
+        **HEADS, **LINEAR, **EXPERTS, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16}, False),
+    "attention beside a recurrence": ("FalconH1Config", {**SIZE, **MAMBA}, False),
+    "experts": ("OlmoeConfig", {**SIZE, **EXPERTS}, True),
+    "a whole model called its decoder": ("Llama4TextConfig", {
+        **HEADS, "intermediate_size_mlp": 48, "num_local_experts": 2, "attention_chunk_size": 16}, False),
+}  # fmt: skip
+
 
 def save(folder: Path, kind: str, **settings: Any) -> str:
     """Save a model of this config class; its weights are enlarged, so that every layer matters."""

@@ -14,7 +14,7 @@ SECRET = "sk-very-secret-123"
 
 def critic(server: Any, render, **fields) -> EndpointCritic:
     url = server if isinstance(server, str) else server.url
-    given = {"seconds": 3.0, "budget": Budget(100, 10**6), "jobs": 4, "cache": None} | fields
+    given = {"seconds": 20.0, "budget": Budget(100, 10**6), "jobs": 4, "cache": None} | fields
     return EndpointCritic(url, "judge", render, Sampling(0.7, 1.0, 32), **given)
 
 

@@ -299,9 +299,12 @@ def test_plain_keys_in_a_widget_are_its_own(linked):
 
 def test_a_step_of_a_recorded_run_is_one_click_away(lab, browser, recorded):
     """The notebook that inspects a run: the timeline drives the table, the table the lens."""
+    run = Path(shutil.copytree(recorded, lab.folder / "warned"))
+    lines = [json.loads(line) | {"warnings": ["no-success: said"]} for line in (run / "metrics.jsonl").open()]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     notebook = nbformat.read(headless.notebooks() / "60_inspect_a_run.ipynb", as_version=4)
     (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    cell.source += f"\nfolder = {str(recorded)!r}"
+    cell.source += f"\nfolder = {str(run)!r}"
     nbformat.write(notebook, lab.folder / "inspect.ipynb")
     with opened(lab, browser, "inspect.ipynb") as page:
         page.wait_for_selector(".js-plotly-plot .main-svg")  # of the last cell
@@ -331,6 +334,19 @@ def test_a_step_of_a_recorded_run_is_one_click_away(lab, browser, recorded):
         page.keyboard.press("Home")
         page.keyboard.press("Enter")  # a click after a brush counts
         until(page, "(timeline.window, timeline.selected, rollouts.title)", (None, 1, "iteration 1"))
+        page.locator(".vpd-rt").get_by_role("button", name="all iterations").click()
+        until(page, "len(rollouts.rows)", 48)
+        page.locator(".vpd-rt-search").fill("step>=2 outcome=wrong")
+        page.locator(".vpd-rt-search").press("Enter")
+        until(page, "{(row['step'] > 1, row['success']) for row in rollouts.rows}", {(True, False)})
+        page.wait_for_selector(".vpd-rt-controls >> text=of 48 rollouts of 3 iterations")
+        assert ask(page, "len(lens.records) == len(rollouts.rows) == len(rollouts.passing())")
+        photograph(page, "everywhere")
+        page.locator(".vpd-rt").get_by_role("button", name="all iterations").click()
+        until(page, "{row['step'] for row in rollouts.rows}", {1})
+        page.locator(".vpd-emt-alarm").first.click()
+        until(page, "{row['success'] for row in rollouts.rows}", {False})
+        page.wait_for_selector(".vpd-rt .vpd-title >> text=behind no-success at iteration")
 
 
 EDITED = """
@@ -415,6 +431,51 @@ def test_a_saved_notebook_opens_again_with_its_widgets(lab, browser, recorded):
         assert "model not found" not in said and "complete" in page.locator(".vpd-emt-badge").inner_text()
         assert "iteration 3" in page.locator(".vpd-emt-readout").inner_text()
         photograph(page, "kept")
+
+
+EXPLAINING = """
+from IPython.display import display
+from vpdlab_widgets import LensPair, Simplex, TokenLens
+from vpdlab import load_run
+from vpdlab.show import widget_data
+
+run = load_run({folder!r})
+records = widget_data.lens_records(run.rollouts(3), beta=run.betas, config=run.config)
+lens = TokenLens(records, title="the lens", selected=4)
+triangle = Simplex(student=[0.2, 0.5, 0.3], q=[0.4, 0.3, 0.3])
+pair = LensPair(**widget_data.lens_pairs(run, run) | {{"names": ["one", "two"]}})
+display(lens, triangle, pair)
+"""
+
+
+def test_the_formula_the_triangle_and_the_pair_talk_to_python(lab, browser, recorded):
+    write(lab, "explaining.ipynb", [EXPLAINING.format(folder=str(recorded))])
+    with opened(lab, browser, "explaining.ipynb") as page:
+        page.wait_for_selector(".vpd-lp-column .vpd-tl-stage .vpd-tok")
+        page.wait_for_function(IDLE)
+        page.locator(".vpd-tl-stage").first.focus()
+        page.keyboard.press("w")
+        until(page, "lens.why", "")
+        assert page.locator(".vpd-tl-why math").first.bounding_box()["height"] > 15
+        page.locator(".vpd-tl-methods tr", has_text="grpo").first.click()
+        until(page, "lens.why", "grpo")
+        photograph(page, "formula")
+        ask(page, "setattr(lens, 'why', 'sdar')")  # and Python's choice reaches the browser
+        page.wait_for_function("document.querySelector('.vpd-tl-method-on').textContent.startsWith('sdar')")
+        page.locator(".vpd-sx-stage").scroll_into_view_if_needed()
+        page.locator(".vpd-sx-stage").focus()
+        page.keyboard.press("ArrowRight")
+        until(page, "[round(value, 6) for value in triangle.q]", [0.39, 0.31, 0.3])
+        page.keyboard.press("e")
+        page.keyboard.press("m")
+        until(page, "triangle.student[0] > 0.2", True)
+        photograph(page, "triangle")
+        page.locator(".vpd-lp-column .vpd-tl-stage").first.focus()
+        page.keyboard.press("End")
+        page.keyboard.press("Enter")
+        last = ask(page, "len(pair.left[0]['tokens']) - 1")
+        until(page, "pair.selected", [last, last])
+        photograph(page, "pair")
 
 
 def test_no_question_about_news_lies_over_the_notebook(lab, browser):

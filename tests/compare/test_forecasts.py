@@ -12,7 +12,7 @@ from vpdlab import cli
 from vpdlab.compare import forecasts, studies
 from vpdlab.errors import RunFailed, UserError
 from vpdlab.study import forecast
-from vpdlab.study.forecast import Signs
+from vpdlab.study.forecast import Fit, Signs
 
 FILE = """
 title: A study
@@ -88,3 +88,27 @@ def test_the_command_fits_and_forecasts(study: Path, tmp_path: Path, capsys) -> 
     assert "cosine" not in said  # there was no success to compare with
     assert cli.main(["forecast", "--with-fit", str(tmp_path / "nothing")]) == 2
     assert "holds no forecast" in capsys.readouterr().err
+
+
+def test_forecasts_are_compared_with_runs_that_no_fit_has_seen(study: Path, tmp_path: Path, capsys) -> None:
+    """Signs that grow with the seed, a fit made by hand, and gains that do the same."""
+    fit, out, first = tmp_path / "fit.json", tmp_path / "out", {3: 0.1, 4: 0.0}  # so the gains are 0.4 and 0.5
+    for cell in studies.read_study(str(study)).cells(out):
+        path = cell.folder / "eval.jsonl"
+        if cell.label == "grpo:lr=3e-4":
+            start, end = path.read_text().splitlines(keepends=True)
+            path.write_text(start.replace('"accuracy": 0.5', f'"accuracy": {first[cell.seed]}') + end)
+        elif path.exists():
+            path.unlink()
+    width = len(Signs(0, 0, 0, 0, 0, 0, 0).features)
+    weights = (0.0, 1.0, *[0.0] * (width - 2))  # the gap alone: 0.5 for seed 3, 0.7 for seed 4
+    forecast.write({"grpo": Fit(weights, 0.15, 6, 3, 1.0)}, fit)
+    options = ["--study-out", str(out), "--with-fit", str(fit)]
+    assert cli.main(["forecast", "--check", str(study), *options]) == 0
+    said = capsys.readouterr().out
+    assert "| grpo | 6 | 1.00 | +15 | 3 |" in said  # 0.4 lies in 0.5 +- 0.15, 0.5 not in 0.7 +- 0.15
+    assert "| all | 6 | 1.00 | +15 | 3 |" in said and "sdpo" not in said
+    assert cli.main(["forecast", "--check", str(study), "--fit", str(study)]) == 2
+    assert "exclude each other" in capsys.readouterr().err
+    with pytest.raises(RunFailed, match="nothing to compare with"):
+        forecasts.agreement([], {}, {})

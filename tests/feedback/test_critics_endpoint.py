@@ -156,10 +156,10 @@ def huge(handler) -> None:
 )  # fmt: skip
 def test_a_fault_is_a_reason_within_bounded_time(serve, render, script, reason, calls) -> None:
     server = serve(*script)
-    judge = critic(server, render)
+    judge = critic(server, render, seconds=1.0 if "too long" in reason else 20.0)
     started = time.monotonic()
     (found,) = ask(judge)
-    assert time.monotonic() - started < 2 * judge.seconds + 1
+    assert time.monotonic() - started < 2 * judge.seconds + 8
     assert found.text is None and reason in found.reason
     assert len(server.requests) == calls
     assert SECRET not in found.reason

@@ -39,6 +39,8 @@ from vpdlab.feedback.endpoint import KEY, Budget
 from vpdlab.net import client
 
 SECONDS = 1.0
+SLACK = 8.0  # a busy machine may let a thread wait for seconds; what is not bounded lasts longer
+PLENTY = 60.0  # where something other than the clock is to end the exchange, on a busy machine too
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def test_a_fault_is_a_reason_in_bounded_time_and_memory(name, serve, render, tmp
     tracemalloc.stop()
     assert found.text is None and 0 < len(found.reason) < 200, found
     assert found.reason.isprintable() and SECRET not in found.reason
-    assert took < SECONDS + 1
+    assert took < SECONDS + SLACK
     assert peak < 64 * MIB
     assert budget.tokens < 10**6 and budget.calls == 20 - len(server.requests) < 20
     assert not list(tmp_path.rglob("*.json"))  # nothing is kept that was not accepted
@@ -94,7 +96,7 @@ def test_the_clock_covers_the_time_before_the_reply(name, serve, render) -> None
     started = time.monotonic()
     (found,) = ask(judge)
     assert found.text is None and "the critic did not answer: " in found.reason
-    assert time.monotonic() - started < SECONDS + 1
+    assert time.monotonic() - started < SECONDS + SLACK
 
 
 def test_the_clock_covers_connecting(render) -> None:
@@ -106,7 +108,7 @@ def test_the_clock_covers_connecting(render) -> None:
         one.connect_ex(address)
     started = time.monotonic()
     (found,) = ask(critic(f"http://127.0.0.1:{address[1]}/v1", render, seconds=SECONDS))
-    assert found.text is None and time.monotonic() - started < SECONDS + 1
+    assert found.text is None and time.monotonic() - started < SECONDS + SLACK
     for one in [*waiting, full]:
         one.close()
 
@@ -118,7 +120,7 @@ def test_the_clock_covers_the_name(render, monkeypatch) -> None:
     (found,) = ask(critic("http://slow.example/v1", render, seconds=SECONDS))
     over.set()
     assert found.reason == "the critic did not answer: it took too long"
-    assert time.monotonic() - started < SECONDS + 1
+    assert time.monotonic() - started < SECONDS + SLACK
 
 
 def test_a_host_that_does_not_exist_is_a_reason(render, monkeypatch) -> None:
@@ -126,7 +128,7 @@ def test_a_host_that_does_not_exist_is_a_reason(render, monkeypatch) -> None:
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", look)
-    (found,) = ask(critic("http://nowhere.example/v1", render, seconds=SECONDS))
+    (found,) = ask(critic("http://nowhere.example/v1", render, seconds=PLENTY))
     assert found.reason == "the critic did not answer: no such host"
 
 
@@ -151,7 +153,7 @@ ACCEPTED = {
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_what_is_odd_and_can_be_read_is_read(name, serve, render) -> None:
     server, budget = serve(raw(ACCEPTED[name])), Budget(20, 10**6)
-    judge = critic(server, render, seconds=5.0, budget=budget)
+    judge = critic(server, render, seconds=PLENTY, budget=budget)
     assert ask(judge)[0].text == "The sign is wrong."
     assert budget.tokens < 10**6
     assert ask(judge)[0].text == "The sign is wrong."
@@ -167,9 +169,9 @@ def test_words_of_all_scripts_are_kept(serve, render) -> None:
 def test_control_tokens_within_control_tokens_are_taken_out_in_bounded_time(layers, serve, render) -> None:
     said = "Wrong." + "<|e" * layers + "<|end|>" + "nd|>" * layers
     started = time.monotonic()
-    (found,) = ask(critic(serve(raw(http(completion(said)))), render, seconds=SECONDS))
+    (found,) = ask(critic(serve(raw(http(completion(said)))), render, seconds=PLENTY))
     assert found.text is not None and found.text.startswith("Wrong.") and "<|end|>" not in found.text
-    assert time.monotonic() - started < SECONDS + 1
+    assert time.monotonic() - started < SECONDS + SLACK
 
 
 @pytest.mark.parametrize("held", ["{", "7", '"\\ud800"', '"a\\u0000b"', "[" * 10_000, '"' + "x" * 300_000 + '"', ""])
@@ -271,7 +273,7 @@ def test_a_certificate_is_checked(trusted, certificate, serve, render, monkeypat
     if trusted:
         monkeypatch.setattr(client, "_trust", lambda: ssl.create_default_context(cafile=str(certificate)))
     url = f"https://localhost:{serve(script, early=True).port}/v1"
-    (found,) = ask(critic(url, render, seconds=SECONDS))
+    (found,) = ask(critic(url, render, seconds=PLENTY))
     assert found.text == ("The sign is wrong." if trusted else None)
     assert trusted or "self" in found.reason  # self-signed, in OpenSSL's words
 

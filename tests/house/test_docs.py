@@ -21,8 +21,9 @@ import pytest
 from toy import equal, weights
 
 from vpdlab import Run, RunConfig, cli, zoo
-from vpdlab.cli import discovering, headless
+from vpdlab.cli import comparing, discovering, headless
 from vpdlab.cli.options import fork_named
+from vpdlab.compare import studies
 from vpdlab.config import HINTS
 from vpdlab.feedback.sources import CRITIQUE, SOURCES
 from vpdlab.learn.methods import METHODS
@@ -222,7 +223,9 @@ def test_every_command_is_one_that_vpdlab_takes(path: Path, words: list[str], tm
     elif command in ("compare", "study"):
         assert cli.main([*words, "--dry-run"]) == 0
     elif command == "forecast":
-        cli.parse_preset("vpdlab forecast", rest)
+        chosen, fields = comparing.forecast_options().parse_known_args(rest)
+        cli.parse_preset("vpdlab forecast", cli.as_options(fields))
+        assert not (chosen.fit or chosen.check) or studies.read_study(chosen.fit or chosen.check).conditions
     elif command == "models":
         assert rest == ["get", *[entry["name"] for entry in zoo.catalog() if entry["name"] in rest]]
     elif command == "doctor" and rest:  # what a run needs; whether this machine has it is another matter

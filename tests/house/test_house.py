@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-CONDA_NAMES = {"pytorch": "torch"}
+CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
 LONGEST_FILE, LONGEST_FUNCTION = 300, 40  # lines
 LONG: set[str] = set()  # exceptions: to be shortened, never to be added to
 

@@ -203,6 +203,7 @@ def test_an_e_step_makes_no_pass_that_it_need_not(monkeypatch, tokens, size) -> 
 
 def test_the_drift_of_a_teacher_apart_is_measured_on_a_few_rows(monkeypatch) -> None:
     monkeypatch.setattr(module, "DRIFT_ROWS", 3)
+    monkeypatch.setattr(module, "DRIFT_SHARE", 1)
     run = toy_run(teacher="snapshot", lr=1e-2)
     batch, policy = run.batch(), run.learner.policy
     before, calls = policy.score(batch.teacher), []

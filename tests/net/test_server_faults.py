@@ -40,7 +40,7 @@ def test_a_fault_is_one_line(name) -> None:
     with pytest.raises(RunFailed) as told:
         engine.complete([[1, 2]], [3], Sampling(max_new_tokens=4), [1])
     line(told.value)
-    assert time.monotonic() - started < 2.6
+    assert time.monotonic() - started < 10
     hostile.close()
 
 

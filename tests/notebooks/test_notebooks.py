@@ -225,10 +225,14 @@ def test_a_report_of_a_run_needs_no_torch_and_asks_nothing(tmp_path, capsys, chr
         assert words in page
     with offline_page(chromium, tmp_path / "a<b>" / "report.html") as shown:
         assert shown.locator(".vpd-emt-stage svg").count() >= 4
-        assert shown.locator(".vpd-rt").count() == shown.locator(".vpd-tl").count() == 2
+        # behind the warnings, first iteration, last iteration
+        assert shown.locator(".vpd-rt").count() == shown.locator(".vpd-tl").count() == 3
         shown.locator(".js-plotly-plot .main-svg").first.wait_for(state="attached")
-        shown.locator(".vpd-rt").first.locator(".vpd-rt-body .vpd-rt-row").nth(1).click()
-        assert shown.locator(".vpd-tl").first.locator(".vpd-tl-where").inner_text().endswith("rollout 2")
+        shown.locator(".vpd-rt").nth(1).locator(".vpd-rt-body .vpd-rt-row").nth(1).click()
+        assert shown.locator(".vpd-tl").nth(1).locator(".vpd-tl-where").inner_text().endswith("rollout 2")
+        assert "#step=1&rollout=1" in shown.url
+        shown.locator(".vpd-emt-alarm").first.click()
+        assert shown.locator(".vpd-rt-alarm").count() == 1
 
 
 def test_what_cannot_be_reported_is_one_line(tmp_path, capsys):

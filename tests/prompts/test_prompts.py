@@ -326,9 +326,9 @@ def test_control_tokens_within_control_tokens_are_taken_out_in_linear_time(rende
 
     layers = 20_000
     text = "x" + "<|cl" * layers + "ose|>" * layers + "y <|open|>z"
-    started = time.perf_counter()
+    started = time.process_time()
     assert render.clean(text) == "xy z"
-    assert time.perf_counter() - started < 3.0
+    assert time.process_time() - started < 3.0
 
 
 def test_a_tokenizer_without_control_tokens_changes_no_text() -> None:

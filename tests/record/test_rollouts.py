@@ -87,6 +87,15 @@ def test_finished_iterations_are_merged_and_read_like_any_other(tmp_path: Path) 
         load_run(folder).rollouts(11)
 
 
+def test_columns_of_some_iterations_whatever_the_files(tmp_path: Path) -> None:
+    run = load_run(recorded(tmp_path / "run", 9))
+    assert run.columns(["step", "index", "leaked"], [3, 9]).to_pylist() == [
+        {"step": step, "index": index, "leaked": None} for step in (3, 9) for index in (0, 1)
+    ]
+    with pytest.raises(UserError, match="no rollouts of step 12"):
+        run.columns(["step"], [12])
+
+
 def test_a_merged_record_holds_what_the_single_files_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     merged = recorded(tmp_path / "merged", 9)
     monkeypatch.setattr(rollouts, "MERGED", 100)

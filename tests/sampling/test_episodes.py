@@ -98,10 +98,11 @@ def test_a_tools_turn_is_the_users_where_the_template_would_drop_it() -> None:
 # -- the environment's tokens -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"opsd"}))
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_learns_from_episodes_and_nothing_from_the_environments_tokens(method: str) -> None:
     """The hidden states that the loss sees are those of the policy's own tokens, one each; they get a gradient."""
-    run = opened(Counting(), method=method, **dict(METHODS[method].needs))
+    reference = {"feedback": ("reference",)} if method == "opsd" else {}
+    run = opened(Counting(), method=method, **dict(METHODS[method].needs) | reference)
     batch = run.batch(1)
     run.policy.fresh()
     planted: list[torch.Tensor] = []

@@ -84,6 +84,23 @@ def test_page_is_alive_without_a_network(chromium: str, executed: Path, tmp_path
 
 
 @pytest.mark.slow
+def test_a_figure_is_saved_as_a_drawing_and_as_numbers(chromium: str, executed: Path, tmp_path: Path) -> None:
+    target = notebook_to_page(executed, tmp_path / "run.html")
+    with offline_page(chromium, target) as page:
+        page.wait_for_selector(".vpd-plot .main-svg .trace path.js-line")
+        page.locator(".vpd-plot").hover()
+        saved = {}
+        for title in ("Download plot as an SVG", "Download the numbers as CSV"):
+            with page.expect_download() as download:
+                page.locator(f'.vpd-plot [data-title="{title}"]').click()
+            download.value.save_as(tmp_path / "file")
+            saved[download.value.suggested_filename] = (tmp_path / "file").read_text(encoding="utf-8")
+        drawing = next(text for name, text in saved.items() if name.endswith(".svg"))
+        assert drawing.startswith("<svg") and "js-line" in drawing
+        assert saved["figure.csv"].splitlines()[:3] == ['"line","x","y"', '"a line",0,1', '"a line",1,3']
+
+
+@pytest.mark.slow
 def test_code_is_folded_and_opens(chromium: str, executed: Path, tmp_path: Path) -> None:
     target = notebook_to_page(executed, tmp_path / "run.html", title="<Mine>")
     with offline_page(chromium, target, color_scheme="dark") as page:

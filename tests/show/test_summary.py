@@ -13,11 +13,10 @@ import pytest
 
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError
-from vpdlab.record import METRICS, load_run
+from vpdlab.record import METRICS
 from vpdlab.show.probes import probe_lines, probe_table
 from vpdlab.show.summary import (
     changed_settings,
-    columns,
     conclusion,
     drift,
     find_run,
@@ -157,12 +156,6 @@ def test_only_settings_that_differ_are_told_and_not_where_they_lie() -> None:
     assert changed_settings({"a_setting_of_another_version": 3}) == [
         {"setting": "a_setting_of_another_version", "this run": "3", "default": "(none)"}
     ]
-
-
-def test_columns_of_all_rollouts_and_a_null_for_what_older_runs_lack(tmp_path: Path) -> None:
-    rows = columns(load_run(folder_of_a_run(tmp_path / "run")), ["source", "success", "leaked"])
-    assert len(rows) == 4
-    assert rows[0] == {"source": "sibling", "success": True, "leaked": None}
 
 
 def test_a_tally_counts_shares_of_all_and_successes_of_its_own() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -136,7 +137,7 @@ def test_without_their_scripts_the_widgets_show_no_markup(run, chromium, tmp_pat
         pass
 
 
-FIGURES = sorted(name for name in vars(plots) if name.endswith("_figure"))
+FIGURES = sorted(name for name in vars(plots) if name.endswith("_figure") and name != "paper_figure")
 
 
 def figures() -> dict[str, Any]:
@@ -190,6 +191,21 @@ def test_no_figure_holds_a_tag_of_the_text(name) -> None:
 # -- a notebook that someone else has executed -------------------------------------------------------------------------
 
 MARKUP = "".join(PIECES)
+
+
+def test_a_paper_s_figure_holds_no_tag_of_the_text(tmp_path) -> None:
+    """A notebook shows its SVG; the names are drawn, and written into comments."""
+    shared = {"measure": "accuracy", "over": TEXT, "x": [0.0, 1.0], "mean": [0.1, 0.2], "low": None, "high": None}
+    lines = [{"panel": panel, "name": name} | shared for panel in (TEXT, "b") for name in (TEXT, "c")]
+    figure = plots.paper_figure(lines)
+    svg = figure._repr_svg_()
+    root = ElementTree.fromstring(svg)
+    tags = {element.tag.rpartition("}")[2] for element in root.iter()}
+    assert tags & {"script", "img", "image", "a", "foreignObject", "iframe", "style"} <= {"style"}
+    assert "<script" not in svg and "<img" not in svg and "\x1b" not in svg
+    assert figure.save(tmp_path / "f.pdf").read_bytes().startswith(b"%PDF")
+
+
 MOUNT = '<div class="vpd-mount plant-free" data-vpd-model="m1"></div><div class="vpd-plot" data-vpd-figure="7"></div>'
 HOSTILE = "export default { render() { window.planted = 'module'; location.href = 'https://planted.invalid/' } }"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from toy import toy_model
 
 from vpdlab.cli import main
 from vpdlab.config import RunConfig
@@ -26,6 +27,22 @@ def test_attempts_are_counted_up_to_the_first_success_and_the_limit() -> None:
     for one in discover(CONFIG, ("best-of-k", "conversation", "sdpo"), problems=2, limit=10):
         assert one.attempts is None or 1 <= one.attempts <= 10
         assert one.tokens > 0 and one.seconds > 0
+
+
+@pytest.mark.parametrize("task", ["arithmetic", "reasoning", "code"])
+def test_other_tasks_are_searched_alike(task: str, tmp_path: Path) -> None:
+    """With a tiny model: nothing is solved, every attempt is made, verified and learned from."""
+    row = {
+        "task_id": "t/0", "prompt": "def f(x):\n", "entry_point": "f", "canonical_solution": "    return x\n",
+        "test": "def check(candidate):\n    assert candidate(1) == 1\n    assert candidate(2) == 2\n",
+    }  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    config = RunConfig.make(
+        task=task, model=toy_model(), group=2, max_new_tokens=30, max_context=480, turn_tokens=4,
+        task_args=(f"data={tmp_path}/rows.jsonl", "sandbox=unsafe", "keep=1") if task == "code" else (),
+    )  # fmt: skip
+    for one in discover(config, ("best-of-k", "conversation", "sdpo"), problems=1, limit=4):
+        assert one.attempts is None and one.tokens > 0
 
 
 @pytest.mark.parametrize("method", ["sdpo", "vpd", "grpo", "conversation"])

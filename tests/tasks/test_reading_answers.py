@@ -151,9 +151,9 @@ def test_votes_count_equal_answers_together(task: Math) -> None:
 )
 def test_no_answer_holds_up_a_run(text: str) -> None:
     asked = []
-    start = time.monotonic()
+    start = time.process_time()
     same("1, 2", text, lambda one, two: bool(asked.append(one)))
     same(text, text + "1", lambda one, two: bool(asked.append(one)))
     tidy(text)
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
     assert len(asked) < 400

@@ -286,11 +286,11 @@ def test_it_works_in_threads_and_costs_little() -> None:
     thread.start()
     thread.join()
     assert found == [True]
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(200):
         with surroundings_kept():
             pass
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 class EchoTask:

@@ -39,6 +39,31 @@ def record(tokens: list[str] | None = None, **fields: Any) -> dict[str, Any]:
     } | fields  # fmt: skip
 
 
+def explained(**fields: Any) -> dict[str, Any]:
+    """A record whose run says what the formulas are made of: reverse KL on the full vocabulary, a failure."""
+    probability = [math.exp(-0.5)] * 3
+    teacher = [math.exp(-0.25), math.exp(-2.0), math.exp(-2.0)]
+    divergence = [0.1, 0.4, 0.2]
+    pushes = [p * (math.log(q / p) + d) for p, q, d in zip(probability, teacher, divergence, strict=True)]
+    settings = {
+        "method": "sdpo", "steps": 9, "temperature": 1.0, "aggregate": "token", "alpha": 1.0, "support": "full",
+        "top_k": 100, "tail": "bucket", "is_clip": 0.0, "clip_low": 0.2, "clip_high": 0.28, "kl_coef": 0.0,
+        "nsr_weight": 1.0, "rl_weight": 1.0, "opd_weight": 1.0, "reweight_alpha": 1.0, "reweight_steps": 0,
+        "reweight_clip": 0.2, "sdar_weight": 0.01, "sdar_gate": "difference", "sdar_sharpness": 5.0,
+        "distil_local": True, "distil_future": True, "distil_discount": 1.0, "distil_baseline": False, "opsd_clip": 1.0,
+        "advantage": "none",
+    }  # fmt: skip
+    told = {
+        "settings": settings, "signal": True, "advantage": -0.5, "token_weight": 0.01, "heard_weight": 0.02,
+        "success_weight": None, "sampled_logp": [-0.5, -0.75, -0.5], "alpha_divergence": divergence,
+        "alpha_divergence_push": pushes, "alpha_divergence_part": None, "cross_entropy": [0.5, 1.0, 0.5],
+        "cross_entropy_push": [q - p for p, q in zip(probability, teacher, strict=True)],
+        "clipped_kl": [0.1] * 3, "clipped_kl_push": [0.125] * 3, "clipped_kl_part": [0.9] * 3,
+        "to_come": [1.5, 0.5, 0.0], "entropy_share": [0.1] * 3, "reference_logp": None,
+    }  # fmt: skip
+    return record(**told | fields)
+
+
 def unpacked(data: bytes, kind: str = "f") -> list[float]:
     return array(kind, data).tolist()
 
@@ -367,3 +392,84 @@ def test_settled_tokens_have_short_numbers_that_do_not_overlap(chromium: str, tm
             assert page.evaluate(OVERLAPS, ".vpd-tl-figure .vpd-num") == []
             assert page.evaluate(OVERLAPS, ".vpd-tl-number") == []
             assert "1 token " not in page.locator(".vpd-tl-status").inner_text()
+
+
+# -- why this push -----------------------------------------------------------------------------------------------
+
+
+def formula(page: Any) -> list[str]:
+    """The two equations, each in symbols and in numbers, without white space."""
+    rows = page.locator(".vpd-math mtr").all_text_contents()
+    return [re.sub(r"[\s\u2062]", "", row) for row in rows]
+
+
+def methods(page: Any) -> dict[str, list[str]]:
+    rows = page.locator(".vpd-tl-methods tr").evaluate_all(
+        "all => all.map((r) => [...r.cells].map((c) => c.innerText))"
+    )
+    return {name: cells for name, *cells in rows[1:]}
+
+
+@pytest.mark.slow
+def test_the_formula_has_this_token_s_numbers(chromium: str, tmp_path: Path) -> None:
+    """Token 2: π 0.607, q 0.135, sampled at 0.472; its divergence is 0.4 and its advantage −0.5."""
+    with offline_page(chromium, page_of(tmp_path, explained(), selected=1)) as page:
+        assert page.locator(".vpd-tl-why").is_hidden()
+        page.locator(".vpd-tl-stage").focus()
+        page.keyboard.press("w")
+        assert formula(page) == ["ℓt=Dt", "=0.4", "uy=−∂ℓt∂zy=πy(dt+Dt)", "=0.607·(−1.5+0.4)=−0.667"]
+        assert "1/50" in page.locator(".vpd-tl-why-line").inner_text()
+        page.keyboard.press("m")
+        page.keyboard.press("m")
+        assert formula(page)[:2] == [
+            "ℓt=−min(ρtA,clip(ρt,1−ε,1+ε′)A)",
+            "=−min(1.28·(−0.5),clip(1.28,0.8,1.28)·(−0.5))=0.642",
+        ]
+        assert formula(page)[3] == "=1.28·(−0.5)·1·0.393=−0.253"
+        terms = page.locator(".vpd-tl-terms tr").all_inner_texts()
+        assert any("−0.5" in term and "advantage" in term for term in terms)
+        found = methods(page)
+        assert found["sdpo (this run)"] == ["+0.4", "−0.667", "−1.33"]  # a mean over half as many tokens
+        assert found["grpo"] == ["+0.642", "−0.253", "−0.253"]
+        assert "teacher sampled itself" in found["rltf"][0]
+        assert found["opsd"][1] == "+0.125"  # no closed form gives it: the recorded number
+        page.keyboard.press("ArrowRight")
+        assert formula(page)[3] == "=1·(−0.5)·1·0.393=−0.197"
+        page.locator(".vpd-tl-methods tr", has_text="distil").first.click()
+        assert formula(page)[0] == "ℓt=Ht+Ctlogπy"
+        page.keyboard.press("w")
+        assert page.locator(".vpd-tl-why").is_hidden()
+        assert page.locator(".vpd-tl-stage").evaluate("node => node === document.activeElement")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ours", "words"),
+    [
+        (record(), "recorded by an earlier vpdlab, without advantages"),
+        (explained(settings=None), "config=run.config"),
+        (explained(alpha_divergence=None, teacher_logp=None), "no teacher, so nothing of it was recorded"),
+        (explained(alpha_divergence=None), "record_telemetry is off"),
+        (explained(signal=False, heard_weight=None), "It has no part in the loss"),
+        (explained(mask=[False] * 3), "masked"),
+    ],
+    ids=["old", "no settings", "no teacher", "no telemetry", "no feedback", "masked"],
+)
+def test_what_a_formula_lacks_is_said_in_a_line(
+    chromium: str, tmp_path: Path, ours: dict[str, Any], words: str
+) -> None:
+    with offline_page(chromium, page_of(tmp_path, ours, why="", selected=0)) as page:
+        assert words in page.locator(".vpd-tl-why-line").inner_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [500, 900, 1024, 1280])
+def test_every_formula_stays_within_the_page(chromium: str, tmp_path: Path, width: int) -> None:
+    path = page_of(tmp_path, explained(), why="", selected=1)
+    with offline_page(chromium, path, viewport={"width": width, "height": 900}) as page:
+        page.locator(".vpd-tl-stage").focus()
+        for _ in range(13):
+            page.keyboard.press("m")
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            assert page.evaluate(OVERLAPS, ".vpd-tl-methods :is(td .vpd-num, th)") == []
+            assert page.evaluate(FIGURES) == []

@@ -6,7 +6,7 @@ import argparse
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vpdlab.cli.options import as_options, parse_preset, parsed, parser, path
 from vpdlab.errors import UserError
@@ -48,6 +48,7 @@ def _compare(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> i
         Path(preset).stem: parse_preset("vpdlab compare", ["--preset", preset, *rest])[0] for preset in chosen.presets
     }
     cells = compare.plan(bases, chosen.methods, chosen.seeds, chosen.out)
+    _check_figure(chosen)
     if _run_all(cells, chosen):
         _show(cells, chosen, command)
     return 0
@@ -75,6 +76,8 @@ def _show(cells: Sequence[Cell], chosen: argparse.Namespace, command: str, said:
     rows = standings.summarise(cells, chosen.level)
     written = write(cells, rows, chosen.out, command, more=said, **page)
     print("\n".join(["", *([said, ""] if said else []), standings.markdown(rows), str(written)]))
+    if chosen.figure is not None:
+        print(_draw(cells, chosen))
 
 
 def study(args: Sequence[str]) -> int:
@@ -98,25 +101,68 @@ def _study(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> int
     from vpdlab.compare import claims, studies
     from vpdlab.record import refuse_links
 
-    chosen.out = chosen.out or Path("runs") / f"study-{Path(chosen.study).stem}"
+    chosen.out = chosen.out or _folder(chosen.study)
     refuse_links(chosen.out)
     found = studies.read_study(chosen.study).chosen(chosen.conditions, chosen.methods, chosen.seeds)
-    asked = parse_preset("vpdlab study", rest)[0]
-    cells = found.cells(chosen.out, {name: getattr(asked, name) for name in asked.asked})
+    cells = found.cells(chosen.out, _fields("vpdlab study", rest))
+    _check_figure(chosen)
     if _run_all(cells, chosen):
         judged = claims.verdicts(found.claims, cells)
         _show(cells, chosen, command, claims.markdown(judged) if judged else "", title=found.title)
     return 0
 
 
+def _folder(study: str) -> Path:
+    """Where the runs of a study are, if nobody says otherwise."""
+    return Path("runs") / f"study-{Path(study).stem}"
+
+
+def _fields(command: str, rest: Sequence[str]) -> dict[str, Any]:
+    """The fields that the options set for all runs."""
+    asked = parse_preset(command, rest)[0]
+    return {name: getattr(asked, name) for name in asked.asked}
+
+
 def _add_common(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--jobs", type=int, default=0, help="runs at the same time; default: by the CPU cores")
     arguments.add_argument("--level", type=float, help="held-out accuracy (0 to 1) whose rollouts are counted")
     arguments.add_argument("--dry-run", action="store_true", help="only list what would be run")
+    arguments.add_argument("--figure", type=path, metavar="FILE", help="also draw a paper's figure, .pdf or .svg")
+    arguments.add_argument("--figure-measures", nargs="+", default=["accuracy"], metavar="MEASURE",
+                           help="its panels: accuracy (held-out), margin, kl, entropy or another metric")  # fmt: skip
+    arguments.add_argument("--figure-width", default="column", help="column (3.25 in), page (6.75 in), or inches")
+    arguments.add_argument("--figure-over", default="rollouts", help="its x axis: rollouts, iterations or seconds")
+
+
+def _check_figure(chosen: argparse.Namespace) -> None:
+    """Refuse what `--figure` cannot draw before anything runs. Raises UserError."""
+    from vpdlab.compare import paper
+    from vpdlab.show.plots.paper import check
+
+    if chosen.figure is not None:
+        paper.check(chosen.figure_measures, chosen.figure_over)
+        check(chosen.figure, chosen.figure_width)
+
+
+def _draw(cells: Sequence[Cell], chosen: argparse.Namespace) -> Path:
+    """Draw the figure that `--figure` asks for."""
+    from vpdlab.compare import paper
+    from vpdlab.show.plots import paper_figure
+
+    lines = paper.lines(paper.runs_of(cells), chosen.figure_measures, chosen.figure_over)
+    return paper_figure(lines, chosen.figure_width).save(chosen.figure)
 
 
 def forecast(args: Sequence[str]) -> int:
     """what a few batches say of how much a method will gain: vpdlab forecast --preset words-liar"""
+    chosen, rest = parsed(forecast_options(), args)
+    if chosen.fit and chosen.check:
+        raise UserError("forecast: --fit and --check exclude each other: a fit agrees with its own runs")
+    return _fit(chosen) if chosen.fit else (_check if chosen.check else _forecast)(chosen, as_options(rest))
+
+
+def forecast_options() -> argparse.ArgumentParser:
+    """The options of `vpdlab forecast`, beside those of `vpdlab train`."""
     arguments = parser(
         "forecast",
         "Samples a few batches with the settings of `vpdlab train`, trains nothing, and forecasts the gain in held-out"
@@ -125,10 +171,11 @@ def forecast(args: Sequence[str]) -> int:
     arguments.add_argument("--batches", type=int, default=4, help="batches to sample, at least 2; default: 4")
     arguments.add_argument("--with-fit", type=path, metavar="FILE", help="a fit of your own, as --fit writes it")
     arguments.add_argument("--fit", metavar="STUDY", help="instead: fit on the runs of this study that are complete")
+    arguments.add_argument("--check", metavar="STUDY", help="instead: compare forecasts with the complete runs of this"
+                           " study; other options set fields for all of them, as in `vpdlab study`")  # fmt: skip
     arguments.add_argument("--study-out", type=path, help="folder of that study; default: runs/study-NAME")
     arguments.add_argument("--write", type=path, default=Path("forecast.json"), help="the file that --fit writes")
-    chosen, rest = parsed(arguments, args)
-    return _fit(chosen) if chosen.fit else _forecast(chosen, as_options(rest))
+    return arguments
 
 
 def _forecast(chosen: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -145,7 +192,7 @@ def _fit(chosen: argparse.Namespace) -> int:
     from vpdlab.compare import forecasts, studies
     from vpdlab.study.forecast import write
 
-    out = chosen.study_out or Path("runs") / f"study-{Path(chosen.fit).stem}"
+    out = chosen.study_out or _folder(chosen.fit)
     cells = studies.read_study(chosen.fit).cells(out)
     done = [cell for cell, _ in forecasts.gains(cells)]
     fits = forecasts.fit_study(done, forecasts.signs_of_study(done, out, chosen.batches))
@@ -154,4 +201,16 @@ def _fit(chosen: argparse.Namespace) -> int:
         print(f"{method}: {one.runs} runs under {one.conditions} conditions; each left out in turn, the interval is")
         print(f"  +-{100 * one.error:.0f} points and the rank correlation of forecast and outcome {one.rank:.2f}")
     print(chosen.write)
+    return 0
+
+
+def _check(chosen: argparse.Namespace, rest: Sequence[str]) -> int:
+    from vpdlab.compare import forecasts, studies
+    from vpdlab.study.forecast import BUNDLED, read
+
+    out = chosen.study_out or _folder(chosen.check)
+    cells = studies.read_study(chosen.check).cells(out, _fields("vpdlab forecast", rest))
+    done = [cell for cell, _ in forecasts.gains(cells)]
+    signs = forecasts.signs_of_study(done, out, chosen.batches)
+    print(forecasts.agreement(done, signs, read(chosen.with_fit or BUNDLED)))
     return 0

@@ -96,6 +96,35 @@ def fit_study(cells: Sequence[Cell], found: dict[tuple[str, int], Signs]) -> dic
     return fits
 
 
+def agreement(cells: Sequence[Cell], found: dict[tuple[str, int], Signs], fits: dict[str, Fit]) -> str:
+    """How far forecasts agree with complete runs, which should not be those of the fit: a Markdown table.
+
+    Per method and over all: the rank correlation of forecast and outcome, of single runs; their mean difference; and
+    the share of the runs whose gain lies in its interval.
+
+    Raises:
+        RunFailed: where no complete run is of a method that is forecast.
+    """
+    runs = [
+        (cell.config.method, fits[cell.config.method].gain(found[cell.preset, cell.seed]), gain)
+        for cell, gain in gains(cells)
+        if cell.config.method in fits
+    ]
+    if not runs:
+        raise RunFailed("no complete run of the study is of a method that is forecast: nothing to compare with")
+    lines = [
+        "| method | runs | rank correlation | forecast minus outcome, in points | in the interval |",
+        "|---|---|---|---|---|",
+    ]
+    for name in (*(method for method in fits if any(method == run[0] for run in runs)), "all"):
+        mine = [(gain, measured) for method, gain, measured in runs if name in (method, "all")]
+        rank = forecast.rank_correlation([gain.value for gain, _ in mine], [measured for _, measured in mine])
+        error = 100 * sum(gain.value - measured for gain, measured in mine) / len(mine)
+        inside = sum(gain.low <= measured <= gain.high for gain, measured in mine)
+        lines.append(f"| {name} | {len(mine)} | {rank:.2f} | {round(error):+d} | {inside} |")
+    return "\n".join(lines)
+
+
 def told(found: Signs, fits: dict[str, Fit]) -> dict[str, Gain]:
     """The forecast of each method. Raises UserError where there is no fit."""
     if not fits:

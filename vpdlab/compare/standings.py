@@ -119,12 +119,12 @@ def _course(group: Sequence[RunRecord], goal: float) -> dict[str, Any]:
         "reached": sum(value is not None for value in reached),
         "length": mean([tail(record, "length") for record in group]),
         "entropy": mean([tail(record, "entropy") for record in group]),
-        "rollouts": int(np.mean([_rollouts(record, record.rows[-1]["step"]) for record in group])),
+        "rollouts": int(np.mean([rollouts_at(record, record.rows[-1]["step"]) for record in group])),
         "seconds": mean([training_seconds(record.rows) for record in group]),
     }
 
 
-def _rollouts(record: RunRecord, step: int) -> int:
+def rollouts_at(record: RunRecord, step: int) -> int:
     """Responses sampled up to a step, the teacher's own included."""
     own = sum(row["teacher_rollouts"] or 0 for row in record.rows if row["step"] <= step)
     return step * record.config["prompts"] * record.config["group"] + own
@@ -133,7 +133,7 @@ def _rollouts(record: RunRecord, step: int) -> int:
 def _rollouts_to(record: RunRecord, goal: float) -> int | None:
     """Rollouts up to the first evaluation at or above `goal`; None if there is none."""
     steps = [e["step"] for e in record.eval_rows if e["accuracy"] >= goal]
-    return _rollouts(record, steps[0]) if steps else None
+    return rollouts_at(record, steps[0]) if steps else None
 
 
 def curves(cells: Sequence[Cell]) -> list[dict[str, Any]]:
@@ -146,7 +146,7 @@ def curves(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         found.append(
             {
                 "preset": cell.preset, "method": cell.label, "seed": cell.seed,
-                "rollouts": [_rollouts(record, e["step"]) for e in evals],
+                "rollouts": [rollouts_at(record, e["step"]) for e in evals],
                 "seconds": [training_seconds(record.rows[: e["step"]]) for e in evals],
                 "accuracy": [e["accuracy"] for e in evals],
             }

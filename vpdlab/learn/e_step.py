@@ -14,14 +14,14 @@ from torch import Tensor
 
 from vpdlab import losses, processes
 from vpdlab.credit import leave_one_out_mean, tilted_weight
-from vpdlab.learn.results import EStep
+from vpdlab.learn.results import EStep, Mismatch
 from vpdlab.learn.state import Batch, Learner
-from vpdlab.model.batch import TokenBatch
+from vpdlab.model.batch import TokenBatch, row_sums
 from vpdlab.model.policy import STUDENT, TEACHER, Policy
 
-# Rollouts that measure how far the teacher moved, where no later pass shows it: scoring all of them would add a third
-# to the E-step.
-DRIFT_ROWS = 16
+# How far the teacher moved, where no later pass shows it, is measured on one rollout of DRIFT_SHARE, and on at most
+# DRIFT_ROWS: scoring all of them would add a third to the E-step.
+DRIFT_ROWS, DRIFT_SHARE = 16, 8
 
 SETTINGS = ("e_every", "e_sample", "e_answers", "e_patience", "e_objective", "beta", "kl_target", "beta_min",
             "beta_max", "anchor", "e_minibatch", "e_unit", "e_epochs", "e_lr")  # fmt: skip
@@ -68,10 +68,12 @@ def e_step(learner: Learner, batch: Batch) -> EStep:
     policy.fresh()
     prior, mismatch = learner.prior(batch)
     updates = split(batch, c.e_minibatch, c.e_unit, c.e_epochs)
+    own = Mismatch() if batch.sampled_from == TEACHER and batch.sampled_by(policy) else None
     with policy.as_teacher():
-        before, kept = _before(policy, batch, updates[0])
+        before, kept = _before(policy, batch, updates[0], own.watching(batch) if own is not None else None)
     if not (prior.isfinite().all() and before.isfinite().all()):
         return EStep(reason="log-probabilities are not finite", skipped=1, mismatch=mismatch)
+    mismatch = mismatch if own is None else learner.checked(own.everywhere(), batch.step)
     shift, row_loss = OBJECTIVES[c.e_objective].prepare(Evidence(learner, batch, prior, before))
     total, tokens, skipped = 0.0, 0, 0
     for rows in updates:
@@ -82,7 +84,7 @@ def e_step(learner: Learner, batch: Batch) -> EStep:
     after = None
     if not learner.teacher.live or batch.sampled_from != STUDENT:  # else the M-step's pass will show it
         with policy.as_teacher():
-            after = policy.score(batch.teacher[:DRIFT_ROWS])
+            after = policy.score(batch.teacher[: min(DRIFT_ROWS, -(-len(batch) // DRIFT_SHARE))])
     learner.teacher.after_e_step()
     return EStep(
         "", total / len(updates), shift, len(updates), skipped, int(tokens), before, after, batch.lengths, mismatch
@@ -107,16 +109,25 @@ def _accumulate(
     return total, tokens
 
 
-def _before(policy: Policy, batch: Batch, rows: Sequence[int]) -> tuple[Tensor, list[tuple[TokenBatch, Tensor | None]]]:
+def _before(
+    policy: Policy, batch: Batch, rows: Sequence[int], watch: Callable[[TokenBatch, Tensor], None] | None
+) -> tuple[Tensor, list[tuple[TokenBatch, Tensor | None]]]:
     """[B] log q of all rollouts, without gradient; and, where `rows` are all of them, the minibatches of the update,
-    the first and largest with its log q, with gradient: one graph is all that is held at a time."""
+    the first and largest with its log q, with gradient: one graph is all that is held at a time.
+
+    Args:
+        watch: called with each minibatch and the log-probabilities of its tokens, without gradient.
+    """
     if len(rows) != len(batch) or policy.config.shard:
-        return policy.score(batch.teacher), []
+        return policy.score(batch.teacher, watch), []
     before, kept = torch.zeros(len(batch), device=policy.device), []
     views = [view for (view,) in policy.minibatches(batch.teacher, rows=rows)]
     for place, view in reversed(list(enumerate(views))):
         with torch.set_grad_enabled(place == 0):
-            logp = policy.logp(view)
+            of_tokens = policy.token_logp(view)
+            logp = row_sums(of_tokens, view)
+        if watch is not None:
+            watch(view, of_tokens.detach())
         before[view.rows.to(logp.device)] = logp.detach().to(before.dtype)
         kept.insert(0, (view, logp if place == 0 else None))
     return processes.add(before), kept

@@ -86,8 +86,7 @@ class EStep:
     teacher_logp: Tensor | None = None
     """[B'] log q(y|x,C) of the rollouts with feedback, before the first update."""
     teacher_logp_after: Tensor | None = None
-    """The same after the last update, of the first `e_step.DRIFT_ROWS`; None where the M-step's own pass will show
-    it."""
+    """The same after the last update, of the first few; None where the M-step's own pass will show it."""
     lengths: Tensor | None = None
     """[B'] tokens of these rollouts."""
     mismatch: Mismatch | None = None

@@ -80,7 +80,7 @@ class Batch:
     @cached_property
     def _heard(self) -> list[list[bool]]:
         """Of each rollout, which of its own tokens the feedback is about."""
-        return [_about(rollout, note) for rollout, note in zip(self.rollouts, self.feedback, strict=True)]
+        return [about(rollout, note) for rollout, note in zip(self.rollouts, self.feedback, strict=True)]
 
     @cached_property
     def rewards(self) -> Tensor:
@@ -130,7 +130,7 @@ class Batch:
         return torch.tensor(values, device=self.success.device)
 
 
-def _about(rollout: Rollout, note: Feedback) -> list[bool]:
+def about(rollout: Rollout, note: Feedback) -> list[bool]:
     """Which of a rollout's own tokens its feedback is about."""
     own = rollout.tokens.mask
     if note.turn is None or not note.signal:
@@ -170,13 +170,14 @@ class Learner:
         one's (`anchor=fixed`). What the sampler knows exactly is not computed again.
 
         Returns:
-            The prior, and the mismatch of sampler and scorer where the current weights sampled the batch.
+            The prior, and the mismatch of sampler and scorer where the current student sampled the batch; that of the
+            teacher's own responses shows in the feedback view, which this does not read.
 
         Raises:
             RunFailed: where a sampler that should be exact is not.
         """
         if batch.sampled_from == TEACHER:
-            return self._plain_logp(batch), self.mismatch_of_answers(batch)
+            return self._plain_logp(batch), None
         fresh = batch.sampled_by(self.policy)
         known = self.anchor is not None or (fresh and self.exact)
         rows = len(batch) if not known else CHECKED if fresh else 0  # a few show whether sampler and scorer agree

@@ -170,6 +170,39 @@ class _Picked(torch.autograd.Function):
         return slope.scatter_add_(-1, tokens[:, None], at[:, None]), None, None
 
 
+class OnSupport(NamedTuple):
+    """Both distributions on the student's support, [n, K] log-probabilities without gradient, and the sampled token.
+
+    K is V of a full support, and one more than `Support.k` where the tail is an outcome of its own.
+
+    Attributes:
+        place: [n] the outcome that the token belongs to.
+        share: [n] the token's share of its probability; 0 where renormalising has left the token out.
+    """
+
+    student: Float[Tensor, "n k"]
+    teacher: Float[Tensor, "n k"]
+    place: Int[Tensor, " n"]
+    share: Float[Tensor, " n"]
+
+
+@torch.no_grad()
+def on_support(
+    student_logp: Float[Tensor, "n v"], teacher_logp: Float[Tensor, "n v"], tokens: Int[Tensor, " n"], support: Support
+) -> OnSupport:
+    """What a measure gets of some rows of V log-probabilities; not for the "sampled" support."""
+    ids = _support_ids(student_logp, support)
+    ours, at = _pick(student_logp, ids, tokens, support.tail)
+    theirs, _ = _pick(teacher_logp, ids, tokens, support.tail)
+    if ids is None:
+        return OnSupport(ours, theirs, tokens, torch.ones_like(at))
+    found = ids == tokens[:, None]
+    inside = found.any(-1)
+    outside = (at - ours[:, -1]).exp() if support.tail == "bucket" else torch.zeros_like(at)
+    place = torch.where(inside, found.long().argmax(-1), ours.shape[-1] - 1)
+    return OnSupport(ours, theirs, place, torch.where(inside, 1.0, outside))
+
+
 def top_lists(
     sides: Mapping[str, TokenDist], rows: Int[Tensor, " n"], k: int, mib: int = 256
 ) -> dict[str, tuple[Tensor, Tensor]]:

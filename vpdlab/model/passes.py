@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vpdlab.model.batch import TokenBatch
 from vpdlab.model.compiling import whole_layers
+from vpdlab.model.growing import decoding_cache
 
 
 def response_states(model: Any, batch: TokenBatch) -> Float[Tensor, "n h"]:
@@ -69,15 +70,13 @@ def read(
         Of the D distinct contexts: next-token logits [D, V], the cache, the mask [D, S], the last position [D]; and
         which of them each of the B contexts is.
     """
-    from transformers import DynamicCache
-
     distinct = {tuple(context): None for context in contexts}
     index = {context: row for row, context in enumerate(distinct)}
     width = max(len(context) for context in distinct)
     ids = torch.tensor([[0] * (width - len(c)) + list(c) for c in distinct], device=device)
     mask = torch.tensor([[0] * (width - len(c)) + [1] * len(c) for c in distinct], device=device)
     position = (mask.cumsum(1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
+    cache = decoding_cache(model)
     logits = next_logits(model, ids, mask, position, cache)
     spread = torch.tensor([index[tuple(context)] for context in contexts], device=device)
     return logits, cache, mask, position[:, -1], spread

@@ -15,7 +15,7 @@ runs/NAME/
 
 schema.py names the columns and keys, checks.py validates values, reader.py opens a run, writer.py writes one, folder.py
 begins one safely, rollouts.py lays out rollouts/, changes.py has changed settings and the origin of a branch,
-influence.py checks the influence of critiques.
+diagnose.py warns of what goes wrong in a run, influence.py checks the influence of critiques.
 """
 
 from vpdlab.record.changes import EVENTS, Change, Origin, changed, differences

@@ -154,15 +154,19 @@ class RunRecord:
                 records.append(record)
         return records
 
-    def columns(self, names: Sequence[str]) -> pa.Table:
+    def columns(self, names: Sequence[str], steps: Sequence[int] | None = None) -> pa.Table:
         """Some columns of all rollouts, in order: far faster than `rollouts()`.
+
+        Args:
+            names: of the columns.
+            steps: iterations in ascending order; None for all.
 
         Returns:
             An Arrow table; use `.to_pandas()` for a DataFrame, `.to_pylist()` for plain dicts. Columns that an older
             version did not record are null.
 
         Raises:
-            UserError: for an unknown column, or a damaged file.
+            UserError: for an unknown column, an iteration that is not recorded, or a damaged file.
         """
         import pyarrow as pa
 
@@ -170,7 +174,7 @@ class RunRecord:
             if name not in columns():
                 raise UserError(f"rollouts have no column {name!r}: choose from {', '.join(columns())}")
         empty = pa.schema([(name, arrow_type(columns()[name])) for name in names]).empty_table()
-        found = rollouts.read(self.folder / "rollouts", None, names)
+        found = rollouts.read(self.folder / "rollouts", steps, names)
         return pa.concat_tables([empty, *(table for _, table in found)])
 
     @property

@@ -38,6 +38,7 @@ COLUMNS = {
     "prompt_ids": "list<int64>", "teacher_ids": "list<int64>", "response_ids": "list<int64>", "logps": "list<float64>",
     "mask": "list<bool>", "turn_roles": "list<string>", "turn_texts": "list<string>", "turn_ends": "list<int64>",
     "feedback_turn": "int64",
+    "advantage": "float64", "token_weight": "float64", "heard_weight": "float64", "success_weight": "float64",
 }  # fmt: skip
 TOKEN_COLUMNS = {
     "tokens": "list<string>", "student_logp": "list<float64>", "teacher_logp": "list<float64>",
@@ -46,6 +47,10 @@ TOKEN_COLUMNS = {
     "student_top_logp": "list<list<float64>>", "teacher_top": "list<list<string>>",
     "teacher_top_ids": "list<list<int64>>", "teacher_top_logp": "list<list<float64>>",
     "student_context": "list<string>", "teacher_context": "list<string>",
+    "alpha_divergence": "list<float64>", "alpha_divergence_push": "list<float64>",
+    "alpha_divergence_part": "list<float64>", "cross_entropy": "list<float64>", "cross_entropy_push": "list<float64>",
+    "clipped_kl": "list<float64>", "clipped_kl_push": "list<float64>", "clipped_kl_part": "list<float64>",
+    "to_come": "list<float64>", "entropy_share": "list<float64>", "reference_logp": "list<float64>",
 }  # fmt: skip
 
 LINES = ("metrics.jsonl", "eval.jsonl")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vpdlab import losses, processes
+from vpdlab.config import RunConfig
 from vpdlab.learn.iterate import Iteration
 from vpdlab.learn.m_step import Seen
 from vpdlab.learn.results import EStep, MStep
@@ -23,6 +24,7 @@ from vpdlab.model.distributions import TokenDist
 from vpdlab.model.policy import STUDENT
 from vpdlab.prompts import Renderer
 from vpdlab.record import METRICS
+from vpdlab.study.anatomy import rollout_terms, token_terms
 from vpdlab.types import Feedback, Rollout, View
 
 TELEMETRY = ("kl", "student_entropy", "teacher_entropy")  # columns that `record_telemetry` fills
@@ -56,7 +58,7 @@ class TokenWatch:
         """Keep the numbers of the rows that are wanted."""
         lengths = seen.view.mask.sum(1).tolist()
         start = 0
-        for row, length in zip(seen.view.rows.tolist(), lengths, strict=True):
+        for place, (row, length) in enumerate(zip(seen.view.rows.tolist(), lengths, strict=True)):
             span = torch.arange(start, start + length, device=seen.logp.device)
             start += length
             if row < self._rows:
@@ -64,6 +66,7 @@ class TokenWatch:
                 shown = dists if spoken else {"student": dists["student"]}
                 own = seen.batch.rollouts[row].tokens.mask
                 numbers, tops = self._numbers(seen, span, spoken), self._tops(shown, span)
+                numbers |= token_terms(seen, shown, place, span)
                 self.kept[row] = {name: _spread(values, own, None) for name, values in numbers.items()}
                 self.kept[row] |= {name: _spread(values, own, ()) for name, values in tops.items()}
 
@@ -99,15 +102,15 @@ def _spread(values: Sequence[Any], own: Sequence[bool], gap: Any) -> list[Any]:
     return [next(found) if mine else gap for mine in own]
 
 
-def rollout_records(it: Iteration, watch: TokenWatch, render: Renderer) -> list[dict[str, Any]]:
+def rollout_records(it: Iteration, watch: TokenWatch, render: Renderer, config: RunConfig) -> list[dict[str, Any]]:
     """One plain dict per rollout, with the columns of `record.COLUMNS` (and TOKEN_COLUMNS where kept)."""
     batch, m = it.batch, it.m
     place = {(rollout.group, rollout.index): row for row, rollout in enumerate(batch.rollouts)}
     answers = {(answer.group, answer.index): answer for answer in (it.answers.rollouts if it.answers else ())}
     same = batch.sampled_from == STUDENT  # else the M-step's numbers are of other responses
-    records = []
-    for rollout, note in zip(it.rollouts, it.feedback, strict=True):
-        record = _outcome_columns(it.step, rollout, note, render)
+    terms, records = rollout_terms(it.rollouts, it.feedback, config), []
+    for rollout, note, own in zip(it.rollouts, it.feedback, terms, strict=True):
+        record = _outcome_columns(it.step, rollout, note, render) | own
         row = place.get((rollout.group, rollout.index))
         if answer := answers.get((rollout.group, rollout.index)):
             record |= {"teacher_text": answer.text, "teacher_reward": answer.verified.reward}

@@ -20,11 +20,11 @@ from vpdlab.model.determinism import settle
 from vpdlab.model.devices import pick_device
 from vpdlab.model.policy import Policy
 from vpdlab.record import Change, Origin, Recorder, changed, load_run, prepare
+from vpdlab.record.diagnose import Diagnosis
 from vpdlab.run import train
 from vpdlab.run.branch import Fork, begin, default_out, find_fork
 from vpdlab.run.checkpoint import Checkpoints, Saved
 from vpdlab.run.control import Control
-from vpdlab.run.diagnose import Diagnosis
 from vpdlab.run.environment import describe
 from vpdlab.run.evaluate import evaluate
 from vpdlab.run.keeper import Keeper

@@ -129,7 +129,7 @@ def score(
     iteration = _scored(run, rollouts, feedback, batch, watch)
     records = [
         {**record, **outcome_columns(row), "critique": record["critique"], "demonstration": record["demonstration"]}
-        for record, row in zip(rollout_records(iteration, watch, run.render), rows, strict=True)
+        for record, row in zip(rollout_records(iteration, watch, run.render, config), rows, strict=True)
     ]
     found = Scored(run, other, render, records)
     _write(found, {**metrics_row(iteration), **mean_columns(rows), "warnings": []}, influence)

@@ -129,7 +129,7 @@ def _recorded_step(run: Run, step: int, keeper: Keeper | None) -> dict[str, Any]
     iteration = _iterated(run, step, watch, keeper)
     row = plain(metrics_row(iteration))
     if recorder is not None:
-        recorder.rollouts(step, rollout_records(iteration, watch, run.render))
+        recorder.rollouts(step, rollout_records(iteration, watch, run.render, config))
     processes.agree("the weights", run.policy.probe)
     run.rows.append(row)
     row["warnings"] = run.diagnosis(run.rows)

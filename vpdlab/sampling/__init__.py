@@ -2,13 +2,15 @@
 
 A sampler is any object with ``generate(contexts, streams, sampling) -> list[Completion]``; `sample` turns problems into
 rollouts with any sampler. engines: the sampling backends. episodes: conversations with an environment. captured:
-decoding in fixed buffers. drawing: tokens from logits. vllm_engine: vLLM in this process or behind a URL.
+decoding in fixed buffers. kept: keys and values between the turns of episodes. drawing: tokens from logits.
+vllm_engine: vLLM in this process or behind a URL.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -64,6 +66,13 @@ class Sampler(Protocol):
         """One completion per context. `streams` seeds each row separately: equal contexts, streams and weights give
         equal tokens, whatever else is in the batch."""
         ...
+
+
+def conversation(sampler: Sampler) -> AbstractContextManager[int]:
+    """Within it the weights stay as they are, so that a sampler with a method of this name need not read again what the
+    contexts of its last call hold. It gives the most contexts that a call may have for that; 0: any number."""
+    own = getattr(sampler, "conversation", None)
+    return own() if own else nullcontext(0)
 
 
 def stream(seed: int, purpose: str, step: int, problem: Problem, index: int) -> tuple[int, ...]:

@@ -1,8 +1,9 @@
 """Episodes: conversations of a policy with an environment, sampled in batches.
 
-All episodes at the same turn decode together, and ended ones leave. Token ids are concatenated, never tokenised again;
-those of the environment have the mask False. The first turn of an episode has the random stream that a single response
-has (`sampling.stream`), so an environment of one turn samples the same tokens as none.
+All episodes at the same turn decode together, and ended ones leave; where the sampler keeps what it has read for the
+next turn (`sampling.conversation`), as many are played at a time as it keeps. Token ids are concatenated, never
+tokenised again; those of the environment have the mask False. The first turn of an episode has the random stream that a
+single response has (`sampling.stream`), so an environment of one turn samples the same tokens as none.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from vpdlab.prompts import Renderer
-from vpdlab.sampling import Completion, Jobs, Sampler, Sampling
+from vpdlab.sampling import Completion, Jobs, Sampler, Sampling, conversation
 from vpdlab.tasks.common.episodes import Episode, Reply
 from vpdlab.tasks.environments import Environment, answers, ended
 from vpdlab.types import ASSISTANT, Outcome, Problem, Rollout, Turn
@@ -114,6 +115,14 @@ class Player:
             _Playing(Episode(jobs.problems[group], index), jobs.prompts[group], jobs.stream(group, index))
             for group, index in part
         ]
+        with conversation(self.sampler) as most:
+            size = most or max(1, len(playing))
+            for start in range(0, len(playing), size):
+                self._play(playing[start : start + size], sampling)
+        return [_ended(one) for one in playing]
+
+    def _play(self, playing: Sequence[_Playing], sampling: Sampling) -> None:
+        """All turns of some episodes."""
         for turn in range(1, self.limits.turns + 1):
             live = [one for one in playing if one.outcome is None]
             if not live:
@@ -123,7 +132,6 @@ class Player:
                 one.outcome = answer if isinstance(answer, Outcome) else None
                 if isinstance(answer, Reply):
                     one.outcome = self._reply(one, answer, sampling, last=turn == self.limits.turns)
-        return [_ended(one) for one in playing]
 
     def _write(self, live: Sequence[_Playing], sampling: Sampling) -> None:
         """One turn of the policy in each episode."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError
-from vpdlab.record import RunRecord, load_run
+from vpdlab.record import load_run
 from vpdlab.show.widget_data import eval_points
 from vpdlab.types import conversation
 
@@ -186,18 +186,6 @@ def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return " ".join(map(str, value)) or "(none)"
     return "(none)" if value in ("", None) else str(value)
-
-
-def columns(run: RunRecord, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Some columns of all recorded rollouts, much faster than reading whole rollouts. An unknown column is None."""
-    import pyarrow.parquet as pq
-
-    rows: list[dict[str, Any]] = []
-    for step in run.steps:
-        file = pq.ParquetFile(run.folder / "rollouts" / f"step-{step:06d}.parquet")
-        here = [name for name in names if name in file.schema_arrow.names]
-        rows += [dict.fromkeys(names) | row for row in file.read(columns=here).to_pylist()]
-    return rows
 
 
 def tally(rows: Iterable[Row], kind: str) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,16 +11,27 @@ from vpdlab.types import ASSISTANT
 
 Row = Mapping[str, Any]
 
-_TOKEN_NUMBERS = ("student_logp", "teacher_logp", "kl", "divergence", "student_entropy", "teacher_entropy")
+_TOKEN_NUMBERS = (
+    "student_logp", "teacher_logp", "kl", "divergence", "student_entropy", "teacher_entropy", "alpha_divergence",
+    "alpha_divergence_push", "alpha_divergence_part", "cross_entropy", "cross_entropy_push", "clipped_kl",
+    "clipped_kl_push", "clipped_kl_part", "to_come", "entropy_share", "reference_logp",
+)  # fmt: skip
 _ROLLOUT_FIELDS = (
     "step", "problem_id", "group", "index", "prompt", "text", "success", "reward", "finished", "source", "reason",
     "critique", "demonstration", "truncated", "implicit_reward", "turn_roles", "turn_texts", "feedback_turn",
 )  # fmt: skip
 _LENS_FIELDS = (
     *_ROLLOUT_FIELDS, "tokens", *_TOKEN_NUMBERS, "student_top", "student_top_logp", "teacher_top", "teacher_top_logp",
-    "student_context", "teacher_context", "mask", "turn_ends",
+    "student_context", "teacher_context", "mask", "turn_ends", "signal", "advantage", "token_weight", "heard_weight",
+    "success_weight",
 )  # fmt: skip
-_ROW_FIELDS = (*_ROLLOUT_FIELDS, "parsed", "answer", "signal")
+_ROW_FIELDS = (*_ROLLOUT_FIELDS, "parsed", "answer", "signal", "alarms")
+_LOSS_SETTINGS = (
+    "method", "steps", "temperature", "aggregate", "alpha", "support", "top_k", "tail", "is_clip", "clip_low",
+    "clip_high", "kl_coef", "nsr_weight", "rl_weight", "opd_weight", "reweight_alpha", "reweight_steps",
+    "reweight_clip", "sdar_weight", "sdar_gate", "sdar_sharpness", "distil_local", "distil_future", "distil_discount",
+    "distil_baseline", "opsd_clip",
+)  # fmt: skip
 _COMPARED = (
     "step", "success_rate", "margin", "kl", "kl_teacher", "entropy", "length", "signal_share", "tokens_rollout",
     "seconds_rollout", "seconds_feedback", "seconds_e", "seconds_m",
@@ -52,6 +64,7 @@ def lens_records(
     records: Sequence[Row],
     beta: float | Mapping[int, float | None] | None = None,
     weights: Mapping[str, Sequence[Sequence[float] | None]] | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Rollouts for `TokenLens`, in the order given: item i is record i.
 
@@ -60,16 +73,60 @@ def lens_records(
         beta: turns log-ratios into each token's part of the implicit reward: one number, or one per step
             (`RunRecord.betas`), which differs from the config's where `kl_target` adapts it; None omits that part.
         weights: name -> further per-token numbers: for each record a list as long as its response, or None.
+        config: the run's settings (`RunRecord.config`), with which the lens fills in the formulas of the methods; None
+            omits these.
     """
-    items = []
+    items, settings = [], {name: config[name] for name in _LOSS_SETTINGS if name in config} if config else None
     for place, record in enumerate(records):
         own = beta.get(record["step"]) if isinstance(beta, Mapping) else beta
-        item = {name: record.get(name) for name in _LENS_FIELDS} | {"beta": own}
+        item = {name: record.get(name) for name in _LENS_FIELDS} | {"beta": own, "settings": settings}
+        item["sampled_logp"] = record.get("logps") if record.get("tokens") is not None else None
         for side in ("student", "teacher"):
             item[f"{side}_rank"] = token_ranks(record.get("response_ids"), record.get(f"{side}_top_ids"))
         item["weights"] = {name: lists[place] for name, lists in (weights or {}).items()}
         items.append(item)
     return items
+
+
+def lens_pairs(left: Any, right: Any, steps: Sequence[int] | None = None) -> dict[str, Any]:
+    """Rollouts of two recorded runs for `LensPair`: the same problem at the same iteration, in each run's own words.
+
+    Rollouts of a problem are paired in their order. Only those with per-token numbers in both runs are taken.
+
+    Args:
+        left, right: `RunRecord`s, as returned by `load_run`.
+        steps: iterations; default: the last one that both have recorded.
+
+    Returns:
+        Keywords of `LensPair`: records of both sides, item i of one beside item i of the other, and their names.
+    """
+    shared = sorted({*left.steps} & {*right.steps})
+    sides: tuple[list[Row], list[Row]] = ([], [])
+    for step in shared[-1:] if steps is None else steps:
+        ours, theirs = (_by_problem(run.rollouts(step)) for run in (left, right))
+        for problem in ours:
+            for pair in zip(ours[problem], theirs.get(problem, ()), strict=False):
+                for side, record in zip(sides, pair, strict=True):
+                    side.append(record)
+    lenses = [
+        lens_records(side, beta=run.betas, config=run.config) for side, run in zip(sides, (left, right), strict=True)
+    ]
+    return {"left": lenses[0], "right": lenses[1], "names": [_run_name(left, right), _run_name(right, left)]}
+
+
+def _by_problem(records: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rollouts with per-token numbers, by problem."""
+    found: dict[str, list[Row]] = {}
+    for record in records:
+        if record.get("tokens") is not None:
+            found.setdefault(record["problem_id"], []).append(record)
+    return found
+
+
+def _run_name(run: Any, other: Any) -> str:
+    """The run's method; its folder where both have the same."""
+    method = run.config["method"]
+    return method if method != other.config["method"] else run.folder.name
 
 
 def token_ranks(tokens: Sequence[int] | None, top_ids: Sequence[Sequence[int]] | None) -> list[int | None] | None:
@@ -89,8 +146,11 @@ def rollout_rows(records: Sequence[Row]) -> list[dict[str, Any]]:
 
     `kl` is the mean over the policy's own tokens in nats, None outside the recorded subset; `length` counts those
     tokens, None where none were recorded (an import); `implicit_reward` is None where the rollout has no signal;
-    `turns` counts the policy's turns, None where no record is an episode.
+    `turns` counts the policy's turns, None where no record is an episode; `rollout` is the place among the rollouts of
+    its iteration where the record has one, else among those given.
     """
+    seen: Counter[Any] = Counter()
+    places = [seen.update([record["step"]]) or seen[record["step"]] - 1 for record in records]
     episodes = any(record.get("turn_roles") for record in records)
     return [
         {
@@ -99,8 +159,9 @@ def rollout_rows(records: Sequence[Row]) -> list[dict[str, Any]]:
             "length": sum(record.get("mask") or [True] * len(record["response_ids"])) or None,
             "kl": _mean(record.get("kl")),
             "recorded": record.get("tokens") is not None,
+            "rollout": record.get("rollout", place),
         }
-        for record in records
+        for record, place in zip(records, places, strict=True)
     ]
 
 

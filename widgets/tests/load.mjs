@@ -1,9 +1,11 @@
 // A widget's module as a browser gets it: the palette and shared.js in front of it, loaded from its text, without imports.
 import { readFile } from "node:fs/promises";
 
-export async function load(name) {
-  const parts = ["shared", name].map((file) => readFile(new URL(`../vpdlab_widgets/${file}.js`, import.meta.url)));
-  const palette = await readFile(new URL("../vpdlab_widgets/palette.json", import.meta.url));
-  const source = Buffer.concat([`export const PALETTE = ${palette};\n`, ...(await Promise.all(parts))].map((one) => Buffer.from(one)));
+export async function load(...names) {
+  const read = (file) => readFile(new URL(`../vpdlab_widgets/${file}`, import.meta.url), "utf-8");
+  const parts = await Promise.all(["shared", ...names].map((name) => read(`${name}.js`)));
+  const last = parts.pop();
+  const before = parts.map((text) => text.replace(/^export default .*$/m, "")); // a module has one
+  const source = Buffer.from([`export const PALETTE = ${await read("palette.json")};\n`, ...before, last].join(""));
   return import(`data:text/javascript;base64,${source.toString("base64")}`);
 }

@@ -4,7 +4,7 @@ import { test } from "node:test";
 
 import { load } from "./load.mjs";
 
-const { feedbackOf, groupsOf, keptEnd, leftOut, marginOf, outcomeOf, passing, sharedBeginning, sorted } = await load("rollout_table");
+const { feedbackOf, groupsOf, keptEnd, leftOut, marginOf, outcomeOf, passing, sharedBeginning, sorted } = await load("query", "rollout_views", "rollout_table");
 
 const rows = [
   { step: 1, group: 0, success: true, signal: true, text: "The answer is 7", kl: 0.5, implicit_reward: 0.2 },

@@ -4,7 +4,7 @@ import { test } from "node:test";
 
 import { load } from "./load.mjs";
 
-const lens = await load("token_lens");
+const lens = await load("mathematics", "formulas", "token_lens");
 const { brief, chunkEnds, clean, counted, distributionsAt, fitted, heatClass, largestSpans, measuresOf, percent, rankChange } = lens;
 const { foldedAtFirst, isOwn, ownTokenFrom, turnsOf, valuesOf } = lens;
 const { scaleMax, sharedEnds, tokenLabel, unpackNumbers, unpackRecord, unpackTexts, visible } = lens;

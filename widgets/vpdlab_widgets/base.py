@@ -45,7 +45,8 @@ class LabWidget(anywidget.AnyWidget):
     """The traits that `drive` linked, for the host of an offline page, where no kernel passes changes on."""
 
     _parts: Sequence[str] = ()
-    """Further scripts that its module begins with; each is also a text constant of it, for a worker to run."""
+    """Further scripts, with their styles, that its module begins with, those of other widgets among them. One is a text
+    constant too (LIVE_ENGINE) where a worker of the widget is to run it."""
     _displays: Sequence[DisplayHandle] = ()
     _made_layout = False
 
@@ -56,7 +57,8 @@ class LabWidget(anywidget.AnyWidget):
             own = script.with_suffix(".css")
             cls._esm = script_with(script, cls._parts)
             shared = palette.widget_css() + _HERE.joinpath("base.css").read_text(encoding="utf-8")
-            cls._css = shared + (own.read_text(encoding="utf-8") if own.is_file() else "")
+            styles = [*(_HERE / f"{name}.css" for name in cls._parts), own]
+            cls._css = shared + "".join(style.read_text(encoding="utf-8") for style in styles if style.is_file())
         super().__init_subclass__(**kwargs)
 
     def __init__(self, **kwargs: Any) -> None:
@@ -161,10 +163,13 @@ class LabWidget(anywidget.AnyWidget):
 def script_with(script: Path, parts: Sequence[str] = ()) -> str:
     """A widget's module: palette, `shared.js`, further scripts and their texts (LIVE_ENGINE), and its own script."""
     texts = {name: _HERE.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in ("shared", *parts)}
+    texts = {name: re.sub(r"^export default .*$", "", text, flags=re.MULTILINE) for name, text in texts.items()}
     # A classic worker has no exports.
     plain_texts = {name: re.sub(r"^export ", "", texts[name], flags=re.MULTILINE) for name in parts}
-    constants = "".join(f"const {name.upper()} = {json.dumps(text)};\n" for name, text in plain_texts.items())
-    return palette.script() + "".join(texts.values()) + constants + script.read_text(encoding="utf-8")
+    own = script.read_text(encoding="utf-8")
+    named = {name.upper(): text for name, text in plain_texts.items() if re.search(rf"\b{name.upper()}\b", own)}
+    constants = "".join(f"const {name} = {json.dumps(text)};\n" for name, text in named.items())
+    return palette.script() + "".join(texts.values()) + constants + own
 
 
 def write_page(widgets: Sequence[LabWidget], path: str | Path | None = None, title: str = "") -> str:

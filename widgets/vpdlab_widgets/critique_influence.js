@@ -223,6 +223,8 @@ class CritiqueInfluence extends LabView {
     if (this.isOwn) parts.push(element("span", "vpd-mark vpd-ci-own", "your text"));
     for (const name of meta.cut ?? []) parts.push(element("span", "vpd-mark vpd-ci-warn", `${clean(name, 60)}: truncated`));
     if (meta.prompt) parts.push(element("span", "vpd-ci-problem", clean(meta.prompt, 300)));
+    const rows = () => this.rows.map(({ kind, name, text, values }) => ({ kind, name, text, ...Object.fromEntries(Array.from(values ?? [], (value, i) => [`${i + 1} ${this.record.tokens[i]}`, value])) }));
+    if (this.record) parts.push(saveCorner(() => this.model.get("title") || "influence", rows));
     this.head.replaceChildren(...parts);
   }
 

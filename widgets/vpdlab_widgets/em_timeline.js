@@ -63,6 +63,7 @@ const READOUT = [
   ["grad_norm", "grad norm", ""],
 ];
 
+const ALARM = 24; // height of a kind of warning: its name above its marks
 const MAX_POINTS = 2000; // more than this is thinned before drawing
 const RIGHT = 16;
 const EDGE = 8; // room between the first or last point and the frame
@@ -137,6 +138,24 @@ export function changeMarks(changes) {
   return [...byStep].sort(([a], [b]) => a - b).map(([step, texts]) => ({ step, text: texts.join(", ") }));
 }
 
+/**
+ * The warnings of all rows by kind, in the order in which they first came: runs of iterations in a row, with the
+ * explanation of each iteration.
+ */
+export function alarmsOf(data) {
+  const kinds = new Map();
+  data.forEach((row, i) => {
+    for (const warning of row.warnings ?? []) {
+      const [name] = String(warning).split(":", 1);
+      if (!kinds.has(name)) kinds.set(name, []);
+      const spans = kinds.get(name);
+      if (spans.length && spans.at(-1).last === i - 1) spans.at(-1).last = i;
+      else spans.push({ first: i, last: i });
+    }
+  });
+  return [...kinds].map(([name, spans]) => ({ name, spans }));
+}
+
 /** The notes of a row (text, or phase -> reason) as one line. */
 export function notesOf(row) {
   const notes = row.notes;
@@ -187,7 +206,7 @@ class Timeline extends LabView {
     this.listen(this.stage, "click", (event) => this.onClick(event));
 
     this.hear("change:rows", () => this.takeRows());
-    for (const name of ["evals", "title", "state", "reason", "total", "kl_target", "changes"]) {
+    for (const name of ["evals", "title", "state", "reason", "total", "kl_target", "changes", "alarm"]) {
       this.hear(`change:${name}`, () => this.schedule());
     }
     this.hear("change:selected", () => this.showCursor());
@@ -226,6 +245,7 @@ class Timeline extends LabView {
     this.evalAt = new Map(this.evals.map((point) => [point.step, point]));
     this.eSteps = this.data.filter((row) => numberOf(row, "e_loss") !== null).map((row) => row.step);
     this.changes = changeMarks(this.model.get("changes"));
+    this.alarms = alarmsOf(this.data);
     this.cursor = followed === null || this.data.length === 0 ? null : nearest(this.steps, followed);
     this.drawHead();
     if (this.width < 60) return; // hidden: the observer calls again
@@ -242,14 +262,15 @@ class Timeline extends LabView {
     if (this.eSteps.length) keys.append(legendItem("e-step", "", "E-step"));
     const parts = [element("div", "vpd-title vpd-emt-title", title || "Timeline")];
     if (state) parts.push(element("span", `vpd-badge vpd-emt-badge vpd-emt-${state}`, state));
-    this.head.replaceChildren(...parts, keys);
+    const corner = saveCorner(() => title || "timeline", () => this.data, this.stage);
+    this.head.replaceChildren(...parts, keys, ...(this.data.length ? [corner] : []));
     this.reason.textContent = clean(this.model.get("reason"));
     this.reason.hidden = !this.reason.textContent;
     this.reason.classList.toggle("vpd-emt-failed", state === "failed");
     const what = title ? `Timeline of ${title}` : "Timeline of a run";
     this.stage.setAttribute(
       "aria-label",
-      `${what}, ${counted(this.data.length, "iteration")}. Left and right arrows move, Home and End jump, Enter selects, Escape clears.`,
+      `${what}, ${counted(this.data.length, "iteration")}. Left and right arrows move, Home and End jump, Enter selects, W goes to the next warning, Escape clears.`,
     );
   }
 
@@ -290,7 +311,65 @@ class Timeline extends LabView {
     const longest = Math.max(...this.panels.flatMap((panel) => panel.labels.map((label) => label.length)));
     this.left = Math.max(34, Math.ceil(longest * 6.6) + 14);
     this.scaleX();
-    this.stage.replaceChildren(...this.panels.map((panel, i) => this.drawPanel(panel, i === this.panels.length - 1)));
+    const panels = this.panels.map((panel, i) => this.drawPanel(panel, i === this.panels.length - 1));
+    this.stage.replaceChildren(...(this.alarms.length ? [this.drawAlarms(), ...panels] : panels));
+  }
+
+  /** A line of marks for each kind of warning; a click on one asks for what caused it. */
+  drawAlarms() {
+    const { width } = this;
+    const svg = shape("svg", { width, height: this.alarms.length * ALARM, class: "vpd-chart vpd-emt-alarms", "aria-hidden": "true" });
+    const half = Math.max(3, (this.x(this.steps.at(-1)) - this.x(this.steps[0])) / Math.max(1, this.steps.length - 1) / 2);
+    const chosen = this.model.get("alarm");
+    this.alarms.forEach(({ name, spans }, line) => {
+      const label = clean(name, 40);
+      const [start, room] = [this.x(this.steps[spans[0].first]) - half, 6.8 * label.length];
+      const at = Math.max(4, Math.min(start, width - room - 4));
+      svg.append(shape("text", { x: at, y: line * ALARM + 10, class: "vpd-tick vpd-emt-alarm-name", "data-alarm": line, "data-span": spans.length - 1 }, label));
+      spans.forEach(({ first, last }, span) => {
+        const [left, right] = [this.x(this.steps[first]) - half, this.x(this.steps[last]) + half];
+        const picked = chosen && chosen.name === name && chosen.step >= this.steps[first] && chosen.step <= this.steps[last];
+        const mark = shape("rect", {
+          x: left.toFixed(1), y: line * ALARM + 14, width: (right - left).toFixed(1), height: 7, rx: 2,
+          class: `vpd-emt-alarm${picked ? " vpd-emt-picked" : ""}`, "data-alarm": line, "data-span": span,
+        });
+        mark.append(shape("title", {}, `${label}: which rollouts?`));
+        svg.append(mark);
+      });
+    });
+    const box = element("div", "vpd-emt-panel");
+    const head = element("div", "vpd-emt-panel-head");
+    head.style.paddingLeft = `${this.left}px`;
+    head.append(element("span", "vpd-name", "Warnings"), element("span", "vpd-hint", "click or W: the rollouts behind one"));
+    box.append(head, svg);
+    return box;
+  }
+
+  /** The warning under a pointer, at the iteration nearest to it; null elsewhere. */
+  alarmAt(event) {
+    const mark = event.target.closest?.("[data-alarm]");
+    if (!mark) return null;
+    const { name, spans } = this.alarms[Number(mark.dataset.alarm)];
+    const { first, last } = spans[Number(mark.dataset.span)];
+    const index = mark.tagName === "text" ? last : Math.min(Math.max(this.indexAt(event.clientX), first), last);
+    return { step: this.steps[index], name };
+  }
+
+  pickAlarm(alarm) {
+    const now = this.model.get("alarm");
+    const same = now && now.step === alarm.step && now.name === alarm.name;
+    this.tell({ alarm: same ? null : alarm, selected: alarm.step });
+  }
+
+  /** The next or the last kind of warning in the order of iterations, each at the first iteration of a run of them. */
+  nextAlarm(by) {
+    const all = this.alarms.flatMap(({ name, spans }) => spans.map(({ first }) => ({ name, step: this.steps[first] })));
+    if (!all.length) return;
+    all.sort((a, b) => a.step - b.step);
+    const now = this.model.get("alarm");
+    const at = now ? all.findIndex(({ name, step }) => name === now.name && step === now.step) : -1;
+    const to = at < 0 ? (by > 0 ? 0 : all.length - 1) : (at + by + all.length) % all.length;
+    this.tell({ alarm: all[to], selected: all[to].step });
   }
 
   scaleX() {
@@ -446,7 +525,8 @@ class Timeline extends LabView {
       this.readGrid.append(cell, " ");
       return [key, value, probe];
     });
-    this.readout.replaceChildren(this.readHead, this.readGrid);
+    this.readWarnings = element("div", "vpd-emt-warnings");
+    this.readout.replaceChildren(this.readHead, this.readWarnings, this.readGrid);
     this.readout.hidden = this.data.length === 0 || this.panels.length === 0;
   }
 
@@ -527,6 +607,7 @@ class Timeline extends LabView {
     }
     parts.push(element("span", "vpd-hint", "← → move · Enter selects · drag for a range · Esc clears"));
     this.readHead.replaceChildren(...parts);
+    this.showWarnings(row.warnings ?? []);
     const point = this.evalAt.get(row.step);
     for (const [key, node, probe] of this.readValues) {
       const text = probe ? valueLabel(numberOf(point?.probes ?? {}, key)) : valueLabel(numberOf(row, key));
@@ -534,7 +615,12 @@ class Timeline extends LabView {
     }
   }
 
+  showWarnings(warnings) {
+    this.readWarnings.replaceChildren(...warnings.map((warning) => element("div", "", clean(warning, 300))));
+  }
+
   showMeans([first, last]) {
+    this.showWarnings([]);
     const rows = this.data.slice(first, last + 1);
     const [from, to] = [this.steps[first], this.steps[last]];
     const parts = [element("span", "vpd-emt-at", from === to ? `iteration ${from}` : `iterations ${from} to ${to}`)];
@@ -564,13 +650,13 @@ class Timeline extends LabView {
   }
 
   select(step) {
-    this.tell({ selected: step });
+    this.tell({ selected: step, alarm: null });
   }
 
   /** Make the range between two indices the window. */
   choose(from, to) {
     const steps = [this.steps[Math.min(from, to)], this.steps[Math.max(from, to)]];
-    this.tell({ window: steps });
+    this.tell({ window: steps, alarm: null });
   }
 
   onPress(event) {
@@ -618,14 +704,17 @@ class Timeline extends LabView {
 
   onClick(event) {
     if (this.brushed || getSelection()?.toString()) return; // a brush has ended, or somebody is copying a label
+    const alarm = this.alarmAt(event);
+    if (alarm) return this.pickAlarm(alarm);
     const index = this.indexAt(event.clientX);
-    if (index !== null && event.target.closest("svg")) this.toggle(index);
+    if (index !== null && event.target.closest("svg[data-panel]")) this.toggle(index);
   }
 
-  /** Escape clears one thing at a time: the cursor, the range, the selection. */
+  /** Escape clears one thing at a time: the cursor, the warning, the range, the selection. */
   leave() {
     this.anchor = null;
     if (this.cursor !== null) this.moveTo(null);
+    else if (this.model.get("alarm")) this.tell({ alarm: null });
     else if (this.model.get("window")) this.tell({ window: null });
     else this.select(null);
   }
@@ -645,9 +734,9 @@ class Timeline extends LabView {
       event,
       {
         ArrowLeft: arrow(-1), ArrowRight: arrow(1), PageUp: by(-10), PageDown: by(10), Home: to(0), End: to(last),
-        Enter: pick, " ": pick, Escape: () => this.leave(),
+        Enter: pick, " ": pick, Escape: () => this.leave(), w: () => this.nextAlarm(1), W: () => this.nextAlarm(-1),
       },
-      () => this.cursor !== null || this.model.get("selected") !== null || Boolean(this.model.get("window")),
+      () => ["selected", "window", "alarm"].some((name) => this.model.get(name) !== null) || this.cursor !== null,
     );
   }
 }

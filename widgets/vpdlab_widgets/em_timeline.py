@@ -29,6 +29,7 @@ class EMTimeline(LabWidget):
     """A run over its iterations, in stacked panels; panels without data are omitted.
 
     `selected` is the selected iteration's `step`, or None; a click, Enter and `widget.selected = 25` all set it.
+    `alarm` is a warning of an iteration, `{"step", "name"}`, or None: a click on its mark, W and Shift+W set it.
     `window` is a range of steps `[first, last]`, or None: dragging over the panels, Shift with the arrow keys and
     `widget.window = [20, 40]` set it, and the readout then shows the means over that range.
 
@@ -37,7 +38,8 @@ class EMTimeline(LabWidget):
     updates `rows` in Python is ahead of the display, never behind.
 
     Args:
-        rows: one dict per iteration with the keys of `metrics.jsonl`; `step` is required, None is a gap.
+        rows: one dict per iteration with the keys of `metrics.jsonl`; `step` is required, None is a gap. Each kind of
+            `warnings` ("name: explanation") has a line of marks above the panels.
         title: plain text above the panels.
         evals: held-out points `{"step", "accuracy", "low", "high"}`, accuracy and interval in 0..1; `probes`, name ->
             number or None, draws what the task measured: "belief/Ada" and "belief/Bob" are lines of the panel "belief".
@@ -64,6 +66,7 @@ class EMTimeline(LabWidget):
     reason = traitlets.Unicode("").tag(sync=True)
     selected = traitlets.Int(None, allow_none=True).tag(sync=True)
     window = traitlets.List(traitlets.Int(), None, allow_none=True).tag(sync=True)
+    alarm = traitlets.Dict(default_value=None, allow_none=True).tag(sync=True)
 
     def __init__(self, rows: Iterable[Mapping[str, Any]] = (), **kwargs: Any) -> None:
         super().__init__(rows=[dict(row) for row in rows], **kwargs)
@@ -145,6 +148,13 @@ class EMTimeline(LabWidget):
         value = proposal["value"]
         if value is not None and (len(value) != 2 or value[0] > value[1]):
             raise ValueError(f"window must be [first, last], not {value}")
+        return value
+
+    @traitlets.validate("alarm")
+    def _check_alarm(self, proposal: Mapping[str, Any]) -> dict[str, Any] | None:
+        value = proposal["value"]
+        if value is not None and (set(value) != {"step", "name"} or not isinstance(value["step"], int)):
+            raise ValueError(f"alarm must be {{'step', 'name'}}, not {value}")
         return value
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:

@@ -80,6 +80,52 @@
     }
   }
 
+  // Every selection has an address: page.html#step=12&rollout=3&token=7. Tables are the models with rows of rollouts; the
+  // lens of a table is the one that it drives.
+  const tables = Object.keys(models).filter((id) => models[id].state.rows?.some?.((row) => Number.isInteger(row?.rollout)));
+
+  async function lensOf(id) {
+    const link = (models[id].state.links ?? []).find(({ target }) => target === "index");
+    return link && live.get(link.model);
+  }
+
+  function addressed() {
+    const given = new URLSearchParams(location.hash.slice(1));
+    const number = (name) => (/^\d{1,9}$/.test(given.get(name) ?? "") ? Number(given.get(name)) : null);
+    return { step: number("step"), rollout: number("rollout"), token: number("token") };
+  }
+
+  async function open() {
+    const { step, rollout, token } = addressed();
+    if (step === null) return;
+    for (const id of tables) {
+      const table = await live.get(id);
+      const at = table?.get("rows").findIndex((row) => row.step === step && row.rollout === (rollout ?? 0)) ?? -1;
+      if (at < 0) continue;
+      table.set("selected", at);
+      const lens = await lensOf(id);
+      if (lens && token !== null) lens.set("selected", token);
+      const mounts = [...document.querySelectorAll(".vpd-mount")];
+      mounts.find(({ dataset }) => dataset.vpdModel === id)?.scrollIntoView({ block: "start" });
+      return;
+    }
+  }
+
+  async function tell() {
+    for (const id of tables) {
+      const [table, lens] = [await live.get(id), await lensOf(id)];
+      const write = () => {
+        const row = table.get("rows")[table.get("selected")];
+        if (!row) return;
+        const token = lens?.get("selected") ?? null;
+        const hash = `#step=${row.step}&rollout=${row.rollout}${token === null ? "" : `&token=${token}`}`;
+        history.replaceState(null, "", hash);
+      };
+      table?.on("change:selected", write);
+      lens?.on("change:selected", write);
+    }
+  }
+
   async function bringToLife(place) {
     const id = place.dataset.vpdModel;
     const entry = models[id];
@@ -113,5 +159,9 @@
       place.append(note); // the fallback stays
     }),
   );
-  Promise.all(places).then(() => Promise.allSettled([...live.keys()].map(tie)));
+  Promise.all(places)
+    .then(() => Promise.allSettled([...live.keys()].map(tie)))
+    .then(open)
+    .then(tell);
+  addEventListener("hashchange", open);
 })();

@@ -6,6 +6,7 @@ const SLIM = 1000; // width of the table below which there are no bars
 const SHORT = 24; // characters of feedback that fit a column
 const LETTER = { prompt: 7, text: 7.3, source: 7 }; // mean width of a character in pixels
 const SHOWN = 12; // rows in sight at most
+const VIEWS = ["rows", "scatter", "group"];
 const OUTCOMES = ["all", "right", "wrong", "no signal"];
 
 // `wide` is the column's width, `slim` its width in a narrow notebook, without bars; columns without data are omitted.
@@ -28,16 +29,14 @@ export function outcomeOf(row) {
   return row.success === true ? "right" : row.success === false ? "wrong" : "unknown";
 }
 
-/** Indices of the rows that match: `query` in any of their texts (ignoring case), and the outcome. */
-export function passing(rows, query, outcome) {
-  const wanted = query.trim().toLowerCase();
-  const texts = ["prompt", "text", "parsed", "answer", "critique", "demonstration", "source", "reason", "problem_id"];
+/** Indices of the rows that match: the query (query.js), the outcome, and the warning that they caused. */
+export function passing(rows, query, outcome, alarm = null) {
+  const wanted = parseQuery(query);
   const places = [];
   rows.forEach((row, place) => {
     if (outcome === "no signal" ? row.signal !== false : outcome !== "all" && outcomeOf(row) !== outcome) return;
-    const said = [...texts.map((key) => row[key]), ...(row.turn_texts ?? [])];
-    if (wanted && !said.some((text) => typeof text === "string" && text.toLowerCase().includes(wanted))) return;
-    places.push(place);
+    if (alarm && !(row.alarms ?? []).includes(alarm.name)) return;
+    if (fitsQuery(row, wanted)) places.push(place);
   });
   return places;
 }
@@ -136,7 +135,9 @@ class RolloutTable extends LabView {
     this.cursor = null; // place in the rows
     this.build();
     this.hear("change:rows", () => this.takeRows());
-    for (const name of ["sort", "query", "outcome"]) this.hear(`change:${name}`, () => this.arrange());
+    for (const name of ["sort", "query", "outcome", "alarm", "brush", "x", "y", "view", "everywhere", "found"]) {
+      this.hear(`change:${name}`, () => this.arrange());
+    }
     this.hear("change:selected", () => this.follow());
     this.hear("change:title", () => this.drawHead());
     this.watch(this.root);
@@ -156,16 +157,28 @@ class RolloutTable extends LabView {
     this.sheet = element("div", "vpd-rt-sheet");
     this.body.append(this.sheet);
     this.table.append(this.header, this.body);
+    this.panel = element("div", "vpd-rt-panel"); // the scatter, or rollouts side by side
+    this.axes = element("div", "vpd-tools vpd-rt-axes");
+    this.scatter = new Scatter(this, {
+      pick: (place) => this.toggle(place),
+      hover: (place) => this.moveTo(place),
+      keep: (brush) => this.tell({ brush }),
+    });
     this.details = element("div", "vpd-box vpd-rt-details");
     this.status = statusLine("vpd-rt-status");
     this.search = element("input", "vpd-field vpd-rt-search");
-    Object.assign(this.search, { type: "search", placeholder: "search (/)", tabIndex: -1, maxLength: 200 });
-    this.search.setAttribute("aria-label", "search in problems, responses and feedback");
-    this.root.append(this.head, this.mosaic, this.controls, this.table, this.details, this.status);
-    this.listen(this.search, "input", () => this.tell({ query: this.search.value }));
+    Object.assign(this.search, { type: "search", placeholder: "search (/)  e.g. kl>0.5", tabIndex: -1, maxLength: 200 });
+    this.search.setAttribute("aria-label", "search in problems, responses and feedback, or by column: kl>0.5 outcome=wrong");
+    this.search.title = "text, or columns: kl>0.5  tokens<=8  outcome=wrong  source:sibling  feedback:word  step>=10  kl=none";
+    this.root.append(this.head, this.mosaic, this.controls, this.panel, this.table, this.details, this.status);
+    this.listen(this.search, "input", () => this.model.get("everywhere") || this.tell({ query: this.search.value }));
+    this.listen(this.search, "change", () => this.tell({ query: this.search.value })); // a search of all iterations waits for Enter
     this.listen(this.search, "keydown", (event) => {
       event.stopPropagation(); // letters belong to the search, not to the notebook
-      if (event.key === "Escape") this.tell({ query: "" });
+      if (event.key === "Escape") {
+        this.search.value = "";
+        this.tell({ query: "" });
+      }
       if (event.key === "Escape" || event.key === "Enter") this.body.focus();
     });
     this.listen(this.body, "scroll", () => {
@@ -194,10 +207,14 @@ class RolloutTable extends LabView {
   /** Filter and sort again. */
   arrange() {
     const query = this.model.get("query");
-    this.places = sorted(this.rows, passing(this.rows, query, this.model.get("outcome")), this.model.get("sort"));
+    const [x, y] = this.over();
+    const brush = this.model.get("brush");
+    this.unbrushed = passing(this.rows, query, this.model.get("outcome"), this.model.get("alarm"));
+    const inside = this.unbrushed.filter((place) => insideBrush(this.rows[place], brush, x, y));
+    this.places = sorted(this.rows, inside, this.model.get("sort"));
     this.at = new Map(this.places.map((place, line) => [place, line]));
     if (this.cursor !== null && !this.at.has(this.cursor)) this.cursor = null;
-    if (this.search.value !== query) this.search.value = query;
+    if (this.search.value !== query && document.activeElement !== this.search) this.search.value = query;
     this.fresh = true;
     this.drawn = "";
     this.schedule();
@@ -214,6 +231,7 @@ class RolloutTable extends LabView {
     if (this.fresh || width !== this.width) {
       this.width = width;
       this.drawMosaic();
+      this.drawPanel();
     }
     this.fresh = false;
     const slim = width < SLIM;
@@ -229,6 +247,47 @@ class RolloutTable extends LabView {
     this.header.style.paddingRight = `${12 + this.body.offsetWidth - this.body.clientWidth}px`;
     this.fit();
     this.follow();
+  }
+
+  /** The columns of the scatter. */
+  over() {
+    return [this.model.get("x"), this.model.get("y")];
+  }
+
+  drawPanel() {
+    const view = this.model.get("view");
+    this.panel.hidden = view === "rows";
+    if (view === "scatter") {
+      this.scatter.draw(this.rows, this.unbrushed, this.over(), this.model.get("brush"), Math.max(280, this.width));
+      this.drawAxes();
+      this.panel.replaceChildren(this.axes, this.scatter.box);
+    } else if (view === "group") {
+      const place = this.model.get("selected");
+      this.panel.replaceChildren(sideBySide(this.rows, place < this.rows.length ? place : null, (one) => this.tell({ selected: one })));
+    }
+  }
+
+  /** Which columns the scatter is over, and its keys. */
+  drawAxes() {
+    const known = NUMBERS.filter((key) => this.rows.some((row) => numberOf(row, key) !== null));
+    const parts = ["y", "x"].map((axis) => {
+      const select = element("select", "vpd-field vpd-rt-axis");
+      select.tabIndex = -1;
+      const label = element("label", "vpd-caps", axis === "y" ? "up " : "across ");
+      for (const key of known) select.append(new Option(NAMED[key], key, false, key === this.model.get(axis)));
+      select.addEventListener("change", () => this.tell({ [axis]: select.value, brush: null }));
+      label.append(select);
+      return label;
+    });
+    const keys = ["right", "wrong"].map((kind) => {
+      const swatch = shape("svg", { width: 12, height: 12, "aria-hidden": "true" });
+      swatch.append(shape("path", { d: kind === "wrong" ? "M3 3l6 6m0 -6l-6 6" : "M6 6h0", class: `vpd-rt-point vpd-rt-point-${kind}` }));
+      const key = element("span", "vpd-key");
+      key.append(swatch, kind);
+      return key;
+    });
+    const hint = this.model.get("brush") ? "double-click or Escape shows all again" : "drag over points to keep these";
+    this.axes.replaceChildren(...parts, ...keys, element("span", "vpd-hint", hint));
   }
 
   /** How many characters of each column of texts fit, and how many to leave out where one does not fit. */
@@ -266,7 +325,7 @@ class RolloutTable extends LabView {
     this.body.setAttribute(
       "aria-label",
       `${name}: ${counted(this.rows.length, "rollout")}. Up and down arrows move, Enter selects, left and right arrows sort, ` +
-        "R reverses, slash searches, Escape leaves.",
+        "R reverses, V changes the view, slash searches, Escape leaves.",
     );
   }
 
@@ -274,12 +333,29 @@ class RolloutTable extends LabView {
     const items = OUTCOMES.map((id) => ({ id, name: id }));
     const count = this.places.length === this.rows.length ? counted(this.rows.length, "rollout") : `${this.places.length} of ${counted(this.rows.length, "rollout")}`;
     const pick = choice(items, this.model.get("outcome"), (outcome) => this.tell({ outcome }));
+    const view = choice(VIEWS.map((id) => ({ id, name: id })), this.model.get("view"), (one) => this.tell({ view: one }));
     // The field stays in the document: moving it would lose the caret.
     if (!this.search.isConnected) this.controls.append(this.search);
     for (const node of [...this.controls.children]) if (node !== this.search) node.remove();
     this.controls.prepend(pick);
-    this.controls.append(element("span", "vpd-caps vpd-num", count));
-    this.controls.append(element("span", "vpd-hint", "↑ ↓ move · Enter selects · ← → sort · R reverse · / search"));
+    if (this.model.get("can_search") && !this.model.offline) {
+      const all = element("button", "vpd-option", "all iterations");
+      Object.assign(all, { type: "button", tabIndex: -1, title: "search all recorded rollouts of the run (A)" });
+      all.setAttribute("aria-pressed", String(this.model.get("everywhere")));
+      all.addEventListener("click", () => this.tell({ everywhere: !this.model.get("everywhere") }));
+      this.controls.append(all);
+    }
+    const alarm = this.model.get("alarm");
+    if (alarm) {
+      const only = element("button", "vpd-option vpd-rt-alarm", `behind ${clean(alarm.name, 40)} ✕`);
+      Object.assign(only, { type: "button", tabIndex: -1, title: "show all rollouts again" });
+      only.addEventListener("click", () => this.tell({ alarm: null }));
+      this.controls.append(only);
+    }
+    const found = clean(this.model.get("found"), 200);
+    this.controls.append(view, saveCorner(() => this.model.get("title") || "rollouts", () => this.places.map((place) => this.rows[place])));
+    this.controls.append(element("span", "vpd-caps vpd-num", found || count));
+    this.controls.append(element("span", "vpd-hint", "↑ ↓ move · Enter selects · ← → sort · R reverse · / search · V view"));
   }
 
   drawHeader() {
@@ -456,6 +532,9 @@ class RolloutTable extends LabView {
       };
       this.ring.replaceChildren(...ring(selected, "vpd-rt-ring vpd-rt-chosen"), ...ring(this.cursor, "vpd-rt-ring"));
     }
+    if (this.model.get("view") === "scatter") this.scatter.mark(selected, this.cursor);
+    if (this.model.get("view") === "group" && selected !== this.beside) this.drawPanel();
+    this.beside = selected;
     this.drawDetails(place);
     this.status.textContent = this.sentence(place, selected);
   }
@@ -555,11 +634,13 @@ class RolloutTable extends LabView {
         Home: () => this.goTo(0), End: () => this.goTo(this.places.length - 1),
         ArrowLeft: () => this.sortByNext(-1), ArrowRight: () => this.sortByNext(1), r: () => this.reverse(), R: () => this.reverse(),
         Enter: () => chosen() !== null && this.toggle(chosen()), " ": () => chosen() !== null && this.toggle(chosen()),
-        Escape: () => (this.cursor === null ? this.tell({ selected: null }) : this.moveTo(null)),
+        Escape: () => (this.cursor !== null ? this.moveTo(null) : this.tell(this.model.get("brush") ? { brush: null } : { selected: null })),
+        v: () => this.tell({ view: VIEWS[(VIEWS.indexOf(this.model.get("view")) + 1) % VIEWS.length] }),
+        a: () => this.model.get("can_search") && this.tell({ everywhere: !this.model.get("everywhere") }),
         "/": () => this.search.focus(),
         f: () => this.tell({ outcome: OUTCOMES[(OUTCOMES.indexOf(this.model.get("outcome")) + 1) % OUTCOMES.length] }),
       },
-      () => this.cursor !== null || this.model.get("selected") !== null,
+      () => this.cursor !== null || this.model.get("selected") !== null || Boolean(this.model.get("brush")),
     );
   }
 

@@ -199,6 +199,8 @@ class RunCompare extends LabView {
   drawHead() {
     const parts = [element("div", "vpd-title", clean(this.model.get("title")) || "Runs compared")];
     parts.push(element("span", "vpd-mark", `${counted(this.runs.length, "run")}, ${counted(this.methods.length, "method")}`));
+    const rows = () => this.runs.flatMap(({ name, method, seed, rows: steps }) => steps.map((row) => ({ run: name, method, seed, ...row })));
+    if (this.runs.length) parts.push(saveCorner(() => this.model.get("title") || "runs", rows, this.stage));
     this.head.replaceChildren(...parts);
     const pick = choice(this.axes, this.axis?.id, (axis) => this.tell({ axis }));
     const note = this.axis?.id === "time" ? [element("span", "vpd-caps", "evaluation time excluded")] : [];

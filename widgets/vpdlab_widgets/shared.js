@@ -359,6 +359,139 @@ export function heatKey(measure, max) {
   return key;
 }
 
+// ---- files that the reader saves ----
+
+/** Rows as CSV. A text that a spreadsheet would take for a formula begins with an apostrophe. */
+export function csvOf(columns, rows) {
+  const cell = (value) => {
+    if (value === null || value === undefined) return "";
+    if (typeof value === "number" || typeof value === "boolean") return String(value);
+    const text = typeof value === "string" ? value : JSON.stringify(value);
+    return `"${(/^[=+\-@\t\r]/.test(text) ? `'${text}` : text).replace(/"/g, '""')}"`;
+  };
+  return [columns.map(cell), ...rows.map((row) => columns.map((name) => cell(row[name])))].map((line) => `${line.join(",")}\r\n`).join("");
+}
+
+/** Hand a file to the reader's browser; nothing leaves the machine. */
+export function saveFile(name, content, type) {
+  const link = element("a");
+  link.href = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+/** A name for a file from a title. */
+export function fileName(title, ending) {
+  const stem = clean(title, 80).replace(/[^\p{L}\p{N}_-]+/gu, "_").replace(/^_+|_+$/g, "");
+  return `${stem || "vpdlab"}.${ending}`;
+}
+
+/** "save" with a button for each kind of file: {CSV: () => ...}. */
+export function saveButtons(kinds) {
+  const group = element("span", "vpd-choice vpd-save");
+  group.setAttribute("role", "group");
+  group.setAttribute("aria-label", "save as");
+  for (const [name, save] of Object.entries(kinds)) {
+    const button = element("button", "vpd-option", name);
+    Object.assign(button, { type: "button", tabIndex: -1, title: `save as ${name}` });
+    button.addEventListener("click", save);
+    group.append(button);
+  }
+  return group;
+}
+
+const PAINT = [
+  "fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap", "stroke-linejoin", "stroke-opacity",
+  "opacity", "font-family", "font-size", "font-weight", "text-anchor", "visibility",
+];
+
+/** A copy of a drawing's content that needs no style sheet. */
+function painted(svg) {
+  const from = [...svg.querySelectorAll("*")];
+  const copy = svg.cloneNode(true);
+  [...copy.querySelectorAll("*")].forEach((node, i) => {
+    const paint = getComputedStyle(from[i]);
+    for (const name of PAINT) node.setAttribute(name, paint.getPropertyValue(name));
+    for (const name of ["class", "style"]) node.removeAttribute(name);
+  });
+  return [...copy.childNodes];
+}
+
+/** The heading above a drawing: its name and the keys, where they are on the screen. */
+function paintedHead(head) {
+  const frame = head.getBoundingClientRect();
+  const group = shape("g", {});
+  const named = [...head.querySelectorAll(".vpd-name, .vpd-key")];
+  for (const node of named.length ? named : [head]) {
+    const words = document.createRange();
+    words.selectNodeContents(node);
+    const [box, style, swatch] = [words.getBoundingClientRect(), getComputedStyle(node), node.querySelector("svg")];
+    const at = swatch?.getBoundingClientRect();
+    if (swatch) {
+      const mark = shape("g", { transform: `translate(${at.left - frame.left} ${at.top - frame.top})` });
+      mark.append(...painted(swatch));
+      group.append(mark);
+    }
+    const where = { x: (at ? at.right + 4 : box.left) - frame.left, y: box.top - frame.top + 0.75 * box.height };
+    const font = { fill: style.color, "font-family": style.fontFamily, "font-size": style.fontSize, "font-weight": style.fontWeight };
+    group.append(shape("text", { ...where, ...font }, node.textContent.trim()));
+  }
+  return group;
+}
+
+/** Drawings with the headings above them as one SVG. `parts` are {head, svg}. */
+export function svgText(parts, background) {
+  const width = Math.max(...parts.map(({ svg }) => Number(svg.getAttribute("width"))));
+  const whole = shape("svg", { xmlns: "http://www.w3.org/2000/svg", width });
+  whole.append(shape("rect", { width: "100%", height: "100%", fill: background }));
+  let top = 0;
+  const put = (nodes, height) => {
+    const group = shape("g", { transform: `translate(0 ${top})` });
+    group.append(...nodes);
+    whole.append(group);
+    top += height;
+  };
+  for (const { head, svg } of parts) {
+    if (head) put([paintedHead(head)], head.getBoundingClientRect().height);
+    put(painted(svg), Number(svg.getAttribute("height")));
+  }
+  whole.setAttribute("height", top);
+  return new XMLSerializer().serializeToString(whole);
+}
+
+/** An SVG as a PNG of twice its size. */
+export async function pngOf(svg) {
+  const image = new Image();
+  image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svg)}`;
+  await image.decode();
+  const canvas = element("canvas");
+  Object.assign(canvas, { width: 2 * image.width, height: 2 * image.height });
+  canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+  return new Promise((done) => canvas.toBlob(done, "image/png"));
+}
+
+/** Save rows as "csv" or "json". */
+export function saveRows(title, kind, rows) {
+  if (kind === "json") saveFile(fileName(title, kind), JSON.stringify(rows, null, 1), "application/json");
+  else saveFile(fileName(title, kind), csvOf([...new Set(rows.flatMap((row) => Object.keys(row)))], rows), "text/csv");
+}
+
+/** Save the drawings of a stage, each with the heading before it, as "svg" or "png". */
+export async function saveDrawing(title, kind, stage) {
+  const parts = [...stage.querySelectorAll("svg.vpd-chart")].map((svg) => ({ head: svg.previousElementSibling, svg }));
+  const drawing = svgText(parts, getComputedStyle(stage).getPropertyValue("--vpd-bg") || "white");
+  if (kind === "svg") saveFile(fileName(title, kind), drawing, "image/svg+xml");
+  else saveFile(fileName(title, kind), await pngOf(drawing));
+}
+
+/** The buttons of a widget's corner: files of its rows, and of the drawings of a stage if it has one. */
+export function saveCorner(title, rows, stage = null) {
+  const tables = { CSV: () => saveRows(title(), "csv", rows()), JSON: () => saveRows(title(), "json", rows()) };
+  const pictures = { SVG: () => saveDrawing(title(), "svg", stage), PNG: () => saveDrawing(title(), "png", stage) };
+  return saveButtons(stage ? { ...pictures, ...tables } : tables);
+}
+
 /** Scroll `node` into view within `box` only: the notebook around it must not move. */
 export function reveal(box, node, margin = 24) {
   const [frame, at] = [box.getBoundingClientRect(), node.getBoundingClientRect()];

@@ -5,6 +5,12 @@ const ROWS = 10; // tokens in the two lists of bars
 const SPANS = 10;
 const SHORT = 80; // tokens of a response that is set larger
 const LONG_REPLY = { characters: 400, tokens: 80 }; // a reply above either is folded at first
+// The per-token numbers of a packed record: those of token_lens.py.
+const NUMBERS = [
+  "student_logp", "teacher_logp", "kl", "divergence", "student_entropy", "teacher_entropy", "student_rank", "teacher_rank",
+  "sampled_logp", "alpha_divergence", "alpha_divergence_push", "alpha_divergence_part", "cross_entropy", "cross_entropy_push",
+  "clipped_kl", "clipped_kl_push", "clipped_kl_part", "to_come", "entropy_share", "reference_logp",
+];
 const SPECIAL = /^<\|.{1,40}\|>$|^<\/?[a-z_]{1,20}>$|^\[[A-Z]{2,10}\]$/;
 
 // The measures that can colour tokens. `of(record, i)` is NaN where the record has no value.
@@ -90,14 +96,25 @@ export function measuresOf(record) {
   return [...own, ...named];
 }
 
+/** A row for each token of a record, with its numbers, for a file. */
+export function tokenRows(record) {
+  const names = [...NUMBERS.filter((name) => record[name]), ...Object.keys(record.weights)];
+  return record.tokens.map((token, i) => {
+    const row = { place: i, token, own: isOwn(record, i) };
+    for (const name of names) {
+      const value = (record[name] ?? record.weights[name])[i];
+      row[name] = Number.isFinite(value) ? value : null;
+    }
+    return row;
+  });
+}
+
 /** A packed record (vpdlab_widgets/token_lens.py) with typed arrays in place of bytes. */
 export function unpackRecord(packed) {
   const { meta } = packed;
   const record = { meta, beta: meta.beta ?? null, tokens: unpackTexts(packed.tokens), weights: {}, tops: {}, contexts: {} };
   const numbers = packed.numbers ?? {};
-  for (const name of [
-    "student_logp", "teacher_logp", "kl", "divergence", "student_entropy", "teacher_entropy", "student_rank", "teacher_rank",
-  ]) record[name] = unpackNumbers(numbers[name]);
+  for (const name of NUMBERS) record[name] = unpackNumbers(numbers[name]);
   for (const [name, bytes] of Object.entries(packed.weights ?? {})) record.weights[name] = unpackNumbers(bytes);
   record.mask = unpackNumbers(packed.mask, Int32Array);
   record.turns = turnsOf(meta);
@@ -261,6 +278,7 @@ class TokenLens extends LabView {
     this.hear("change:colour", () => this.paint());
     this.hear("change:selected", () => this.showToken());
     this.hear("change:title", () => this.drawHead());
+    this.hear("change:why", () => this.paint());
     this.watch(this.root);
     this.takeRecords();
     this.draw();
@@ -276,13 +294,14 @@ class TokenLens extends LabView {
     this.makeHome(this.stage, "group", "tokens");
     this.card = element("div", "vpd-box vpd-tl-card");
     this.spans = element("div", "vpd-tools vpd-tl-spans");
+    this.reason = element("section", "vpd-box vpd-tl-why");
     this.under = element("div", "vpd-tl-xray");
     this.status = statusLine("vpd-tl-status");
     this.column = element("div", "vpd-tl-text");
     this.column.append(this.profile, this.stage, this.spans);
     const main = element("div", "vpd-tl-main");
     main.append(this.column, this.card);
-    this.root.append(this.head, this.about, this.steps, this.controls, main, this.under, this.status);
+    this.root.append(this.head, this.about, this.steps, this.controls, main, this.reason, this.under, this.status);
     for (const box of [this.stage, this.under]) {
       this.listen(box, "pointerover", (event) => this.onPointer(event));
       this.listen(box, "pointerleave", () => this.moveTo(null));
@@ -341,7 +360,8 @@ class TokenLens extends LabView {
     if (meta.truncated) parts.push(element("span", "vpd-mark vpd-tl-warn", `${counted(meta.truncated, "token")} of the feedback truncated`));
     const keys = element("span", "vpd-keys");
     if (this.record?.teacher_logp) keys.append(sideKey("student", "student π"), sideKey("teacher", "teacher q"));
-    this.head.replaceChildren(...parts, keys);
+    const corner = saveCorner(() => this.model.get("title") || "tokens", () => tokenRows(this.record));
+    this.head.replaceChildren(...parts, keys, ...(this.record?.tokens ? [corner] : []));
   }
 
   drawAbout() {
@@ -455,7 +475,7 @@ class TokenLens extends LabView {
     this.stage.setAttribute(
       "aria-label",
       `Response, ${count}. Arrow keys move, Enter pins, C changes the colour, N moves to the next large span, ` +
-        `${turns}brackets change the rollout, X shows both prompts, Escape leaves.`,
+        `${turns}brackets change the rollout, W shows the formula of this push, M the next method's, X both prompts, Escape leaves.`,
     );
   }
 
@@ -533,8 +553,13 @@ class TokenLens extends LabView {
     this.jump(own[next].start);
   }
 
+  /** The measures that can colour what is shown. */
+  offered() {
+    return this.record?.tokens ? measuresOf(this.record) : [];
+  }
+
   measure() {
-    const offered = this.record?.tokens ? measuresOf(this.record) : [];
+    const offered = this.offered();
     return offered.find((one) => one.id === this.model.get("colour")) ?? offered[0] ?? null;
   }
 
@@ -584,17 +609,21 @@ class TokenLens extends LabView {
       this.controls.replaceChildren(element("span", "vpd-caps", why));
       return;
     }
-    const offered = measuresOf(this.record);
-    const items = offered.map((one) => ({ id: one.id, name: one.name, title: one.about }));
+    const items = this.offered().map((one) => ({ id: one.id, name: one.name, title: one.about }));
     const xray = element("button", "vpd-button", this.xrayShown() ? "Hide the prompts" : "X-ray both prompts");
     xray.type = "button";
     xray.tabIndex = -1;
     xray.setAttribute("aria-pressed", String(this.xrayShown()));
     xray.hidden = Object.keys(this.record.contexts).length === 0;
     xray.addEventListener("click", () => this.toggleXray());
-    this.controls.replaceChildren(
-      choice(items, measure.id, (id) => this.tell({ colour: id })), heatKey(measure, this.max), xray,
-    );
+    const why = element("button", "vpd-button", "Why this push");
+    why.type = "button";
+    why.tabIndex = -1; // W does the same
+    why.setAttribute("aria-pressed", String(this.model.get("why") !== null));
+    why.addEventListener("click", () => this.toggleWhy());
+    const right = element("span", "vpd-tools vpd-tl-right-tools");
+    right.append(why, xray);
+    this.controls.replaceChildren(choice(items, measure.id, (id) => this.tell({ colour: id })), heatKey(measure, this.max), right);
     this.controls.title = measure.about;
   }
 
@@ -718,7 +747,7 @@ class TokenLens extends LabView {
   summary() {
     if (!this.record) return "";
     const turns = this.record.turns.length ? "T next turn, O open or fold replies, " : "";
-    const keys = `← → token, Enter pins, C colour, N next span, ${turns}[ ] rollout, X prompts`;
+    const keys = `← → token, Enter pins, C colour, N next span, ${turns}[ ] rollout, W why, M method, X prompts`;
     return this.record.tokens ? `${this.counts()}. ${keys}.` : "Text only.";
   }
 
@@ -745,22 +774,25 @@ class TokenLens extends LabView {
     return n ? ownTokenFrom(this.record, -1, 1) : null;
   }
 
-  /** The token to show before one is selected; the spans themselves may be sorted by position. */
-  strongestPeak() {
+  /** The token to show before one is selected, and why it; the spans themselves may be sorted by position. */
+  resting() {
     const size = (span) => Math.abs(this.values[span.peak]);
-    return this.found?.length ? this.found.reduce((a, b) => (size(b) > size(a) ? b : a)).peak : null;
+    if (!this.found?.length) return [this.firstOwn(), ""];
+    return [this.found.reduce((a, b) => (size(b) > size(a) ? b : a)).peak, "largest"];
   }
 
   drawCard(pinned) {
-    const i = this.cursor ?? pinned ?? this.strongestPeak() ?? this.firstOwn();
+    const [rest, why] = this.resting();
+    const i = this.cursor ?? pinned ?? rest;
     this.card.hidden = i === null || !this.values;
+    this.drawWhy(i);
     if (this.card.hidden) return;
     const { record } = this;
     const head = element("div", "vpd-tl-card-head");
     head.append(element("span", "vpd-tl-token", tokenLabel(record.tokens[i])));
     head.append(element("span", "vpd-caps vpd-num", `token ${i + 1} of ${record.tokens.length}`));
     if (i === pinned) head.append(element("span", "vpd-mark", "pinned"));
-    else if (this.cursor === null) head.append(element("span", "vpd-mark", pinned === null ? "largest" : ""));
+    else if (this.cursor === null && why) head.append(element("span", "vpd-mark", why));
     const before = record.tokens.slice(Math.max(0, i - 12), i).join("");
     const after = element("div", "vpd-tl-before", before ? `after “…${tokenLabel(before.slice(-44), 60)}”` : "the first token");
     const turn = this.turnAt(i);
@@ -773,6 +805,33 @@ class TokenLens extends LabView {
     if (Object.keys(record.tops).length) parts.push(this.bars(i));
     parts.push(this.figures(i));
     this.card.replaceChildren(...parts);
+  }
+
+  // -- why this push --
+
+  drawWhy(i) {
+    const method = this.model.get("why");
+    this.reason.hidden = this.card.hidden || method === null;
+    if (this.reason.hidden) return;
+    const scrolled = [...this.reason.querySelectorAll(".vpd-math")].map((box) => box.scrollLeft);
+    this.reason.replaceChildren(
+      ...(isOwn(this.record, i)
+        ? whyPanel(this.record, i, method, (name) => this.tell({ why: name }))
+        : [element("div", "vpd-tl-why-line", `Why this push: ${MASKED}.`)]),
+    );
+    this.reason.querySelectorAll(".vpd-math").forEach((box, place) => (box.scrollLeft = scrolled[place] ?? 0));
+  }
+
+  toggleWhy() {
+    this.tell({ why: this.model.get("why") === null ? "" : null });
+  }
+
+  nextMethod(by) {
+    const own = this.record?.meta.settings?.method;
+    if (this.model.get("why") === null || !own) return;
+    const names = [...new Set([own, ...Object.keys(LOSSES)])];
+    const at = names.indexOf(this.model.get("why") || own);
+    this.tell({ why: names[(at + by + names.length) % names.length] });
   }
 
   bars(i) {
@@ -895,7 +954,7 @@ class TokenLens extends LabView {
   /** The response under each prompt: the part around the current token, the same in both. */
   followXray() {
     if (this.under.hidden || !this.record?.tokens) return;
-    const i = this.cursor ?? this.selected() ?? this.strongestPeak() ?? 0;
+    const i = this.cursor ?? this.selected() ?? this.resting()[0] ?? 0;
     const n = this.record.tokens.length;
     const start = n <= 160 ? 0 : Math.max(0, Math.min(n - 120, Math.floor(i / 40) * 40 - 40));
     const end = n <= 160 ? n : Math.min(n, start + 120);
@@ -967,7 +1026,7 @@ class TokenLens extends LabView {
   }
 
   nextColour(by) {
-    const offered = this.record?.tokens ? measuresOf(this.record).map((one) => one.id) : [];
+    const offered = this.offered().map((one) => one.id);
     const at = offered.indexOf(this.measure()?.id);
     if (at >= 0) this.tell({ colour: offered[(at + by + offered.length) % offered.length] });
   }
@@ -1005,7 +1064,7 @@ class TokenLens extends LabView {
         Enter: () => from !== null && this.pin(from), " ": () => from !== null && this.pin(from),
         Escape: () => (this.cursor === null ? this.tell({ selected: null }) : this.moveTo(null)),
         n: () => this.nextSpan(1), N: () => this.nextSpan(-1), c: () => this.nextColour(1), C: () => this.nextColour(-1),
-        s: () => this.sortSpans(!this.byPlace), x: () => this.toggleXray(), "[": () => this.step(-1), "]": () => this.step(1),
+        s: () => this.sortSpans(!this.byPlace), w: () => this.toggleWhy(), m: () => this.nextMethod(1), M: () => this.nextMethod(-1), x: () => this.toggleXray(), "[": () => this.step(-1), "]": () => this.step(1),
       },
       () => this.cursor !== null || this.selected() !== null,
     );

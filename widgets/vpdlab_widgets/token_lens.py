@@ -13,7 +13,9 @@ from vpdlab_widgets.base import LabWidget, counted, plain, safe
 MEASURES = ("kl", "ratio", "reward", "rank", "student_entropy", "teacher_entropy", "surprise")
 NUMBERS = (
     "student_logp", "teacher_logp", "kl", "divergence", "student_entropy", "teacher_entropy", "student_rank",
-    "teacher_rank",
+    "teacher_rank", "sampled_logp", "alpha_divergence", "alpha_divergence_push", "alpha_divergence_part",
+    "cross_entropy", "cross_entropy_push", "clipped_kl", "clipped_kl_push", "clipped_kl_part", "to_come",
+    "entropy_share", "reference_logp",
 )  # fmt: skip
 _FALLBACK_TOKENS = 400
 
@@ -34,6 +36,8 @@ class TokenLens(LabWidget):
         index: which record is shown.
         colour: the measure that colours the tokens: one of `MEASURES`, or the name of a list in the records' `weights`.
         title: plain text above the response.
+        why: the method whose formula is shown, filled in with the current token's numbers, beside those of all others;
+            "" is the run's own, None shows none. It needs records made with `lens_records(..., config=run.config)`.
 
     Raises:
         TypeError: a keyword is unknown, or a value is not plain data.
@@ -41,11 +45,13 @@ class TokenLens(LabWidget):
             `index` is out of range.
     """
 
+    _parts = ("mathematics", "formulas")
     records = traitlets.List(traitlets.Dict()).tag(keyword=True)
     packed = traitlets.List().tag(sync=True, internal=True)
     index = traitlets.Int(0, allow_none=True).tag(sync=True)
     colour = traitlets.Unicode("kl").tag(sync=True)
     title = traitlets.Unicode("").tag(sync=True)
+    why = traitlets.Unicode(None, allow_none=True).tag(sync=True)
     selected = traitlets.Int(None, allow_none=True).tag(sync=True)
 
     def __init__(self, records: Iterable[Mapping[str, Any]] | Mapping[str, Any] = (), **kwargs: Any) -> None:
@@ -78,19 +84,21 @@ class TokenLens(LabWidget):
 
     def fallback(self) -> str:
         """The current response, coloured, without interaction."""
-        record = self.record
-        if record is None:
-            return "<p>TokenLens: no response</p>"
-        tokens, values, mask, heads = _pieces(record)
-        values = values[:_FALLBACK_TOKENS]
-        largest = max((value for value in values if value is not None), default=0.0)
-        spans = "".join(
-            heads.get(place, "") + _span(token, value, largest, own)
-            for place, (token, value, own) in enumerate(zip(tokens, values, mask, strict=False))
-        )
-        cut = f" … ({counted(len(tokens), 'token')})" if len(tokens) > _FALLBACK_TOKENS else ""
-        named = f"{safe(self._title())}: {safe(record.get('prompt') or '')}"
-        return f'<p>{named}</p><p style="white-space: pre-wrap">{spans}{cut}</p>'
+        return "<p>TokenLens: no response</p>" if self.record is None else static_record(self.record, self._title())
+
+
+def static_record(record: Mapping[str, Any], title: str) -> str:
+    """A response, coloured by its KL, as static HTML."""
+    tokens, values, mask, heads = _pieces(record)
+    values = values[:_FALLBACK_TOKENS]
+    largest = max((value for value in values if value is not None), default=0.0)
+    spans = "".join(
+        heads.get(place, "") + _span(token, value, largest, own)
+        for place, (token, value, own) in enumerate(zip(tokens, values, mask, strict=False))
+    )
+    cut = f" … ({counted(len(tokens), 'token')})" if len(tokens) > _FALLBACK_TOKENS else ""
+    named = f"{safe(title)}: {safe(record.get('prompt') or '')}"
+    return f'<p>{named}</p><p style="white-space: pre-wrap">{spans}{cut}</p>'
 
 
 def _pieces(

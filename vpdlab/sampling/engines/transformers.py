@@ -6,12 +6,14 @@ of its group, and draws from one generator for the whole batch, so that a rollou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vpdlab.config import RunConfig
@@ -23,6 +25,7 @@ from vpdlab.model.traits import end_ids
 from vpdlab.sampling import Completion, Sampling
 from vpdlab.sampling.captured import Decoder
 from vpdlab.sampling.drawing import draw
+from vpdlab.sampling.kept import Kept
 
 SETTINGS: tuple[str, ...] = ("capture",)
 
@@ -68,12 +71,27 @@ class HFSampler:
     def __init__(self, policy: Policy, rows: int = 128, capture: bool = False) -> None:
         self.exact = policy.config.precision == "float32"
         self._policy, self._rows, self._capture = policy, rows, capture
+        fit = not capture and not unfit(policy.model, sys.maxsize)
+        self._kept, self._keeps = Kept(policy.model, APART[self.exact]) if fit else None, False
         self._ends = torch.tensor(sorted(end_ids(policy.model, policy.tokenizer)), device=policy.device)
 
     @cached_property
     def decoder(self) -> Decoder:
         """What decodes where steps are captured."""
         return Decoder(self._policy, self._ends, self._rows)
+
+    @contextmanager
+    def conversation(self) -> Iterator[int]:
+        """See `sampling.conversation`. Captured steps read each context anew: a GPU reads many tokens at once."""
+        if self._kept is None or self._kept.refused:
+            yield 0
+            return
+        self._keeps = True
+        try:
+            yield self._rows
+        finally:
+            self._keeps = False
+            self._kept.clear()
 
     @torch.no_grad()
     def generate(
@@ -100,7 +118,9 @@ class HFSampler:
     ) -> list[Completion]:
         device, budget = self._policy.device, sampling.max_new_tokens
         model = self._policy.model
-        logits, cache, mask, position = passes.prefill(model, contexts, device)
+        kept = self._kept if self._keeps and self._kept and not self._kept.refused else None
+        resumed = kept.resume(contexts, device) if kept else None
+        logits, cache, mask, position = resumed or passes.prefill(model, contexts, device)
         ids = torch.zeros(len(contexts), budget, dtype=torch.long, device=device)
         logps = torch.zeros(len(contexts), budget, device=device)
         length = torch.full((len(contexts),), budget, device=device)
@@ -113,9 +133,14 @@ class HFSampler:
             length[rows[ended]] = t + 1
             finished[rows[ended]] = True
             alive = ~finished[rows]
-            if not alive.any() or t + 1 == budget:
+            over = not alive.any() or t + 1 == budget
+            leave = over or (~alive).float().mean() >= LEAVE
+            if kept and leave:
+                gone = (torch.ones_like(alive) if over else ~alive).nonzero()[:, 0]
+                kept.put(cache, mask, gone, _tokens_read(contexts, ids, length, rows[gone]))
+            if over:
                 break
-            if (~alive).float().mean() >= LEAVE:
+            if leave:
                 keep = alive.nonzero()[:, 0]
                 passes.select(cache, keep)
                 rows, token, mask, position = rows[keep], token[keep], mask[keep], position[keep]
@@ -126,6 +151,14 @@ class HFSampler:
             Completion(tuple(ids[row, :n].tolist()), tuple(logps[row, :n].tolist()), bool(finished[row]))
             for row, n in enumerate(length.tolist())
         ]
+
+
+def _tokens_read(
+    contexts: Sequence[Sequence[int]], ids: Int[Tensor, "b t"], length: Int[Tensor, " b"], rows: Int[Tensor, " r"]
+) -> list[tuple[int, ...]]:
+    """What some rows have read: all but the last token that was drawn."""
+    counts = (length[rows] - 1).tolist()
+    return [(*contexts[row], *ids[row, :n].tolist()) for row, n in zip(rows.tolist(), counts, strict=True)]
 
 
 def _uniform(streams: Sequence[tuple[int, ...]], sampling: Sampling) -> Float[Tensor, "b t"]:

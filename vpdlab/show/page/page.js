@@ -42,9 +42,32 @@
     URL.revokeObjectURL(script.src);
   }
 
+  // Beside plotly's own button, which saves a PNG: the drawing as SVG, and its numbers.
+  function files() {
+    const { disk, camera } = Plotly.Icons;
+    return [
+      { name: "svg", title: "Download plot as an SVG", icon: camera, click: (place) => Plotly.downloadImage(place, { format: "svg" }) },
+      { name: "csv", title: "Download the numbers as CSV", icon: disk, click: (place) => saveNumbers(place) },
+    ];
+  }
+
+  function saveNumbers(place) {
+    const quoted = (value) => `"${String(value ?? "").replace(/^(?=[=+@\t\r-])/, "'").replace(/"/g, '""')}"`;
+    const cell = (value) => (typeof value === "number" ? String(value) : quoted(value));
+    const lines = [["line", "x", "y"].map(quoted)];
+    for (const { name, x, y = [], x0 = 0, dx = 1 } of place._fullData) { // bytes are arrays there
+      for (let i = 0; i < Math.max(x?.length ?? 0, y.length); i++) lines.push([quoted(name), cell(x ? x[i] : x0 + i * dx), cell(y[i])]);
+    }
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([lines.map((line) => `${line.join(",")}\r\n`).join("")], { type: "text/csv" }));
+    link.download = "figure.csv";
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  }
+
   async function draw(place, { data, layout = {}, config = {} }) {
     await (loaded ??= loadPlotly());
-    const options = { responsive: true, displaylogo: false, ...config };
+    const options = { responsive: true, displaylogo: false, modeBarButtonsToAdd: files(), ...config };
     return Plotly.react(place, structuredClone(data), themed(layout), options);
   }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vpdlab.run.diagnose import DIAGNOSES, WINDOW, Diagnosis, diagnose
+from vpdlab.record.diagnose import DIAGNOSES, WINDOW, Diagnosis, diagnose
 
 HEALTHY = {
     "reward": 0.5, "success_rate": 0.5, "signal_share": 1.0, "length": 30.0, "entropy": 0.5, "kl": 0.1,
