@@ -80,7 +80,7 @@ def test_a_fault_is_a_reason_in_bounded_time_and_memory(name, serve, render, tmp
     assert found.reason.isprintable() and SECRET not in found.reason
     assert took < SECONDS + SLACK
     assert peak < 64 * MIB
-    assert budget.tokens < 10**6 and budget.calls == 20 - len(server.requests) < 20
+    assert budget.tokens < 10**6 and 0 < len(server.requests) <= 20 - budget.calls <= 3
     assert not list(tmp_path.rglob("*.json"))  # nothing is kept that was not accepted
     assert SECRET not in "".join(capfd.readouterr())
 

@@ -110,11 +110,13 @@ def test_rollouts_of_a_problem_stand_side_by_side(chromium: str, place: Path) ->
         page.locator(".vpd-rt-body").focus()
         for _ in range(2):
             page.keyboard.press("v")
-        assert "Select a rollout" in page.locator(".vpd-rt-panel").inner_text()
+        page.wait_for_function("document.querySelector('.vpd-rt-panel').textContent.includes('Select a rollout')")
         page.locator(".vpd-rt-body .vpd-rt-row").nth(2).click()
         page.wait_for_selector(".vpd-rt-card")
         assert page.locator(".vpd-rt-card").count() == 12  # both rollouts of the problem in six iterations
-        assert page.locator(".vpd-rt-card.vpd-chosen .vpd-rt-card-text").inner_text() == "the sum is 3"
+        page.wait_for_function(
+            "document.querySelector('.vpd-chosen .vpd-rt-card-text')?.textContent === 'the sum is 3'"
+        )
         assert page.locator(".vpd-rt-differs").first.inner_text().strip() == "4"
         page.locator(".vpd-rt-card").last.click()
         page.wait_for_function("document.querySelector('.vpd-rt-card.vpd-chosen').textContent.includes('the sum is 9')")

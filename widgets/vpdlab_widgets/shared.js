@@ -374,11 +374,9 @@ export function csvOf(columns, rows) {
 
 /** Hand a file to the reader's browser; nothing leaves the machine. */
 export function saveFile(name, content, type) {
-  const link = element("a");
-  link.href = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type }));
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  const address = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type }));
+  Object.assign(element("a"), { href: address, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 10000);
 }
 
 /** A name for a file from a title. */
@@ -462,8 +460,7 @@ export function svgText(parts, background) {
 
 /** An SVG as a PNG of twice its size. */
 export async function pngOf(svg) {
-  const image = new Image();
-  image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svg)}`;
+  const image = Object.assign(new Image(), { src: `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svg)}` });
   await image.decode();
   const canvas = element("canvas");
   Object.assign(canvas, { width: 2 * image.width, height: 2 * image.height });

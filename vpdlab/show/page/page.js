@@ -58,11 +58,9 @@
     for (const { name, x, y = [], x0 = 0, dx = 1 } of place._fullData) { // bytes are arrays there
       for (let i = 0; i < Math.max(x?.length ?? 0, y.length); i++) lines.push([quoted(name), cell(x ? x[i] : x0 + i * dx), cell(y[i])]);
     }
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([lines.map((line) => `${line.join(",")}\r\n`).join("")], { type: "text/csv" }));
-    link.download = "figure.csv";
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    const address = URL.createObjectURL(new Blob([lines.map((line) => `${line.join(",")}\r\n`).join("")], { type: "text/csv" }));
+    Object.assign(document.createElement("a"), { href: address, download: "figure.csv" }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 10000);
   }
 
   async function draw(place, { data, layout = {}, config = {} }) {

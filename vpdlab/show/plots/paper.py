@@ -186,7 +186,7 @@ def _settings(size: float, font: str) -> dict[str, Any]:
         "pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "vpdlab", "axes.linewidth": 0.6,
         "lines.linewidth": 1.2, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5,
         "ytick.major.size": 2.5, "axes.spines.top": False, "axes.spines.right": False, "savefig.bbox": None,
-        "axes.grid": True, "grid.color": "#d9d9d9", "grid.linewidth": 0.4, "axes.axisbelow": True,
+        "axes.grid": True, "grid.color": "0.85", "grid.linewidth": 0.4, "axes.axisbelow": True,
         "axes.unicode_minus": True, "text.usetex": False, "figure.facecolor": "white",
     }  # fmt: skip
 
