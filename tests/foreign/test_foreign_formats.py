@@ -92,7 +92,7 @@ def test_a_layout_is_named_or_found(tmp_path):
     assert find_sources(next((tmp_path / "a").rglob("*.parquet"))).format.name == "trl"
     odd = tmp_path / "odd.jsonl"
     odd.write_text('{"question": "x", "reply": "y"}\n')
-    with pytest.raises(UserError, match=r"has the columns question, reply: name its layout with --from plain\|trl"):
+    with pytest.raises(UserError, match=r"has the columns question, reply: name its layout with --from trl\|verl"):
         find_sources(odd)
     with pytest.raises(UserError, match="from is 'llama'"):
         find_sources(odd, "llama")
@@ -104,3 +104,48 @@ def test_a_layout_is_named_or_found(tmp_path):
     (tmp_path / "none.jsonl").write_text("\n")
     with pytest.raises(UserError, match="holds no rows"):
         find_sources(tmp_path / "none.jsonl")
+
+
+def test_the_other_names_of_columns_are_found_out(tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text(
+        'nonsense\n{"prompt": "a", "completion": "b", "critique": "c", "score": 1}\n'
+    )  # a bad row comes first
+    sources = find_sources(path)
+    assert sources.format.name == "plain"
+    (where, fields) = list(sources.rows())[1]
+    row = read_row(fields, where)
+    assert (row.text, row.critique, row.reward) == ("b", "c", 1.0)
+
+
+def test_a_file_is_found_from_its_own_folder(tmp_path, monkeypatch):
+    verl(tmp_path / "dumps")
+    monkeypatch.chdir(tmp_path / "dumps")
+    for place in (Path(), Path(sorted(path.name for path in Path().glob("*.jsonl"))[0])):
+        assert all(step is not None for step, _ in find_sources(place).files)
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("trl", {"prompt": "a", "completion": "b", "r1": 10**400, "r2": 0.5, "step": 1, "advantage": 0}),
+        ("prime-rl", {"nodes": [{"parent": None, "message": {"role": "user", "content": "a"}},
+                                {"parent": 0, "sampled": True, "message": {"role": "assistant", "content": "b"}}],
+                      "rewards": {"r1": 10**400, "r2": 0.5}}),
+    ],
+)  # fmt: skip
+def test_a_reward_beyond_all_numbers_is_named(tmp_path, name, row):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    ((_, fields),) = find_sources(path, name).rows()
+    assert isinstance(fields, UserError) and "line 1" in str(fields) and "'r1'" in str(fields)
+
+
+def test_columns_of_one_name_are_refused(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table([pa.array(["a"]), pa.array(["b"]), pa.array(["c"])], names=["prompt", "response", "response"])
+    pq.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(UserError, match="two columns 'response'"):
+        find_sources(tmp_path / "rows.parquet")

@@ -50,7 +50,7 @@ def test_columns_without_a_place_are_named() -> None:
         ({"prompt": 3}, "field 'prompt' is 3, but must be text"),
         ({"prompt": "  "}, "field 'prompt' is empty"),
         ({"prompt": []}, "field 'prompt' is [], but must be"),
-        ({"prompt": [{"role": "system", "content": "x"}]}, "no turn of a user with text"),
+        ({"prompt": [{"role": "system", "content": "x"}]}, "does not end in a user's turn"),
         ({"prompt": ["hello"]}, "field 'prompt' has 'hello' as message 1: it has no role"),
         ({"prompt": [{"role": "user", "content": [{"type": "image", "image": "x"}]}]}, "only text can be read"),
         ({"prompt": [{"role": "user", "content": {"a": 1}}]}, "only text can be read"),
@@ -81,3 +81,28 @@ def test_a_huge_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         read_row({**GOOD, "response": "x" * 101}, "x")
     with pytest.raises(UserError, match="field 'prompt' has 120 characters"):
         read_row({**GOOD, "prompt": [{"role": "user", "content": "x" * 60}] * 2}, "x")
+
+
+def test_blank_words_are_no_feedback() -> None:
+    row = read_row({**GOOD, "feedback": "  \n ", "demonstration": "", "environment": "\t"}, "x")
+    assert (row.critique, row.demonstration, row.environment) == (None, None, None)
+
+
+@pytest.mark.parametrize("value", [1e20, -1e19, 10**400, 2**63])
+def test_a_number_that_no_run_folder_holds_is_refused(value: float) -> None:
+    with pytest.raises(UserError, match="x line 3: field 'reward' is .* at most 1e\\+18"):
+        read_row({**GOOD, "reward": value}, "x line 3")
+
+
+@pytest.mark.parametrize("role", ["assistant", "system"])
+def test_a_prompt_ends_in_somebody_elses_turn(role: str) -> None:
+    talk = [{"role": "user", "content": "3 + 4?"}, {"role": role, "content": "7"}]
+    with pytest.raises(UserError, match="does not end in a user's turn"):
+        read_row({**GOOD, "prompt": talk}, "x")
+
+
+@pytest.mark.parametrize("form", [dict, lambda message: [message]], ids=["message", "list"])
+def test_a_response_is_an_assistants(form: Any) -> None:
+    with pytest.raises(UserError, match="no turn of an assistant"):
+        read_row({**GOOD, "response": form({"role": "user", "content": "x"})}, "x")
+    assert read_row({**GOOD, "response": form({"role": "assistant", "content": "x"})}, "x").text == "x"

@@ -235,6 +235,14 @@ def test_a_report_of_a_run_needs_no_torch_and_asks_nothing(tmp_path, capsys, chr
         assert shown.locator(".vpd-rt-alarm").count() == 1
 
 
+@pytest.mark.slow
+def test_rollouts_without_rewards_are_reported(tmp_path, capsys):
+    (tmp_path / "own.jsonl").write_text('{"prompt": "3 + 4?", "response": "8", "feedback": "Too high."}\n')
+    assert cli.main(["import", str(tmp_path / "own.jsonl"), "--out", str(tmp_path / "run")]) == 0
+    assert cli.main(["report", str(tmp_path / "run")]) == 0
+    assert "rewards were not recorded" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_what_cannot_be_reported_is_one_line(tmp_path, capsys):
     def failing(*args):
         assert cli.main(["report", *map(str, args)]) == 2

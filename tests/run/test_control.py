@@ -228,3 +228,19 @@ def test_insisting_on_another_value_is_a_change_too(tmp_path):
     assert [(one.step, one.setting, one.now) for one in again.changes] == [(2, "lr", 5e-4)]
     state = json.loads((tmp_path / "run" / "checkpoints" / "step-000005" / "state.json").read_text())
     assert (state["config"]["lr"], state["changes"][0]["now"]) == (1e-3, 5e-4)
+
+
+def test_a_listener_that_fails_does_not_end_the_run(tmp_path, capsys):
+    run, heard = opened(tmp_path / "run"), []
+
+    def fails(shown: dict[str, Any]) -> None:
+        heard.append(shown["step"])
+        if shown["step"]:
+            raise RuntimeError("nobody home")
+
+    run.control.watch(fails)
+    assert len(list(run.steps())) == len(run.rows) > 1
+    assert heard[-1] == 1 and capsys.readouterr().err.count("RuntimeError: nobody home") == 1
+    with pytest.raises(TypeError):
+        run.control.watch(5)  # type: ignore[arg-type]
+    run.control.pause()

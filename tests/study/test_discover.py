@@ -97,6 +97,14 @@ def test_results_of_other_settings_or_none_are_refused(tmp_path: Path) -> None:
         Results(tmp_path, {"limit": 4})
 
 
+@pytest.mark.parametrize("wrong", [{"tokens": "a"}, {"seconds": None}, {"seed": True}, {"problem": 3}, {"attempts": 0}])
+def test_a_line_that_no_search_wrote_is_refused(tmp_path: Path, wrong: dict[str, object]) -> None:
+    line = {"method": "sdpo", "problem": "p", "seed": 0, "attempts": 1, "tokens": 9, "seconds": 0.1} | wrong
+    (tmp_path / "discover.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(UserError, match="discover.jsonl"):
+        list(read(tmp_path / "discover.jsonl"))
+
+
 def test_unknown_methods_and_counts_are_refused() -> None:
     with pytest.raises(UserError, match="methods has 'best'"):
         next(iter(discover(CONFIG, ("best",))))

@@ -20,7 +20,7 @@ from typing import Any
 
 from vpdlab.errors import UserError, shown
 from vpdlab.foreign.reading import read_rows
-from vpdlab.foreign.rows import Row
+from vpdlab.foreign.rows import LARGEST, Row
 
 MOST_FILES = 10_000
 Fields = dict[str, Any]
@@ -86,7 +86,7 @@ def find_sources(place: Path, name: str = "") -> Sources:
         raise UserError(f"from is {name!r}: choose one of {', '.join(FORMATS)}")
     if place.is_file():
         kind = FORMATS[name] if name else _detected(place)
-        match = kind.step.search(place.as_posix())
+        match = kind.step.search(place.absolute().as_posix())
         return Sources(kind, ((int(match[1]) if match else None, place),))
     if not place.is_dir():
         raise UserError(f"there is no file or folder {place}")
@@ -103,23 +103,25 @@ def _below(place: Path, kind: Format) -> list[tuple[int | None, Path]]:
     found: dict[Path, int] = {}
     for pattern in kind.files:
         for path in place.glob(pattern):
-            match = kind.step.search(path.as_posix())
+            match = kind.step.search(path.absolute().as_posix())
             if match and path.is_file() and len(found) < MOST_FILES:
                 found[path] = int(match[1])
     return sorted(((step, path) for path, step in found.items()), key=lambda one: (one[0], one[1]))
 
 
 def _detected(path: Path) -> Format:
-    """The layout of a file by the columns of its first row."""
+    """The layout of a file by the columns of its first row that can be read."""
+    wrong = None
     for _, row in read_rows(path):
         if isinstance(row, UserError):
-            raise row
+            wrong = wrong or row
+            continue
         for kind in FORMATS.values():
             if any(marks <= row.keys() for marks in kind.marks):
                 return kind
         columns = ", ".join(map(str, row))[:200]
         raise UserError(f"{path} has the columns {columns}: name its layout with --from {'|'.join(FORMATS)}")
-    raise UserError(f"{path} holds no rows")
+    raise wrong or UserError(f"{path} holds no rows")
 
 
 def missing(rows: Sequence[Row], tokens: bool) -> list[str]:
@@ -159,7 +161,7 @@ def _trl(row: Fields) -> Fields:
         "prompt": row.get("prompt"),
         "response": row.get("completion"),
         "step": row.get("step"),
-        "reward": sum(row[name] for name in names) if names else None,
+        "reward": _total({name: row[name] for name in names}),
         **_texts(row, ("feedback", "critique", "answer")),
     }
 
@@ -211,11 +213,13 @@ def _trace(row: Fields) -> Fields:
     first = next(at for at, place in enumerate(path) if nodes[place].get("sampled") is True)
     messages = [nodes[place].get("message") for place in path]
     rewards = row.get("rewards")
-    known = [value for value in rewards.values() if _is_number(value)] if isinstance(rewards, Mapping) else []
+    known = (
+        {name: value for name, value in rewards.items() if _is_number(value)} if isinstance(rewards, Mapping) else {}
+    )
     return {
         "prompt": messages[:first],
         "response": messages[first:],
-        "reward": row["reward"] if _is_number(row.get("reward")) else sum(known) if known else None,
+        "reward": row["reward"] if _is_number(row.get("reward")) else _total(known),
         "environment": _as_text(row.get("errors")),
     }
 
@@ -230,6 +234,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _total(rewards: Mapping[str, Any]) -> float | None:
+    """The sum of several rewards; None without any."""
+    for name, value in rewards.items():
+        if not abs(value) <= LARGEST:
+            raise UserError(f"field {name!r} is {shown(value)}, but must be a number of at most {LARGEST:g}")
+    return sum(rewards.values()) if rewards else None
+
+
 def _as_text(value: Any) -> str | None:
     if value is None or value == [] or isinstance(value, str):
         return value or None
@@ -237,9 +249,6 @@ def _as_text(value: Any) -> str | None:
 
 
 FORMATS: dict[str, Format] = {
-    "plain": Format(
-        "plain", "prompt, response, feedback", (frozenset({"prompt", "response"}),), (), re.compile(r"(?!)"), _plain
-    ),
     "trl": Format(
         "trl", "completions of TRL", (frozenset({"prompt", "completion", "step", "advantage"}),),
         ("completions_*.parquet", "completions/completions_*.parquet"), re.compile(r"completions_(\d{1,9})\.parquet$"),
@@ -255,5 +264,9 @@ FORMATS: dict[str, Format] = {
         ("step_*/train_rollouts.jsonl", "rollouts/step_*/train_rollouts.jsonl"),
         re.compile(r"step_(\d{1,9})/train_rollouts\.jsonl$"), _prime_rl,
     ),
+    "plain": Format(
+        "plain", "prompt, response, feedback",
+        (frozenset({"prompt", "response"}), frozenset({"prompt", "completion"})), (), re.compile(r"(?!)"), _plain,
+    ),
 }  # fmt: skip
-"""By name."""
+"""By name; the first whose marks a file has is its layout, so that of fewest marks comes last."""

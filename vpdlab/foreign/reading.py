@@ -124,6 +124,9 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
             groups = [file.metadata.row_group(place) for place in range(file.metadata.num_row_groups)]
             if sum(group.total_byte_size for group in groups) > MOST_BYTES:
                 raise UserError(f"{path} unpacks to more than {MOST_BYTES} bytes: split it")
+            names = file.schema_arrow.names
+            if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+                raise UserError(f"{path} has two columns {twice[0]!r}: keep one of them")
             for batch in file.iter_batches(BATCH):
                 unpacked += batch.nbytes
                 if unpacked > MOST_BYTES:
@@ -132,7 +135,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
                     done += 1
                     where = f"{path} row {done}"
                     yield where, _values(batch, place, where)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {first_line(error)}") from error
 
 

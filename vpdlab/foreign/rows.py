@@ -11,6 +11,7 @@ from vpdlab.errors import UserError, shown
 from vpdlab.types import ASSISTANT, Problem
 
 MOST_TEXT = 1 << 22  # characters of one field
+LARGEST = 1e18  # of a number: a run folder holds none beyond 2^63
 FIELDS = {
     "prompt": "what the student reads: text, or chat messages that end in a user's turn",
     "response": "what it answered: text, or an assistant's messages (also: completion)",
@@ -91,12 +92,12 @@ def read_row(fields: Mapping[str, Any], where: str) -> Row:
         where=where,
         problem=Problem(read.name("id") or "", prompt, read.name("answer") or "", system, history=tuple(history)),
         turns=tuple(turns),
-        critique=read.text("feedback") or None,
-        demonstration=read.text("demonstration") or None,
+        critique=read.said("feedback"),
+        demonstration=read.said("demonstration"),
         reward=reward,
         success=reward >= 1 if success is None and reward is not None else success,
         parsed=read.name("parsed"),
-        environment=read.text("environment") or None,
+        environment=read.said("environment"),
         finished=read.kind("finished", bool),
         group=group,
         step=read.count("step"),
@@ -122,6 +123,11 @@ class _Reader:
             raise self.wrong(name, "text")
         return self.short(name, value)
 
+    def said(self, name: str) -> str | None:
+        """Text; None where there is nothing but white space."""
+        text = self.text(name)
+        return text if text and text.strip() else None
+
     def short(self, name: str, value: str | None) -> str | None:
         if value is not None and len(value) > MOST_TEXT:
             raise UserError(f"{self.where}: field {name!r} has {len(value)} characters, more than {MOST_TEXT}")
@@ -140,8 +146,8 @@ class _Reader:
             return None
         if isinstance(value, bool):
             return float(value)
-        if not isinstance(value, int | float) or abs(value) > 1e300:
-            raise self.wrong(name, "a number")
+        if not isinstance(value, int | float) or not abs(value) <= LARGEST:
+            raise self.wrong(name, f"a number, and at most {LARGEST:g}")
         return float(value)
 
     def count(self, name: str) -> int | None:
@@ -196,8 +202,8 @@ def _prompt(read: _Reader) -> tuple[str, list[tuple[str, str]], str]:
         raise read.wrong("prompt", "text or a list of messages")
     messages = read.messages("prompt")
     system = messages.pop(0)[1] if messages[0][0] == "system" else read.text("system") or ""
-    if not messages or not messages[-1][1].strip():
-        raise UserError(f"{read.where}: field 'prompt' has no turn of a user with text")
+    if not messages or messages[-1][0] in (ASSISTANT, "system") or not messages[-1][1].strip():
+        raise UserError(f"{read.where}: field 'prompt' does not end in a user's turn with text")
     return system, messages[:-1], messages[-1][1]
 
 
@@ -205,11 +211,10 @@ def _response(read: _Reader) -> list[tuple[str, str]]:
     value = read.fields.get("response")
     if isinstance(value, str):
         return [(ASSISTANT, read.text("response") or "")]
-    if isinstance(value, Mapping):
-        return _Reader(read.where, {"response": [value]}).messages("response")
+    value = [value] if isinstance(value, Mapping) else value
     if not isinstance(value, list) or not value:
         raise read.wrong("response", "text or an assistant's messages")
-    messages = read.messages("response")
+    messages = _Reader(read.where, {"response": value}).messages("response")
     if ASSISTANT not in [role for role, _ in messages]:
         raise UserError(f"{read.where}: field 'response' has no turn of an assistant")
     return messages

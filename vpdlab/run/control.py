@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from vpdlab import processes
 from vpdlab.config import LIVE, known_fields, settings
-from vpdlab.errors import UserError
+from vpdlab.errors import UserError, first_line, notice
 from vpdlab.learn.checks import check_change, in_use, report_unused
 from vpdlab.record import differences
 
@@ -112,8 +112,8 @@ class Control:
 
     def watch(self, listener: Listener) -> None:
         """Call `listener` with `shown()` now and after every change of it; it may be called from the loop's thread."""
-        self._listeners.append(listener)
         listener(self.shown())
+        self._listeners.append(listener)
 
     def shown(self) -> dict[str, Any]:
         """The run as plain data: folder, state, reason, step, total, settings, pending, changes, saved."""
@@ -201,4 +201,8 @@ class Control:
 
     def _tell(self) -> None:
         for listener in list(self._listeners):
-            listener(self.shown())
+            try:
+                listener(self.shown())
+            except Exception as error:  # noqa: BLE001  # whoever looks on does not end the run
+                self._listeners.remove(listener)
+                notice(f"a listener of the run is not called any more: {type(error).__name__}: {first_line(error)}")

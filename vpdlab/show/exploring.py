@@ -29,7 +29,7 @@ class Explorer:
     """
 
     def __init__(self, run: RunRecord, most: int = 4) -> None:
-        self._run, self._most = run, most
+        self._run, self._most = run, max(1, most)
         self._records: list[dict[str, Any]] = []  # of the chosen iterations or the warning
         self._found: list[dict[str, Any]] = []  # of a search through all iterations
         self.timeline = EMTimeline(

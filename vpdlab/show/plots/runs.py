@@ -81,7 +81,7 @@ def _metric_lines(rows: Sequence[Mapping[str, Any]], lines: Sequence[tuple[str, 
         if count:
             trace = go.Scatter(
                 x=numbers([row["step"] for row in rows]), y=values, name=name,
-                mode="markers" if count < len(values) / 2 else "lines",
+                mode="markers" if count < max(2, len(values) / 2) else "lines",
                 line={"color": colour, "dash": dash, "width": 2}, marker={"color": colour, "size": 6},
                 showlegend=len(lines) > 1 or first, legend="legend",
             )  # fmt: skip

@@ -110,6 +110,13 @@ def _read(row: Any) -> Found:
     found = Found(**row)
     if not isinstance(found.attempts, int | None) or (found.attempts is not None and found.attempts < 1):
         raise ValueError(f"attempts is {shown(found.attempts)}, but must be a whole number from 1, or null")
+    numbers = {"seed": found.seed, "tokens": found.tokens, "seconds": found.seconds}
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e15:
+            raise ValueError(f"{name} is {shown(value)}, but must be a number from 0")
+    for name, value in {"method": found.method, "problem": found.problem}.items():
+        if not isinstance(value, str):
+            raise ValueError(f"{name} is {shown(value)}, but must be text")
     return found
 
 
