@@ -54,7 +54,7 @@ class Scripted:
 
 
 def parts(arguments: argparse.Namespace, turns: int, responses: int, group: int, told: bool = False) -> Parts:
-    """A run of so many episodes of `turns` turns an iteration."""
+    """A run of `responses` episodes an iteration, each of `turns` turns."""
     tokens = arguments.tokens
     fields: dict[str, Any] = {
         "task": "lexicon", "model": arguments.model, "method": "sdpo", "threads": 1, "alpha": 1.0, "eval_every": -1,

@@ -10,7 +10,8 @@ WINDOW = 5  # iterations averaged at each end of a trend
 COLLAPSED = 3  # iterations after which a collapse is named: a whole window would hide one that has just begun
 
 
-def _mean(rows: Rows, key: str) -> float | None:
+def mean_of(rows: Rows, key: str) -> float | None:
+    """Mean of a metric over the lines that have it; None for none."""
     values = [row[key] for row in rows if row.get(key) is not None]
     return sum(values) / len(values) if values else None
 
@@ -19,7 +20,7 @@ def _ends(rows: Rows, key: str, latest: int = WINDOW) -> tuple[float, float] | N
     """Means of the first WINDOW and of the `latest` iterations; None before there are two windows."""
     if len(rows) < 2 * WINDOW:
         return None
-    first, last = _mean(rows[:WINDOW], key), _mean(rows[-latest:], key)
+    first, last = mean_of(rows[:WINDOW], key), mean_of(rows[-latest:], key)
     return None if first is None or last is None else (first, last)
 
 
@@ -70,7 +71,7 @@ def _kl_explosion(rows: Rows) -> str | None:
 
 
 def _past_target(rows: Rows) -> str | None:
-    margin = _mean(rows[-WINDOW:], "margin") if len(rows) >= WINDOW else None
+    margin = mean_of(rows[-WINDOW:], "margin") if len(rows) >= WINDOW else None
     if margin is not None and margin > 1:
         return (
             f"the margin is {margin:.1f}: above 1 the teacher separates right from wrong by more than the E-step's"
@@ -141,7 +142,7 @@ class Diagnosis:
         """Compare the last two windows with the best two that lie a multiple of WINDOW before them."""
         mean = 0.0
         for end in range(max(self._seen + 1, 2 * WINDOW), len(rows) + 1):
-            mean = _mean(rows[end - 2 * WINDOW : end], "reward") or 0.0
+            mean = mean_of(rows[end - 2 * WINDOW : end], "reward") or 0.0
             self._best[end % WINDOW] = max(mean, self._best.get(end % WINDOW, mean))
         self._seen = len(rows)
         if len(rows) < 4 * WINDOW:

@@ -23,23 +23,30 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def describe(parts: Parts) -> dict[str, Any]:
-    """Plain JSON values; no environment variable and nothing secret among them."""
-    import torch
-
-    config, task, policy = parts.config, parts.task, parts.policy
+def machine() -> dict[str, Any]:
+    """What runs here: interpreter, packages, revision, platform, command, cores."""
     return {
         "python": platform.python_version(),
         "packages": versions(),
         "revision": revision(),
         "platform": platform.platform(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "cores": os.cpu_count(),
+    }
+
+
+def describe(parts: Parts) -> dict[str, Any]:
+    """Plain JSON values; no environment variable and nothing secret among them."""
+    import torch
+
+    config, task, policy = parts.config, parts.task, parts.policy
+    return {
+        **machine(),
         "device": str(policy.device),
         "device_name": torch.cuda.get_device_name(policy.device)
         if policy.device.type == "cuda"
         else platform.machine(),
         "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
         "processes": processes.count(),
         "minibatch_tokens": policy.minibatch_tokens,
         "checkpointed": policy.checkpointed,

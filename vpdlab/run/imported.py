@@ -5,9 +5,6 @@ What was not recorded stays empty: nothing is made up. `scored` adds what a mode
 
 from __future__ import annotations
 
-import os
-import platform
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ from vpdlab.config import RunConfig
 from vpdlab.errors import HANDED_IN, UserError
 from vpdlab.foreign import Row, read_row
 from vpdlab.record import METRICS, Recorder
-from vpdlab.run.environment import revision, versions
+from vpdlab.run.environment import machine
 
 Taken = tuple[list[Row], list[str]]
 """The rows that could be read, and a line for each that could not."""
@@ -84,12 +81,13 @@ def record_rows(rows: Sequence[Row], out: Path, source: str, origin: str) -> Non
         UserError: the folder holds a run already.
     """
     steps: dict[int, list[tuple[Row, tuple[int, int]]]] = {}
-    for row, place in zip(rows, grouped(rows), strict=True):
+    places = grouped(rows)
+    for row, place in zip(rows, places, strict=True):
         steps.setdefault(row.step if row.step is not None else 1, []).append((row, place))
     sizes = [len({group for _, (group, _) in part}) for part in steps.values()]
     config = RunConfig(
         task=HANDED_IN + source, model=HANDED_IN + "not recorded", method=HANDED_IN + source, out=str(out),
-        steps=max(1, *steps), prompts=max(1, *sizes), group=max(index + 1 for _, index in grouped(rows)), eval_every=-1,
+        steps=max(1, *steps), prompts=max(1, *sizes), group=max(index + 1 for _, index in places), eval_every=-1,
     )  # fmt: skip
     recorder = Recorder(config.folder, config.to_dict(), _environment(source, origin))
     try:
@@ -173,15 +171,10 @@ def _metrics(step: int, rows: Sequence[Row]) -> dict[str, Any]:
 def _environment(source: str, origin: str) -> dict[str, Any]:
     """What environment.json says of a record that no run of vpdlab made."""
     return {
-        "python": platform.python_version(),
-        "packages": versions(),
-        "revision": revision(),
-        "platform": platform.platform(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        **machine(),
         "device": "",
         "device_name": "",
         "threads": 1,
-        "cores": os.cpu_count(),
         "processes": 1,
         "seed": 0,
         "model": {"class": "not recorded", "parameters": 0, "trainable": 0, "vocabulary": 0},

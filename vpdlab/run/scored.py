@@ -6,7 +6,6 @@ weights or those of another model, reads the feedback as well.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -182,8 +181,6 @@ def _rollout(run: Run, row: Row, place: tuple[int, int]) -> Rollout:
         raise UserError(
             f"{row.where}: field 'response' has {len(row.turns)} turns: one turn of the assistant can be scored"
         )
-    if problem.history and problem.history[-1][0] == ASSISTANT and not problem.prompt:
-        raise UserError(f"{row.where}: field 'prompt' ends in a turn of the assistant")
     ids = render.encoder.ids(render.encoder.plain(row.text))
     finished = row.finished is not False
     if finished and policy.tokenizer.eos_token_id is not None:
@@ -235,14 +232,10 @@ def _scored(
             watch.tokens(seen, dists)
             totals.add(seen)
     m = MStep(**totals.result())
-    sampled = [replace(one, logps=_logps(one, watch.kept[row])) for row, one in enumerate(rollouts)]
+    # Who sampled them is not known: the log-probabilities are the student's own.
+    sampled = [replace(one, logps=tuple(watch.kept[row]["student_logp"])) for row, one in enumerate(rollouts)]
     seconds = {"rollout": 0.0, "feedback": 0.0, "e": 0.0, "m": 0.0}
     return Iteration(1, sampled, feedback, batch, EStep(), m, 0.0, run.learner.beta, None, seconds)
-
-
-def _logps(rollout: Rollout, kept: Mapping[str, Any]) -> tuple[float, ...]:
-    """Who sampled it is not known: the student's own log-probabilities."""
-    return tuple(kept["student_logp"])
 
 
 def _write(found: Scored, row: dict[str, Any], influence: int) -> None:
@@ -256,7 +249,7 @@ def _write(found: Scored, row: dict[str, Any], influence: int) -> None:
             {"step": 1, "group": record["group"], "index": record["index"], "influence": plain(one)}
             for record, one in found.influence(influence)
         ]
-        write_lines(config.folder / INFLUENCE, json.loads(json.dumps(lines)))
+        write_lines(config.folder / INFLUENCE, lines)
     except BaseException as error:
         recorder.close("failed", f"{type(error).__name__}: {error}")
         raise

@@ -59,6 +59,7 @@ class Kept:
     def __init__(self, model: Any, apart: float) -> None:
         self._model, self._apart, self._pieces = model, apart, list[Piece]()
         self._tried = False
+        self.active = False  # within a conversation
         self.refused = False  # whether a trial found that the model cannot go on from kept keys and values
 
     def put(self, cache: Any, mask: Int[Tensor, "b s"], rows: Int[Tensor, " r"], ids: list[tuple[int, ...]]) -> None:
@@ -141,5 +142,6 @@ class Kept:
             self.refused = not gap <= self._apart
             self._tried = True
             if self.refused:
+                self.active = False
                 notice(f"episodes read each conversation again, and slower (from kept keys, {gap:.2g} nats off)")
         return not self.refused

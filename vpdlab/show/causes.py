@@ -8,7 +8,8 @@ from typing import Any
 
 from vpdlab.errors import UserError
 from vpdlab.record import RunRecord
-from vpdlab.record.diagnose import COLLAPSED, WINDOW
+from vpdlab.record.diagnose import COLLAPSED, WINDOW, mean_of
+from vpdlab.show import widget_data
 
 Row = Mapping[str, Any]
 _COLUMNS = (
@@ -45,25 +46,10 @@ class _Rule:
     metric: str = ""
 
 
-def _start(rows: Sequence[Row], key: str) -> float:
-    """Mean of a metric over the first WINDOW iterations, which trends are measured from."""
-    known = [row[key] for row in rows[:WINDOW] if row.get(key) is not None]
-    return sum(known) / len(known) if known else 0.0
-
-
-def _own(row: Row) -> int:
-    return sum(row["mask"]) if row.get("mask") else len(row.get("response_ids") or ())
-
-
-def _mean(values: Sequence[float | None] | None) -> float | None:
-    known = [value for value in values or () if value is not None]
-    return sum(known) / len(known) if known else None
-
-
 def _gap(row: Row) -> float | None:
     """Mean distance between the sampler's and the trainer's log-probabilities in nats."""
     both = zip(row.get("logps") or (), row.get("student_logp") or (), strict=False)
-    return _mean([abs(a - b) for a, b in both if a is not None and b is not None])
+    return widget_data.mean([abs(a - b) for a, b in both if a is not None and b is not None])
 
 
 def _beyond(found: float | None, limit: float, more: bool = True) -> bool:
@@ -80,19 +66,20 @@ RULES: dict[str, _Rule] = {
     "all-success": _Rule(3, "every rollout of three iterations is right", lambda row, start: bool(row["success"])),
     "no-signal": _Rule(1, "no feedback: the reason is in the details", lambda row, start: row["signal"] is False),
     "length-collapse": _Rule(
-        WINDOW, "at most a third as long as responses at the start", lambda row, start: _own(row) <= start / 3, "length"
+        WINDOW, "at most a third as long as responses at the start",
+        lambda row, start: widget_data.own_length(row) <= start / 3, "length",
     ),
     "length-explosion": _Rule(
-        WINDOW, "at least three times as long as responses at the start", lambda row, start: _own(row) >= 3 * start,
-        "length",
+        WINDOW, "at least three times as long as responses at the start",
+        lambda row, start: widget_data.own_length(row) >= 3 * start, "length",
     ),
     "entropy-collapse": _Rule(
         COLLAPSED, "entropy below a tenth of that at the start, where it was recorded",
-        lambda row, start: _beyond(_mean(row["student_entropy"]), 0.1 * start, more=False), "entropy",
+        lambda row, start: _beyond(widget_data.mean(row["student_entropy"]), 0.1 * start, more=False), "entropy",
     ),
     "kl-explosion": _Rule(
         WINDOW, "KL above five times that at the start, where it was recorded",
-        lambda row, start: _beyond(_mean(row["kl"]), 5 * start), "kl",
+        lambda row, start: _beyond(widget_data.mean(row["kl"]), 5 * start), "kl",
     ),
     "past-target": _Rule(
         WINDOW, "right with an implicit reward above 1/2, or wrong with one below -1/2",
@@ -130,7 +117,7 @@ def cause(run: RunRecord, warning: str, step: int) -> Cause:
     if name == "reward-falls":
         return _unlearned(run, step)
     rule = RULES.get(name, _Rule(1, "all of its rollouts", lambda row, start: True))  # one of another version
-    told, start = {row["step"] for row in rows[-rule.window :]}, _start(rows, rule.metric)
+    told, start = {row["step"] for row in rows[-rule.window :]}, mean_of(rows[:WINDOW], rule.metric) or 0.0
     steps = sorted(told.intersection(run.steps))
     return _chosen(run, name, step, steps, lambda row: rule.holds(row, start), rule.why)
 
@@ -174,7 +161,7 @@ def alarms(run: RunRecord, most: int = 40) -> list[dict[str, Any]]:
     named: dict[tuple[int, int], list[str]] = {}
     for name, step in latest.items():
         places = cause(run, name, step).places
-        for place in places[:: -(-len(places) // most)] if places else ():
+        for place in widget_data.thinned(places, most):
             named.setdefault(place, []).append(name)
     places = sorted(named)
     return [record | {"alarms": named[place]} for place, record in zip(places, rollouts_at(run, places), strict=True)]

@@ -121,7 +121,7 @@ class Explorer:
         inside = [step for step in steps if first <= step <= last]
         if not inside:
             return [min(steps, key=lambda step: abs(step - first))]
-        return inside[:: -(-len(inside) // self._most)]
+        return list(widget_data.thinned(inside, self._most))
 
     def _alarmed(self, change: Mapping[str, Any]) -> None:
         alarm = change["new"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from vpdlab_widgets import query as queries
 
 from vpdlab.record import RunRecord
 from vpdlab.show.causes import rollouts_at
-from vpdlab.show.widget_data import rollout_rows
+from vpdlab.show.widget_data import rollout_rows, thinned
 
 _COLUMNS = (
     *queries.TEXTS, "step", "group", "index", "success", "reward", "signal", "finished", "truncated",
@@ -25,12 +25,10 @@ class Slice:
     Attributes:
         places: (step, place among the rollouts of that step) of each match, in order.
         looked: number of rollouts that were looked at.
-        query: what was asked.
     """
 
     places: tuple[tuple[int, int], ...]
     looked: int
-    query: str
 
     def __str__(self) -> str:
         return f"{len(self.places)} of {self.looked} rollouts"
@@ -51,21 +49,18 @@ def find(run: RunRecord, query: str = "", outcome: str = "all", steps: Sequence[
     for step in run.steps if steps is None else steps:
         rows = rollout_rows(run.columns(list(_COLUMNS), [step]).to_pylist())
         looked += len(rows)
-        places += [(step, i) for i, row in enumerate(rows) if _is(row, outcome) and queries.matches(row, terms, text)]
-    return Slice(tuple(places), looked, query)
+        places += [
+            (step, i)
+            for i, row in enumerate(rows)
+            if queries.has_outcome(row, outcome) and queries.matches(row, terms, text)
+        ]
+    return Slice(tuple(places), looked)
 
 
 def records(run: RunRecord, found: Slice, most: int = 500) -> list[dict[str, Any]]:
     """The rollouts of a slice as whole records, for `lens_records` and `rollout_rows`; evenly spaced ones where there
     are more than `most`."""
-    places = found.places[:: -(-len(found.places) // most)] if found.places else ()
-    return rollouts_at(run, places)
-
-
-def _is(row: Mapping[str, Any], outcome: str) -> bool:
-    if outcome == "no signal":
-        return row["signal"] is False
-    return outcome == "all" or row["success"] is (outcome == "right")
+    return rollouts_at(run, thinned(found.places, most))
 
 
 def line(run: RunRecord, found: Slice, shown: int) -> str:

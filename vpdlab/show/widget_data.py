@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from vpdlab.record import Change, Origin
 from vpdlab.types import ASSISTANT
 
 Row = Mapping[str, Any]
+T = TypeVar("T")
 
 _TOKEN_NUMBERS = (
     "student_logp", "teacher_logp", "kl", "divergence", "student_entropy", "teacher_entropy", "alpha_divergence",
@@ -156,13 +157,22 @@ def rollout_rows(records: Sequence[Row]) -> list[dict[str, Any]]:
         {
             **{name: record.get(name) for name in _ROW_FIELDS},
             "turns": _own_turns(record) if episodes else None,
-            "length": sum(record.get("mask") or [True] * len(record["response_ids"])) or None,
-            "kl": _mean(record.get("kl")),
+            "length": own_length(record) or None,
+            "kl": mean(record.get("kl")),
             "recorded": record.get("tokens") is not None,
             "rollout": record.get("rollout", place),
         }
         for record, place in zip(records, places, strict=True)
     ]
+
+
+def thinned(items: Sequence[T], most: int) -> Sequence[T]:
+    """At most `most` of some items, evenly spaced.
+
+    >>> thinned(range(10), 4)
+    range(0, 10, 3)
+    """
+    return items[:: max(1, -(-len(items) // most))]
 
 
 def most_divided(records: Sequence[Row]) -> int | None:
@@ -176,7 +186,13 @@ def _own_turns(record: Row) -> int:
     return (record.get("turn_roles") or [ASSISTANT]).count(ASSISTANT)
 
 
-def _mean(values: Sequence[float | None] | None) -> float | None:
+def own_length(record: Row) -> int:
+    """How many tokens of a recorded response the policy wrote."""
+    return sum(record.get("mask") or [True] * len(record["response_ids"]))
+
+
+def mean(values: Sequence[float | None] | None) -> float | None:
+    """Mean of the numbers that are known; None for none."""
     known = _known(values)
     return sum(known) / len(known) if known else None
 

@@ -33,8 +33,9 @@ _STEERING = re.compile(
 class LabWidget(anywidget.AnyWidget):
     """Base of every widget: `<name>.js` and `<name>.css` beside `<name>.py`, data in, `selected` out.
 
-    `shared.js` is prepended to each script and `base.css` to each style sheet, and the palette to both. A subclass
-    declares its data as synced traits, narrows `selected` to the type of its selection, and implements `fallback()`.
+    `shared.js` and `files.js` are prepended to each script and `base.css` to each style sheet, and the palette to both.
+    A subclass declares its data as synced traits, narrows `selected` to the type of its selection, and implements
+    `fallback()`.
     A trait tagged `internal=True` carries data between Python and browser and is not a keyword; one tagged
     `keyword=True` is a keyword whose value stays in Python. Unknown keywords raise TypeError: a misspelt option must
     not silently become a default.
@@ -161,8 +162,8 @@ class LabWidget(anywidget.AnyWidget):
 
 
 def script_with(script: Path, parts: Sequence[str] = ()) -> str:
-    """A widget's module: palette, `shared.js`, further scripts and their texts (LIVE_ENGINE), and its own script."""
-    texts = {name: _HERE.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in ("shared", *parts)}
+    """A widget's module: palette, shared.js, files.js, other scripts and their texts (LIVE_ENGINE), its own script."""
+    texts = {name: _HERE.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in ("shared", "files", *parts)}
     texts = {name: re.sub(r"^export default .*$", "", text, flags=re.MULTILINE) for name, text in texts.items()}
     # A classic worker has no exports.
     plain_texts = {name: re.sub(r"^export ", "", texts[name], flags=re.MULTILINE) for name in parts}

@@ -156,7 +156,7 @@ class CritiqueInfluence extends LabView {
     this.note = element("span", "vpd-caps");
     this.lacking = element("div", "vpd-ci-lacking");
     this.lacking.setAttribute("aria-live", "polite");
-    this.status = statusLine("vpd-ci-status");
+    this.status = statusLine("vpd-status vpd-ci-status");
     this.root.append(this.head, this.controls, this.stage, this.card, this.editor, this.status);
     this.listen(this.button, "click", () => this.submit());
     this.listen(this.words, "input", () => this.askWords());

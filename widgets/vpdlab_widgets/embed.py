@@ -62,6 +62,11 @@ def page_css() -> str:
     return palette.page_css() + (_HERE / "page.css").read_text(encoding="utf-8")
 
 
+def files_script() -> str:
+    """`files.js` for a plain script, which has no exports."""
+    return re.sub(r"^export ", "", (_HERE / "files.js").read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
 def host_script() -> str:
     """The script that renders a widget into every `mount()` of a page."""
     return script_source((_HERE / "host.js").read_text(encoding="utf-8"))

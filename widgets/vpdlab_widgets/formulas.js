@@ -208,7 +208,7 @@ export const LOSSES = {
 
 /**
  * A method's loss and push (minus the gradient on the sampled token's logit) at token `i`, as trees, with the weight of
- * this token's term in the batch's loss and the words of that mean; or `why` there is none.
+ * this token's term in the batch's loss and how that mean is described; or `why` there is none.
  */
 export function explained(record, i, method) {
   const formula = LOSSES[method];

@@ -170,7 +170,7 @@ class LiveModel extends LabView {
     this.stage.append(...AUTHORS.map((side) => this.columns[side].node));
     this.card = element("div", "vpd-box vpd-lm-card");
     this.prompts = element("details", "vpd-lm-prompts");
-    this.status = statusLine("vpd-lm-status");
+    this.status = statusLine("vpd-status vpd-lm-status");
     this.root.append(this.head, this.controls, this.inputs, this.stage, this.card, this.prompts, this.status);
     this.listen(this.examples, "change", () => this.tell({ index: Number(this.examples.value) }));
     this.listen(this.heat, "input", () => this.tell({ temperature: Number(this.heat.value) }));
@@ -412,7 +412,7 @@ class LiveModel extends LabView {
     }
     const table = element("div", "vpd-lm-rows");
     this.rowsAt(place).forEach(([id, student, teacher], i) => table.append(this.row(place, id, student, teacher, i + 1, id === one.token)));
-    this.card.replaceChildren(head, element("div", "vpd-caps", "Click a token, or press its number: the answer goes on from it."), table, this.forceLine(place));
+    this.card.replaceChildren(head, element("div", "vpd-caps", "Click a token, or press its number: the answer continues from it."), table, this.forceLine(place));
   }
 
   row(place, id, student, teacher, number, own) {

@@ -80,6 +80,13 @@ def _term(name: str, operator: str, value: str) -> Term | None:
     return None
 
 
+def has_outcome(row: Mapping[str, Any], outcome: str) -> bool:
+    """Whether a row is "right" or "wrong", or has "no signal"; "all": any row."""
+    if outcome == "no signal":
+        return row.get("signal") is False
+    return outcome == "all" or row.get("success") is (outcome == "right")
+
+
 def matches(row: Mapping[str, Any], terms: Sequence[Term], text: str) -> bool:
     """Whether a row of `rollout_rows` has all terms, and the text in one of its own texts."""
     if not all(term.holds(row) for term in terms):

@@ -90,9 +90,7 @@ class RolloutTable(LabWidget):
     def _shows(self, row: Mapping[str, Any]) -> bool:
         if self.alarm and self.alarm["name"] not in (row.get("alarms") or ()):
             return False
-        if self.outcome == "no signal":
-            return row.get("signal") is False
-        if self.outcome != "all" and row.get("success") is not (self.outcome == "right"):
+        if not queries.has_outcome(row, self.outcome):
             return False
         inside = zip((self.x, self.y), self.brush or (), strict=False)
         return all(row.get(name) is not None and low <= row[name] <= high for name, (low, high) in inside)

@@ -154,7 +154,7 @@ class RunCompare extends LabView {
     this.table = element("div", "vpd-rc-table");
     this.stage = element("div", "vpd-rc-stage");
     this.makeHome(this.stage, "group", "learning curves");
-    this.status = statusLine("vpd-rc-status");
+    this.status = statusLine("vpd-status vpd-rc-status");
     this.root.append(this.head, this.table, this.controls, this.stage, this.status);
     this.listen(this.stage, "pointermove", (event) => this.onPointer(event));
     this.listen(this.stage, "pointerleave", () => this.moveTo(null));

@@ -155,7 +155,7 @@ class Simplex extends LabView {
     this.makeHome(this.stage, "group", "triangle");
     this.panel = element("div", "vpd-sx-panel");
     this.tools = element("div", "vpd-tools");
-    this.status = statusLine("vpd-sx-status");
+    this.status = statusLine("vpd-status vpd-sx-status");
     const main = element("div", "vpd-sx-main");
     main.append(this.stage, this.panel);
     this.root.append(this.head, this.tools, main, this.status);

@@ -72,7 +72,7 @@ class HFSampler:
         self.exact = policy.config.precision == "float32"
         self._policy, self._rows, self._capture = policy, rows, capture
         fit = not capture and not unfit(policy.model, sys.maxsize)
-        self._kept, self._keeps = Kept(policy.model, APART[self.exact]) if fit else None, False
+        self._kept = Kept(policy.model, APART[self.exact]) if fit else None
         self._ends = torch.tensor(sorted(end_ids(policy.model, policy.tokenizer)), device=policy.device)
 
     @cached_property
@@ -86,11 +86,11 @@ class HFSampler:
         if self._kept is None or self._kept.refused:
             yield 0
             return
-        self._keeps = True
+        self._kept.active = True
         try:
             yield self._rows
         finally:
-            self._keeps = False
+            self._kept.active = False
             self._kept.clear()
 
     @torch.no_grad()
@@ -118,7 +118,7 @@ class HFSampler:
     ) -> list[Completion]:
         device, budget = self._policy.device, sampling.max_new_tokens
         model = self._policy.model
-        kept = self._kept if self._keeps and self._kept and not self._kept.refused else None
+        kept = self._kept if self._kept and self._kept.active else None
         resumed = kept.resume(contexts, device) if kept else None
         logits, cache, mask, position = resumed or passes.prefill(model, contexts, device)
         ids = torch.zeros(len(contexts), budget, dtype=torch.long, device=device)

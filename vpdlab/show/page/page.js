@@ -52,15 +52,10 @@
   }
 
   function saveNumbers(place) {
-    const quoted = (value) => `"${String(value ?? "").replace(/^(?=[=+@\t\r-])/, "'").replace(/"/g, '""')}"`;
-    const cell = (value) => (typeof value === "number" ? String(value) : quoted(value));
-    const lines = [["line", "x", "y"].map(quoted)];
-    for (const { name, x, y = [], x0 = 0, dx = 1 } of place._fullData) { // bytes are arrays there
-      for (let i = 0; i < Math.max(x?.length ?? 0, y.length); i++) lines.push([quoted(name), cell(x ? x[i] : x0 + i * dx), cell(y[i])]);
-    }
-    const address = URL.createObjectURL(new Blob([lines.map((line) => `${line.join(",")}\r\n`).join("")], { type: "text/csv" }));
-    Object.assign(document.createElement("a"), { href: address, download: "figure.csv" }).click();
-    setTimeout(() => URL.revokeObjectURL(address), 10000);
+    const rows = place._fullData.flatMap(({ name, x, y = [], x0 = 0, dx = 1 }) =>
+      Array.from({ length: Math.max(x?.length ?? 0, y.length) }, (_, i) => ({ line: name, x: x ? x[i] : x0 + i * dx, y: y[i] })),
+    ); // numbers that travelled as bytes are arrays there
+    saveFile("figure.csv", csvOf(["line", "x", "y"], rows), "text/csv");
   }
 
   async function draw(place, { data, layout = {}, config = {} }) {

@@ -102,7 +102,10 @@ def _data(live: LiveOutputs) -> list[str]:
 
 
 def _scripts(live: LiveOutputs) -> list[str]:
-    return [*([embed.host_script()] if live.models else []), embed.script_source(_asset("page.js"))]
+    return [
+        *([embed.host_script()] if live.models else []),
+        embed.script_source(embed.files_script() + _asset("page.js")),
+    ]
 
 
 def _asset(name: str) -> str:
