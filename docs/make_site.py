@@ -60,7 +60,7 @@ LIVE = """# A live model
 Both bundled models answer on this page, in your browser, without a kernel and without a request. The `reader` has never
 met the made-up words; the critique says what they mean. The `apprentice` adds numbers.
 
-Edit problem and critique, change the temperature, select a token and force another one: the answer continues from there.
+Edit problem and critique, change the temperature, select a token and force another one: the answer continues there.
 [What it shows](widgets.md#a-model-that-answers-in-the-page).
 
 [Open the whole page](live.full.html){ .md-button }

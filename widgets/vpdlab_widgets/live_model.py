@@ -19,7 +19,7 @@ _MODEL = ("name", "shape", "tokenizer", "prompts", "ends", "closed", "parameters
 class LiveModel(LabWidget):
     """Student and teacher answer a problem of the reader's own, token by token, in the browser.
 
-    The reader types a problem and a critique, changes the temperature, and forces tokens: the answer then continues from
+    The reader types a problem and a critique, changes the temperature, and forces tokens: the answer continues from
     there. Each token shows what both say at its place. The weights are part of the widget's state, so a saved notebook,
     an offline page and JupyterLab without a kernel are all alive. `answers` holds what was written, in Python too:
     student and teacher -> text, tokens, ids, student_logp, teacher_logp, kl.
