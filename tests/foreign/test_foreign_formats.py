@@ -92,7 +92,7 @@ def test_a_layout_is_named_or_found(tmp_path):
     assert find_sources(next((tmp_path / "a").rglob("*.parquet"))).format.name == "trl"
     odd = tmp_path / "odd.jsonl"
     odd.write_text('{"question": "x", "reply": "y"}\n')
-    with pytest.raises(UserError, match=r"has the columns question, reply: name its layout with --from trl\|verl"):
+    with pytest.raises(UserError, match=r"has the columns question, reply: name its layout with --from plain\|trl"):
         find_sources(odd)
     with pytest.raises(UserError, match="from is 'llama'"):
         find_sources(odd, "llama")

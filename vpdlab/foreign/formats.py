@@ -116,7 +116,7 @@ def _detected(path: Path) -> Format:
         if isinstance(row, UserError):
             wrong = wrong or row
             continue
-        for kind in FORMATS.values():
+        for kind in reversed(FORMATS.values()):
             if any(marks <= row.keys() for marks in kind.marks):
                 return kind
         columns = ", ".join(map(str, row))[:200]
@@ -249,6 +249,10 @@ def _as_text(value: Any) -> str | None:
 
 
 FORMATS: dict[str, Format] = {
+    "plain": Format(
+        "plain", "prompt, response, feedback",
+        (frozenset({"prompt", "response"}), frozenset({"prompt", "completion"})), (), re.compile(r"(?!)"), _plain,
+    ),
     "trl": Format(
         "trl", "completions of TRL", (frozenset({"prompt", "completion", "step", "advantage"}),),
         ("completions_*.parquet", "completions/completions_*.parquet"), re.compile(r"completions_(\d{1,9})\.parquet$"),
@@ -264,9 +268,5 @@ FORMATS: dict[str, Format] = {
         ("step_*/train_rollouts.jsonl", "rollouts/step_*/train_rollouts.jsonl"),
         re.compile(r"step_(\d{1,9})/train_rollouts\.jsonl$"), _prime_rl,
     ),
-    "plain": Format(
-        "plain", "prompt, response, feedback",
-        (frozenset({"prompt", "response"}), frozenset({"prompt", "completion"})), (), re.compile(r"(?!)"), _plain,
-    ),
 }  # fmt: skip
-"""By name; the first whose marks a file has is its layout, so that of fewest marks comes last."""
+"""By name. Of several whose marks a file has, the last is its layout: a trainer's columns say more than plain ones."""
