@@ -72,6 +72,13 @@ def reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or in_one_line(error) or type(error).__name__
 
 
+def ended_by(error: BaseException) -> tuple[str, str]:
+    """The state, "stopped" or "failed", and the reason of a run that an error has ended, for its status.json."""
+    if isinstance(error, (GeneratorExit, KeyboardInterrupt)):
+        return "stopped", "interrupted"
+    return "failed", f"{type(error).__name__}: {error}"
+
+
 def first_line(error: BaseException) -> str:
     """The first non-empty line of another library's message; the error's name if there is none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

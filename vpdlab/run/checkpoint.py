@@ -39,6 +39,7 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW, by parameter
 SPENT, RANDOM, MARKS = ("calls", "tokens"), ("python", "numpy"), ("step", *LINES)
 NAME = re.compile(r"step-(0\d{5}|[1-9]\d{5,8})", re.ASCII)
 Groups = dict[str, dict[str, Tensor]]
+RandomStates = tuple[dict[str, Tensor], dict[str, Any]]
 STATE: dict[str, checks.Check] = {
     "step": checks.is_count, "beta": lambda value: isinstance(value, float) and value > 0, "shift": checks.is_number,
     "spent": lambda value: not checks.fault(value, dict.fromkeys(SPENT, checks.is_count), SPENT),
@@ -48,8 +49,8 @@ STATE: dict[str, checks.Check] = {
     "environment": lambda value: not checks.fault(value, checks.ENVIRONMENT, ("python", "device_name", "packages")),
 }  # fmt: skip
 """What state.json holds."""
-LATER: dict[str, checks.Check] = {"changes": checks.listed(lambda one: not changes.fault(one))}
-"""What an older version has not written."""
+LATER: dict[str, checks.Check] = {"changes": checks.listed(lambda one: not changes.fault(one)), "unevaluated": bool}
+"""What may be missing: an older version, or an ordinary checkpoint, does not have it."""
 
 
 @dataclass(frozen=True)
@@ -272,7 +273,7 @@ def _load_moments(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def random_states(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def random_states(device: torch.device) -> RandomStates:
     """States of the global random generators: torch's as tensors, Python's and NumPy's as plain values."""
     tensors = {"torch": torch.get_rng_state()}
     if device.type == "cuda":
