@@ -71,7 +71,6 @@ class Played:
                     self.timeline.add_eval(point)
         except BaseException as error:  # noqa: BLE001 (it would be lost with the thread; `wait` raises it)
             self.error = error
-            self.run.control.ended("failed", f"{type(error).__name__}: {error}")
 
     def _mark(self, shown: Mapping[str, Any]) -> None:
         """Show changes of settings, and how the run ended, in the timeline."""

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from vpdlab import processes
 from vpdlab.config import RunConfig, known_fields
+from vpdlab.errors import UserError
 from vpdlab.learn.m_step import Method
 from vpdlab.learn.parts import Parts, renamed
 from vpdlab.model.determinism import settle
@@ -189,7 +190,13 @@ class Run(Parts):
         return played
 
     def evaluate(self, step: int) -> dict[str, Any]:
-        """Evaluate on held-out problems, and record it; the line of eval.jsonl."""
+        """Evaluate on held-out problems, and record it; the line of eval.jsonl.
+
+        Raises:
+            UserError: the run has ended.
+        """
+        if self.recorder is not None and self.recorder.closed:
+            raise UserError(f"the run in {self.config.folder} has ended, and its record with it: use vpdlab eval")
         row = evaluate(self, step)
         self.evals.append(row)
         self._note_teacher(row)

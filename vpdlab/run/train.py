@@ -105,6 +105,7 @@ def _train(run: Run, interrupt: Interrupt, keeper: Keeper | None) -> Iterator[di
         yield row
         _refuse_divergence(run.rows, config.max_skipped)
     _evaluate_at_the_end(run, keeper)
+    run.control.after_all(keeper)
     if keeper is not None:
         if every or interrupt:
             keeper.save(len(run.rows), run.recorder)
