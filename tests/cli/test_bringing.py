@@ -12,6 +12,7 @@ import pytest
 from other_trainers import prime_rl, trl, verl
 
 from vpdlab import cli
+from vpdlab.foreign import formats
 from vpdlab.record import load_run
 
 ROWS = [
@@ -127,6 +128,15 @@ def test_bad_rows_are_left_out_and_counted(tmp_path, capsys):
     assert "left out: 3 more rows that cannot be read" in said.err
     assert "\x1b" not in said.err
     assert len(load_run(tmp_path / "run").rollouts(1)) == 1
+
+
+def test_files_that_are_left_out_are_counted(tmp_path, capsys, monkeypatch):
+    verl(tmp_path / "dumps")
+    monkeypatch.setattr(formats, "MOST_FILES", 1)
+    assert cli.main(["import", str(tmp_path / "dumps"), "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr()
+    assert "left out: 1 of 2 files, those of the last steps: at most 1 are read" in said.err
+    assert "2 rollouts of step 1, generations of verl, from 1 file(s)" in said.out
 
 
 def test_settings_of_a_run_that_is_named_are_not_obeyed_unasked(own, tmp_path, capsys):

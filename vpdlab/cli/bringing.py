@@ -116,6 +116,10 @@ def _rows(sources: Sources, chosen: argparse.Namespace) -> list[Row]:
     """The rows, with a note of what was left out of them."""
     from vpdlab.run.imported import take
 
+    if sources.left_out:
+        read = len(sources.files)
+        whole = read + sources.left_out
+        notice(f"left out: {sources.left_out} of {whole} files, those of the last steps: at most {read} are read")
     rows, bad = take(sources.rows(), chosen.feedback, chosen.skip_bad)
     for line in bad[:MOST_SHOWN]:
         notice(printable(f"left out: {line}"))

@@ -34,7 +34,7 @@ def compare(args: Sequence[str]) -> int:
 
 def _compare(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> int:
     from vpdlab import compare
-    from vpdlab.record import refuse_links
+    from vpdlab.record import refuse_links, refuse_within
 
     for name in ("--preset", "--method", "--seed"):
         if any(word == name or word.startswith(f"{name}=") for word in rest):
@@ -43,6 +43,7 @@ def _compare(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> i
     for what, named in (("presets", stems), ("methods", chosen.methods), ("seeds", chosen.seeds)):
         if len(set(named)) < len(named):
             raise UserError(f"compare: {what} has one of the same name twice: {' '.join(map(str, named))}")
+    refuse_within(chosen.out)
     refuse_links(chosen.out)
     bases = {
         Path(preset).stem: parse_preset("vpdlab compare", ["--preset", preset, *rest])[0] for preset in chosen.presets
@@ -99,9 +100,10 @@ def study(args: Sequence[str]) -> int:
 
 def _study(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> int:
     from vpdlab.compare import claims, studies
-    from vpdlab.record import refuse_links
+    from vpdlab.record import refuse_links, refuse_within
 
     chosen.out = chosen.out or _folder(chosen.study)
+    refuse_within(chosen.out)
     refuse_links(chosen.out)
     found = studies.read_study(chosen.study).chosen(chosen.conditions, chosen.methods, chosen.seeds)
     cells = found.cells(chosen.out, _fields("vpdlab study", rest))

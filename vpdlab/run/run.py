@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 from vpdlab import processes
@@ -116,7 +117,7 @@ class Run(Parts):
             self._note_teacher(row)
 
     @classmethod
-    def branch(cls, place: str, out: str = "", parts: Mapping[str, Any] | None = None, **fields: Any) -> Self:
+    def branch(cls, place: str | Path, out: str = "", parts: Mapping[str, Any] | None = None, **fields: Any) -> Self:
         """Open a new run that begins with a checkpoint of a recorded one: `Run.branch("runs/x@40", beta=1.0)`.
 
         Without a change it goes on as the original run did, bit for bit. Its folder has the history up to the fork.

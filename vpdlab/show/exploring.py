@@ -140,12 +140,12 @@ def place_of(address: str) -> dict[str, int]:
     """The numbers of an address: ``step=12&rollout=3&token=7`` with or without a folder and # before it.
 
     Raises:
-        UserError: for an address without a step, or with something other than these numbers.
+        UserError: for an address without a step, with something other than these numbers, or that is no text.
 
     >>> place_of("runs/x#step=12&token=7")
     {'step': 12, 'token': 7}
     """
-    pairs = dict(parse_qsl(address.rpartition("#")[2]))
+    pairs = dict(parse_qsl(address.rpartition("#")[2])) if isinstance(address, str) else {}
     wrong = [name for name, value in pairs.items() if name not in ("step", "rollout", "token") or not _counts(value)]
     if wrong or "step" not in pairs:
         raise UserError(
