@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from vpdlab.cli.options import as_options, parse_preset, parsed, parser, path, without_trust
+from vpdlab.cli.options import as_options, note_unread, of_groups, parse_preset, parsed, parser, path, without_trust
 from vpdlab.config import HINTS
 from vpdlab.errors import UserError, notice
 from vpdlab.foreign import FORMATS, Row, Sources, find_sources, missing
@@ -15,7 +15,7 @@ from vpdlab.foreign.rows import FIELDS
 from vpdlab.net import printable
 from vpdlab.run.trust import TRUST, given, refuse_unasked
 
-MOST_SHOWN = 5  # bad rows that are printed
+MOST_SHOWN = 5  # rows of a kind that are named
 
 
 def _options(name: str, text: str) -> argparse.ArgumentParser:
@@ -24,9 +24,8 @@ def _options(name: str, text: str) -> argparse.ArgumentParser:
     found.add_argument("--from", dest="layout", default="", metavar="LAYOUT",
                        help=f"{', '.join(FORMATS)}; default: found out by the columns")  # fmt: skip
     found.add_argument("--feedback", default="", metavar="COLUMN", help="the column that holds the feedback")
-    found.add_argument(
-        "--skip-bad", action="store_true", help="leave out rows that cannot be read, instead of stopping"
-    )
+    found.add_argument("--skip-bad", action="store_true",
+                       help="leave out rows that cannot be read, or are too long, instead of stopping")  # fmt: skip
     found.add_argument("--out", type=path, help="the run folder to write")
     return found
 
@@ -37,7 +36,8 @@ def _scoring_options() -> argparse.ArgumentParser:
         "score",
         "Leaves a run folder of one step that every widget opens: both distributions per token, KL, top lists, the"
         f" influence of each sentence. Nothing is trained. Columns: {columns}. Other options: those of `vpdlab train`"
-        f" (--device, --temperature, --record-top, ...); {TRUST} obeys the settings of a run that M names.",
+        " that have a meaning here (--device, --temperature, --record-top, ...; others are named and have no effect);"
+        f" {TRUST} obeys the settings of a run that M names.",
     )
     own.add_argument(
         "--model", required=True, help="a run's folder, its final/, RUN@STEP for a checkpoint, or any model"
@@ -69,6 +69,7 @@ def score(args: Sequence[str]) -> int:
     config, preset = parse_preset("vpdlab score", words, base=student.config)
     if preset and student.config is not None:
         raise UserError("a run has its own settings: leave --preset out")
+    note_unread("score", words, _read_by_scoring())
     out = chosen.out or Path("runs") / f"scored-{_plain(chosen.file.stem)}"
     for one in (student, teacher) if not trusted else ():
         if one is not None and one.config is not None:
@@ -80,9 +81,12 @@ def score(args: Sequence[str]) -> int:
         str(chosen.file),
         teacher,
         chosen.influence,
+        chosen.skip_bad,
     )
+    _note_some([f"left out: {line}" for line in found.left_out], "left out: {} more rows that the model cannot read")
+    _note_some(found.cut, "{} more rows whose feedback was cut")
     print("\n".join(scored_lines(found.records)))
-    _say_missing(missing(rows, tokens=True))
+    _say_missing(missing(found.rows, tokens=True))
     print(f"the run folder: {out}")
     return 0
 
@@ -121,13 +125,27 @@ def _rows(sources: Sources, chosen: argparse.Namespace) -> list[Row]:
         whole = read + sources.left_out
         notice(f"left out: {sources.left_out} of {whole} files, those of the last steps: at most {read} are read")
     rows, bad = take(sources.rows(), chosen.feedback, chosen.skip_bad)
-    for line in bad[:MOST_SHOWN]:
-        notice(printable(f"left out: {line}"))
-    if len(bad) > MOST_SHOWN:
-        notice(f"left out: {len(bad) - MOST_SHOWN} more rows that cannot be read")
+    _note_some([f"left out: {line}" for line in bad], "left out: {} more rows that cannot be read")
     if unknown := list(dict.fromkeys(name for row in rows for name in row.unknown)):
         notice(printable(f"not kept: {', '.join(unknown)[:300]}"))
     return rows
+
+
+def _note_some(lines: Sequence[str], more: str) -> None:
+    """Notes of the first rows that something is said of; `more` counts the others."""
+    for line in lines[:MOST_SHOWN]:
+        notice(printable(line))
+    if len(lines) > MOST_SHOWN:
+        notice(more.format(len(lines) - MOST_SHOWN))
+
+
+def _read_by_scoring() -> set[str]:
+    """Settings that scoring reads, those that the record's formulas are filled in with among them."""
+    from vpdlab.show.widget_data import LOSS_SETTINGS
+
+    prompts = {"model", "templates", "chat_args", "max_context", "max_new_tokens", "temperature", "beta"}
+    measured = (set(LOSS_SETTINGS) | {"record_top", "record_telemetry"}) - {"method", "steps"}
+    return prompts | measured | (of_groups("engine") - {"checkpointing", "shard"})
 
 
 def _say_missing(lines: Sequence[str]) -> None:

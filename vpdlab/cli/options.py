@@ -8,12 +8,12 @@ import dataclasses
 import difflib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from vpdlab.config import GROUPS, HINTS, RunConfig, presets, read_preset, settings
-from vpdlab.errors import UserError
+from vpdlab.errors import UserError, notice
 from vpdlab.paths import user_path
 from vpdlab.run.trust import TRUST, given, refuse_unasked
 
@@ -85,6 +85,22 @@ def parse_branch(program: str, place: str, args: Sequence[str]) -> tuple[Any, Ru
     if not trusted:
         refuse_unasked(config, str(fork.record.folder), given(words, HINTS))
     return fork, config
+
+
+def note_unread(command: str, args: Sequence[str], reads: Iterable[str]) -> None:
+    """A note of the settings among a command's words that it does not read, if there are any.
+
+    Args:
+        reads: those that it reads.
+    """
+    named = given(args, HINTS) - set(reads)
+    if idle := [name for name in HINTS if name in named]:
+        notice(f"{command} does not read {', '.join(idle)}: {'it has' if len(idle) == 1 else 'they have'} no effect")
+
+
+def of_groups(*groups: str) -> set[str]:
+    """Names of the settings in some groups (`config.GROUPS`)."""
+    return {field.name for group in groups for field in dataclasses.fields(GROUPS[group])}
 
 
 def without_trust(args: Sequence[str]) -> tuple[list[str], bool]:

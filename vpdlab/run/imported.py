@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vpdlab.config import RunConfig
-from vpdlab.errors import HANDED_IN, UserError
+from vpdlab.errors import HANDED_IN, UserError, ended_by
 from vpdlab.foreign import Row, read_row
 from vpdlab.record import METRICS, Recorder
 from vpdlab.run.environment import machine
@@ -36,7 +36,7 @@ def take(
         try:
             if isinstance(fields, UserError):
                 raise fields
-            rows.append(read_row({**fields, **_feedback(fields, feedback)}, where))
+            rows.append(read_row({**fields, **_feedback(fields, feedback, where)}, where))
         except UserError as error:
             if not skip_bad:
                 raise
@@ -46,11 +46,12 @@ def take(
     return rows, bad
 
 
-def _feedback(fields: Mapping[str, Any], column: str) -> dict[str, Any]:
+def _feedback(fields: Mapping[str, Any], column: str, where: str) -> dict[str, Any]:
     if not column:
         return {}
     if column not in fields:
-        raise UserError(f"there is no column {column!r}: it has {', '.join(fields)[:200]}")
+        has = ", ".join(map(str, fields))[:200]
+        raise UserError(f"{where}: there is no column {column!r}: it has {has} (null where there is no feedback)")
     return {"feedback": fields[column], "critique": None}
 
 
@@ -95,7 +96,7 @@ def record_rows(rows: Sequence[Row], out: Path, source: str, origin: str) -> Non
             recorder.rollouts(step, [_record(row, step, place) for row, place in part])
             recorder.metrics(_metrics(step, [row for row, _ in part]))
     except BaseException as error:
-        recorder.close("failed", f"{type(error).__name__}: {error}")
+        recorder.close(*ended_by(error))
         raise
     recorder.close("complete")
 

@@ -27,7 +27,7 @@ _LENS_FIELDS = (
     "success_weight",
 )  # fmt: skip
 _ROW_FIELDS = (*_ROLLOUT_FIELDS, "parsed", "answer", "signal", "alarms")
-_LOSS_SETTINGS = (
+LOSS_SETTINGS = (
     "method", "steps", "temperature", "aggregate", "alpha", "support", "top_k", "tail", "is_clip", "clip_low",
     "clip_high", "kl_coef", "nsr_weight", "rl_weight", "opd_weight", "reweight_alpha", "reweight_steps",
     "reweight_clip", "sdar_weight", "sdar_gate", "sdar_sharpness", "distil_local", "distil_future", "distil_discount",
@@ -77,7 +77,7 @@ def lens_records(
         config: the run's settings (`RunRecord.config`), with which the lens fills in the formulas of the methods; None
             omits these.
     """
-    items, settings = [], {name: config[name] for name in _LOSS_SETTINGS if name in config} if config else None
+    items, settings = [], {name: config[name] for name in LOSS_SETTINGS if name in config} if config else None
     for place, record in enumerate(records):
         own = beta.get(record["step"]) if isinstance(beta, Mapping) else beta
         item = {name: record.get(name) for name in _LENS_FIELDS} | {"beta": own, "settings": settings}
