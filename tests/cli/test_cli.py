@@ -206,3 +206,47 @@ def test_a_reader_that_goes_away_leaves_no_traceback():
         f"{sys.executable} -m vpdlab --help | head -1", shell=True, capture_output=True, text=True, check=False
     )
     assert "Traceback" not in done.stderr
+
+
+# -- settings that a command does not read -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["discover", "--method", "vpd"], "discover takes --methods, with one or several values, not --method"),
+        (["compare", "--seed=3"], "compare takes --seeds, with one or several values, not --seed"),
+        (["study", "words", "--seed", "3"], "the study sets seed for each of its runs: leave --seed out"),
+        (["study", "words", "--method", "sdpo"], "the study sets method for each of its runs: leave --method out"),
+        (["study", "words", "--preset", "words"], "the study sets preset for each of its runs: leave --preset out"),
+        (["forecast", "--check", "words", "--seed", "3"], "the study sets seed for each of its runs"),
+        (["forecast", "--fit", "words", "--lr", "1"], "unknown option '--lr'"),
+        (["forecast", "--fit", "words", "rubbish"], "unknown option 'rubbish'"),
+    ],
+)
+def test_what_a_command_would_drop_is_refused(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 2
+    said = capsys.readouterr()
+    assert message in said.err and said.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "idle"),
+    [
+        (["eval", "apprentice", "--eval-samples", "1", "--eval-problems", "1", "--lr", "1", "--method=grpo"], "method, lr"),
+        (["eval", "apprentice", "--eval-samples=1", "--eval-problems=1", "--max-new-tokens", "9", "--seed", "4"], ""),
+        (["discover", "--preset=words-two", "--methods=best-of-k", "--problems=1", "--limit=4", "--steps=9",
+          "--tracker=wandb", "--out=d"], "steps, tracker"),
+        (["discover", "--preset=words-two", "--methods=reweight", "--problems=1", "--limit=4", "--steps=9",
+          "--group=4", "--out=d"], ""),
+        (["forecast", "--preset=words-two", "--prompts=2", "--group=2", "--batches=2", "--steps=9", "--lr=1"], "steps, lr"),
+    ],
+)  # fmt: skip
+def test_settings_without_effect_are_named(words, idle, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if "does not read" in line]
+    effect = "they have no effect" if "," in idle else "it has no effect"
+    assert notes == ([f"vpdlab: note: {words[0]} does not read {idle}: {effect}"] if idle else [])

@@ -14,6 +14,8 @@ from vpdlab.cli.discovering import discover
 from vpdlab.cli.options import (
     as_options,
     fork_named,
+    note_unread,
+    of_groups,
     parse_branch,
     parse_preset,
     parse_run,
@@ -115,6 +117,7 @@ def evaluate(args: Sequence[str]) -> int:
     config, preset = parse_preset("vpdlab eval", words, base=student.config)
     if preset and student.config is not None:
         raise UserError("a run has its own settings: leave --preset out")
+    note_unread("eval", words, _read_by_evaluation())
     if student.config is not None:
         refuse_handed_in("task", student.config.task)  # no other task's problems are this run's
     if student.config is not None and not trusted:
@@ -125,6 +128,13 @@ def evaluate(args: Sequence[str]) -> int:
     else:
         print("\n".join([f"{student.words} on {config.task}", *eval_lines(row)]))
     return 0
+
+
+def _read_by_evaluation() -> set[str]:
+    """Settings that an evaluation of a student alone reads, and those that its weights must agree with."""
+    what = {"task", "data", "task_args", "model", "lora_rank", "adapter_rank", "teacher", "seed", "templates", "threads"}
+    groups = of_groups("rollouts", "episodes", "engine", "evaluation")
+    return (what | groups) - {"prompts", "group", "eval_every", "eval_teacher", "checkpointing", "shard"}
 
 
 def export(args: Sequence[str]) -> int:

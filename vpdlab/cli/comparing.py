@@ -8,8 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vpdlab.cli.options import as_options, parse_preset, parsed, parser, path
+from vpdlab.cli.options import (
+    OF_A_RUN,
+    as_options,
+    note_unread,
+    parse_preset,
+    parsed,
+    parser,
+    path,
+    refuse_single,
+)
+from vpdlab.config import HINTS
 from vpdlab.errors import UserError
+from vpdlab.run.trust import given
 
 if TYPE_CHECKING:
     from vpdlab.compare import Cell
@@ -36,9 +47,7 @@ def _compare(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> i
     from vpdlab import compare
     from vpdlab.record import refuse_links, refuse_within
 
-    for name in ("--preset", "--method", "--seed"):
-        if any(word == name or word.startswith(f"{name}=") for word in rest):
-            raise UserError(f"compare takes {name}s, with one or several values, not {name}")
+    refuse_single("compare", rest, ("preset", "method", "seed"))
     stems = [Path(preset).stem for preset in chosen.presets]
     for what, named in (("presets", stems), ("methods", chosen.methods), ("seeds", chosen.seeds)):
         if len(set(named)) < len(named):
@@ -120,7 +129,10 @@ def _folder(study: str) -> Path:
 
 
 def _fields(command: str, rest: Sequence[str]) -> dict[str, Any]:
-    """The fields that the options set for all runs."""
+    """The fields that the options set for all runs of a study. Raises UserError for one that differs between them."""
+    for name in ("preset", "method", "seed"):
+        if given(rest, [name]):
+            raise UserError(f"the study sets {name} for each of its runs: leave --{name} out")
     asked = parse_preset(command, rest)[0]
     return {name: getattr(asked, name) for name in asked.asked}
 
@@ -160,6 +172,8 @@ def forecast(args: Sequence[str]) -> int:
     chosen, rest = parsed(forecast_options(), args)
     if chosen.fit and chosen.check:
         raise UserError("forecast: --fit and --check exclude each other: a fit agrees with its own runs")
+    if chosen.fit and rest:
+        raise UserError(f"unknown option {rest[0]!r}: forecast --fit reads the settings of the study's runs")
     return _fit(chosen) if chosen.fit else (_check if chosen.check else _forecast)(chosen, as_options(rest))
 
 
@@ -185,7 +199,10 @@ def _forecast(chosen: argparse.Namespace, rest: Sequence[str]) -> int:
     from vpdlab.study.forecast import BUNDLED, read
 
     fits = read(chosen.with_fit or BUNDLED)
-    found = forecasts.signs_of(parse_preset("vpdlab forecast", rest)[0], chosen.batches)
+    config = parse_preset("vpdlab forecast", rest)[0]
+    untrained = {"method", "method_args", "lr", "e_lr", "warmup", "weight_decay", "grad_clip"}  # it trains nothing
+    note_unread("forecast", rest, set(HINTS) - OF_A_RUN - untrained)
+    found = forecasts.signs_of(config, chosen.batches)
     print(forecasts.markdown(found, forecasts.told(found, fits)))
     return 0
 

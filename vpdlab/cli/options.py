@@ -18,6 +18,13 @@ from vpdlab.paths import user_path
 from vpdlab.run.trust import TRUST, given, refuse_unasked
 
 
+OF_A_RUN = frozenset({
+    "steps", "out", "checkpoint_every", "checkpoint_keep", "resume", "resume_anyway", "tracker", "eval_every",
+    "record_tokens", "record_top", "max_skipped",
+})  # fmt: skip
+"""Settings that only a recorded run reads, not a single batch or search."""
+
+
 def parser(name: str, description: str) -> argparse.ArgumentParser:
     """The parser of a command's own options; errors are raised instead of printed with a usage message."""
     return argparse.ArgumentParser(
@@ -85,6 +92,13 @@ def parse_branch(program: str, place: str, args: Sequence[str]) -> tuple[Any, Ru
     if not trusted:
         refuse_unasked(config, str(fork.record.folder), given(words, HINTS))
     return fork, config
+
+
+def refuse_single(command: str, args: Sequence[str], names: Iterable[str]) -> None:
+    """Raises UserError for a setting of a single run, where the command has an option for several of them."""
+    for name in names:
+        if given(args, [name]):
+            raise UserError(f"{command} takes --{name}s, with one or several values, not --{name}")
 
 
 def note_unread(command: str, args: Sequence[str], reads: Iterable[str]) -> None:
