@@ -25,11 +25,16 @@ HANDED_IN = "handed-in:"
 """Prefix of the recorded name of a part (task, method, sampler, policy) that was passed to `Run.open` as an object."""
 
 
+def part_name(recorded: object) -> str:
+    """The name of a part as people know it: without `HANDED_IN`."""
+    return str(recorded).removeprefix(HANDED_IN)
+
+
 def refuse_handed_in(part: str, name: str) -> None:
     """Raises UserError for the recorded name of a part that was passed as an object: no command can build it again."""
     if name.startswith(HANDED_IN):
         raise UserError(
-            f"this run's {part} ({name.removeprefix(HANDED_IN)!r}) was passed from Python and cannot be built from its"
+            f"this run's {part} ({part_name(name)!r}) was passed from Python and cannot be built from its"
             f" settings: open the run in Python with Run.open(config, {part}=...)"
         )
 

@@ -105,12 +105,12 @@ def take_in(args: Sequence[str]) -> int:
     rows = _rows(sources, chosen)
 
     from vpdlab.run.imported import record_rows
+    from vpdlab.show.summary import span
 
     out = chosen.out or Path("runs") / f"{sources.format.name}-{_plain(chosen.file.resolve().stem)}"
     record_rows(rows, out, sources.format.name, str(chosen.file))
     steps = sorted({row.step for row in rows if row.step is not None})
-    where = f" of steps {steps[0]} to {steps[-1]}" if len(steps) > 1 else f" of step {steps[0]}" if steps else ""
-    print(f"{len(rows)} rollouts{where}, {sources.format.summary}, from {len(sources.files)} file(s)")
+    print(f"{len(rows)} rollouts{f' of {span(steps)}' if steps else ''}, {sources.format.summary}, from {len(sources.files)} file(s)")
     _say_missing(missing(rows, tokens=False))
     print(f"the run folder: {out}")
     return 0

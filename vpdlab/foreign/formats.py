@@ -24,6 +24,7 @@ from vpdlab.foreign.rows import LARGEST, Row
 from vpdlab.paths import user_path
 
 MOST_FILES = 10_000  # that are read, those of the first steps
+PLAIN = "plain"  # the layout of one's own files
 Fields = dict[str, Any]
 
 
@@ -253,8 +254,8 @@ def _as_text(value: Any) -> str | None:
 
 
 FORMATS: dict[str, Format] = {
-    "plain": Format(
-        "plain", "prompt, response, feedback",
+    PLAIN: Format(
+        PLAIN, "prompt, response, feedback",
         (frozenset({"prompt", "response"}), frozenset({"prompt", "completion"})), (), re.compile(r"(?!)"), _plain,
     ),
     "trl": Format(

@@ -11,8 +11,8 @@ from typing import Any
 
 from vpdlab.config import RunConfig
 from vpdlab.errors import HANDED_IN, UserError, ended_by
-from vpdlab.foreign import Row, read_row
-from vpdlab.record import METRICS, Recorder
+from vpdlab.foreign import PLAIN, Row, read_row
+from vpdlab.record import METRICS, UNRECORDED, Recorder
 from vpdlab.run.environment import machine
 
 Taken = tuple[list[Row], list[str]]
@@ -87,7 +87,7 @@ def record_rows(rows: Sequence[Row], out: Path, source: str, origin: str) -> Non
         steps.setdefault(row.step if row.step is not None else 1, []).append((row, place))
     sizes = [len({group for _, (group, _) in part}) for part in steps.values()]
     config = RunConfig(
-        task=HANDED_IN + source, model=HANDED_IN + "not recorded", method=HANDED_IN + source, out=str(out),
+        task=HANDED_IN + source, model=UNRECORDED, method=HANDED_IN + source, out=str(out),
         steps=max(1, *steps), prompts=max(1, *sizes), group=max(index + 1 for _, index in places), eval_every=-1,
     )  # fmt: skip
     recorder = Recorder(config.folder, config.to_dict(), _environment(source, origin))
@@ -171,6 +171,7 @@ def _metrics(step: int, rows: Sequence[Row]) -> dict[str, Any]:
 
 def _environment(source: str, origin: str) -> dict[str, Any]:
     """What environment.json says of a record that no run of vpdlab made."""
+    name = Path(origin).name
     return {
         **machine(),
         "device": "",
@@ -179,5 +180,5 @@ def _environment(source: str, origin: str) -> dict[str, Any]:
         "processes": 1,
         "seed": 0,
         "model": {"class": "not recorded", "parameters": 0, "trainable": 0, "vocabulary": 0},
-        "task": f"rollouts of {source} ({Path(origin).name}), imported",
+        "task": f"rollouts of {name}, imported" if source == PLAIN else f"rollouts of {source} ({name}), imported",
     }

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 
 from vpdlab.config import RunConfig
-from vpdlab.errors import UserError, ended_by
+from vpdlab.errors import UserError, ended_by, part_name
 from vpdlab.foreign import Row
 from vpdlab.learn.iterate import Iteration
 from vpdlab.learn.m_step import Method, Seen, Totals, survey
@@ -25,7 +25,7 @@ from vpdlab.model.distributions import TokenDist
 from vpdlab.model.policy import TEACHER, Policy
 from vpdlab.model.teacher import Teacher
 from vpdlab.prompts import Renderer
-from vpdlab.record import Recorder, plain
+from vpdlab.record import SCORED, Recorder, plain
 from vpdlab.record.folder import write_lines
 from vpdlab.record.influence import INFLUENCE
 from vpdlab.run.checkpoint import load_weights, weights_by_name
@@ -44,13 +44,13 @@ def _no_loss(seen: Seen) -> torch.Tensor:
     raise UserError("rollouts are scored here, not learned from")
 
 
-SCORING = Method("scoring", "student and teacher side by side; nothing is trained", _no_loss, views="all")
+SCORING = Method(part_name(SCORED["method"]), "student and teacher side by side; nothing is trained", _no_loss, views="all")
 
 
 class Brought:
     """The problems of rollouts from elsewhere, as a task."""
 
-    name = "rollouts"
+    name = part_name(SCORED["task"])
 
     def __init__(self, problems: Sequence[Problem], summary: str) -> None:
         self.problems, self.summary = list(problems), summary
@@ -79,11 +79,13 @@ class Scorer(Run):
         if self.task.load("train"):
             super().check_problems()
 
-    def give(self, found: Sequence[Reading], origin: str) -> None:
-        """Go on with the problems of these rows. Raises UserError as `check_problems` does."""
+    def give(self, found: Sequence[Reading], origin: str, teacher: Student | None) -> None:
+        """Go on with the problems of these rows of a file. Raises UserError as `check_problems` does."""
         groups = [one.rollout.group for one in found]
         problems = list({one.rollout.group: one.rollout.problem for one in reversed(found)}.items())
-        summary = f"{len(found)} rollouts of {Path(origin).name}, scored: nothing was trained"
+        beside = f" beside the teacher {teacher.words}" if teacher is not None else ""
+        count = "1 rollout" if len(found) == 1 else f"{len(found)} rollouts"
+        summary = f"{count} of {Path(origin).name}, scored{beside}: nothing was trained"
         self.task = cast(Task, Brought([problem for _, problem in sorted(problems, key=lambda one: one[0])], summary))
         most = max(groups.count(group) for group in set(groups))
         self.take(self.config.but(prompts=len(problems), group=most, record_tokens=len(found)))
@@ -149,7 +151,7 @@ def score(
         other, render = OtherTeacher(policy), replace(run.render, tokenizer=policy.tokenizer)
         run.learner.teacher = other
     read, left_out = readings(run, rows, render, other.policy.longest, skip_bad)
-    run.give(read, origin)
+    run.give(read, origin, teacher)
     watch = TokenWatch(run.policy.tokenizer, len(read), config.record_top, config.logit_mib)
     iteration = _scored(run, _batch(run, read), watch)
     kept = [one.row for one in read]

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from vpdlab.errors import part_name
 from vpdlab.record import Change, Origin
 from vpdlab.types import ASSISTANT
 
@@ -126,8 +127,8 @@ def _by_problem(records: Sequence[Row]) -> dict[str, list[Row]]:
 
 def _run_name(run: Any, other: Any) -> str:
     """The run's method; its folder where both have the same."""
-    method = run.config["method"]
-    return method if method != other.config["method"] else run.folder.name
+    method = part_name(run.config["method"])
+    return method if method != part_name(other.config["method"]) else run.folder.name
 
 
 def token_ranks(tokens: Sequence[int] | None, top_ids: Sequence[Sequence[int]] | None) -> list[int | None] | None:
@@ -225,7 +226,8 @@ def compared_runs(runs: Sequence[Any], labels: Sequence[str] | None = None) -> l
 
 def _label(run: Any) -> str:
     """What a run is called beside others: its method; of a branch, where it comes from and what it changed there."""
+    method = part_name(run.config["method"])
     if run.origin is None:
-        return run.config["method"]
+        return method
     at_fork = {one.setting: one.result for one in run.origin.changes if one.step == run.origin.step}
-    return f"{run.config['method']} from {run.origin.step}: {', '.join(at_fork.values()) or run.folder.name}"
+    return f"{method} from {run.origin.step}: {', '.join(at_fork.values()) or run.folder.name}"
