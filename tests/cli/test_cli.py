@@ -208,7 +208,7 @@ def test_a_reader_that_goes_away_leaves_no_traceback():
     assert "Traceback" not in done.stderr
 
 
-# -- settings that a command does not read -------------------------------------------------------------------------------
+# -- settings that a command does not read -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -235,13 +235,14 @@ def test_what_a_command_would_drop_is_refused(words, message, capsys, tmp_path, 
 @pytest.mark.parametrize(
     ("words", "idle"),
     [
-        (["eval", "apprentice", "--eval-samples", "1", "--eval-problems", "1", "--lr", "1", "--method=grpo"], "method, lr"),
+        (["eval", "apprentice", "--eval-samples=1", "--eval-problems=1", "--lr", "1", "--method=grpo"], "method, lr"),
         (["eval", "apprentice", "--eval-samples=1", "--eval-problems=1", "--max-new-tokens", "9", "--seed", "4"], ""),
         (["discover", "--preset=words-two", "--methods=best-of-k", "--problems=1", "--limit=4", "--steps=9",
           "--tracker=wandb", "--out=d"], "steps, tracker"),
         (["discover", "--preset=words-two", "--methods=reweight", "--problems=1", "--limit=4", "--steps=9",
           "--group=4", "--out=d"], ""),
-        (["forecast", "--preset=words-two", "--prompts=2", "--group=2", "--batches=2", "--steps=9", "--lr=1"], "steps, lr"),
+        (["forecast", "--preset=words-two", "--prompts=2", "--group=2", "--batches=2", "--steps=9", "--lr=1"],
+         "steps, lr"),
     ],
 )  # fmt: skip
 def test_settings_without_effect_are_named(words, idle, capsys, tmp_path, monkeypatch):

@@ -205,7 +205,9 @@ def test_a_run_is_inspected_from_its_folder_and_made_where_there_is_none(tmp_pat
         page = (tmp_path / "here" / walk / f"{name}.html").read_text()
         assert page.count('class="vpd-mount"') == 5  # class mode, timeline, table and two lenses
         if walk == "made":
-            (made,) = [line.split(": ")[0] for line in text.splitlines() if ": complete after 30 of 30 iterations" in line]
+            (made,) = [
+                line.split(": ")[0] for line in text.splitlines() if ": complete after 30 of 30 iterations" in line
+            ]
             shutil.move(made, tmp_path / "here" / "runs" / "mine")
 
 

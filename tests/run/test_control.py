@@ -246,7 +246,7 @@ def test_a_listener_that_fails_does_not_end_the_run(tmp_path, capsys):
     assert heard[-1] == 1 and said.count("RuntimeError: nobody home") == said.count("a listener") == 1
 
 
-# -- requests that come too late, or are none ----------------------------------------------------------------------------
+# -- requests that come too late, or are none --------------------------------------------------------------------------
 
 REQUESTS: dict[str, Any] = {
     "pause": lambda control: control.pause(), "step": lambda control: control.step(),
@@ -268,7 +268,7 @@ def test_a_run_that_failed_before_its_first_iteration_has_ended_too(whole, tmp_p
     run = opened(tmp_path / "run")
     (tmp_path / "run").rmdir()
     (tmp_path / "run").write_text("in the way")
-    with pytest.raises(OSError):
+    with pytest.raises(FileExistsError):
         list(run.steps())
     assert run.control.state == "failed"
     with pytest.raises(UserError, match=r"the run has ended \(failed\)"):

@@ -6,14 +6,18 @@ import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vpdlab.cli.options import as_options, note_unread, of_groups, parse_preset, parsed, parser, path, without_trust
-from vpdlab.config import HINTS
+from vpdlab.config import HINTS, RunConfig
 from vpdlab.errors import UserError, notice
 from vpdlab.foreign import FORMATS, Row, Sources, find_sources, missing
 from vpdlab.foreign.rows import FIELDS
 from vpdlab.net import printable
 from vpdlab.run.trust import TRUST, given, refuse_unasked
+
+if TYPE_CHECKING:
+    from vpdlab.run.export import Student
 
 MOST_SHOWN = 5  # rows of a kind that are named
 
@@ -60,35 +64,36 @@ def score(args: Sequence[str]) -> int:
         raise UserError(f"{chosen.file} holds {len(sources.files)} steps ({names}): score one of the files")
     rows = _rows(sources, chosen)
 
-    from vpdlab.run.export import alone
     from vpdlab.run.scored import score as scored
     from vpdlab.show.summary import scored_lines
 
     student, teacher = _student(chosen.model), _student(chosen.teacher) if chosen.teacher else None
+    config = _scoring_config(chosen, rest, student, teacher)
+    found = scored(rows, student, config, str(chosen.file), teacher, chosen.influence, chosen.skip_bad)
+    _note_some([f"left out: {line}" for line in found.left_out], "left out: {} more rows that the model cannot read")
+    _note_some(found.cut, "{} more rows whose feedback was cut")
+    print("\n".join(scored_lines(found.records)))
+    _say_missing(missing(found.rows, tokens=True))
+    print(f"the run folder: {config.folder}")
+    return 0
+
+
+def _scoring_config(
+    chosen: argparse.Namespace, rest: Sequence[str], student: Student, teacher: Student | None
+) -> RunConfig:
+    """The settings to score with. Raises UserError for those that do not fit, or that a named run asks for unasked."""
+    from vpdlab.run.export import alone
+
     words, trusted = without_trust(as_options(rest))
     config, preset = parse_preset("vpdlab score", words, base=student.config)
     if preset and student.config is not None:
         raise UserError("a run has its own settings: leave --preset out")
     note_unread("score", words, _read_by_scoring())
-    out = chosen.out or Path("runs") / f"scored-{_plain(chosen.file.stem)}"
     for one in (student, teacher) if not trusted else ():
         if one is not None and one.config is not None:
             refuse_unasked(alone(one, one.config), one.place, given(words, HINTS))
-    found = scored(
-        rows,
-        student,
-        config.but(out=str(out), **({} if student.config else {"model": chosen.model})),
-        str(chosen.file),
-        teacher,
-        chosen.influence,
-        chosen.skip_bad,
-    )
-    _note_some([f"left out: {line}" for line in found.left_out], "left out: {} more rows that the model cannot read")
-    _note_some(found.cut, "{} more rows whose feedback was cut")
-    print("\n".join(scored_lines(found.records)))
-    _say_missing(missing(found.rows, tokens=True))
-    print(f"the run folder: {out}")
-    return 0
+    out = chosen.out or Path("runs") / f"scored-{_plain(chosen.file.stem)}"
+    return config.but(out=str(out), **({} if student.config else {"model": chosen.model}))
 
 
 def take_in(args: Sequence[str]) -> int:
@@ -110,7 +115,8 @@ def take_in(args: Sequence[str]) -> int:
     out = chosen.out or Path("runs") / f"{sources.format.name}-{_plain(chosen.file.resolve().stem)}"
     record_rows(rows, out, sources.format.name, str(chosen.file))
     steps = sorted({row.step for row in rows if row.step is not None})
-    print(f"{len(rows)} rollouts{f' of {span(steps)}' if steps else ''}, {sources.format.summary}, from {len(sources.files)} file(s)")
+    where = f" of {span(steps)}" if steps else ""
+    print(f"{len(rows)} rollouts{where}, {sources.format.summary}, from {len(sources.files)} file(s)")
     _say_missing(missing(rows, tokens=False))
     print(f"the run folder: {out}")
     return 0
@@ -153,7 +159,7 @@ def _say_missing(lines: Sequence[str]) -> None:
         print(f"missing: {line}")
 
 
-def _student(place: str):
+def _student(place: str) -> Student:
     from vpdlab.run.export import find_student
 
     name, at, step = place.rpartition("@")

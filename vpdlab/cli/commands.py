@@ -132,7 +132,7 @@ def evaluate(args: Sequence[str]) -> int:
 
 def _read_by_evaluation() -> set[str]:
     """Settings that an evaluation of a student alone reads, and those that its weights must agree with."""
-    what = {"task", "data", "task_args", "model", "lora_rank", "adapter_rank", "teacher", "seed", "templates", "threads"}
+    what = {"task", "data", "task_args", "model", "lora_rank", "adapter_rank", "teacher", "seed", "templates"}
     groups = of_groups("rollouts", "episodes", "engine", "evaluation")
     return (what | groups) - {"prompts", "group", "eval_every", "eval_teacher", "checkpointing", "shard"}
 

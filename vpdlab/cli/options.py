@@ -17,7 +17,6 @@ from vpdlab.errors import UserError, notice
 from vpdlab.paths import user_path
 from vpdlab.run.trust import TRUST, given, refuse_unasked
 
-
 OF_A_RUN = frozenset({
     "steps", "out", "checkpoint_every", "checkpoint_keep", "resume", "resume_anyway", "tracker", "eval_every",
     "record_tokens", "record_top", "max_skipped",

@@ -107,7 +107,7 @@ def arrow_type(kind: str) -> Any:
 
 
 def kind_of(config: Mapping[str, Any]) -> str:
-    """What the record with this config.json is: "trained", "scored" (`vpdlab score`) or "imported" (`vpdlab import`)."""
+    """What the record with this config.json is: "trained", "scored" (`vpdlab score`), "imported" (`vpdlab import`)."""
     if config.get("model") == UNRECORDED:
         return "imported"
     return "scored" if all(config.get(name) == value for name, value in SCORED.items()) else "trained"

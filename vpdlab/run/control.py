@@ -211,7 +211,7 @@ class Control:
         self._tell()
 
     def _act(self, keeper: Keeper | None, changes: bool = True) -> None:
-        """Apply pending changes, then save a checkpoint where one was asked for; without `changes` only both or none."""
+        """Apply pending changes, then save a checkpoint where one was asked for; without `changes` both or nothing."""
         with self._turn:
             save, self._save = self._save, False
             pending = self._pending if save or changes else {}

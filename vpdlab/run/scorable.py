@@ -1,5 +1,4 @@
-"""Rows of rollouts from elsewhere as a model reads them, both views; those that it cannot read, and feedback that is cut.
-"""
+"""Rows of rollouts from elsewhere as a model reads them: both views, the rows that do not fit, feedback that is cut."""
 
 from __future__ import annotations
 

@@ -44,7 +44,9 @@ def _no_loss(seen: Seen) -> torch.Tensor:
     raise UserError("rollouts are scored here, not learned from")
 
 
-SCORING = Method(part_name(SCORED["method"]), "student and teacher side by side; nothing is trained", _no_loss, views="all")
+SCORING = Method(
+    part_name(SCORED["method"]), "student and teacher side by side; nothing is trained", _no_loss, views="all"
+)
 
 
 class Brought:

@@ -1,4 +1,4 @@
-"""What a record is, as the head of a report says it: a run, rollouts that were scored, or rollouts that were imported."""
+"""What a record is, as the head of a report says it: a run, rollouts that were scored, or imported ones."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from vpdlab.errors import part_name
 from vpdlab.record import RunRecord, kind_of
 from vpdlab.show.summary import conclusion, span
+
 
 def no_settings(run: RunRecord) -> str:
     """What stands in place of a table without rows of settings."""

@@ -184,7 +184,7 @@ def find_run(folder: str | Path = "", above: str | Path = "..") -> Path | None:
 def changed_settings(config: Row) -> list[dict[str, Any]]:
     """The settings of a run that differ from the defaults: setting, this run, default. Its folder is not listed.
 
-    Of rollouts from elsewhere, those that only describe their shape are left out: all of them, where they were imported.
+    Of rollouts from elsewhere, those that only describe their shape are left out: of imported ones, all of them.
     """
     kind, defaults = kind_of(config), RunConfig().to_dict()
     shape = {"trained": (), "scored": _SET_BY_SCORING, "imported": tuple(config)}[kind]
