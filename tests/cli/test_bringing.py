@@ -210,6 +210,18 @@ def test_settings_that_scoring_does_not_read_are_named(own, tmp_path, capsys, wo
     assert notes == ([f"vpdlab: note: {message}"] if message else [])
 
 
+def test_a_column_that_the_layout_does_not_know_may_hold_the_feedback(tmp_path, capsys):
+    row = {"input": "3 + 4?", "output": "8", "gts": "7", "score": 0, "hint": "Too high."}
+    (tmp_path / "1.jsonl").write_text(json.dumps(row) + "\n")
+    for name, words in (("verl", []), ("plain", ["--from", "plain"])):
+        if words:
+            (tmp_path / "1.jsonl").write_text(json.dumps({"prompt": "a", "response": "b", "hint": "Too high."}) + "\n")
+        out = tmp_path / name
+        assert cli.main(["import", str(tmp_path / "1.jsonl"), "--feedback", "hint", "--out", str(out), *words]) == 0
+        assert load_run(out).rollouts(1)[0]["critique"] == "Too high."
+        assert "not kept" not in capsys.readouterr().err
+
+
 def test_a_row_without_the_named_column_is_named(tmp_path, capsys):
     (tmp_path / "own.jsonl").write_text(
         '{"prompt": "a", "response": "b", "hint": "c"}\n{"prompt": "a", "response": "b"}\n'

@@ -130,7 +130,7 @@ def _rows(sources: Sources, chosen: argparse.Namespace) -> list[Row]:
         read = len(sources.files)
         whole = read + sources.left_out
         notice(f"left out: {sources.left_out} of {whole} files, those of the last steps: at most {read} are read")
-    rows, bad = take(sources.rows(), chosen.feedback, chosen.skip_bad)
+    rows, bad = take(sources.rows(chosen.feedback), chosen.feedback, chosen.skip_bad)
     _note_some([f"left out: {line}" for line in bad], "left out: {} more rows that cannot be read")
     if unknown := list(dict.fromkeys(name for row in rows for name in row.unknown)):
         notice(printable(f"not kept: {', '.join(unknown)[:300]}"))
@@ -149,7 +149,7 @@ def _read_by_scoring() -> set[str]:
     """Settings that scoring reads, those that the record's formulas are filled in with among them."""
     from vpdlab.show.widget_data import LOSS_SETTINGS
 
-    prompts = {"model", "templates", "chat_args", "max_context", "max_new_tokens", "temperature", "beta"}
+    prompts = {"preset", "model", "templates", "chat_args", "max_context", "max_new_tokens", "temperature", "beta"}
     measured = (set(LOSS_SETTINGS) | {"record_top", "record_telemetry"}) - {"method", "steps"}
     return prompts | measured | (of_groups("engine") - {"checkpointing", "shard"})
 

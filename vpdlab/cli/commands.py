@@ -60,10 +60,13 @@ def notebook(args: Sequence[str]) -> int:
     if not args or args[0].startswith("-"):
         print(f"usage: vpdlab notebook NAME [-p NAME VALUE]... [--FIELD VALUE]...\nnotebooks: {', '.join(names())}")
         return 0 if args and args[0] in ("-h", "--help") else 2
-    from vpdlab.cli.headless import own_parameters, run_notebook
+    from vpdlab.cli.headless import own_parameters, run_notebook, takes_settings
 
     own, rest = own_parameters(args[0], args[1:])
-    config, preset = parse_run(f"vpdlab notebook {args[0]}", as_options(rest))
+    words = as_options(rest)
+    config, preset = parse_run(f"vpdlab notebook {args[0]}", words)
+    if not takes_settings(args[0]):
+        note_unread(f"notebook {args[0]}", words, {"out", "resume", "resume_anyway"})
     return run_notebook(args[0], preset, config, own)
 
 
@@ -132,7 +135,7 @@ def evaluate(args: Sequence[str]) -> int:
 
 def _read_by_evaluation() -> set[str]:
     """Settings that an evaluation of a student alone reads, and those that its weights must agree with."""
-    what = {"task", "data", "task_args", "model", "lora_rank", "adapter_rank", "teacher", "seed", "templates"}
+    what = {"preset", "task", "data", "task_args", "model", "lora_rank", "adapter_rank", "teacher", "seed", "templates"}
     groups = of_groups("rollouts", "episodes", "engine", "evaluation")
     return (what | groups) - {"prompts", "group", "eval_every", "eval_teacher", "checkpointing", "shard"}
 

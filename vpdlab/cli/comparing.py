@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vpdlab.cli.options import (
     OF_A_RUN,
+    SETTINGS,
     as_options,
     note_unread,
     parse_preset,
@@ -17,8 +18,8 @@ from vpdlab.cli.options import (
     parser,
     path,
     refuse_single,
+    refuse_unwritable,
 )
-from vpdlab.config import HINTS
 from vpdlab.errors import UserError
 from vpdlab.run.trust import given
 
@@ -58,7 +59,7 @@ def _compare(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> i
         Path(preset).stem: parse_preset("vpdlab compare", ["--preset", preset, *rest])[0] for preset in chosen.presets
     }
     cells = compare.plan(bases, chosen.methods, chosen.seeds, chosen.out)
-    _check_figure(chosen)
+    _check_common(chosen)
     if _run_all(cells, chosen):
         _show(cells, chosen, command)
     return 0
@@ -116,7 +117,7 @@ def _study(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> int
     refuse_links(chosen.out)
     found = studies.read_study(chosen.study).chosen(chosen.conditions, chosen.methods, chosen.seeds)
     cells = found.cells(chosen.out, _fields("vpdlab study", rest))
-    _check_figure(chosen)
+    _check_common(chosen)
     if _run_all(cells, chosen):
         judged = claims.verdicts(found.claims, cells)
         _show(cells, chosen, command, claims.markdown(judged) if judged else "", title=found.title)
@@ -148,12 +149,18 @@ def _add_common(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--figure-over", default="rollouts", help="its x axis: rollouts, iterations or seconds")
 
 
-def _check_figure(chosen: argparse.Namespace) -> None:
-    """Refuse what `--figure` cannot draw before anything runs. Raises UserError."""
+def _check_common(chosen: argparse.Namespace) -> None:
+    """Refuse what `--jobs` and `--level` cannot be, and what `--figure` cannot draw, before anything runs. Raises
+    UserError."""
     from vpdlab.compare import paper
     from vpdlab.show.plots.paper import check
 
+    if chosen.jobs < 0:
+        raise UserError(f"--jobs is {chosen.jobs}, but must be 1 or more; leave it out to go by the CPU cores")
+    if chosen.level is not None and not 0 <= chosen.level <= 1:
+        raise UserError(f"--level is {chosen.level}, but must be between 0 and 1")
     if chosen.figure is not None:
+        refuse_unwritable(chosen.figure)
         paper.check(chosen.figure_measures, chosen.figure_over)
         check(chosen.figure, chosen.figure_width)
 
@@ -201,7 +208,7 @@ def _forecast(chosen: argparse.Namespace, rest: Sequence[str]) -> int:
     fits = read(chosen.with_fit or BUNDLED)
     config = parse_preset("vpdlab forecast", rest)[0]
     untrained = {"method", "method_args", "lr", "e_lr", "warmup", "weight_decay", "grad_clip"}  # it trains nothing
-    note_unread("forecast", rest, set(HINTS) - OF_A_RUN - untrained)
+    note_unread("forecast", rest, set(SETTINGS) - OF_A_RUN - untrained)
     found = forecasts.signs_of(config, chosen.batches)
     print(forecasts.markdown(found, forecasts.told(found, fits)))
     return 0
@@ -211,6 +218,7 @@ def _fit(chosen: argparse.Namespace) -> int:
     from vpdlab.compare import forecasts, studies
     from vpdlab.study.forecast import write
 
+    refuse_unwritable(chosen.write)
     out = chosen.study_out or _folder(chosen.fit)
     cells = studies.read_study(chosen.fit).cells(out)
     done = [cell for cell, _ in forecasts.gains(cells)]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vpdlab.cli.options import (
     OF_A_RUN,
+    SETTINGS,
     as_options,
     note_unread,
     of_groups,
@@ -18,7 +19,6 @@ from vpdlab.cli.options import (
     path,
     refuse_single,
 )
-from vpdlab.config import HINTS
 from vpdlab.errors import UserError
 
 
@@ -49,7 +49,7 @@ def discover(args: Sequence[str]) -> int:
     words = as_options(rest)
     refuse_single("discover", words, ["method"])
     config = parse_preset("vpdlab discover", words)[0]
-    reads = set(HINTS) - OF_A_RUN - of_groups("evaluation") - {"prompts"}
+    reads = set(SETTINGS) - OF_A_RUN - of_groups("evaluation") - {"prompts"}
     note_unread("discover", words, reads | ({"steps"} if "reweight" in chosen.methods else set()))
 
     from vpdlab.study import discover as study

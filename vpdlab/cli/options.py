@@ -14,9 +14,12 @@ from typing import Annotated, Any
 
 from vpdlab.config import GROUPS, HINTS, RunConfig, presets, read_preset, settings
 from vpdlab.errors import UserError, notice
+from vpdlab.files import unwritable
 from vpdlab.paths import user_path
 from vpdlab.run.trust import TRUST, given, refuse_unasked
 
+SETTINGS = ("preset", *HINTS)
+"""Names of the options that `vpdlab train` takes for settings."""
 OF_A_RUN = frozenset({
     "steps", "out", "checkpoint_every", "checkpoint_keep", "resume", "resume_anyway", "tracker", "eval_every",
     "record_tokens", "record_top", "max_skipped",
@@ -93,6 +96,12 @@ def parse_branch(program: str, place: str, args: Sequence[str]) -> tuple[Any, Ru
     return fork, config
 
 
+def refuse_unwritable(place: Path) -> None:
+    """Raises UserError, before anything is computed for it, where a file cannot be written."""
+    if why := unwritable(place):
+        raise UserError(f"cannot write {place}: {why}")
+
+
 def refuse_single(command: str, args: Sequence[str], names: Iterable[str]) -> None:
     """Raises UserError for a setting of a single run, where the command has an option for several of them."""
     for name in names:
@@ -104,10 +113,10 @@ def note_unread(command: str, args: Sequence[str], reads: Iterable[str]) -> None
     """A note of the settings among a command's words that it does not read, if there are any.
 
     Args:
-        reads: those that it reads.
+        reads: those that it reads, of `SETTINGS`.
     """
-    named = given(args, HINTS) - set(reads)
-    if idle := [name for name in HINTS if name in named]:
+    named = given(args, SETTINGS) - set(reads)
+    if idle := [name for name in SETTINGS if name in named]:
         notice(f"{command} does not read {', '.join(idle)}: {'it has' if len(idle) == 1 else 'they have'} no effect")
 
 

@@ -62,15 +62,19 @@ class Sources:
     files: tuple[tuple[int | None, Path], ...]
     left_out: int = 0
 
-    def rows(self) -> Iterable[tuple[str, Fields | UserError]]:
-        """(place, fields as `rows.FIELDS` names them) of each row, or why it cannot be read."""
+    def rows(self, also: str = "") -> Iterable[tuple[str, Fields | UserError]]:
+        """(place, fields as `rows.FIELDS` names them) of each row, or why it cannot be read.
+
+        Args:
+            also: a column of the file to keep, whatever the layout makes of it.
+        """
         for step, path in self.files:
             for where, row in read_rows(path):
-                yield where, row if isinstance(row, UserError) else self._converted(row, step, where)
+                yield where, row if isinstance(row, UserError) else self._converted(row, step, where, also)
 
-    def _converted(self, row: Fields, step: int | None, where: str) -> Fields | UserError:
+    def _converted(self, row: Fields, step: int | None, where: str, also: str) -> Fields | UserError:
         try:
-            fields = self.format.convert(row)
+            fields = ({also: row[also]} if also in row else {}) | self.format.convert(row)
         except UserError as error:
             return UserError(f"{where}: {error}")
         return fields if fields.get("step") is not None or step is None else fields | {"step": step}

@@ -12,6 +12,7 @@ from typing import Any
 from vpdlab.config import RunConfig
 from vpdlab.errors import HANDED_IN, UserError, ended_by
 from vpdlab.foreign import PLAIN, Row, read_row
+from vpdlab.foreign.rows import ALIASES, FIELDS
 from vpdlab.record import METRICS, UNRECORDED, Recorder
 from vpdlab.run.environment import machine
 
@@ -36,7 +37,7 @@ def take(
         try:
             if isinstance(fields, UserError):
                 raise fields
-            rows.append(read_row({**fields, **_feedback(fields, feedback, where)}, where))
+            rows.append(read_row(_with_feedback(fields, feedback, where), where))
         except UserError as error:
             if not skip_bad:
                 raise
@@ -46,13 +47,14 @@ def take(
     return rows, bad
 
 
-def _feedback(fields: Mapping[str, Any], column: str, where: str) -> dict[str, Any]:
+def _with_feedback(fields: Mapping[str, Any], column: str, where: str) -> Mapping[str, Any]:
     if not column:
-        return {}
+        return fields
     if column not in fields:
         has = ", ".join(map(str, fields))[:200]
         raise UserError(f"{where}: there is no column {column!r}: it has {has} (null where there is no feedback)")
-    return {"feedback": fields[column], "critique": None}
+    others = {name: value for name, value in fields.items() if name != column or ALIASES.get(name, name) in FIELDS}
+    return others | {"feedback": fields[column], "critique": None}
 
 
 def grouped(rows: Sequence[Row]) -> list[tuple[int, int]]:

@@ -70,6 +70,8 @@ def discover(
             other settings; before anything is searched or written.
     """
     _check(config, methods, limit)
+    for seed in seeds:
+        config.but(seed=seed)  # raises for one that is none
     task = make_task(config.task, **config.task_options())
     chosen = {seed: drawn(task, problems, seed) for seed in seeds}
     results = Results(out, settings(config, limit)) if out is not None else None
