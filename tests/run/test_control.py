@@ -342,3 +342,16 @@ def test_the_record_of_a_run_that_has_ended_is_not_continued(whole, tmp_path):
     assert len(whole.evals) == count and not (whole.config.folder / "events.jsonl").exists()
     assert (whole.config.folder / "metrics.jsonl").read_bytes() == lines
     assert load_run(whole.config.folder).status["state"] == "complete"
+
+
+def test_a_checkpoint_that_is_there_already_takes_no_change_along(tmp_path):
+    run = opened(tmp_path / "run")
+    thread = paused(run, 2)  # which checkpoint_every has saved
+    run.control.change(lr=5e-4)
+    run.control.save()
+    time.sleep(0.5)  # the loop acts meanwhile
+    assert run.control.shown()["pending"] == {"lr": 5e-4}
+    run.control.change(lr=1e-3)
+    run.control.stop()
+    thread.join(30)
+    assert not (tmp_path / "run" / "events.jsonl").exists()

@@ -211,10 +211,15 @@ class Control:
         self._tell()
 
     def _act(self, keeper: Keeper | None, changes: bool = True) -> None:
-        """Apply pending changes, then save a checkpoint where one was asked for; without `changes` both or nothing."""
+        """Apply pending changes, then save a checkpoint where one was asked for.
+
+        Args:
+            changes: False applies them only where a checkpoint is written, which takes them along.
+        """
         with self._turn:
             save, self._save = self._save, False
-            pending = self._pending if save or changes else {}
+            new = save and keeper is not None and keeper.saved_step != len(self._run.rows)
+            pending = self._pending if new or changes else {}
             if pending:  # under the lock, or a change that takes one back could come in between
                 self._run.apply(differences(self._run.config, self._run.config.but(**pending), len(self._run.rows)))
                 self._pending = {}
