@@ -277,7 +277,7 @@ class TokenLens extends LabView {
     this.hear("change:index", () => this.schedule());
     this.hear("change:colour", () => this.paint());
     this.hear("change:selected", () => this.showToken());
-    this.hear("change:title", () => this.drawHead());
+    this.hear("change:title", () => (this.title.textContent = this.titleText()));
     this.hear("change:why", () => this.paint());
     this.watch(this.root);
     this.takeRecords();
@@ -346,10 +346,14 @@ class TokenLens extends LabView {
     }
   }
 
+  titleText() {
+    return clean(this.model.get("title")) || "Token lens";
+  }
+
   drawHead() {
     const meta = this.record?.meta ?? {};
-    const title = element("div", "vpd-title", clean(this.model.get("title")) || "Token lens");
-    const parts = [title];
+    this.title = element("div", "vpd-title", this.titleText());
+    const parts = [this.title];
     const [outcome, tone] = outcomeOf(meta);
     if (outcome) parts.push(element("span", `vpd-badge ${tone}`, outcome));
     if (this.packed.length === 1 && placeLabel(meta)) parts.push(element("span", "vpd-mark", placeLabel(meta)));
