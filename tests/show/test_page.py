@@ -119,8 +119,8 @@ def test_every_table_is_saved_from_its_corner(chromium: str, tmp_path: Path) -> 
     """Ours with the numbers that it rounds, pandas' with its spans, and Markdown's; a formula is defused."""
     ours = show.table(
         [
-            {"problem": "=HYPERLINK(1)", "kl": 0.00034567, "count": 7, "right": True, "2": "12"},
-            {"problem": "$x$\n<b>", "kl": None, "count": -3, "right": False, "2": "–"},
+            {"problem": "=HYPERLINK(1)", "kl": 0.00034567, "count": 7, "right": True, "2": "12", "shown": "+1.50"},
+            {"problem": "$x$\n<b>", "kl": None, "count": -3, "right": False, "2": "x", "shown": "–"},
         ]
     )._repr_html_()
     frame = pd.DataFrame({"kl": [0.5, -1.25], "who": ["Ada", "-Bob"]}, index=pd.Index([3, 4], name="step"))
@@ -129,7 +129,9 @@ def test_every_table_is_saved_from_its_corner(chromium: str, tmp_path: Path) -> 
         new_markdown_cell("# A page\n\n## Ours"), shown(new_output("display_data", {"text/html": ours})),
         new_markdown_cell("## Pandas"), shown(new_output("display_data", {"text/html": frame.to_html()})),
         new_markdown_cell("## Two"), shown(new_output("display_data", {"text/html": two.to_html(index=False)})),
-        new_markdown_cell("## Of text\n\n| a | b |\n|---|---|\n| −0.5 | 81.1 % |\n| 007 | **x** |"),
+        new_markdown_cell(
+            "## Of text\n\n| a | b |\n|---|---|\n| −0.5 | 007 |\n| +17,600 | **x** |\n| 4.1e−5 | -x |\n| – | 81.1 % |"
+        ),
     ]  # fmt: skip
     target = notebook_to_page(write(tmp_path / "a.ipynb", cells), tmp_path / "a.html")
     with offline_page(chromium, target) as page:
@@ -137,13 +139,16 @@ def test_every_table_is_saved_from_its_corner(chromium: str, tmp_path: Path) -> 
     rows = {name.removesuffix(".json"): json.loads(text) for name, text in js.items()}
     assert [name.removesuffix(".csv") for name in csv] == list(rows) == ["Ours", "Pandas", "Two", "Of_text"]
     assert csv["Ours.csv"].splitlines()[:2] == [
-        '"problem","kl","count","right","2"', '"\'=HYPERLINK(1)",0.00034567,7,true,"12"'
+        '"problem","kl","count","right","2","shown"', '"\'=HYPERLINK(1)",0.00034567,7,true,"12",1.5'
     ]  # fmt: skip
-    assert rows["Ours"][1] == {"problem": "$x$\n<b>", "kl": None, "count": -3, "right": False, "2": "–"}
+    assert list(rows["Ours"][1].values()) == ["x", "$x$\n<b>", None, -3, False, None]  # "2" is first in any object
     assert rows["Pandas"] == [{"step": 3, "kl": 0.5, "who": "Ada"}, {"step": 4, "kl": -1.25, "who": "-Bob"}]
     assert csv["Pandas.csv"].splitlines()[2] == '4,-1.25,"\'-Bob"'
     assert rows["Two"] == [{"a x": 1, "a x 2": 2}]
-    assert rows["Of_text"] == [{"a": -0.5, "b": "81.1 %"}, {"a": "007", "b": "x"}]
+    assert [list(row.values()) for row in rows["Of_text"]] == [
+        [-0.5, "007"], [17600, "x"], [4.1e-5, "-x"], [None, "81.1 %"]
+    ]  # fmt: skip
+    assert csv["Of_text.csv"].splitlines()[3:] == ['0.000041,"\'-x"', ',"81.1 %"']
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ def table(rows: Sequence[Mapping[str, Any]], none: str = "none") -> Shown:
     head = "".join(f'<th style="{_CELL}">{safe(name, _LONGEST)}</th>' for name in names)
     lines = [[row.get(name) for name in names] for row in rows]
     body = "\n".join(f"<tr>{''.join(map(_cell_markup, line))}</tr>" for line in lines)
-    markup = f'<table class="dataframe vpd-table"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>'
+    markup = f'<table class="dataframe"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>'
     texts = [names, *([_cell(value) for value in line] for line in lines)]
     return Shown(markup, "\n".join(" | ".join(map(plain, line)) for line in texts))
 

@@ -2,7 +2,9 @@
 (() => {
   "use strict";
   const CONSTANTS = { null: null, true: true, false: false };
-  const NUMBER = /^[-−]?(0|[1-9]\d{0,14})(\.\d+)?(e[-+−]?\d+)?$/i;
+  // As the pages write them: −0.5, +0.222, 17,600, 4.1e−5. Digits behind a zero, as in 007, are a name.
+  const NUMBER = /^[-+−]?(0|[1-9]\d{0,14}|[1-9]\d{0,2}(,\d{3}){1,4})(\.\d+)?(e[-+−]?\d{1,2})?$/i;
+  const MISSING = ["", "–", "NaN", "nan", "None"];
 
   /** The rows of a section as lists of cells, one for each column: a cell over several places is in each of them. */
   function gridOf(rows) {
@@ -20,13 +22,16 @@
     return grid;
   }
 
-  /** A cell's value. `show.table` notes the numbers, which it rounds for the eye; any other table has only its text. */
-  function valueOf(cell, noted) {
-    if (!cell) return null;
-    const text = noted ? cell.textContent : cell.textContent.trim();
-    const told = cell.dataset.value ?? (!noted && NUMBER.test(text) ? text.replace(/−/g, "-") : undefined);
-    if (told === undefined) return text;
-    return Object.hasOwn(CONSTANTS, told) ? CONSTANTS[told] : Number(told);
+  /** A column's values: numbers if all its cells are. `show.table` notes in `data-value` what it rounds for the eye. */
+  function valuesOf(cells) {
+    const texts = cells.map((cell) => cell?.textContent ?? "");
+    const told = cells.map((cell) => cell?.dataset.value);
+    const numeric = texts.every((text, i) => told[i] !== undefined || NUMBER.test(text) || MISSING.includes(text));
+    return texts.map((text, i) => {
+      if (told[i] !== undefined) return Object.hasOwn(CONSTANTS, told[i]) ? CONSTANTS[told[i]] : Number(told[i]);
+      if (!numeric) return text;
+      return MISSING.includes(text) ? null : Number(text.replace(/−/g, "-").replace(/,/g, ""));
+    });
   }
 
   /** A name for each column, no two of them the same: a row has one value for each. */
@@ -46,8 +51,8 @@
     const body = [...table.tBodies, ...(table.tFoot ? [table.tFoot] : [])].flatMap((one) => gridOf([...one.rows]));
     const heads = gridOf([...table.tHead.rows]);
     const names = namesOf(heads, Math.max(...[...heads, ...body].map((line) => line.length)));
-    const noted = table.classList.contains("vpd-table");
-    return { names, rows: body.map((line) => Object.fromEntries(names.map((name, x) => [name, valueOf(line[x], noted)]))) };
+    const columns = names.map((_, x) => valuesOf(body.map((line) => line[x])));
+    return { names, rows: body.map((_, y) => Object.fromEntries(names.map((name, x) => [name, columns[x][y]]))) };
   }
 
   /** The heading that a table stands under. */
