@@ -17,7 +17,7 @@ from vpdlab.files import read_small
 from vpdlab.record import changes, checks, influence, rollouts
 from vpdlab.record.changes import EVENTS, Change, Origin
 from vpdlab.record.influence import INFLUENCE
-from vpdlab.record.schema import METRICS, SCHEMA, arrow_type, columns, flat
+from vpdlab.record.schema import FOLLOWED, METRICS, ROLLOUTS, SCHEMA, arrow_type, columns, flat
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -137,7 +137,7 @@ class RunRecord:
     @property
     def steps(self) -> list[int]:
         """Iterations whose rollouts are on disk."""
-        return list(rollouts.index(self.folder / "rollouts"))
+        return list(rollouts.index(self.folder / ROLLOUTS))
 
     def rollouts(self, step: int | None = None) -> list[dict[str, Any]]:
         """The rollouts of one iteration, or of all, as plain dicts.
@@ -145,9 +145,22 @@ class RunRecord:
         Raises:
             UserError: for an iteration that is not recorded, or a damaged file.
         """
+        return self._records(ROLLOUTS, None if step is None else [step])
+
+    def followed(self, step: int | None = None) -> list[dict[str, Any]]:
+        """The followed responses, as rollouts whose `step` is the number of iterations done when they were scored.
+
+        Args:
+            step: the responses after this iteration; None: after all at which they were scored.
+
+        Raises:
+            UserError: they were not scored there, or a file is damaged.
+        """
+        return self._records(FOLLOWED, None if step is None else [step])
+
+    def _records(self, folder: str, steps: Sequence[int] | None) -> list[dict[str, Any]]:
         records = []
-        steps = None if step is None else [step]
-        for part, table in rollouts.read(self.folder / "rollouts", steps, list(columns())):
+        for part, table in rollouts.read(self.folder / folder, steps, list(columns())):
             for number, record in enumerate(table.to_pylist(), 1):
                 if wrong := checks.rollout_fault(record):
                     raise UserError(f"{part.path} step {record['step']} row {number} is damaged: {wrong}")
@@ -174,7 +187,7 @@ class RunRecord:
             if name not in columns():
                 raise UserError(f"rollouts have no column {name!r}: choose from {', '.join(columns())}")
         empty = pa.schema([(name, arrow_type(columns()[name])) for name in names]).empty_table()
-        found = rollouts.read(self.folder / "rollouts", steps, names)
+        found = rollouts.read(self.folder / ROLLOUTS, steps, names)
         return pa.concat_tables([empty, *(table for _, table in found)])
 
     @property

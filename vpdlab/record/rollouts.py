@@ -117,7 +117,7 @@ def read(folder: Path, steps: Sequence[int] | None, names: Sequence[str]) -> Ite
     while done < len(wanted):
         part = where.get(wanted[done])
         if part is None:
-            raise UserError(f"{folder.parent} has no rollouts of step {wanted[done]}: it has {_ranges(list(where))}")
+            raise UserError(f"{folder} has no rollouts of step {wanted[done]}: it has {_ranges(list(where))}")
         end = done
         while end < len(wanted) and where.get(wanted[end]) == part:
             end += 1

@@ -179,7 +179,7 @@ class Control:
         self._tell()
 
     def _asked(self) -> bool:
-        return bool(self._left != 0 or self._stop or self._save or self._pending)
+        return bool(self._left != 0 or self._stop or self._save or self._pending or self._run.following.pending)
 
     def _ask(self, left: int | None) -> None:
         with self._turn:
@@ -188,12 +188,14 @@ class Control:
         self._tell()
 
     def _act(self, keeper: Keeper | None) -> None:
-        """Apply pending changes, then save a checkpoint where one was asked for."""
+        """Apply pending changes, score responses that were pinned, then save a checkpoint where one was asked for."""
         with self._turn:
             pending, self._pending = self._pending, {}
             save, self._save = self._save, False
         if pending:
             self._run.apply(differences(self._run.config, self._run.config.but(**pending), len(self._run.rows)))
+        if save or self._run.following.pending:
+            self._run.score_followed(len(self._run.rows))
         if save and keeper is not None:
             keeper.save(len(self._run.rows), self._run.recorder)
         if pending or save:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vpdlab.config import FREE, LIVE, RunConfig
-from vpdlab.errors import HANDED_IN, UserError
+from vpdlab.errors import HANDED_IN, UserError, notice
 from vpdlab.net import printable
 from vpdlab.record import LINES, Change, RunRecord, changed, checks, differences, refuse_newer, state_of
 from vpdlab.record.changes import EVENTS, parse
@@ -76,6 +76,15 @@ def recorded(folder: Path, saved: Saved) -> tuple[list[dict[str, Any]], list[dic
         if reason := checks.fault(row, {}, checks.NEEDED["eval.jsonl"]):
             raise UserError(f"{folder / 'eval.jsonl'} line {number} cannot be read: {reason}")
     return rows, evals
+
+
+def followed(folder: Path, step: int) -> list[dict[str, Any]]:
+    """What followed responses scored up to an iteration; a line says where that cannot be read."""
+    try:
+        return [record for record in RunRecord(folder).followed() if record["step"] <= step]
+    except UserError as error:
+        notice(f"{error}; its responses are not followed any more")
+        return []
 
 
 @dataclasses.dataclass(frozen=True)

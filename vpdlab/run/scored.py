@@ -16,15 +16,12 @@ import torch
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError
 from vpdlab.foreign import Row
-from vpdlab.learn.iterate import Iteration
-from vpdlab.learn.m_step import Method, Seen, Totals, survey
-from vpdlab.learn.results import EStep, MStep
 from vpdlab.learn.state import Batch
 from vpdlab.model.batch import TokenBatch
 from vpdlab.model.distributions import TokenDist
 from vpdlab.model.policy import TEACHER, Policy
 from vpdlab.model.teacher import Teacher
-from vpdlab.prompts import Renderer, views
+from vpdlab.prompts import Renderer
 from vpdlab.record import Recorder, plain
 from vpdlab.record.folder import write_lines
 from vpdlab.record.influence import INFLUENCE
@@ -34,16 +31,10 @@ from vpdlab.run.export import Student, alone, load_policy
 from vpdlab.run.imported import grouped, mean_columns, outcome_columns
 from vpdlab.run.observe import TokenWatch, metrics_row, rollout_records
 from vpdlab.run.run import Run
+from vpdlab.run.scoring import SCORING, batch_of, response, scored, words_of
 from vpdlab.study.influence import critique_influence
 from vpdlab.tasks import Task
-from vpdlab.types import ASSISTANT, Feedback, Outcome, Problem, Rollout
-
-
-def _no_loss(seen: Seen) -> torch.Tensor:
-    raise UserError("rollouts are scored here, not learned from")
-
-
-SCORING = Method("scoring", "student and teacher side by side; nothing is trained", _no_loss, views="all")
+from vpdlab.types import Feedback, Outcome, Problem, Rollout
 
 
 class Brought:
@@ -116,8 +107,11 @@ def score(
         UserError: naming file and line, for a row that the model cannot read; for a teacher with another tokenizer.
     """
     run = _opened(rows, student, config, origin)
-    rollouts = [_rollout(run, row, place) for row, place in zip(rows, grouped(_one_step(rows)), strict=True)]
-    feedback = [_note(row) for row in rows]
+    problems = run.task.load("train")
+    rollouts = [
+        response(run, row, problems[place[0]], place) for row, place in zip(rows, grouped(_one_step(rows)), strict=True)
+    ]
+    feedback = [words_of(row) for row in rows]
     render, other = run.render, run.learner.teacher
     if teacher is not None:
         policy = _other(run, teacher, config)
@@ -125,7 +119,7 @@ def score(
         run.learner.teacher = other
     batch = _batch(run, rollouts, feedback, render, rows)
     watch = TokenWatch(run.policy.tokenizer, len(rows), config.record_top, config.logit_mib)
-    iteration = _scored(run, rollouts, feedback, batch, watch)
+    iteration = scored(run, batch, watch, step=1)
     records = [
         {**record, **outcome_columns(row), "critique": record["critique"], "demonstration": record["demonstration"]}
         for record, row in zip(rollout_records(iteration, watch, run.render, config), rows, strict=True)
@@ -173,69 +167,17 @@ def _other(run: Run, teacher: Student, config: RunConfig) -> Policy:
     return policy
 
 
-def _rollout(run: Run, row: Row, place: tuple[int, int]) -> Rollout:
-    """A row in the student's tokens; the end-of-turn token follows unless the response was cut off."""
-    render, policy = run.render, run.policy
-    problem = run.task.load("train")[place[0]]
-    if [role for role, _ in row.turns] != [ASSISTANT]:
-        raise UserError(
-            f"{row.where}: field 'response' has {len(row.turns)} turns: one turn of the assistant can be scored"
-        )
-    ids = render.encoder.ids(render.encoder.plain(row.text))
-    finished = row.finished is not False
-    if finished and policy.tokenizer.eos_token_id is not None:
-        ids += (policy.tokenizer.eos_token_id,)
-    if not ids:
-        raise UserError(f"{row.where}: field 'response' has no tokens")
-    try:
-        prompt = render.student(problem)
-    except UserError as error:
-        raise UserError(f"{row.where}: {error}") from error
-    if (length := len(prompt) + len(ids)) > policy.longest:
-        raise UserError(
-            f"{row.where}: prompt and response have {length} tokens, more than the model's {policy.longest}"
-        )
-    outcome = Outcome(row.reward or 0.0, row.environment, row.parsed, bool(row.success))
-    return Rollout(problem, *place, prompt, ids, (0.0,) * len(ids), row.text, finished, outcome)
-
-
-def _note(row: Row) -> Feedback:
-    said = row.critique is not None or row.demonstration is not None
-    return Feedback(row.critique, row.demonstration, "file" if said else "", "" if said else "no feedback in the file")
-
-
 def _batch(
     run: Run, rollouts: Sequence[Rollout], feedback: Sequence[Feedback], render: Renderer, rows: Sequence[Row]
 ) -> Batch:
-    student, _ = views(rollouts, [Feedback()] * len(rollouts), run.render)
     try:
-        _, teacher = views(rollouts, feedback, render)
+        batch = batch_of(run, rollouts, feedback, render)
     except UserError as error:
         raise UserError(f"{rows[0].where.rpartition(' ')[0]}: {error}") from error
-    for row, view in zip(rows, teacher, strict=True):
+    for row, view in zip(rows, batch.teacher, strict=True):
         if len(view) > run.policy.longest:
             raise UserError(f"{row.where}: with its feedback it has {len(view)} tokens, more than {run.policy.longest}")
-    device = run.policy.device
-    return Batch(
-        rollouts, feedback, student, teacher,
-        success=torch.tensor([rollout.success for rollout in rollouts], device=device),
-        signal=torch.tensor([note.signal for note in feedback], device=device),
-    )  # fmt: skip
-
-
-def _scored(
-    run: Run, rollouts: Sequence[Rollout], feedback: Sequence[Feedback], batch: Batch, watch: TokenWatch
-) -> Iteration:
-    totals = Totals(run.config, batch, teacher=True)
-    with torch.no_grad():
-        for seen, dists, _ in survey(run.learner, batch, SCORING):
-            watch.tokens(seen, dists)
-            totals.add(seen)
-    m = MStep(**totals.result())
-    # Who sampled them is not known: the log-probabilities are the student's own.
-    sampled = [replace(one, logps=tuple(watch.kept[row]["student_logp"])) for row, one in enumerate(rollouts)]
-    seconds = {"rollout": 0.0, "feedback": 0.0, "e": 0.0, "m": 0.0}
-    return Iteration(1, sampled, feedback, batch, EStep(), m, 0.0, run.learner.beta, None, seconds)
+    return batch
 
 
 def _write(found: Scored, row: dict[str, Any], influence: int) -> None:
