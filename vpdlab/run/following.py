@@ -116,7 +116,9 @@ class Following:
         parts, config = self.parts, self.parts.config
         batch = batch_of(parts, [rollout for rollout, _ in new], [note for _, note in new], parts.render)
         watch = TokenWatch(parts.policy.tokenizer, len(new), config.record_top, config.logit_mib)
-        found = rollout_records(scored(parts, batch, watch, step), watch, parts.render, config)
+        iteration = scored(parts, batch, watch, step)
+        self.responses[len(before) : len(before) + len(new)] = zip(iteration.rollouts, iteration.feedback, strict=True)
+        found = rollout_records(iteration, watch, parts.render, config)
         self.step, self.records = step, [*before, *(record | dict.fromkeys(_OF_A_BATCH) for record in found)]
         if recorder is not None:
             recorder.followed(step, self.records)
