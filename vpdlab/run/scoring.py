@@ -97,9 +97,10 @@ def scored(parts: Parts, batch: Batch, watch: TokenWatch, step: int) -> Iteratio
         watch: keeps the numbers of every row.
         step: the iteration that it is recorded as.
     """
+    method = replace(SCORING, options=parts.method.options)  # what the run's method is given, it may be given as well
     totals = Totals(parts.config, batch, teacher=True)
     with torch.no_grad():
-        for seen, dists, _ in survey(parts.learner, batch, SCORING):
+        for seen, dists, _ in survey(parts.learner, batch, method):
             watch.tokens(seen, dists)
             totals.add(seen)
     watch.finished()
