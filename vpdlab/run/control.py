@@ -194,11 +194,11 @@ class Control:
             save, self._save = self._save, False
         if pending:
             self._run.apply(differences(self._run.config, self._run.config.but(**pending), len(self._run.rows)))
-        if save or self._run.following.pending:
+        if scored := save or self._run.following.pending:
             self._run.score_followed(len(self._run.rows))
         if save and keeper is not None:
             keeper.save(len(self._run.rows), self._run.recorder)
-        if pending or save:
+        if pending or scored:
             self._tell()
 
     def _tell(self) -> None:

@@ -62,6 +62,22 @@ class LensHistory(LabWidget):
         if follows:
             self.index = self._newest(self.record)
 
+    def go_to(self, step: int) -> None:
+        """Show the point of the current response and run that is nearest to an iteration."""
+        if self.record is not None:
+            mine = _series(self.record)
+            same = [at for at, one in enumerate(self.records) if _series(one) == mine]
+            self.index = min(same, key=lambda at: abs(self.records[at]["step"] - step))
+
+    def find(self, response: int, step: int, run: int = 0) -> int | None:
+        """The place of a response's record at a point; None where there is none.
+
+        Args:
+            response: its number, from 0 in the order of the records.
+        """
+        wanted = {"response": response, "step": step, "run": run}
+        return next((at for at, one in enumerate(self.packed) if wanted.items() <= one.items()), None)
+
     def _newest(self, record: Mapping[str, Any] | None) -> int | None:
         """The place of the latest record of the same response and run."""
         if record is None:
