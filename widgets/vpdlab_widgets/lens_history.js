@@ -460,7 +460,7 @@ class LensHistory extends LabView {
       key.title = "the token on which the teacher has settled here";
       name.append(key);
     }
-    if (runs.length > 1) runs.forEach(([run], place) => name.append(dashKey(DASHES[place % DASHES.length], this.runName(run))));
+    if (runs.length > 1) runs.forEach(([run], place) => name.append(dashKey(DASHES[place % DASHES.length], clean(this.runName(run), 24))));
     this.curves.replaceChildren(name, svg);
   }
 
@@ -471,11 +471,11 @@ class LensHistory extends LabView {
     return word === record.tokens[i] ? null : word;
   }
 
-  drawLine(svg, { side, dash, own, xs, ys, run }, x, y) {
+  drawLine(svg, { side, dash, own, xs, ys, run, rival }, x, y) {
     const places = ys.map((value) => (value === null ? null : y(value)));
     const colour = side === "student" ? "vpd-blue" : "vpd-orange";
     const more = dash ? { "stroke-dasharray": dash, "stroke-linecap": "butt" } : {};
-    svg.append(shape("path", { d: pathOf(xs.map(x), places), class: `vpd-line ${colour}${own ? "" : " vpd-lh-other"}`, "data-run": run, ...more }));
+    svg.append(shape("path", { d: pathOf(xs.map(x), places), class: `vpd-line ${colour}${own ? "" : " vpd-lh-other"}`, "data-line": `${rival ? "rival" : run} ${side}`, ...more }));
     if (own && xs.length <= 60) {
       const dots = xs.map((at, i) => (places[i] === null ? "" : `M${x(at).toFixed(1)} ${places[i].toFixed(1)}h0`)).join("");
       svg.append(shape("path", { d: dots, class: `vpd-dots ${colour}` }));
