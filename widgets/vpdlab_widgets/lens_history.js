@@ -189,6 +189,7 @@ class LensHistory extends LabView {
     this.responses = responsesOf(this.packed);
     this.unpacked = new Map();
     this.maxima = new Map();
+    this.rowsOfKey = null;
   }
 
   renew() {
@@ -229,6 +230,16 @@ class LensHistory extends LabView {
 
   runName(run = this.current()?.run ?? 0) {
     return clean(this.model.get("names")[run] ?? "run", 60);
+  }
+
+  /** The tokens that the map shows; the same as long as the series has the same points. */
+  rowsShown() {
+    const key = this.series().join();
+    if (this.rowsOfKey !== key) {
+      this.rowsOfKey = key;
+      this.rowsKept = rowsOf(this.records());
+    }
+    return this.rowsKept;
   }
 
   /** One scale for all points of the response, in all runs. */
@@ -347,7 +358,7 @@ class LensHistory extends LabView {
     const measure = this.lens.measure();
     const steps = this.series().map((i) => this.packed[i].step);
     const max = this.maxOf(measure);
-    this.shown = rowsOf(records);
+    this.shown = this.rowsShown();
     const beside = this.width >= 760;
     const room = beside ? Math.floor(0.5 * (this.width - 26)) : this.width;
     const label = Math.min(130, 16 + 7.4 * Math.max(3, ...this.shown.map((i) => tokenLabel(records[0].tokens[i], 14).length)));
