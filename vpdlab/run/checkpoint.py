@@ -215,13 +215,14 @@ def policy_tensors(policy: Policy, copies: Mapping[str, list[Tensor]]) -> Groups
     return {group: {name: whole(value) for name, value in tensors.items()} for group, tensors in groups.items()}
 
 
-def load_policy(policy: Policy, copies: Mapping[str, list[Tensor]], saved: Saved) -> None:
-    """Restore in place what `policy_tensors` saved. Raises UserError if it does not fit this policy."""
+def load_policy(policy: Policy, copies: Mapping[str, list[Tensor]], saved: Saved, moments: bool = True) -> None:
+    """Restore in place what `policy_tensors` saved, optimiser states with `moments`. Raises UserError for a misfit."""
     load_weights(weights_by_name(policy), saved, "student")
-    _load_moments(policy.optimizer, policy.parameters, saved, "optimizer")
     if policy.decoupled:
         load_weights(weights_by_name(policy, role="teacher"), saved, "teacher")
-    if policy.e_optimizer is not policy.optimizer:
+    if moments:
+        _load_moments(policy.optimizer, policy.parameters, saved, "optimizer")
+    if moments and policy.e_optimizer is not policy.optimizer:
         _load_moments(policy.e_optimizer, policy.teacher_parameters, saved, "e-optimizer")
     for name, values in copies.items():
         load_weights(weights_by_name(policy, values), saved, name)

@@ -41,17 +41,24 @@ class Following:
         responses: each with its feedback, in the order in which they were drawn or pinned.
         step: the iterations done when they were last scored; -1 before.
         records: what that gave, a record each.
+        number: of the next response, its `group` in the record.
     """
 
     parts: Parts
     responses: list[Response] = field(default_factory=list)
     step: int = -1
     records: list[dict[str, Any]] = field(default_factory=list)
+    number: int = 0
 
     @property
     def pending(self) -> bool:
         """Whether a response was pinned and has not been scored since."""
-        return self.step >= 0 and len(self.records) < len(self.responses)
+        return self.step >= 0 and bool(self.unscored(self.step))
+
+    def unscored(self, step: int) -> list[int]:
+        """Places of the responses that have no record after `step` iterations."""
+        done = {record["group"] for record in self.records} if step == self.step else set()
+        return [place for place, (rollout, _) in enumerate(self.responses) if rollout.group not in done]
 
     def draw(self) -> None:
         """Choose `follow` responses of the present policy, and read those of `follow_file`, before any that was pinned.
@@ -64,38 +71,45 @@ class Following:
             if isinstance(fields, UserError):
                 raise fields
             found.append(self._of_row(read_row(fields, where)))
-        pinned, self.responses = self.responses, []
+        pinned, self.responses, self.number = self.responses, [], 0
         for one in [*found, *pinned]:
             self.add(one)
 
     def restore(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Go on with what a run has followed up to the checkpoint that it resumes from."""
+        """Go on with what a run has followed up to the checkpoint that it resumes from, under the same numbers."""
+        self.number = max((record["group"] for record in records), default=-1) + 1
         for record in records:
             try:
-                self.add(self._of_record(record))
+                self.add(self._of_record(record), record["group"])
             except UserError as error:
                 notice(f"{error}; it is not followed any more")
         self.step = max((record["step"] for record in records), default=-1)
         self.records = [dict(record) for record in records if record["step"] == self.step]
 
-    def read(self, given: Mapping[str, Any]) -> Response:
+    def read(self, given: Mapping[str, Any] | Row) -> Response:
         """A response as it is followed.
 
         Args:
-            given: a recorded rollout (`RunRecord.rollouts`), or the fields of a row as `vpdlab score` reads it: prompt
-                or id of one of the run's problems, response, feedback and others (`foreign.rows.FIELDS`).
+            given: a recorded rollout (`RunRecord.rollouts`), a row of a file, or the fields of one as `vpdlab score`
+                reads it: prompt or id of one of the run's problems, response, feedback and others
+                (`foreign.rows.FIELDS`).
 
         Raises:
             UserError: the model cannot read it, or reads its prompt as other tokens than those that were recorded.
         """
+        if isinstance(given, Row):
+            return self._of_row(given)
         if "response_ids" in given:
             return self._of_record(given)
         known = self._problem(str(given["id"])) if "id" in given and "prompt" not in given else None
         row = read_row({"prompt": known.prompt, **given} if known else given, "the response")
         return self._of_row(row, known)
 
-    def add(self, one: Response) -> None:
+    def add(self, one: Response, number: int | None = None) -> None:
         """Follow a response from now on; one that is followed already is not added again.
+
+        Args:
+            number: by which the record knows it; default: the next one.
 
         Raises:
             UserError: there are `MOST` already.
@@ -105,19 +119,21 @@ class Following:
             return
         if len(self.responses) >= MOST:
             raise UserError(f"{MOST} responses are followed already, which is the most that a run follows")
-        self.responses.append((replace(rollout, group=len(self.responses), index=0), note))
+        number = self.number if number is None else number
+        self.responses.append((replace(rollout, group=number, index=0), note))
+        self.number = max(self.number, number + 1)
 
     def score(self, step: int, recorder: Recorder | None) -> None:
         """Score, after `step` iterations, every response that has not been scored there yet, and record it."""
-        before = self.records if step == self.step else []
-        new = self.responses[len(before) :]
-        if not new:
+        before, places = self.records if step == self.step else [], self.unscored(step)
+        if not places:
             return
-        parts, config = self.parts, self.parts.config
+        parts, config, new = self.parts, self.parts.config, [self.responses[place] for place in places]
         batch = batch_of(parts, [rollout for rollout, _ in new], [note for _, note in new], parts.render)
         watch = TokenWatch(parts.policy.tokenizer, len(new), config.record_top, config.logit_mib)
         iteration = scored(parts, batch, watch, step)
-        self.responses[len(before) : len(before) + len(new)] = zip(iteration.rollouts, iteration.feedback, strict=True)
+        for place, one in zip(places, zip(iteration.rollouts, iteration.feedback, strict=True), strict=True):
+            self.responses[place] = one
         found = rollout_records(iteration, watch, parts.render, config)
         self.step, self.records = step, [*before, *(record | dict.fromkeys(_OF_A_BATCH) for record in found)]
         if recorder is not None:
@@ -146,7 +162,9 @@ class Following:
         return next((problem for problems in splits for problem in problems if problem.id == name), None)
 
     def _of_row(self, row: Row, known: Problem | None = None) -> Response:
-        rollout, note = response(self.parts, row, known or row.problem, (0, 0)), words_of(row)
+        said, as_data = words_of(row), self.parts.render.as_data
+        note = replace(said, critique=as_data(said.critique), demonstration=as_data(said.demonstration))
+        rollout = response(self.parts, row, known or row.problem, (0, 0))
         if row.reward is None and row.success is None and known is not None:
             rollout = self.parts.verify([rollout])[0]
         return self._fitting((rollout, note), row.where)

@@ -8,6 +8,7 @@ as an undisturbed one, bit for bit (on a GPU with `deterministic`, else up to ro
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +130,7 @@ def refuse_changes(config: RunConfig, saved: Saved) -> None:
         free.remove("steps")  # the teacher's share decays over the whole run
     if config.e_patience:
         free.remove("eval_every")  # evaluations decide when E-steps end
-    changed = [f"{name} {_show(then[name])} (now {_show(now[name])})" for name in now if then[name] != now[name]
-               and name not in free]  # fmt: skip
+    changed = other_settings(then, now, free)
     if changed and not config.resume_anyway:
         raise UserError(
             f"{config.folder} began with {', '.join(changed)}: result-affecting settings changed; restore them, or add"
@@ -138,6 +138,12 @@ def refuse_changes(config: RunConfig, saved: Saved) -> None:
         )
     if config.steps < saved.step:
         raise UserError(f"steps is {config.steps}, but {config.folder} is at step {saved.step} already")
+
+
+def other_settings(then: Mapping[str, Any], now: Mapping[str, Any], free: Set[str] = FREE) -> list[str]:
+    """The settings that differ, with both values; not those in `free`."""
+    names = [name for name in now if then[name] != now[name] and name not in free]
+    return [f"{name} {_show(then[name])} (now {_show(now[name])})" for name in names]
 
 
 def _show(value: Any) -> str:

@@ -183,7 +183,7 @@ class Run(Parts):
         if not self.record:
             raise UserError("this run writes no folder, so it follows no responses")
         if self.control.state in ("complete", "stopped", "failed"):
-            raise UserError("this run has ended: it follows no more responses")
+            raise UserError("this run has ended: vpdlab follow scores further responses at its checkpoints")
         if self.started and processes.count() > 1:
             raise UserError("a run of several processes follows what it began with: call follow before steps")
         if (rollout is None) == (not row):
