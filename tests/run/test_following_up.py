@@ -1,4 +1,4 @@
-"""Responses followed up after a run has ended: the numbers that the run itself records, and a folder that stays whole."""
+"""Responses followed up after a run has ended: the numbers that a run itself records, and a folder that stays whole."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Recorded settings that a command does not obey unasked: those that run code, send something, or write elsewhere.
 
 A run folder may come from somebody else, and its config.json is then theirs. `vpdlab eval`, `vpdlab follow` and
-`vpdlab train --resume` start from it; what it would make them do beyond computing is asked for on the command line again.
+`vpdlab train --resume` start from it; what it would make them do beyond computing is asked for on the command line
+again.
 """
 
 from __future__ import annotations
