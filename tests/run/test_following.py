@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from toy import Parity, equal, toy_model, weights
@@ -14,7 +16,7 @@ from toy import Parity, equal, toy_model, weights
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError
 from vpdlab.prompts import views
-from vpdlab.record import load_run
+from vpdlab.record import load_run, rollouts
 from vpdlab.run import Run, following
 from vpdlab.tasks.common.episodes import Episode, Message, Reply, messages
 from vpdlab.types import Outcome, Problem
@@ -188,6 +190,21 @@ def test_a_response_that_cannot_be_read_again_is_told_and_let_go(tmp_path, capsy
     run = trained(opened(tmp_path / "run", **fields | {"steps": 6}, resume=True))
     assert "not followed any more" in capsys.readouterr().err
     assert len(run.rows) == 6
+
+
+def test_numbers_stay_where_a_response_is_let_go(tmp_path, capsys):
+    fields = {"checkpoint_every": 2, "steps": 4}
+    trained(opened(tmp_path / "run", **fields))
+    for file in (tmp_path / "run/followed").iterdir():
+        records = [one | {"response_ids": [10**6] * len(one["logps"])} if one["group"] == 1 else one
+                   for one in load_run(tmp_path / "run").followed(int(file.stem[5:]))]  # fmt: skip
+        pq.write_table(pa.Table.from_pylist(records, schema=rollouts.schema()), file)
+    run = opened(tmp_path / "run", **fields | {"steps": 6}, resume=True)
+    assert capsys.readouterr().err.count("not followed any more") == 1
+    run.follow(prompt="2?", response="odd")
+    trained(run)
+    assert [one["group"] for one in load_run(tmp_path / "run").followed(4)] == [0, 1, 2, 3]
+    assert [one["group"] for one in load_run(tmp_path / "run").followed(6)] == [0, 2, 3]
 
 
 @pytest.mark.parametrize(

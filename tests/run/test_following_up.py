@@ -18,6 +18,8 @@ from vpdlab.foreign import read_row
 from vpdlab.record import load_run, rollouts
 from vpdlab.run import Run
 from vpdlab.run.following_up import Point, follow_up
+from vpdlab.tasks.common.episodes import Episode, Message, Reply, messages
+from vpdlab.types import Outcome, Problem
 
 SMALL = {
     "prompts": 2, "group": 3, "max_new_tokens": 6, "max_context": 120, "lr": 1e-3, "e_every": 2, "steps": 5,
@@ -185,6 +187,59 @@ def test_a_resumed_run_goes_on_following_and_ends_in_the_same_weights(tmp_path, 
         numbers.setdefault(one["group"], set()).add((one["text"], tuple(one["prompt_ids"]), one["critique"]))
     assert sorted(numbers) == [0, 1, 2, 3]
     assert all(len(texts) == 1 for texts in numbers.values())
+
+
+def test_the_numbers_of_a_branch(tmp_path):
+    trained(opened(tmp_path / "run"))
+    place = f"{tmp_path / 'run'}@2"
+    trained(Run.branch(place, out=str(tmp_path / "branch"), parts={"task": Parity()}, beta=2.0, teacher_rate=0.3))
+    wanted = [one for one in load_run(tmp_path / "branch").followed() if one["step"] > 2]
+    shutil.rmtree(tmp_path / "branch/followed")
+    again(tmp_path / "branch", *[one for one in wanted if one["step"] == 4])
+    mine = load_run(tmp_path / "branch").followed()
+    assert counts(tmp_path / "branch") == {2: 3, 4: 3, 5: 3}
+    assert different([one for one in mine if one["step"] > 2], wanted, exact=True) == []
+
+
+class Counting:
+    """Replies once, then judges."""
+
+    name = "counting"
+
+    def start(self, problem: Problem) -> list[Message]:
+        return messages(problem)
+
+    def step(self, episode: Episode, text: str) -> Reply | Outcome:
+        return Reply("Read.") if episode.attempts < 2 else Outcome(float(episode.index % 2), "Wrong.")
+
+
+def test_episodes_keep_their_turns_and_masks(tmp_path):
+    fields = {"max_new_tokens": 40, "max_turns": 2, "turn_tokens": 5, "steps": 2, "checkpoint_every": 1}
+    parts: dict[str, Any] = {"task": Parity(), "environment": Counting()}
+    config = RunConfig.make(**{"model": toy_model(), **SMALL, **fields}, out=str(tmp_path / "run"))
+    trained(Run.open(config, **parts))
+    wanted = load_run(tmp_path / "run").followed()
+    rollout = load_run(tmp_path / "run").rollouts(2)[3]
+    shutil.rmtree(tmp_path / "run/followed")
+    follow_up(tmp_path / "run", parts=parts)
+    assert different(load_run(tmp_path / "run").followed(), wanted, exact=True) == []
+    follow_up(tmp_path / "run", [rollout], parts=parts)
+    pinned = load_run(tmp_path / "run").followed(1)[-1]
+    assert False in pinned["mask"]
+    for name in ("mask", "turn_roles", "turn_texts", "turn_ends", "feedback_turn"):
+        assert pinned[name] == rollout[name]
+
+
+def test_a_conversation_is_scored_once_whatever_the_record_holds_of_it(tmp_path, capsys):
+    trained(opened(tmp_path / "run", steps=2))
+    turns = [("user", "1 + 1?"), ("assistant", "2"), ("user", "And 2 + 2?")]
+    row = {"prompt": [{"role": role, "content": text} for role, text in turns], "response": "4", "feedback": "Yes."}
+    again(tmp_path / "run", row)
+    shutil.rmtree(tmp_path / "run/checkpoints/step-000000")
+    (tmp_path / "run/followed/step-000002.parquet").unlink()
+    assert [(point.step, point.count) for point in again(tmp_path / "run", row)] == [(2, 4)]
+    assert [one["group"] for one in load_run(tmp_path / "run").followed(2)] == [0, 1, 2, 3]
+    assert capsys.readouterr().err.count("not followed any more") == 1  # the record has its last turn alone
 
 
 def test_a_damaged_checkpoint_is_left_out(tmp_path, capsys):

@@ -41,14 +41,14 @@ class Following:
         responses: each with its feedback, in the order in which they were drawn or pinned.
         step: the iterations done when they were last scored; -1 before.
         records: what that gave, a record each.
-        number: of the next response, its `group` in the record.
+        numbers: of all that were ever followed, their `group` in the record.
     """
 
     parts: Parts
     responses: list[Response] = field(default_factory=list)
     step: int = -1
     records: list[dict[str, Any]] = field(default_factory=list)
-    number: int = 0
+    numbers: dict[tuple[Any, ...], int] = field(default_factory=dict)
 
     @property
     def pending(self) -> bool:
@@ -71,17 +71,20 @@ class Following:
             if isinstance(fields, UserError):
                 raise fields
             found.append(self._of_row(read_row(fields, where)))
-        pinned, self.responses, self.number = self.responses, [], 0
+        pinned, self.responses, self.numbers = self.responses, [], {}
         for one in [*found, *pinned]:
             self.add(one)
 
     def restore(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Go on with what a run has followed up to the checkpoint that it resumes from, under the same numbers."""
-        self.number = max((record["group"] for record in records), default=-1) + 1
+        self.numbers, lost = {}, set[int]()
         for record in records:
+            if (number := self.numbers.setdefault(_key_of_record(record), record["group"])) in lost:
+                continue
             try:
-                self.add(self._of_record(record), record["group"])
+                self.add(self._of_record(record))
             except UserError as error:
+                lost.add(number)
                 notice(f"{error}; it is not followed any more")
         self.step = max((record["step"] for record in records), default=-1)
         self.records = [dict(record) for record in records if record["step"] == self.step]
@@ -105,23 +108,20 @@ class Following:
         row = read_row({"prompt": known.prompt, **given} if known else given, "the response")
         return self._of_row(row, known)
 
-    def add(self, one: Response, number: int | None = None) -> None:
+    def add(self, one: Response) -> None:
         """Follow a response from now on; one that is followed already is not added again.
-
-        Args:
-            number: by which the record knows it; default: the next one.
 
         Raises:
             UserError: there are `MOST` already.
         """
         rollout, note = one
-        if any(_key(rollout, note) == _key(*other) for other in self.responses):
+        key = _key(rollout, note)
+        if any(key == _key(*other) for other in self.responses):
             return
         if len(self.responses) >= MOST:
             raise UserError(f"{MOST} responses are followed already, which is the most that a run follows")
-        number = self.number if number is None else number
+        number = self.numbers.setdefault(key, max(self.numbers.values(), default=-1) + 1)
         self.responses.append((replace(rollout, group=number, index=0), note))
-        self.number = max(self.number, number + 1)
 
     def score(self, step: int, recorder: Recorder | None) -> None:
         """Score, after `step` iterations, every response that has not been scored there yet, and record it."""
@@ -215,6 +215,10 @@ class Following:
 
 def _key(rollout: Rollout, note: Feedback) -> tuple[Any, ...]:
     return rollout.prompt_ids, rollout.response_ids, note.critique, note.demonstration
+
+
+def _key_of_record(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(record["prompt_ids"]), tuple(record["response_ids"]), record["critique"], record["demonstration"]
 
 
 def _chosen(group: Sequence[Response], success: bool) -> Response:
