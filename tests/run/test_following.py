@@ -165,7 +165,7 @@ def test_a_file_of_responses_is_followed(tmp_path):
 
 
 def test_a_resumed_run_and_a_branch_follow_what_the_run_followed(tmp_path):
-    fields = {"checkpoint_every": 2, "checkpoint_keep": 9, "follow_every": 1}
+    fields: dict[str, Any] = {"checkpoint_every": 2, "checkpoint_keep": 9, "follow_every": 1}
     whole, half = (opened(tmp_path / name, **fields) for name in ("whole", "half"))
     for run in (whole, half):
         for row in run.steps():
@@ -183,23 +183,23 @@ def test_a_resumed_run_and_a_branch_follow_what_the_run_followed(tmp_path):
 
 
 def test_a_response_that_cannot_be_read_again_is_told_and_let_go(tmp_path, capsys):
-    fields = {"checkpoint_every": 2, "steps": 4}
+    fields: dict[str, Any] = {"checkpoint_every": 2, "steps": 4}
     trained(opened(tmp_path / "run", **fields))
     file = tmp_path / "run/followed/step-000002.parquet"
     file.write_bytes(b"PAR1" + bytes(40))
-    run = trained(opened(tmp_path / "run", **fields | {"steps": 6}, resume=True))
+    run = trained(opened(tmp_path / "run", **{**fields, "steps": 6}, resume=True))
     assert "not followed any more" in capsys.readouterr().err
     assert len(run.rows) == 6
 
 
 def test_numbers_stay_where_a_response_is_let_go(tmp_path, capsys):
-    fields = {"checkpoint_every": 2, "steps": 4}
+    fields: dict[str, Any] = {"checkpoint_every": 2, "steps": 4}
     trained(opened(tmp_path / "run", **fields))
     for file in (tmp_path / "run/followed").iterdir():
         records = [one | {"response_ids": [10**6] * len(one["logps"])} if one["group"] == 1 else one
                    for one in load_run(tmp_path / "run").followed(int(file.stem[5:]))]  # fmt: skip
         pq.write_table(pa.Table.from_pylist(records, schema=rollouts.schema()), file)
-    run = opened(tmp_path / "run", **fields | {"steps": 6}, resume=True)
+    run = opened(tmp_path / "run", **{**fields, "steps": 6}, resume=True)
     assert capsys.readouterr().err.count("not followed any more") == 1
     run.follow(prompt="2?", response="odd")
     trained(run)
