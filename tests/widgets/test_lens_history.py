@@ -88,10 +88,18 @@ def test_without_javascript_it_is_a_table_of_the_first_and_the_last_point() -> N
 
 
 def run(name: str, method: str, records: list[dict[str, Any]]) -> Any:
-    """As much of a `RunRecord` as histories are made of."""
+    """As much of a `RunRecord` as histories are made of; `read` holds which points were read."""
+    steps, read = sorted({one["step"] for one in records}), []
+
+    def followed(wanted: int | list[int]) -> list[dict[str, Any]]:
+        chosen = [wanted] if isinstance(wanted, int) else wanted
+        read.extend(chosen)
+        return [one | {"response_ids": [1, 2, 3]} for one in records if one["step"] in chosen]
+
     return SimpleNamespace(
-        folder=Path(name), config={"method": method}, betas={1: 0.5, 2: 0.25}, followed=lambda: records
-    )
+        folder=Path(name), config={"method": method}, betas={1: 0.5}, followed=followed, followed_steps=steps,
+        read=read,
+    )  # fmt: skip
 
 
 def test_a_runs_points_become_a_history() -> None:
@@ -110,11 +118,13 @@ def test_the_beta_of_a_point_is_that_of_the_next_iteration() -> None:
     assert followed_records([point(0)])[0]["beta"] is None
 
 
-def test_where_there_are_too_many_tokens_points_are_left_out_evenly() -> None:
-    many = [point(step) for step in range(0, 101, 10)]  # 11 points of 3 tokens
-    kept = [one["step"] for one in histories([run("a", "vpd", many)], most=15)["records"]]
+def test_where_there_are_too_many_tokens_points_are_left_out_evenly_and_not_read() -> None:
+    many = run("a", "vpd", [point(step) for step in range(0, 101, 10)])  # 11 points of 3 tokens
+    kept = [one["step"] for one in histories([many], most=15)["records"]]
     assert kept[0] == 0 and kept[-1] == 100 and 2 < len(kept) <= 6
-    assert len(histories([run("a", "vpd", many)])["records"]) == 11
+    assert set(many.read) == set(kept)
+    assert len(histories([many])["records"]) == 11
+    assert len(histories([many], most=1)["records"]) <= 3
 
 
 # -- in the browser ----------------------------------------------------------------------------------------------

@@ -147,16 +147,21 @@ class RunRecord:
         """
         return self._records(ROLLOUTS, None if step is None else [step])
 
-    def followed(self, step: int | None = None) -> list[dict[str, Any]]:
+    @property
+    def followed_steps(self) -> list[int]:
+        """The numbers of iterations after which followed responses were scored."""
+        return list(rollouts.index(self.folder / FOLLOWED))
+
+    def followed(self, steps: int | Sequence[int] | None = None) -> list[dict[str, Any]]:
         """The followed responses, as rollouts whose `step` is the number of iterations done when they were scored.
 
         Args:
-            step: the responses after this iteration; None: after all at which they were scored.
+            steps: the points to read, one or several in ascending order; None: all of them.
 
         Raises:
             UserError: they were not scored there, or a file is damaged.
         """
-        return self._records(FOLLOWED, None if step is None else [step])
+        return self._records(FOLLOWED, [steps] if isinstance(steps, int) else steps)
 
     def _records(self, folder: str, steps: Sequence[int] | None) -> list[dict[str, Any]]:
         records = []

@@ -82,7 +82,8 @@ def recorded(folder: Path, saved: Saved) -> tuple[list[dict[str, Any]], list[dic
 def followed(folder: Path, step: int) -> list[dict[str, Any]]:
     """What followed responses scored up to an iteration; a line says where that cannot be read."""
     try:
-        return [record for record in RunRecord(folder).followed() if record["step"] <= step]
+        run = RunRecord(folder)
+        return run.followed([one for one in run.followed_steps if one <= step])
     except UserError as error:
         notice(f"{error}; its responses are not followed any more")
         return []

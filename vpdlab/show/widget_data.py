@@ -33,7 +33,7 @@ _LOSS_SETTINGS = (
     "reweight_clip", "sdar_weight", "sdar_gate", "sdar_sharpness", "distil_local", "distil_future", "distil_discount",
     "distil_baseline", "opsd_clip",
 )  # fmt: skip
-MOST_TOKENS = 60_000  # of all points of a history: a page stays below a few MB
+MOST_TOKENS, MOST_POINTS = 60_000, 400  # of a history: a page stays below a few MB
 _COMPARED = (
     "step", "success_rate", "margin", "kl", "kl_teacher", "entropy", "length", "signal_share", "tokens_rollout",
     "seconds_rollout", "seconds_feedback", "seconds_e", "seconds_m",
@@ -128,8 +128,18 @@ def histories(runs: Sequence[Any], labels: Sequence[str] | None = None, most: in
         Keywords of `LensHistory`: records, each with the place of its run, and the names.
     """
     names = list(labels) if labels else _run_names(runs)
-    points = [point for place, run in enumerate(runs) for point in followed_records(run.followed(), place, run.betas)]
-    return {"records": _thinned_points(points, most), "names": names}
+    share = most // max(1, len(runs))
+    found = [followed_records(_points(run, share), place, run.betas) for place, run in enumerate(runs)]
+    return {"records": [record for each in found for record in each], "names": names}
+
+
+def _points(run: Any, most: int) -> list[dict[str, Any]]:
+    """What followed responses gave, at as many points as have at most about `most` tokens; the first and the last at
+    least. No other point is read."""
+    steps = run.followed_steps
+    tokens = sum(len(one["response_ids"]) for one in run.followed(steps[-1])) if steps else 0
+    kept = thinned(steps, min(MOST_POINTS, max(2, most // max(1, tokens)))) if steps else []
+    return run.followed(sorted({*kept, *steps[-1:]}))
 
 
 def followed_records(
@@ -144,16 +154,6 @@ def followed_records(
     known = dict(betas or {})
     after = {step - 1: beta for step, beta in known.items()} | ({max(known): known[max(known)]} if known else {})
     return [item | {"run": run} for item in lens_records([one for one in records if one.get("tokens")], beta=after)]
-
-
-def _thinned_points(records: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """At most about `most` tokens of points, the first and the last step among them."""
-    steps = sorted({record["step"] for record in records})
-    tokens = sum(len(record["tokens"]) for record in records)
-    if tokens <= most:
-        return list(records)
-    kept = {*thinned(steps, max(2, most * len(steps) // tokens)), *steps[-1:]}
-    return [record for record in records if record["step"] in kept]
 
 
 def _run_names(runs: Sequence[Any]) -> list[str]:
