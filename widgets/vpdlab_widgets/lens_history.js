@@ -517,7 +517,7 @@ class LensHistory extends LabView {
     const all = this.flips();
     const [tokens, steps] = [this.records()[0].tokens, this.series().map((i) => this.packed[i].step)];
     const chips = all.slice(0, MOST_MOMENTS).map(({ i, at, ...flip }) => {
-      const chip = element("button", "vpd-lh-moment");
+      const chip = element("button", "vpd-button vpd-lh-moment");
       chip.type = "button";
       chip.tabIndex = -1; // N does the same
       chip.append(element("span", "vpd-lh-word", tokenLabel(tokens[i], 18)), ` ${momentText(flip)} `);
