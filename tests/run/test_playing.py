@@ -11,6 +11,7 @@ from toy import Parity, toy_model
 
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError
+from vpdlab.record import load_run
 from vpdlab.run import Run
 
 SMALL = {
@@ -37,7 +38,7 @@ def test_strip_and_timeline_follow_the_run(tmp_path):
     until(lambda: played.run.control.waiting and len(played.run.rows) == 2)
     assert not played.wait(0.01)
     played.strip._handle_custom_msg({"kind": "change", "name": "lr", "value": 5e-4}, [])
-    until(lambda: played.strip.shown["changes"])
+    until(lambda: played.strip.shown["pending"] == {"lr": 5e-4})
     played.strip._handle_custom_msg({"kind": "go_on"}, [])
     assert played.wait(60)
     assert played.strip.shown["state"] == played.timeline.state == "complete"
@@ -93,3 +94,26 @@ def test_what_ends_the_run_is_shown_and_raised(tmp_path):
         played.wait(60)
     assert (played.strip.shown["state"], played.timeline.state) == ("failed", "failed")
     assert "the judge has gone home" in played.strip.shown["reason"]
+
+
+def test_an_interrupt_is_shown_as_it_is_recorded(tmp_path):
+    class Interrupted(Parity):
+        def verify(self, rollout: Any) -> Any:
+            raise KeyboardInterrupt
+
+    played = opened(tmp_path / "run", task=Interrupted(), eval_every=-1).play()
+    with pytest.raises(KeyboardInterrupt):
+        played.wait(60)
+    status = load_run(tmp_path / "run").status
+    assert (status["state"], status["reason"]) == ("stopped", "interrupted")
+    assert (played.strip.shown["state"], played.strip.shown["reason"]) == ("stopped", "interrupted")
+    assert (played.timeline.state, played.timeline.reason) == ("stopped", "interrupted")
+
+
+def test_the_strip_says_why_a_request_is_refused(tmp_path):
+    played = opened(tmp_path / "run", eval_every=-1, steps=1).play()
+    assert played.wait(60)
+    for content in ({"kind": "pause"}, {"kind": "step", "count": 1}, {"kind": "change", "name": "lr", "value": 5e-4}):
+        played.strip.trouble = ""
+        played.strip._handle_custom_msg(content, [])
+        assert "the run has ended (complete)" in played.strip.trouble

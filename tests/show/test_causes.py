@@ -245,6 +245,13 @@ def test_an_address_that_leads_nowhere_is_one_line(explorer: Explorer, address: 
         explorer.open(address)
 
 
+@pytest.mark.parametrize("address", [None, 7, b"step=1", ["step=1"], {"step": 1}])
+def test_what_is_no_text_is_no_address(explorer: Explorer, address: Any) -> None:
+    with pytest.raises(UserError, match="is no address of a rollout: write #step=12") as refused:
+        explorer.open(address)
+    assert str(refused.value).startswith(repr(address))
+
+
 def test_an_address_by_hand() -> None:
     assert place_of("a#b#step=1&rollout=0") == {"step": 1, "rollout": 0}
 

@@ -97,10 +97,10 @@ class Parts:
         fit(policy, method.joint)
         critic = open_critic(config, policy, render, sampler) if CRITIQUE in config.feedback else None
         parts = cls(config, source, method, learner, render, sampler, critic, environment, handed_in)
-        parts._check_problems()
+        parts.check_problems()
         return parts
 
-    def _check_problems(self) -> None:
+    def check_problems(self) -> None:
         """Render every prompt now, not after an hour, and report what is lost on its way to the model.
 
         Raises:

@@ -20,14 +20,27 @@ diagnose.py warns of what goes wrong in a run, influence.py checks the influence
 """
 
 from vpdlab.record.changes import EVENTS, Change, Origin, changed, differences
-from vpdlab.record.folder import mark_stopped, prepare, refuse_links, writing
+from vpdlab.record.folder import holds_settings, mark_stopped, prepare, refuse_links, refuse_within, writing
 from vpdlab.record.reader import RunRecord, load_run, refuse_newer, state_of
-from vpdlab.record.schema import COLUMNS, FOLLOWED, LINES, METRICS, ROLLOUTS, SCHEMA, TOKEN_COLUMNS, flat, plain
+from vpdlab.record.schema import (
+    COLUMNS,
+    FOLLOWED,
+    LINES,
+    METRICS,
+    ROLLOUTS,
+    SCHEMA,
+    SCORED,
+    TOKEN_COLUMNS,
+    UNRECORDED,
+    flat,
+    kind_of,
+    plain,
+)
 from vpdlab.record.writer import Recorder
 
 __all__ = [
-    "COLUMNS", "EVENTS", "FOLLOWED", "LINES", "METRICS", "ROLLOUTS", "SCHEMA",
-    "TOKEN_COLUMNS", "Change", "Origin", "Recorder", "RunRecord",
-    "changed", "differences", "flat", "load_run", "mark_stopped", "plain", "prepare", "refuse_links", "refuse_newer",
+    "COLUMNS", "EVENTS", "FOLLOWED", "LINES", "METRICS", "ROLLOUTS", "SCHEMA", "SCORED", "TOKEN_COLUMNS",
+    "UNRECORDED", "Change", "Origin", "Recorder", "RunRecord", "changed", "differences", "flat", "holds_settings",
+    "kind_of", "load_run", "mark_stopped", "plain", "prepare", "refuse_links", "refuse_newer", "refuse_within",
     "state_of", "writing",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError, reason
 from vpdlab.files import read_small
+from vpdlab.paths import user_path
 from vpdlab.record import changes, checks, influence, rollouts
 from vpdlab.record.changes import EVENTS, Change, Origin
 from vpdlab.record.influence import INFLUENCE
@@ -258,7 +259,7 @@ def load_run(path: str | Path) -> RunRecord:
     Raises:
         UserError: if there is no run, or a newer version recorded it.
     """
-    folder = Path(path)
+    folder = user_path("the run", path)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no run: there is no config.json in it")
     refuse_newer(folder)

@@ -31,6 +31,7 @@ class Recorder:
 
     Attributes:
         started: when the run began, in seconds since 1970.
+        closed: whether the run has ended; nothing can be recorded any more.
         followers: called with "metrics" or "eval" and the line, after it is written.
 
     Raises:
@@ -46,7 +47,7 @@ class Recorder:
         marks: Mapping[str, int] | None = None,
     ) -> None:
         self.folder = Path(folder)
-        self.started, self._step, self._final = time.time(), 0, None
+        self.started, self._step, self._final, self.closed = time.time(), 0, None, False
         self._single: deque[int] = deque()  # the latest iterations, consecutive, whose files are not merged
         if marks is None:
             prepare(self.folder)
@@ -147,6 +148,7 @@ class Recorder:
             raise
         finally:
             self._writer.shutdown()
+            self.closed = True
             self._last_word(state, reason)
 
     def _last_word(self, state: str, reason: str) -> None:
@@ -185,6 +187,8 @@ class Recorder:
             follower(path.stem, row)
 
     def _write_line(self, path: Path, line: bytes) -> None:
+        if self.closed:
+            raise UserError(f"{self.folder}: its run has ended, so nothing more is recorded in {path.name}")
         with writing(path):
             before = path.stat().st_size if path.exists() else 0
             try:

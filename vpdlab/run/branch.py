@@ -65,14 +65,14 @@ class Fork:
         return self.saved.step
 
 
-def find_fork(place: str) -> Fork:
+def find_fork(place: str | Path) -> Fork:
     """The fork that `runs/x@40` names, or `runs/x`: the newest usable checkpoint of that run.
 
     Raises:
         UserError: there is no run, no such checkpoint, or it cannot be used; the message names those that exist.
     """
-    name, step = _named(place)
-    folder = user_path("the run to branch", name)
+    name, step = _named(str(user_path("the run to branch", place)))
+    folder = Path(name)
     record = load_run(folder)
     refuse_newer(folder)
     checkpoints = Checkpoints(folder / "checkpoints")

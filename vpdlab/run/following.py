@@ -18,6 +18,7 @@ from vpdlab.errors import UserError, notice
 from vpdlab.foreign import Row, read_row, read_rows
 from vpdlab.learn.parts import Parts
 from vpdlab.paths import user_path
+from vpdlab.prompts import views
 from vpdlab.run.observe import TokenWatch, rollout_records
 from vpdlab.run.scoring import batch_of, response, scored, words_of
 from vpdlab.sampling import Sampling
@@ -129,7 +130,8 @@ class Following:
         if not places:
             return
         parts, config, new = self.parts, self.parts.config, [self.responses[place] for place in places]
-        batch = batch_of(parts, [rollout for rollout, _ in new], [note for _, note in new], parts.render)
+        rollouts, notes = [rollout for rollout, _ in new], [note for _, note in new]
+        batch = batch_of(parts, rollouts, notes, *views(rollouts, notes, parts.render))
         watch = TokenWatch(parts.policy.tokenizer, len(new), config.record_top, config.logit_mib)
         iteration = scored(parts, batch, watch, step)
         for place, one in zip(places, zip(iteration.rollouts, iteration.feedback, strict=True), strict=True):
@@ -164,10 +166,16 @@ class Following:
     def _of_row(self, row: Row, known: Problem | None = None) -> Response:
         said, as_data = words_of(row), self.parts.render.as_data
         note = replace(said, critique=as_data(said.critique), demonstration=as_data(said.demonstration))
-        rollout = response(self.parts, row, known or row.problem, (0, 0))
+        rollout = self._rollout(row, known or row.problem)
         if row.reward is None and row.success is None and known is not None:
             rollout = self.parts.verify([rollout])[0]
         return self._fitting((rollout, note), row.where)
+
+    def _rollout(self, row: Row, problem: Problem) -> Rollout:
+        try:
+            return response(self.parts, row, problem)
+        except UserError as error:
+            raise UserError(f"{row.where}: {error}") from error
 
     def _of_record(self, record: Mapping[str, Any]) -> Response:
         where = f"rollout {record['index']} of problem {record['problem_id']} at step {record['step']}"

@@ -25,6 +25,7 @@ from vpdlab.record import LINES, Change, Recorder, prepare
 from vpdlab.run.checkpoint import (
     Checkpoints,
     Groups,
+    RandomStates,
     Saved,
     fitting,
     load_policy,
@@ -64,20 +65,28 @@ class Keeper:
     def checkpoints(self) -> Checkpoints:
         return Checkpoints(self.config.folder / "checkpoints", self.config.checkpoint_keep)
 
-    def save(self, step: int, recorder: Recorder | None) -> None:
+    def save(
+        self, step: int, recorder: Recorder | None, random: RandomStates | None = None, unevaluated: bool = False
+    ) -> None:
         """Save the run after iteration `step`; its record up to then is flushed to disk first.
 
         Every process takes part, since each may hold a part of the weights; rank 0 writes.
+
+        Args:
+            random: states of the random generators after that iteration; None for those of now.
+            unevaluated: whether its evaluation is due and failed.
         """
         if step == self.saved_step:
             return
         groups = policy_tensors(self.learner.policy, self._copies())
-        processes.by_main(lambda: self._write(step, groups, recorder))
+        processes.by_main(lambda: self._write(step, groups, recorder, random, unevaluated))
         self.saved_step = step
 
-    def _write(self, step: int, groups: Groups, recorder: Recorder | None) -> None:
+    def _write(
+        self, step: int, groups: Groups, recorder: Recorder | None, random: RandomStates | None, unevaluated: bool
+    ) -> None:
         marks = recorder.flush() if recorder is not None else {"step": 0} | dict.fromkeys(LINES, 0)
-        tensors, plain = random_states(self.learner.policy.device)  # every process draws the same from them
+        tensors, plain = random or random_states(self.learner.policy.device)  # every process draws the same from them
         state = {
             "beta": self.learner.beta,
             "shift": self.learner.shift,
@@ -88,6 +97,7 @@ class Keeper:
             "changes": [change.to_dict() for change in self.changes],
             "inputs": self.inputs,
             "environment": self.environment,
+            **({"unevaluated": True} if unevaluated else {}),
         }
         self.checkpoints.save(step, groups | {"random": tensors}, state)
 

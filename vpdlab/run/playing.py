@@ -76,7 +76,6 @@ class Played:
                 self._show_followed()
         except BaseException as error:  # noqa: BLE001 (it would be lost with the thread; `wait` raises it)
             self.error = error
-            self.run.control.ended("failed", f"{type(error).__name__}: {error}")
 
     def _mark(self, shown: Mapping[str, Any]) -> None:
         """Show changes of settings, and how the run ended, in the timeline."""

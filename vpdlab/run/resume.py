@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vpdlab.config import FREE, LIVE, RunConfig
-from vpdlab.errors import HANDED_IN, UserError, notice
+from vpdlab.errors import HANDED_IN, UserError, notice, part_name
 from vpdlab.net import printable
 from vpdlab.record import LINES, Change, RunRecord, changed, checks, differences, refuse_newer, state_of
 from vpdlab.record.changes import EVENTS, parse
@@ -124,7 +124,7 @@ def refuse_changes(config: RunConfig, saved: Saved) -> None:
             part = {"model": "policy"}.get(name, name)
             raise UserError(
                 f"{config.folder} began with a {part} that was passed from Python"
-                f" ({then[name].removeprefix(HANDED_IN)}): resume it in Python with Run.open(config, {part}=...)"
+                f" ({part_name(then[name])}): resume it in Python with Run.open(config, {part}=...)"
             )
     free = set(FREE)
     if config.method == "reweight" and not config.reweight_steps:

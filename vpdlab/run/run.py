@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 from vpdlab import processes
@@ -120,7 +121,7 @@ class Run(Parts):
             self._note_teacher(row)
 
     @classmethod
-    def branch(cls, place: str, out: str = "", parts: Mapping[str, Any] | None = None, **fields: Any) -> Self:
+    def branch(cls, place: str | Path, out: str = "", parts: Mapping[str, Any] | None = None, **fields: Any) -> Self:
         """Open a new run that begins with a checkpoint of a recorded one: `Run.branch("runs/x@40", beta=1.0)`.
 
         Without a change it goes on as the original run did, bit for bit. Its folder has the history up to the fork.
@@ -220,7 +221,13 @@ class Run(Parts):
         return played
 
     def evaluate(self, step: int) -> dict[str, Any]:
-        """Evaluate on held-out problems, and record it; the line of eval.jsonl."""
+        """Evaluate on held-out problems, and record it; the line of eval.jsonl.
+
+        Raises:
+            UserError: the run has ended.
+        """
+        if self.recorder is not None and self.recorder.closed:
+            raise UserError(f"the run in {self.config.folder} has ended, and its record with it: use vpdlab eval")
         row = evaluate(self, step)
         self.evals.append(row)
         self._note_teacher(row)

@@ -12,55 +12,44 @@ from typing import Any
 
 import torch
 
-from vpdlab.errors import UserError
+from vpdlab.errors import UserError, part_name
 from vpdlab.foreign import Row
 from vpdlab.learn.iterate import Iteration
 from vpdlab.learn.m_step import Method, Seen, Totals, survey
 from vpdlab.learn.parts import Parts
 from vpdlab.learn.results import EStep, MStep
 from vpdlab.learn.state import Batch
-from vpdlab.prompts import Renderer, views
+from vpdlab.record import SCORED
 from vpdlab.run.observe import TokenWatch
-from vpdlab.types import ASSISTANT, Feedback, Outcome, Problem, Rollout
+from vpdlab.types import ASSISTANT, Feedback, Outcome, Problem, Rollout, View
 
 
 def _no_loss(seen: Seen) -> torch.Tensor:
     raise UserError("rollouts are scored here, not learned from")
 
 
-SCORING = Method("scoring", "student and teacher side by side; nothing is trained", _no_loss, views="all")
+SCORING = Method(
+    part_name(SCORED["method"]), "student and teacher side by side; nothing is trained", _no_loss, views="all"
+)
 
 
-def response(parts: Parts, row: Row, problem: Problem, place: tuple[int, int]) -> Rollout:
-    """A row as a rollout in the student's tokens; the end-of-turn token follows unless the response was cut off.
-
-    Args:
-        place: its (group, index).
+def response(parts: Parts, row: Row, problem: Problem) -> Rollout:
+    """A row in the student's tokens; the end-of-turn token follows unless the response was cut off.
 
     Raises:
-        UserError: naming the row, where the model cannot read it.
+        UserError: the model cannot read it.
     """
-    render, policy = parts.render, parts.policy
+    render, end = parts.render, parts.policy.tokenizer.eos_token_id
     if [role for role, _ in row.turns] != [ASSISTANT]:
-        raise UserError(
-            f"{row.where}: field 'response' has {len(row.turns)} turns: one turn of the assistant can be scored"
-        )
+        raise UserError(f"field 'response' has {len(row.turns)} turns: one turn of the assistant can be scored")
     ids = render.encoder.ids(render.encoder.plain(row.text))
     finished = row.finished is not False
-    if finished and policy.tokenizer.eos_token_id is not None:
-        ids += (policy.tokenizer.eos_token_id,)
+    if finished and end is not None:
+        ids += (end,)
     if not ids:
-        raise UserError(f"{row.where}: field 'response' has no tokens")
-    try:
-        prompt = render.student(problem)
-    except UserError as error:
-        raise UserError(f"{row.where}: {error}") from error
-    if (length := len(prompt) + len(ids)) > policy.longest:
-        raise UserError(
-            f"{row.where}: prompt and response have {length} tokens, more than the model's {policy.longest}"
-        )
+        raise UserError("field 'response' has no tokens")
     outcome = Outcome(row.reward or 0.0, row.environment, row.parsed, bool(row.success))
-    return Rollout(problem, *place, prompt, ids, (nan,) * len(ids), row.text, finished, outcome)
+    return Rollout(problem, 0, 0, render.student(problem), ids, (nan,) * len(ids), row.text, finished, outcome)
 
 
 def words_of(row: Row) -> Feedback:
@@ -69,17 +58,11 @@ def words_of(row: Row) -> Feedback:
     return Feedback(row.critique, row.demonstration, "file" if said else "", "" if said else "no feedback in the file")
 
 
-def batch_of(parts: Parts, rollouts: Sequence[Rollout], feedback: Sequence[Feedback], render: Renderer) -> Batch:
-    """Rollouts in both views.
-
-    Args:
-        render: writes the teacher's prompts.
-
-    Raises:
-        UserError: a teacher's prompt does not fit the model.
-    """
-    student, _ = views(rollouts, [Feedback()] * len(rollouts), parts.render)
-    _, teacher = views(rollouts, feedback, render)
+def batch_of(
+    parts: Parts, rollouts: Sequence[Rollout], feedback: Sequence[Feedback], student: Sequence[View],
+    teacher: Sequence[View],
+) -> Batch:  # fmt: skip
+    """Rollouts as a batch that is only looked at."""
     device = parts.policy.device
     return Batch(
         rollouts, feedback, student, teacher,

@@ -157,12 +157,12 @@ def place_of(address: str) -> dict[str, int]:
     response, with or without a folder and # before it.
 
     Raises:
-        UserError: for an address without a step, or with something other than these numbers.
+        UserError: for an address without a step, with something other than these numbers, or that is no text.
 
     >>> place_of("runs/x#step=12&token=7")
     {'step': 12, 'token': 7}
     """
-    pairs = dict(parse_qsl(address.rpartition("#")[2]))
+    pairs = dict(parse_qsl(address.rpartition("#")[2])) if isinstance(address, str) else {}
     known = ("step", "token", "followed" if "followed" in pairs else "rollout")
     wrong = [name for name, value in pairs.items() if name not in known or not _counts(value)]
     if wrong or "step" not in pairs:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from vpdlab.errors import part_name
 from vpdlab.record import Change, Origin
 from vpdlab.types import ASSISTANT
 
@@ -27,7 +28,7 @@ _LENS_FIELDS = (
     "success_weight",
 )  # fmt: skip
 _ROW_FIELDS = (*_ROLLOUT_FIELDS, "parsed", "answer", "signal", "alarms")
-_LOSS_SETTINGS = (
+LOSS_SETTINGS = (
     "method", "steps", "temperature", "aggregate", "alpha", "support", "top_k", "tail", "is_clip", "clip_low",
     "clip_high", "kl_coef", "nsr_weight", "rl_weight", "opd_weight", "reweight_alpha", "reweight_steps",
     "reweight_clip", "sdar_weight", "sdar_gate", "sdar_sharpness", "distil_local", "distil_future", "distil_discount",
@@ -78,7 +79,7 @@ def lens_records(
         config: the run's settings (`RunRecord.config`), with which the lens fills in the formulas of the methods; None
             omits these.
     """
-    items, settings = [], {name: config[name] for name in _LOSS_SETTINGS if name in config} if config else None
+    items, settings = [], {name: config[name] for name in LOSS_SETTINGS if name in config} if config else None
     for place, record in enumerate(records):
         own = beta.get(record["step"]) if isinstance(beta, Mapping) else beta
         item = {name: record.get(name) for name in _LENS_FIELDS} | {"beta": own, "settings": settings}
@@ -157,7 +158,8 @@ def followed_records(
 
 
 def _run_names(runs: Sequence[Any]) -> list[str]:
-    methods = [run.config["method"] for run in runs]
+    """The method of each run; its folder where two have the same."""
+    methods = [part_name(run.config["method"]) for run in runs]
     return methods if len(set(methods)) == len(methods) else [run.folder.name for run in runs]
 
 
@@ -265,7 +267,8 @@ def compared_runs(runs: Sequence[Any], labels: Sequence[str] | None = None) -> l
 
 def _label(run: Any) -> str:
     """What a run is called beside others: its method; of a branch, where it comes from and what it changed there."""
+    method = part_name(run.config["method"])
     if run.origin is None:
-        return run.config["method"]
+        return method
     at_fork = {one.setting: one.result for one in run.origin.changes if one.step == run.origin.step}
-    return f"{run.config['method']} from {run.origin.step}: {', '.join(at_fork.values()) or run.folder.name}"
+    return f"{method} from {run.origin.step}: {', '.join(at_fork.values()) or run.folder.name}"
