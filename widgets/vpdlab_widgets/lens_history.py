@@ -7,7 +7,7 @@ from typing import Any
 
 import traitlets
 
-from vpdlab_widgets.base import LabWidget, counted, fallback_table
+from vpdlab_widgets.base import LabWidget, checked_index, counted, fallback_table
 from vpdlab_widgets.token_lens import pack_record
 
 
@@ -102,10 +102,7 @@ class LensHistory(LabWidget):
 
     @traitlets.validate("index")
     def _check_index(self, proposal: Mapping[str, Any]) -> int | None:
-        value = proposal["value"]
-        if value is not None and self.records and not 0 <= value < len(self.records):
-            raise ValueError(f"index {value} is not one of the {len(self.records)} records")
-        return value
+        return checked_index(proposal["value"], self.records, "record")
 
     def fallback(self) -> str:
         """The current response at its first and its last point, as a table."""
