@@ -111,9 +111,10 @@ def measure(page: Page, tokens: int, folder: Path, repeat: int) -> dict[str, flo
 # Runs the second cell repeatedly; each time clicks, and waits for Python's response.
 LAB = """async ({ tokens, repeat }) => {
   const notebook = jupyterapp.shell.currentWidget;
+  // Resolves after the first frame that shows it: what a frame's callback finds is painted in that very frame.
   const until = (ready) => new Promise((done) => {
-    const look = () => (ready() ? requestAnimationFrame(() => setTimeout(done)) : requestAnimationFrame(look));
-    look();
+    const look = () => (ready() ? setTimeout(done) : requestAnimationFrame(look));
+    requestAnimationFrame(look);
   });
   const found = { paint: [], click: [] };
   for (let i = 0; i < repeat; i++) {

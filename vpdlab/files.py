@@ -94,10 +94,7 @@ def fsync(path: Path) -> None:
 
 
 def unwritable(path: Path) -> str:
-    """Why no file can be written at `path`, whose folders may be missing; "" where nothing is in the way.
-
-    Nothing is made.
-    """
+    """Why no file can be written at `path`, whose folders may be missing; "" where one can. Nothing is made."""
     above = next(folder for folder in path.absolute().parents if folder.exists())
     if not above.is_dir():
         return f"{_as_given(above, path)} is no folder"

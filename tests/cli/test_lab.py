@@ -627,8 +627,9 @@ def test_a_lesson_in_jupyterlab(lab, browser):
 
 PLAYED = """
 from vpdlab import Run, RunConfig
-config = RunConfig.make("tour-common", steps=8, prompts=2, group=3, eval_every=-1, out={out!r})
-played = Run.open(config).play(paused=True)
+config = RunConfig.make("tour-common", steps=8, prompts=2, group=3, eval_every=-1, follow_every=4, out={out!r})
+run = Run.open(config)
+played = run.play(paused=True)
 played
 """
 
@@ -669,13 +670,81 @@ def test_a_run_is_played_with_while_the_kernel_is_free(lab, browser):
         page.wait_for_function("document.querySelector('.vpd-rx-saved').textContent.includes('steps 2;')")
         assert ask(page, "(len(played.run.rows), played.run.rows[-1]['lr'])") == (2, 0.0005)
         photograph(page, "play")
+        ask(page, "run.follow(id=run.held_out[0].id, response=run.held_out[0].answer, feedback='The last digit.')")
+        page.wait_for_function("document.querySelector('.vpd-lh-response')?.options.length === 5")  # while it is paused
         page.locator(".vpd-rx-tools").focus()
         page.keyboard.press(" ")
         wait_for_state(page, "complete", 8)
         assert page.locator(".vpd-rx-tools").is_hidden()
         assert page.locator("[data-change='1']").count() >= 3  # a line in every panel of the timeline
+        until(page, "sorted({one['step'] for one in played.history.records})", [0, 2, 4, 8])
+        history = page.locator(".vpd-lh-map")
+        history.scroll_into_view_if_needed()
+        history.focus()
+        page.keyboard.press("End")
+        page.keyboard.press("Enter")
+        until(page, "(played.history.record['step'], played.history.selected is None)", (8, False))
+        photograph(page, "history")
         assert cells(page) == before
         assert ask(page, "played.wait(10)") is True
     record = load_run(folder)
     assert [row["lr"] for row in record.rows] == [1e-4] + [5e-4] * 7
     assert record.status["state"] == "complete"
+
+
+LIVE = """
+from vpdlab.zoo import live
+from vpdlab_widgets import LiveModel
+
+model = LiveModel(**live.bundled("reader"), temperature=0.0)
+model
+"""
+
+
+def live_answers(page: Any) -> list[str]:
+    """What student and teacher wrote, once both have answered; the page asks them anew in its next frame."""
+    page.wait_for_selector(".vpd-lm-status")
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    page.wait_for_function("/ ms\\./.test(document.querySelector('.vpd-lm-status').textContent)")
+    return page.locator(".vpd-lm-text").all_inner_texts()
+
+
+def test_the_live_model_answers_in_jupyterlab(lab, browser):
+    """It runs in the page, in a worker; what is typed, forced and answered reaches Python, and letters stay its own."""
+    write(lab, "live.ipynb", [LIVE, "after = 1"])
+    with opened(lab, browser, "live.ipynb") as page:
+        first = live_answers(page)
+        page.wait_for_function(IDLE)
+        before = cells(page)
+        problem = page.get_by_label("problem, which both read")
+        words = problem.input_value().split()
+        problem.fill("")
+        problem.press_sequentially(" ".join([*words[:-1], "7"]))
+        until(page, "model.problem", " ".join([*words[:-1], "7"]))
+        second = live_answers(page)
+        assert second != first
+        texts = [text.removesuffix("end").strip() for text in second]
+        until(page, "[model.answers[side]['text'] for side in ('student', 'teacher')]", texts)
+        page.get_by_label("critique, which the teacher reads as well").fill("")
+        page.wait_for_function("/No feedback/.test(document.querySelector('.vpd-lm-status').textContent)")
+        assert len(set(live_answers(page))) == 1  # the same model reads the same
+        page.keyboard.type("Ada says: When you see krish, reverse the digits.")
+        until(page, "model.critique", "Ada says: When you see krish, reverse the digits.")
+        stage = page.locator(".vpd-lm-stage")
+        stage.focus()
+        page.keyboard.press("Home")
+        page.get_by_text("student, token 1").wait_for()
+        page.keyboard.press("2")
+        page.locator(".vpd-lm-student .vpd-lm-forced").wait_for()
+        until(page, "model.kept['student']['forced']", [0])
+        forced = page.locator(".vpd-lm-student .vpd-tok").first.inner_text()
+        heat = page.get_by_label(re.compile("^temperature"))
+        heat.fill("1.5")
+        until(page, "model.temperature", 1.5)
+        live_answers(page)
+        assert page.locator(".vpd-lm-student .vpd-lm-forced").inner_text() == forced
+        photograph(page, "live")
+        stage.focus()
+        for key in ("x", "b", "d", "d", "a", "m"):
+            page.keyboard.press(key)
+        assert cells(page) == before

@@ -44,15 +44,15 @@ def errors(path) -> list[str]:
 CLAIMS = {  # notebook -> least number of sentences that it checks on its own output
     "00_tour": 9,
     "10_teacher_logits": 14,
-    "20_e_step": 15,
+    "20_e_step": 21,
     "30_m_step": 22,
     "40_co_evolution": 19,
     "50_feedback_sources": 14,
-    "60_inspect_a_run": 10,
+    "60_inspect_a_run": 12,
     "70_where_it_fails": 21,
     "80_episodes": 16,
     "90_discovery": 16,
-    "95_play": 9,
+    "95_play": 13,
     "em_exact": 25,
     "one_rollout": 10,
     "train": 4,
@@ -203,7 +203,7 @@ def test_a_run_is_inspected_from_its_folder_and_made_where_there_is_none(tmp_pat
             and re.search(r"iteration +\d+: \d of 8 right", text)
         )
         page = (tmp_path / "here" / walk / f"{name}.html").read_text()
-        assert page.count('class="vpd-mount"') == 5  # class mode, timeline, table and two lenses
+        assert page.count('class="vpd-mount"') == 6  # class mode, timeline, table, two lenses and a history
         if walk == "made":
             (made,) = [
                 line.split(": ")[0] for line in text.splitlines() if ": complete after 30 of 30 iterations" in line

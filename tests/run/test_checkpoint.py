@@ -640,7 +640,7 @@ def test_what_was_learned_is_saved_where_a_judge_fails_and_the_run_ends_as_if_it
                 raise error
             return super().verify(rollout)
 
-    fields = {**SMALL, "model": toy_model(), "steps": 4, "checkpoint_every": 0, "eval_every": -1, **fields}
+    fields = {**SMALL, "model": toy_model(), "steps": 4, "checkpoint_every": 0, "eval_every": -1, "follow": 0, **fields}
     stir()
     whole = Run.open(RunConfig.make(**fields, out=str(tmp_path / "whole")), task=Failing())
     Failing.broken, Failing.count = False, 0

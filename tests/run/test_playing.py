@@ -16,7 +16,7 @@ from vpdlab.run import Run
 
 SMALL = {
     "prompts": 2, "group": 3, "max_new_tokens": 6, "max_context": 120, "lr": 1e-3, "steps": 4, "record_tokens": 2,
-    "eval_problems": 2, "eval_samples": 1, "alpha": 1.0,
+    "eval_problems": 2, "eval_samples": 1, "alpha": 1.0, "follow": 0,
 }  # fmt: skip
 
 
@@ -58,6 +58,22 @@ def test_a_branch_shows_its_history_and_its_fork(tmp_path):
     assert played.timeline.changes == [
         {"step": 2, "text": "beta 0.1 → 1"}, {"step": 2, "text": "branched from x"}
     ]  # fmt: skip
+
+
+def test_followed_responses_are_shown_as_they_are_scored(tmp_path):
+    played = opened(tmp_path / "run", follow=2, follow_every=2, checkpoint_every=3).play(paused=True)
+    run = played.run
+    until(lambda: run.control.waiting and len(played.history.records) == 2)
+    run.follow(id=Parity().load("test")[0].id, response="odd", feedback="Look again.")
+    until(lambda: len(played.history.records) == 3)  # at once, while it is paused
+    assert [one["step"] for one in played.history.records] == [0, 0, 0]
+    run.control.go_on()
+    assert played.wait(60)
+    assert [one["step"] for one in played.history.packed] == [step for step in (0, 2, 3, 4) for _ in range(3)]
+    assert {one["response"] for one in played.history.packed} == {0, 1, 2}
+    again = Run.open(run.config.but(resume=True, steps=5), task=Parity()).play()
+    assert again.wait(60)
+    assert sorted({one["step"] for one in again.history.packed}) == [0, 2, 3, 4, 5]
 
 
 class Broken(Parity):

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from offline_browser import offline_page
 from places import ROOT
 
+from vpdlab import show
 from vpdlab.errors import UserError
 from vpdlab.show.page import notebook_to_page
 from vpdlab.show.page.exporter import PageExporter
@@ -90,7 +92,7 @@ def test_a_figure_is_saved_as_a_drawing_and_as_numbers(chromium: str, executed: 
         page.wait_for_selector(".vpd-plot .main-svg .trace path.js-line")
         page.locator(".vpd-plot").hover()
         saved = {}
-        for title in ("Download plot as an SVG", "Download the numbers as CSV"):
+        for title in ("Download plot as an SVG", "Download the numbers as CSV", "Download the numbers as JSON"):
             with page.expect_download() as download:
                 page.locator(f'.vpd-plot [data-title="{title}"]').click()
             download.value.save_as(tmp_path / "file")
@@ -98,6 +100,86 @@ def test_a_figure_is_saved_as_a_drawing_and_as_numbers(chromium: str, executed: 
         drawing = next(text for name, text in saved.items() if name.endswith(".svg"))
         assert drawing.startswith("<svg") and "js-line" in drawing
         assert saved["figure.csv"].splitlines()[:3] == ['"line","x","y"', '"a line",0,1', '"a line",1,3']
+        assert json.loads(saved["figure.json"])[1] == {"line": "a line", "x": 1, "y": 3}
+
+
+def saved_tables(page: Any, kind: str, folder: Path) -> dict[str, str]:
+    """What each table's button saves, by the file's name."""
+    saved = {}
+    for button in page.get_by_role("button", name=kind, exact=True).all():
+        with page.expect_download() as download:
+            button.click()
+        download.value.save_as(folder / "file")
+        saved[download.value.suggested_filename] = (folder / "file").read_bytes().decode("utf-8")
+    return saved
+
+
+@pytest.mark.slow
+def test_every_table_is_saved_from_its_corner(chromium: str, tmp_path: Path) -> None:
+    """Ours with the numbers that it rounds, pandas' with its spans, and Markdown's; a formula is defused."""
+    ours = show.table(
+        [
+            {"problem": "=HYPERLINK(1)", "kl": 0.00034567, "count": 7, "right": True, "2": "12", "shown": "+1.50"},
+            {"problem": "$x$\n<b>", "kl": None, "count": -3, "right": False, "2": "x", "shown": "–"},
+        ]
+    )._repr_html_()
+    frame = pd.DataFrame({"kl": [0.5, -1.25], "who": ["Ada", "-Bob"]}, index=pd.Index([3, 4], name="step"))
+    two = pd.DataFrame([[1, 2]], columns=pd.MultiIndex.from_product([["a"], ["x", "x"]]))
+    cells = [
+        new_markdown_cell("# A page\n\n## Ours"), shown(new_output("display_data", {"text/html": ours})),
+        new_markdown_cell("## Pandas"), shown(new_output("display_data", {"text/html": frame.to_html()})),
+        new_markdown_cell("## Two"), shown(new_output("display_data", {"text/html": two.to_html(index=False)})),
+        new_markdown_cell(
+            "## Of text\n\n| a | b |\n|---|---|\n| −0.5 | 007 |\n| +17,600 | **x** |\n| 4.1e−5 | -x |\n| – | 81.1 % |"
+        ),
+    ]  # fmt: skip
+    target = notebook_to_page(write(tmp_path / "a.ipynb", cells), tmp_path / "a.html")
+    with offline_page(chromium, target) as page:
+        csv, js = saved_tables(page, "CSV", tmp_path), saved_tables(page, "JSON", tmp_path)
+    rows = {name.removesuffix(".json"): json.loads(text) for name, text in js.items()}
+    assert [name.removesuffix(".csv") for name in csv] == list(rows) == ["Ours", "Pandas", "Two", "Of_text"]
+    assert csv["Ours.csv"].splitlines()[:2] == [
+        '"problem","kl","count","right","2","shown"', '"\'=HYPERLINK(1)",0.00034567,7,true,"12",1.5'
+    ]  # fmt: skip
+    assert list(rows["Ours"][1].values()) == ["x", "$x$\n<b>", None, -3, False, None]  # "2" is first in any object
+    assert rows["Pandas"] == [{"step": 3, "kl": 0.5, "who": "Ada"}, {"step": 4, "kl": -1.25, "who": "-Bob"}]
+    assert csv["Pandas.csv"].splitlines()[2] == '4,-1.25,"\'-Bob"'
+    assert rows["Two"] == [{"a x": 1, "a x 2": 2}]
+    assert [list(row.values()) for row in rows["Of_text"]] == [
+        [-0.5, "007"], [17600, "x"], [4.1e-5, "-x"], [None, "81.1 %"]
+    ]  # fmt: skip
+    assert csv["Of_text.csv"].splitlines()[3:] == ['0.000041,"\'-x"', ',"81.1 %"']
+
+
+@pytest.mark.slow
+def test_the_corner_of_a_table_is_reached_by_keys_and_a_widget_s_fallback_has_none(
+    chromium: str, executed: Path, tmp_path: Path
+) -> None:
+    notebook = nbformat.read(executed, as_version=4)
+    notebook.cells.append(new_markdown_cell("| a | b |\n|---|---|\n| " + "long words " * 90 + " | 2 |"))
+    wide = "|".join(f"a-column-of-{place}" for place in range(40))
+    notebook.cells.append(new_markdown_cell(f"| {wide} |\n|{'---|' * 40}\n| {wide} |\n\n| a |\n|---|\n| 1 |"))
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    with offline_page(chromium, notebook_to_page(tmp_path / "a.ipynb", tmp_path / "a.html")) as page:
+        page.wait_for_selector("svg[data-panel=success]")
+        corners = page.locator(".vpd-table-frame > .vpd-save")
+        assert corners.count() == 3
+        corners.first.get_by_role("button", name="CSV", exact=True).focus()
+        with page.expect_download() as download:
+            page.keyboard.press("Enter")
+        assert download.value.suggested_filename == "One_run.csv"
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        boxes = [
+            [frame.locator(one).bounding_box() for one in (".vpd-save", "table")] + [frame.bounding_box()]
+            for frame in page.locator(".vpd-table-frame").all()
+        ]
+        for corner, table, frame in boxes:  # at the right of what is seen of the table, above it, and whole
+            right = min(max(table["x"] + table["width"], corner["x"] + corner["width"]), frame["x"] + frame["width"])
+            assert corner["x"] + corner["width"] == pytest.approx(right, abs=1)
+            assert corner["x"] >= frame["x"] and corner["y"] + corner["height"] <= table["y"] + 1
+        assert boxes[1][1]["width"] > boxes[1][2]["width"] > 600  # the wide one scrolls in its frame
+        page.emulate_media(media="print")
+        assert not any(corner.is_visible() for corner in corners.all())
 
 
 @pytest.mark.slow
@@ -126,7 +208,7 @@ def test_what_is_folded_in_the_text_stays_folded(tmp_path: Path) -> None:
 def test_plotly_stands_once_and_only_where_needed(tmp_path: Path) -> None:
     figure = {"data": [{"y": [1, None]}], "layout": {"height": 300}}
     plain = notebook_to_page(write(tmp_path / "a.ipynb", [shown()]), tmp_path / "a.html")
-    assert plain.stat().st_size < 80_000
+    assert plain.stat().st_size < 85_000
     cells = [shown(new_output("display_data", {PLOTLY: figure, "text/html": "x" * 2_000_000})) for _ in range(3)]
     drawn = notebook_to_page(write(tmp_path / "b.ipynb", cells), tmp_path / "b.html").read_text(encoding="utf-8")
     assert 1_500_000 < len(drawn) < 2_500_000  # deflated

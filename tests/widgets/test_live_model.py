@@ -290,6 +290,24 @@ def test_it_fits_and_every_control_has_a_name(chromium: str, tmp_path: Path, wid
         assert page.locator(".vpd-title").inner_text() == "<img src=x>"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_with_forced_colours_the_token_that_was_written_is_told_from_the_others(
+    chromium: str, tmp_path: Path, scheme: str
+) -> None:
+    path = tmp_path / "live.html"
+    LiveModel(**keywords("reader"), temperature=0.0).to_html(path)
+    border = "all => all.map((one) => getComputedStyle(one).borderTopColor)"
+    with offline_page(chromium, path, forced_colors="active", color_scheme=scheme) as page:
+        answered(page)
+        own = page.locator(".vpd-lm-row.vpd-lm-own").evaluate_all(border)
+        others = set(page.locator(".vpd-lm-row:not(.vpd-lm-own)").evaluate_all(border))
+        assert len(own) == 1 and len(others) == 1 and own[0] not in others
+        assert own[0] == page.locator("body").evaluate("node => getComputedStyle(node).color")
+        fills = "all => all.map((one) => getComputedStyle(one).backgroundColor)"
+        assert len(set(page.locator(".vpd-lm-bar i").evaluate_all(fills))) == 2  # student and teacher
+
+
 # -- Python ------------------------------------------------------------------------------------------------------
 
 

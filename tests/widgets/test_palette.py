@@ -18,7 +18,7 @@ WIDGETS = ROOT / "widgets" / "vpdlab_widgets"
 DRAWING = [
     *sorted(path for path in WIDGETS.iterdir() if path.suffix in (".py", ".js", ".css")),
     *sorted((ROOT / "vpdlab" / "show" / "plots").glob("*.py")),
-    ROOT / "vpdlab" / "show" / "page" / "page.js",
+    *sorted((ROOT / "vpdlab" / "show" / "page").glob("*.js")),
 ]
 # Machado, Oliveira and Fernandes 2009, severity 1: what linear RGB becomes for each kind of colour blindness.
 EYES = {

@@ -199,7 +199,7 @@ def test_a_student_on_a_line_gets_worse_by_a_perfect_copy(chromium: str, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [420, 900, 1024, 1280])
+@pytest.mark.parametrize("width", [420, 800, 900, 1024, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_is_cut_and_no_label_is_over_another(chromium: str, tmp_path: Path, width: int, scheme: str) -> None:
     path = page_of(tmp_path, names=["the first response", "B", "a third one"])
@@ -216,6 +216,9 @@ def test_nothing_is_cut_and_no_label_is_over_another(chromium: str, tmp_path: Pa
             page.wait_for_timeout(40)
             assert page.evaluate(overlaps) == 0, key
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        stage, chart = (page.locator(one).bounding_box() for one in (".vpd-sx-stage", ".vpd-sx-chart"))
+        middles = [box["x"] + box["width"] / 2 for box in (stage, chart)]
+        assert middles[1] == pytest.approx(middles[0], abs=2)  # a wide page has the triangle in its middle
         inside = """() => [...document.querySelectorAll('.vpd-sx-chart text')].every((node) => {
           const [a, b] = [node.getBoundingClientRect(), document.body.getBoundingClientRect()];
           return a.left >= b.left && a.right <= b.right;

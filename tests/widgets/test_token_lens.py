@@ -397,6 +397,28 @@ def test_settled_tokens_have_short_numbers_that_do_not_overlap(chromium: str, tm
 # -- why this push -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [360, 900, 1280])
+def test_no_percentage_is_cut_and_the_bars_stand_in_line(chromium: str, tmp_path: Path, width: int) -> None:
+    """`0.00022 %` is wider than `94.6 %`: the columns of both sides are as wide as their widest, in every row."""
+    long = [-13.0, -13.0], [-13.3, -0.05]  # 0.00023 %, 0.00017 %
+    tops = {"student_top_logp": [long[1]] * 3, "teacher_top_logp": [long[0]] * 3}
+    tiny = record(student_logp=[-13.3] * 3, teacher_logp=[-13.0] * 3, **tops)
+    path = page_of(tmp_path, [tiny])
+    widest = """() => [...document.querySelectorAll('.vpd-tl-share')].map((one) => one.scrollWidth - one.clientWidth)"""
+    starts = """(side) => [...document.querySelectorAll(`.vpd-tl-bar-${side}`)].map((one) => {
+      const box = one.getBoundingClientRect();
+      return [Math.round(box.left), Math.round(box.right)].join();
+    })"""
+    with offline_page(chromium, path, viewport={"width": width, "height": 900}) as page:
+        page.locator(".vpd-tl-stage .vpd-tok").first.click()
+        page.add_style_tag(content=".vpd-tl-share { font-size: 14px !important; }")  # a reader's larger font
+        assert "0.00023 %" in page.locator(".vpd-tl-bars-table").inner_text()
+        assert page.evaluate(widest) == [0] * page.locator(".vpd-tl-share").count()
+        for side in ("student", "teacher"):
+            assert len(set(page.evaluate(starts, side))) == 1
+
+
 def formula(page: Any) -> list[str]:
     """The two equations, each in symbols and in numbers, without white space."""
     rows = page.locator(".vpd-math mtr").all_text_contents()

@@ -249,6 +249,21 @@ def test_nothing_is_cut_or_overlaps(chromium: str, timeline: Path, tmp_path: Pat
         assert page.evaluate(overlaps) == []
 
 
+@pytest.mark.parametrize("count", [2, 60])
+def test_the_marks_of_warnings_end_with_the_plot(chromium: str, tmp_path: Path, count: int) -> None:
+    """Half an iteration's width to either side of its point, but no further than the frame."""
+    alarmed = [one | {"warnings": ["no-success: none"]} for one in rows(count)]
+    path = tmp_path / "alarmed.html"
+    EMTimeline(alarmed, state="complete").to_html(path)
+    edges = """(selector) => {
+      const box = document.querySelector(selector).getBoundingClientRect();
+      return [box.left, box.right];
+    }"""
+    with offline_page(chromium, path) as page:
+        mark, frame = page.evaluate(edges, ".vpd-emt-alarm"), page.evaluate(edges, "svg[data-panel] .vpd-frame")
+    assert mark == pytest.approx(frame, abs=1.5)
+
+
 def test_page_follows_the_colour_scheme(chromium: str, timeline: Path) -> None:
     background = "getComputedStyle(document.body).backgroundColor"
     with offline_page(chromium, timeline, color_scheme="dark") as page:

@@ -25,13 +25,18 @@ MOST_SHOWN = 5  # rows of a kind that are named
 def _options(name: str, text: str) -> argparse.ArgumentParser:
     found = parser(name, text)
     found.add_argument("file", type=path, metavar="FILE", help=".jsonl, .json or .parquet, or a trainer's folder")
+    reading_options(found)
+    found.add_argument("--out", type=path, help="the run folder to write")
+    return found
+
+
+def reading_options(found: argparse.ArgumentParser) -> None:
+    """The options that say how a file of rollouts is read (`read_file`)."""
     found.add_argument("--from", dest="layout", default="", metavar="LAYOUT",
                        help=f"{', '.join(FORMATS)}; default: found out by the columns")  # fmt: skip
     found.add_argument("--feedback", default="", metavar="COLUMN", help="the column that holds the feedback")
     found.add_argument("--skip-bad", action="store_true",
                        help="leave out rows that cannot be read, or are too long, instead of stopping")  # fmt: skip
-    found.add_argument("--out", type=path, help="the run folder to write")
-    return found
 
 
 def _scoring_options() -> argparse.ArgumentParser:
@@ -58,11 +63,7 @@ def score(args: Sequence[str]) -> int:
     chosen, rest = parsed(own, args)
     if chosen.influence < 0:
         raise UserError(f"--influence is {chosen.influence}, but must be 0 or more")
-    sources = find_sources(chosen.file, chosen.layout)
-    if len(sources.files) > 1:
-        names = f"{sources.files[0][1].name} to {sources.files[-1][1].name}"
-        raise UserError(f"{chosen.file} holds {len(sources.files)} steps ({names}): score one of the files")
-    rows = _rows(sources, chosen)
+    rows = read_file(chosen)
 
     from vpdlab.run.scored import score as scored
     from vpdlab.show.summary import scored_lines
@@ -120,6 +121,15 @@ def take_in(args: Sequence[str]) -> int:
     _say_missing(missing(rows, tokens=False))
     print(f"the run folder: {out}")
     return 0
+
+
+def read_file(chosen: argparse.Namespace) -> list[Row]:
+    """The rows of `chosen.file`, one file, read as the options say, with a note of what was left out of them."""
+    sources = find_sources(chosen.file, chosen.layout)
+    if len(sources.files) > 1:
+        names = f"{sources.files[0][1].name} to {sources.files[-1][1].name}"
+        raise UserError(f"{chosen.file} holds {len(sources.files)} steps ({names}): score one of the files")
+    return _rows(sources, chosen)
 
 
 def _rows(sources: Sources, chosen: argparse.Namespace) -> list[Row]:

@@ -11,6 +11,7 @@ from vpdlab import processes
 from vpdlab.cli.bringing import score, take_in
 from vpdlab.cli.comparing import compare, forecast, study
 from vpdlab.cli.discovering import discover
+from vpdlab.cli.following import follow
 from vpdlab.cli.options import (
     as_options,
     fork_named,
@@ -226,6 +227,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "discover": discover,
     "notebook": notebook,
     "eval": evaluate,
+    "follow": follow,
     "score": score,
     "import": take_in,
     "export": export,

@@ -155,10 +155,12 @@ class Parts:
             train[shuffled(self.config.seed, place // len(train), len(train))[place % len(train)]] for place in places
         ]
 
-    def sample(self, problems: Sequence[Problem], n: int, sampling: Sampling, **how: Any) -> list[Rollout]:
-        """n responses to each problem by the sampler, seeded by the run (`sampling.sample`), not verified yet; with an
-        environment n episodes, which have their outcomes (`sampling.episodes`)."""
-        seed = self.config.seed
+    def sample(
+        self, problems: Sequence[Problem], n: int, sampling: Sampling, seed: int | None = None, **how: Any
+    ) -> list[Rollout]:
+        """n responses to each problem by the sampler (`sampling.sample`), not verified yet; with an environment n
+        episodes, which have their outcomes (`sampling.episodes`). `seed`: default the run's."""
+        seed = self.config.seed if seed is None else seed
         if self.environment is not None:
             limits = Limits(self.config.max_turns, self.config.turn_tokens)
             player = Player(self.sampler, self.render, self.environment, limits)

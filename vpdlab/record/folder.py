@@ -16,7 +16,7 @@ from vpdlab.errors import RunFailed, UserError
 from vpdlab.files import read_small, staged_file
 from vpdlab.record import checks
 from vpdlab.record.reader import load_run, state_of
-from vpdlab.record.schema import LINES
+from vpdlab.record.schema import FOLLOWED, LINES, ROLLOUTS
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def refuse_taken(folder: Path) -> None:
             " continue it with resume"
         )
     left = [folder / name for name in LINES if (folder / name).exists()]
-    left += sorted((folder / "rollouts").glob("step*-*"))
+    left += [path for name in (ROLLOUTS, FOLLOWED) for path in sorted((folder / name).glob("step*-*"))]
     left += [path for path in (folder / "checkpoints").glob("step-*") if path.name != "step-000000"]
     if left:
         raise UserError(

@@ -60,6 +60,8 @@ TOKEN_COLUMNS = {
 }  # fmt: skip
 
 LINES = ("metrics.jsonl", "eval.jsonl")
+ROLLOUTS, FOLLOWED = "rollouts", "followed"
+"""Folders of rollouts with one layout: those of the iterations, and the same responses scored again and again."""
 SCHEMA = 3
 """Version of the run folder's layout, recorded in environment.json. A folder without it has version 1.
 

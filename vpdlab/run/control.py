@@ -189,7 +189,7 @@ class Control:
         self._tell()
 
     def _asked(self) -> bool:
-        return bool(self._left != 0 or self._stop or self._save)
+        return bool(self._left != 0 or self._stop or self._save or self._run.following.pending)
 
     def _ask(self, left: int | None) -> None:
         with self._asking():
@@ -211,11 +211,8 @@ class Control:
         self._tell()
 
     def _act(self, keeper: Keeper | None, changes: bool = True) -> None:
-        """Apply pending changes, then save a checkpoint where one was asked for.
-
-        Args:
-            changes: False applies them only where a checkpoint is written, which takes them along.
-        """
+        """Apply pending changes, score responses that were pinned, and save a checkpoint where one was asked for; a new
+        one takes the changes before it along. Without `changes` they wait otherwise."""
         with self._turn:
             save, self._save = self._save, False
             new = save and keeper is not None and keeper.saved_step != len(self._run.rows)
@@ -223,9 +220,11 @@ class Control:
             if pending:  # under the lock, or a change that takes one back could come in between
                 self._run.apply(differences(self._run.config, self._run.config.but(**pending), len(self._run.rows)))
                 self._pending = {}
+        if scored := save or self._run.following.pending:
+            self._run.score_followed(len(self._run.rows))
         if save and keeper is not None:
             keeper.save(len(self._run.rows), self._run.recorder)
-        if pending or save:
+        if pending or scored:
             self._tell()
 
     def _tell(self) -> None:

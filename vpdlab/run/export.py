@@ -160,7 +160,7 @@ def alone(student: Student, config: RunConfig) -> RunConfig:
     """Settings that load this student without anything that its evaluation does not need."""
     fields: dict[str, Any] = {
         "method": "rft", "method_args": (), "feedback": ("verifier",), "critic": "live", "critic_learns": False,
-        "anchor": "dynamic", "eval_teacher": False, "prompts": 1, "kl_target": 0.0, "shard": False,
+        "anchor": "dynamic", "eval_teacher": False, "prompts": 1, "kl_target": 0.0, "shard": False, "follow_file": "",
         "teacher": "adapter" if student.saved is not None and config.teacher == "adapter" else "shared",
     }  # fmt: skip
     if student.saved is None:

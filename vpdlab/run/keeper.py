@@ -116,6 +116,17 @@ class Keeper:
 
     def load(self, saved: Saved) -> None:
         """Restore everything. Raises UserError where the inputs changed, or the checkpoint does not fit."""
+        lines = self.check(saved)
+        promise = caveat(self.learner.policy.device, self.config.deterministic)
+        for line in [*lines, promise] if promise else lines:
+            print(printable(line), flush=True)
+        self.restore(saved)
+        if budget := self._budget():
+            budget.calls -= saved.state["spent"]["calls"]
+            budget.tokens -= saved.state["spent"]["tokens"]
+
+    def check(self, saved: Saved) -> list[str]:
+        """A line for what else the checkpoint was saved on. Raises UserError where the inputs changed."""
         then = saved.state["inputs"]
         changed = [name for name, value in self.inputs.items() if then.get(name, value) != value]
         if changed and not self.config.resume_anyway:
@@ -123,17 +134,18 @@ class Keeper:
                 f"{self.config.folder} began with other {' and '.join(changed)}: their content has changed since;"
                 " restore them, or add --resume-anyway"
             )
-        lines = _environment_changes(saved.state["environment"], self.environment)
-        promise = caveat(self.learner.policy.device, self.config.deterministic)
-        for line in [*lines, promise] if promise else lines:
-            print(printable(line), flush=True)
+        return _environment_changes(saved.state["environment"], self.environment)
+
+    def restore(self, saved: Saved, moments: bool = True) -> None:
+        """Restore student and teacher; without `moments` only as far as scoring and sampling need it.
+
+        Raises:
+            UserError: the checkpoint does not fit.
+        """
         resplit(self.learner.policy, saved.state["environment"], self.environment["device_name"])
         with fitting(saved):
-            load_policy(self.learner.policy, self._copies(), saved)
+            load_policy(self.learner.policy, self._copies(), saved, moments)
         self.learner.beta, self.learner.shift = saved.state["beta"], saved.state["shift"]
-        if budget := self._budget():
-            budget.calls -= saved.state["spent"]["calls"]
-            budget.tokens -= saved.state["spent"]["tokens"]
 
     def go_on(self, saved: Saved) -> None:
         """Under the lock, right before the first step: restore the generators, and clear the way for new checkpoints.

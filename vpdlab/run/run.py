@@ -29,9 +29,10 @@ from vpdlab.run.checkpoint import Checkpoints, Saved
 from vpdlab.run.control import Control
 from vpdlab.run.environment import describe
 from vpdlab.run.evaluate import evaluate
+from vpdlab.run.following import Following
 from vpdlab.run.keeper import Keeper
 from vpdlab.run.playing import Played
-from vpdlab.run.resume import Replay, find, recorded, replay
+from vpdlab.run.resume import Replay, find, followed, recorded, replay
 from vpdlab.run.tracker import check_tracker
 from vpdlab.sampling import Sampler
 from vpdlab.tasks import Task
@@ -52,6 +53,7 @@ class Run(Parts):
         begun: the settings that the run began with, which config.json holds; `config` is what it runs with now.
         changes: the settings that were changed since, in order.
         control: pauses the run, lets it go on, and changes settings between two iterations.
+        following: the responses that are scored again and again as the run goes on.
     """
 
     record: bool = True
@@ -64,10 +66,11 @@ class Run(Parts):
     begun: RunConfig = field(init=False)
     changes: list[Change] = field(default_factory=list)
     control: Control = field(init=False)
+    following: Following = field(init=False)
     unwritten: list[Change] = field(default_factory=list)  # changes of a resumed run that events.jsonl lacks
 
     def __post_init__(self) -> None:
-        self.begun, self.control = self.config, Control(self)
+        self.begun, self.control, self.following = self.config, Control(self), Following(self)
 
     @classmethod
     def open(
@@ -113,6 +116,7 @@ class Run(Parts):
         self.keeper().load(saved)
         self.take(changed(self.config, told.later))
         self.changes, self.unwritten = [*told.seen, *told.later], list(told.asked)
+        self.following.restore(processes.by_main(lambda: followed(self.config.folder, saved.step)))
         for row in self.evals:
             self._note_teacher(row)
 
@@ -165,6 +169,32 @@ class Run(Parts):
         for change in changes:
             if self.recorder is not None:
                 self.recorder.change(change)
+
+    def follow(self, rollout: Mapping[str, Any] | None = None, **row: Any) -> None:
+        """Follow a response from now on: student and teacher score it at once, and wherever `follow` has others scored.
+
+        Args:
+            rollout: a recorded rollout, of this run or one with the same model: ``load_run(folder).rollouts(12)[3]``.
+            row: instead of it the fields of a row as `vpdlab score` reads it: ``prompt`` (or ``id`` of one of the run's
+                problems), ``response``, ``feedback`` and others.
+
+        Raises:
+            UserError: the model cannot read it, the run writes no folder or has ended, or follows as many as it can.
+        """
+        if not self.record:
+            raise UserError("this run writes no folder, so it follows no responses")
+        if self.control.state in ("complete", "stopped", "failed"):
+            raise UserError("this run has ended: vpdlab follow scores further responses at its checkpoints")
+        if self.started and processes.count() > 1:
+            raise UserError("a run of several processes follows what it began with: call follow before steps")
+        if (rollout is None) == (not row):
+            raise UserError("follow takes a recorded rollout, or the fields of a row: prompt, response, feedback")
+        self.following.add(self.following.read(row if rollout is None else rollout))
+
+    def score_followed(self, step: int) -> None:
+        """Score the followed responses after `step` iterations, those that have not been scored there yet."""
+        if self.record:
+            self.following.score(step, self.recorder)
 
     @property
     def origin(self) -> Origin | None:

@@ -10,7 +10,8 @@ from vpdlab.foreign import Row
 from vpdlab.learn.parts import Parts
 from vpdlab.prompts import Renderer, views
 from vpdlab.run.imported import grouped
-from vpdlab.types import ASSISTANT, Feedback, Outcome, Problem, Rollout, View
+from vpdlab.run.scoring import response, words_of
+from vpdlab.types import Feedback, Problem, Rollout, View
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def _named(row: Row) -> Problem:
 
 def _reading(parts: Parts, row: Row, problem: Problem, render: Renderer, longest: int) -> Reading:
     try:
-        rollout, note = _rollout(parts, row, problem), _note(row)
+        rollout, note = response(parts, row, problem), words_of(row)
         (student,), _ = views([rollout], [Feedback()], parts.render)
         _, (teacher,) = views([rollout], [note], render)
     except UserError as error:
@@ -96,23 +97,3 @@ def _reading(parts: Parts, row: Row, problem: Problem, render: Renderer, longest
         if len(view) > most:
             raise UserError(f"{row.where}: {what} {len(view)} tokens, more than the model's {most}")
     return Reading(row, rollout, note, student, teacher)
-
-
-def _rollout(parts: Parts, row: Row, problem: Problem) -> Rollout:
-    """A row in the student's tokens; the end-of-turn token follows unless the response was cut off."""
-    render, end = parts.render, parts.policy.tokenizer.eos_token_id
-    if [role for role, _ in row.turns] != [ASSISTANT]:
-        raise UserError(f"field 'response' has {len(row.turns)} turns: one turn of the assistant can be scored")
-    ids = render.encoder.ids(render.encoder.plain(row.text))
-    finished = row.finished is not False
-    if finished and end is not None:
-        ids += (end,)
-    if not ids:
-        raise UserError("field 'response' has no tokens")
-    outcome = Outcome(row.reward or 0.0, row.environment, row.parsed, bool(row.success))
-    return Rollout(problem, 0, 0, render.student(problem), ids, (0.0,) * len(ids), row.text, finished, outcome)
-
-
-def _note(row: Row) -> Feedback:
-    said = row.critique is not None or row.demonstration is not None
-    return Feedback(row.critique, row.demonstration, "file" if said else "", "" if said else "no feedback in the file")

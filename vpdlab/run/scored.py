@@ -16,9 +16,6 @@ import torch
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError, ended_by, part_name
 from vpdlab.foreign import Row
-from vpdlab.learn.iterate import Iteration
-from vpdlab.learn.m_step import Method, Seen, Totals, survey
-from vpdlab.learn.results import EStep, MStep
 from vpdlab.learn.state import Batch
 from vpdlab.model.batch import TokenBatch
 from vpdlab.model.distributions import TokenDist
@@ -35,18 +32,10 @@ from vpdlab.run.imported import mean_columns, outcome_columns
 from vpdlab.run.observe import TokenWatch, metrics_row, rollout_records
 from vpdlab.run.run import Run
 from vpdlab.run.scorable import Reading, cuts, readings
+from vpdlab.run.scoring import SCORING, batch_of, scored
 from vpdlab.study.influence import critique_influence
 from vpdlab.tasks import Task
 from vpdlab.types import Outcome, Problem, Rollout
-
-
-def _no_loss(seen: Seen) -> torch.Tensor:
-    raise UserError("rollouts are scored here, not learned from")
-
-
-SCORING = Method(
-    part_name(SCORED["method"]), "student and teacher side by side; nothing is trained", _no_loss, views="all"
-)
 
 
 class Brought:
@@ -155,7 +144,7 @@ def score(
     read, left_out = readings(run, rows, render, other.policy.longest, skip_bad)
     run.give(read, origin, teacher)
     watch = TokenWatch(run.policy.tokenizer, len(read), config.record_top, config.logit_mib)
-    iteration = _scored(run, _batch(run, read), watch)
+    iteration = scored(run, _batch(run, read), watch, step=1)
     kept = [one.row for one in read]
     records = [
         {**record, **outcome_columns(row), "critique": record["critique"], "demonstration": record["demonstration"]}
@@ -194,26 +183,8 @@ def _other(run: Run, teacher: Student, config: RunConfig) -> Policy:
 
 
 def _batch(run: Run, found: Sequence[Reading]) -> Batch:
-    device = run.policy.device
-    return Batch(
-        [one.rollout for one in found], [one.feedback for one in found],
-        [one.student for one in found], [one.teacher for one in found],
-        success=torch.tensor([one.rollout.success for one in found], device=device),
-        signal=torch.tensor([one.feedback.signal for one in found], device=device),
-    )  # fmt: skip
-
-
-def _scored(run: Run, batch: Batch, watch: TokenWatch) -> Iteration:
-    totals = Totals(run.config, batch, teacher=True)
-    with torch.no_grad():
-        for seen, dists, _ in survey(run.learner, batch, SCORING):
-            watch.tokens(seen, dists)
-            totals.add(seen)
-    m = MStep(**totals.result())
-    # Who sampled them is not known: the log-probabilities are the student's own.
-    sampled = [replace(one, logps=tuple(watch.kept[row]["student_logp"])) for row, one in enumerate(batch.rollouts)]
-    seconds = {"rollout": 0.0, "feedback": 0.0, "e": 0.0, "m": 0.0}
-    return Iteration(1, sampled, batch.feedback, batch, EStep(), m, 0.0, run.learner.beta, None, seconds)
+    rollouts, feedback = [one.rollout for one in found], [one.feedback for one in found]
+    return batch_of(run, rollouts, feedback, [one.student for one in found], [one.teacher for one in found])
 
 
 def _write(found: Scored, row: dict[str, Any], influence: int) -> None:

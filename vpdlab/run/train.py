@@ -87,10 +87,14 @@ def _with_status(run: Run, keeper: Keeper | None) -> Iterator[dict[str, Any]]:
 
 
 def _train(run: Run, interrupt: Interrupt, keeper: Keeper | None) -> Iterator[dict[str, Any]]:
-    config, every = run.config, run.config.checkpoint_every
+    config = run.config
+    if run.record and not run.rows and run.following.step < 0:
+        run.following.draw()
+        run.score_followed(0)
     due = run.resumed is not None and run.resumed.state.get("unevaluated", False)
     if config.eval_every >= 0 and (due or not (run.rows or run.evals)):  # else it was evaluated before it was resumed
         _evaluated(run, keeper)
+        run.score_followed(len(run.rows))
     for step in range(len(run.rows) + 1, config.steps + 1):
         run.control.between(interrupt, keeper)
         if interrupt:
@@ -98,24 +102,34 @@ def _train(run: Run, interrupt: Interrupt, keeper: Keeper | None) -> Iterator[di
         settle(config.deterministic, config.device)  # another run may have opened since the last step
         row = _recorded_step(run, step, keeper)
         last = step == config.steps or bool(interrupt)
-        if config.eval_every >= 0 and (last or (config.eval_every and step % config.eval_every == 0)):
+        evaluates = config.eval_every >= 0 and (last or _due(step, config.eval_every))
+        saves = keeper is not None and _due(step, config.checkpoint_every)
+        if evaluates:
             _evaluated(run, keeper)
-        if keeper is not None and every and step % every == 0:
+        if evaluates or saves or last or _due(step, config.follow_every):
+            run.score_followed(step)
+        if keeper is not None and saves:
             keeper.save(step, run.recorder)
         yield row
         _refuse_divergence(run.rows, config.max_skipped)
-    _evaluate_at_the_end(run, keeper)
+    _look_at_the_end(run, keeper)
     run.control.after_all(keeper)
     if keeper is not None:
-        if every or interrupt:
+        if config.checkpoint_every or interrupt:
             keeper.save(len(run.rows), run.recorder)
         with run.recorder.final() if run.recorder is not None else contextlib.nullcontext():
             run.policy.save(config.folder / "final")
 
 
-def _evaluate_at_the_end(run: Run, keeper: Keeper | None) -> None:
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _look_at_the_end(run: Run, keeper: Keeper | None) -> None:
     """Evaluate a run that was stopped between two iterations, while it was paused."""
     ended = len(run.rows)
+    if ended:
+        run.score_followed(ended)
     if run.config.eval_every >= 0 and ended and not any(row["step"] == ended for row in run.evals):
         _evaluated(run, keeper)
 

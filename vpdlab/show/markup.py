@@ -25,6 +25,7 @@ _ATTRIBUTES = {
     **dict.fromkeys(_MATHML, _OF_MATHML),
     "*": {"class", "style", "title", "lang", "dir", "role", "aria-label", "data-mime-type"},
     "details": {"open"},
+    "td": nh3.ALLOWED_ATTRIBUTES["td"] | {"data-value"},  # a number before it was rounded for the eye
 }
 # Properties that neither reposition an element nor load anything.
 _STYLES = {

@@ -60,7 +60,7 @@ def scored_lines(records: Sequence[Row]) -> list[str]:
     """Rollouts that were scored, as text: how likely each side finds them, and how far the two are apart."""
     heard = [record for record in records if record.get("teacher_sum") is not None]
     tokens = sum(len(record["response_ids"]) for record in records)
-    lines = [f"{len(records)} rollouts, {tokens} tokens, {len(heard)} with feedback"]
+    lines = [f"{len(records)} rollout{'s' * (len(records) != 1)}, {tokens} tokens, {len(heard)} with feedback"]
     if heard:
         kl = [value for record in heard for value in record.get("kl") or () if value is not None]
         spoken = sum(len(record["response_ids"]) for record in heard)

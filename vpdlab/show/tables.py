@@ -6,7 +6,10 @@ they are only shown through this module, or through the widgets and figures, whi
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 from vpdlab_widgets.base import safe, shortened, visible
@@ -39,11 +42,11 @@ def table(rows: Sequence[Mapping[str, Any]], none: str = "none") -> Shown:
         return Shown(f"<p>{safe(none, _LONGEST)}</p>", visible(none))
     names = list(rows[0])
     head = "".join(f'<th style="{_CELL}">{safe(name, _LONGEST)}</th>' for name in names)
-    lines = [[_cell(row.get(name)) for name in names] for row in rows]
-    cells = ("".join(f'<td style="{_CELL}">{safe(cell, _LONGEST)}</td>' for cell in line) for line in lines)
-    body = "\n".join(f"<tr>{row}</tr>" for row in cells)
+    lines = [[row.get(name) for name in names] for row in rows]
+    body = "\n".join(f"<tr>{''.join(map(_cell_markup, line))}</tr>" for line in lines)
     markup = f'<table class="dataframe"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>'
-    return Shown(markup, "\n".join(" | ".join(map(plain, line)) for line in [names, *lines]))
+    texts = [names, *([_cell(value) for value in line] for line in lines)]
+    return Shown(markup, "\n".join(" | ".join(map(plain, line)) for line in texts))
 
 
 def heading(title: str, headline: str, lines: Sequence[str] = ()) -> Shown:
@@ -62,7 +65,27 @@ def plain(text: Any, limit: int = _LONGEST) -> str:
     return shortened(visible(text), limit)
 
 
+def _cell_markup(value: Any) -> str:
+    """A cell; what its text rounds or stands for is in `data-value`, which a page's CSV and JSON take."""
+    exact = "null" if _missing(value) else _number(value)
+    told = f' data-value="{exact}"' if exact else ""
+    return f'<td style="{_CELL}"{told}>{safe(_cell(value), _LONGEST)}</td>'
+
+
+def _number(value: Any) -> str:
+    """A number or truth value as JSON; empty for all else, and for what JSON has no number for."""
+    if isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, Integral):
+        return str(int(value)) if abs(int(value)) < 2**53 else ""
+    return repr(float(value)) if isinstance(value, float) and math.isfinite(value) else ""
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value != value  # NaN
+
+
 def _cell(value: Any) -> str:
-    if value is None or value != value:  # NaN
+    if _missing(value):
         return "–"
     return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -323,11 +323,12 @@ class Timeline extends LabView {
     const chosen = this.model.get("alarm");
     this.alarms.forEach(({ name, spans }, line) => {
       const label = clean(name, 40);
-      const [start, room] = [this.x(this.steps[spans[0].first]) - half, 6.8 * label.length];
+      const [start, room] = [Math.max(this.left, this.x(this.steps[spans[0].first]) - half), 6.8 * label.length];
       const at = Math.max(4, Math.min(start, width - room - 4));
       svg.append(shape("text", { x: at, y: line * ALARM + 10, class: "vpd-tick vpd-emt-alarm-name", "data-alarm": line, "data-span": spans.length - 1 }, label));
       spans.forEach(({ first, last }, span) => {
-        const [left, right] = [this.x(this.steps[first]) - half, this.x(this.steps[last]) + half];
+        const left = Math.max(this.left, this.x(this.steps[first]) - half);
+        const right = Math.min(width - RIGHT, this.x(this.steps[last]) + half);
         const picked = chosen && chosen.name === name && chosen.step >= this.steps[first] && chosen.step <= this.steps[last];
         const mark = shape("rect", {
           x: left.toFixed(1), y: line * ALARM + 14, width: (right - left).toFixed(1), height: 7, rx: 2,

@@ -359,27 +359,7 @@ export function heatKey(measure, max) {
   return key;
 }
 
-// ---- files that the reader saves ----
-
-/** A name for a file from a title. */
-export function fileName(title, ending) {
-  const stem = clean(title, 80).replace(/[^\p{L}\p{N}_-]+/gu, "_").replace(/^_+|_+$/g, "");
-  return `${stem || "vpdlab"}.${ending}`;
-}
-
-/** "save" with a button for each kind of file: {CSV: () => ...}. */
-export function saveButtons(kinds) {
-  const group = element("span", "vpd-choice vpd-save");
-  group.setAttribute("role", "group");
-  group.setAttribute("aria-label", "save as");
-  for (const [name, save] of Object.entries(kinds)) {
-    const button = element("button", "vpd-option", name);
-    Object.assign(button, { type: "button", tabIndex: -1, title: `save as ${name}` });
-    button.addEventListener("click", save);
-    group.append(button);
-  }
-  return group;
-}
+// ---- drawings that the reader saves ----
 
 const PAINT = [
   "fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap", "stroke-linejoin", "stroke-opacity",
@@ -448,12 +428,6 @@ export async function pngOf(svg) {
   Object.assign(canvas, { width: 2 * image.width, height: 2 * image.height });
   canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
   return new Promise((done) => canvas.toBlob(done, "image/png"));
-}
-
-/** Save rows as "csv" or "json". */
-export function saveRows(title, kind, rows) {
-  if (kind === "json") saveFile(fileName(title, kind), JSON.stringify(rows, null, 1), "application/json");
-  else saveFile(fileName(title, kind), csvOf([...new Set(rows.flatMap((row) => Object.keys(row)))], rows), "text/csv");
 }
 
 /** Save the drawings of a stage, each with the heading before it, as "svg" or "png". */

@@ -277,7 +277,7 @@ class TokenLens extends LabView {
     this.hear("change:index", () => this.schedule());
     this.hear("change:colour", () => this.paint());
     this.hear("change:selected", () => this.showToken());
-    this.hear("change:title", () => this.drawHead());
+    this.hear("change:title", () => (this.title.textContent = this.titleText()));
     this.hear("change:why", () => this.paint());
     this.watch(this.root);
     this.takeRecords();
@@ -346,10 +346,14 @@ class TokenLens extends LabView {
     }
   }
 
+  titleText() {
+    return clean(this.model.get("title")) || "Token lens";
+  }
+
   drawHead() {
     const meta = this.record?.meta ?? {};
-    const title = element("div", "vpd-title", clean(this.model.get("title")) || "Token lens");
-    const parts = [title];
+    this.title = element("div", "vpd-title", this.titleText());
+    const parts = [this.title];
     const [outcome, tone] = outcomeOf(meta);
     if (outcome) parts.push(element("span", `vpd-badge ${tone}`, outcome));
     if (this.packed.length === 1 && placeLabel(meta)) parts.push(element("span", "vpd-mark", placeLabel(meta)));
@@ -472,10 +476,11 @@ class TokenLens extends LabView {
     this.stage.classList.toggle("vpd-tl-short", this.isShort());
     const count = record.tokens ? this.counts() : "text without recorded tokens";
     const turns = record.turns.length ? "T moves to the next turn, O opens or folds the environment's replies, " : "";
+    const why = this.explains() ? "W shows the formula of this push, M the next method's, " : "";
     this.stage.setAttribute(
       "aria-label",
       `Response, ${count}. Arrow keys move, Enter pins, C changes the colour, N moves to the next large span, ` +
-        `${turns}brackets change the rollout, W shows the formula of this push, M the next method's, X both prompts, Escape leaves.`,
+        `${turns}brackets change the rollout, ${why}X both prompts, Escape leaves.`,
     );
   }
 
@@ -619,6 +624,7 @@ class TokenLens extends LabView {
     const why = element("button", "vpd-button", "Why this push");
     why.type = "button";
     why.tabIndex = -1; // W does the same
+    why.hidden = !this.explains();
     why.setAttribute("aria-pressed", String(this.model.get("why") !== null));
     why.addEventListener("click", () => this.toggleWhy());
     const right = element("span", "vpd-tools vpd-tl-right-tools");
@@ -747,7 +753,7 @@ class TokenLens extends LabView {
   summary() {
     if (!this.record) return "";
     const turns = this.record.turns.length ? "T next turn, O open or fold replies, " : "";
-    const keys = `← → token, Enter pins, C colour, N next span, ${turns}[ ] rollout, W why, M method, X prompts`;
+    const keys = `← → token, Enter pins, C colour, N next span, ${turns}[ ] rollout, ${this.explains() ? "W why, M method, " : ""}X prompts`;
     return this.record.tokens ? `${this.counts()}. ${keys}.` : "Text only.";
   }
 
@@ -822,8 +828,13 @@ class TokenLens extends LabView {
     this.reason.querySelectorAll(".vpd-math").forEach((box, place) => (box.scrollLeft = scrolled[place] ?? 0));
   }
 
+  /** Whether the response was learned from, so that a loss has pushed its tokens. */
+  explains() {
+    return true;
+  }
+
   toggleWhy() {
-    this.tell({ why: this.model.get("why") === null ? "" : null });
+    if (this.explains()) this.tell({ why: this.model.get("why") === null ? "" : null });
   }
 
   nextMethod(by) {

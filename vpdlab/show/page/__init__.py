@@ -2,6 +2,7 @@
 
 nbconvert alone shows neither widgets nor plotly charts without a network. Here it renders text, code and plain outputs;
 widget views and figures become placeholders that the host script of `vpdlab_widgets` and `page.js` fill in the browser.
+`tables.js` gives each table a corner that saves its rows.
 
 A notebook may come from someone else, so nothing in it is trusted: the HTML that nbconvert makes of it is reduced to a
 list of allowed elements, widgets take their data from the notebook and their code from the installed `vpdlab_widgets`,

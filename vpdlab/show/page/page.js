@@ -47,15 +47,16 @@
     const { disk, camera } = Plotly.Icons;
     return [
       { name: "svg", title: "Download plot as an SVG", icon: camera, click: (place) => Plotly.downloadImage(place, { format: "svg" }) },
-      { name: "csv", title: "Download the numbers as CSV", icon: disk, click: (place) => saveNumbers(place) },
+      { name: "csv", title: "Download the numbers as CSV", icon: disk, click: (place) => saveNumbers(place, "csv") },
+      { name: "json", title: "Download the numbers as JSON", icon: disk, click: (place) => saveNumbers(place, "json") },
     ];
   }
 
-  function saveNumbers(place) {
+  function saveNumbers(place, kind) {
     const rows = place._fullData.flatMap(({ name, x, y = [], x0 = 0, dx = 1 }) =>
       Array.from({ length: Math.max(x?.length ?? 0, y.length) }, (_, i) => ({ line: name, x: x ? x[i] : x0 + i * dx, y: y[i] })),
     ); // numbers that travelled as bytes are arrays there
-    saveFile("figure.csv", csvOf(["line", "x", "y"], rows), "text/csv");
+    saveRows("figure", kind, rows);
   }
 
   async function draw(place, { data, layout = {}, config = {} }) {

@@ -104,7 +104,7 @@ def _data(live: LiveOutputs) -> list[str]:
 def _scripts(live: LiveOutputs) -> list[str]:
     return [
         *([embed.host_script()] if live.models else []),
-        embed.script_source(embed.files_script() + _asset("page.js")),
+        embed.script_source(embed.files_script() + _asset("tables.js") + _asset("page.js")),
     ]
 
 
