@@ -52,7 +52,7 @@ def texts(folder: Path, step: int = 0) -> list[tuple[str, str]]:
 
 def logps(run: Run, record: dict[str, Any], side: str) -> list[float]:
     """What a side gives a recorded response now, computed beside the code under test."""
-    rollout, note = run.following.read(record)
+    ((rollout, note),) = [one for one in run.following.responses if one[0].response_ids == tuple(record["response_ids"])]
     own, other = views([rollout], [note], run.render)
     reader = run.policy if side == "student" else run.learner.teacher
     with torch.no_grad():
@@ -210,7 +210,8 @@ def test_numbers_stay_where_a_response_is_let_go(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"id": "no such problem", "response": "odd"}, "'prompt' is missing"),
+        ({"id": "no such problem", "response": "odd"}, "has no problem 'no such problem'"),
+        ({"prompt": "2?", "response": "odd", "feedbak": "No."}, "no field 'feedbak'"),
         ({"prompt": "2?", "response": "odd " * 400}, "more than the model's"),
         ({"prompt": "2? " * 400, "response": "odd"}, "max_context"),
         ({}, "a recorded rollout, or the fields"),
@@ -240,12 +241,58 @@ def test_a_rollout_of_another_model_is_refused(tmp_path):
 
 
 def test_there_is_a_most(tmp_path, monkeypatch):
-    monkeypatch.setattr(following, "MOST", 2)
-    run = opened(tmp_path / "run")
+    monkeypatch.setattr(following, "MOST", 5)
+    run = opened(tmp_path / "run", follow=3)
     for text in ("odd", "even"):
         run.follow(prompt="2?", response=text)
-    with pytest.raises(UserError, match="2 responses are followed already"):
+    with pytest.raises(UserError, match="5 responses, those to be drawn among them"):
         run.follow(prompt="2?", response="neither")
+    trained(run)
+    assert points(tmp_path / "run") == {0: 5, 5: 5}
+
+
+def test_what_is_pinned_where_nothing_is_followed_is_scored_at_once_too(tmp_path):
+    run = opened(tmp_path / "run", follow=0)
+    for row in run.steps():
+        if row["step"] == 2:
+            run.follow(prompt="2?", response="odd")
+    assert points(tmp_path / "run") == {2: 1, 5: 1}
+
+
+def test_an_outcome_that_nobody_knows_is_not_made_up(tmp_path):
+    run = opened(tmp_path / "run", follow=0)
+    problem = Parity().load("train")[3]
+    run.follow(prompt="Another one?", response="odd")
+    run.follow(prompt=problem.prompt, response="odd")  # a problem of the run: the task judges it
+    trained(run)
+    unknown, known = load_run(tmp_path / "run").followed(5)
+    assert (unknown["success"], unknown["reward"]) == (None, None)
+    assert known["success"] == (sum(known["response_ids"]) % 2 == 0) and known["problem_id"] == problem.id
+    again = opened(tmp_path / "run", follow=0, resume=True, steps=6)
+    trained(again)
+    assert load_run(tmp_path / "run").followed(6)[0]["success"] is None
+
+
+def test_other_settings_of_following_are_minded_or_told(tmp_path, capsys):
+    fields = {"checkpoint_every": 2, "checkpoint_keep": 9, "steps": 4}
+    trained(opened(tmp_path / "run", **fields))
+    file = tmp_path / "mine.jsonl"
+    file.write_text(json.dumps({"prompt": "2 + 2?", "response": "odd"}) + "\n")
+    parts = {"task": Parity()}
+    trained(Run.branch(f"{tmp_path / 'run'}@2", str(tmp_path / "b"), parts, follow=8, follow_file=str(file)))
+    assert "follow 8 has no effect: the run goes on with the 3 responses" in capsys.readouterr().err
+    assert points(tmp_path / "b") == {0: 3, 2: 4, 4: 4}
+    trained(opened(tmp_path / "run", **fields | {"steps": 5, "follow_file": str(file)}, resume=True))
+    assert points(tmp_path / "run")[5] == 4
+    with pytest.raises(UserError, match="nothere.jsonl"):
+        opened(tmp_path / "none", follow_file=str(tmp_path / "nothere.jsonl"))
+    assert not (tmp_path / "none/config.json").exists()
+
+
+@pytest.mark.parametrize("given", [3, [1], {"response_ids": [1, 2]}])
+def test_what_is_no_response_is_one_line(tmp_path, given):
+    with pytest.raises(UserError, match="is no response|was not recorded by vpdlab"):
+        opened(tmp_path / "run").follow(given)
 
 
 class Counting:

@@ -131,9 +131,24 @@ def rollout_fault(record: Mapping[str, Any]) -> str:
     for name in ("prompt_ids", "response_ids", "tokens", "student_context", "teacher_context"):
         if any(item is None for item in record[name] or ()):
             return f"column {name!r} has a value that is null"
+    if reason := _turn_fault(record, tokens):
+        return reason
     for side in ("student", "teacher"):
         lists = [record[f"{side}_{name}"] or () for name in ("top", "top_ids", "top_logp")]
         for parts in zip(*lists, strict=False):
             if None in parts or len({len(part) for part in parts}) != 1:
                 return f"columns {side}_top* have lists of different lengths"
+    return ""
+
+
+def _turn_fault(record: Mapping[str, Any], tokens: int) -> str:
+    """The first fault of a row's mask and turns."""
+    mask, turns = record["mask"], [record[f"turn_{what}"] or [] for what in ("roles", "texts", "ends")]
+    if mask is not None and (len(mask) != tokens or None in mask):
+        return f"column 'mask' is not one value for each of {tokens} tokens"
+    if len({len(each) for each in turns}) != 1 or any(None in each for each in turns):
+        return "columns turn_* have lists of different lengths, or a value that is null"
+    ends = turns[2]
+    if ends != sorted(ends) or any(not 0 <= end <= tokens for end in ends) or (ends and tokens and ends[-1] != tokens):
+        return f"column 'turn_ends' does not divide {tokens} tokens"
     return ""

@@ -164,6 +164,14 @@ class RunRecord:
         """
         return self._records(FOLLOWED, [steps] if isinstance(steps, int) else steps)
 
+    def followed_numbers(self) -> dict[int, set[int]]:
+        """Number of iterations -> the responses, by `group`, that were scored then; far faster than `followed`."""
+        found: dict[int, set[int]] = {}
+        for _, table in rollouts.read(self.folder / FOLLOWED, None, ["step", "group"]):
+            for row in table.to_pylist():
+                found.setdefault(row["step"], set()).add(row["group"])
+        return found
+
     def _records(self, folder: str, steps: Sequence[int] | None) -> list[dict[str, Any]]:
         records = []
         for part, table in rollouts.read(self.folder / folder, steps, list(columns())):

@@ -8,17 +8,19 @@ is trained on them. followed/ in the run folder has the layout of rollouts/, `st
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vpdlab.errors import UserError, notice
+from vpdlab.errors import UserError, notice, shown
 from vpdlab.foreign import Row, read_row, read_rows
+from vpdlab.foreign.rows import FIELDS
 from vpdlab.learn.parts import Parts
 from vpdlab.paths import user_path
 from vpdlab.prompts import views
+from vpdlab.record import COLUMNS
 from vpdlab.run.observe import TokenWatch, rollout_records
 from vpdlab.run.scoring import batch_of, response, scored, words_of
 from vpdlab.sampling import Sampling
@@ -43,6 +45,8 @@ class Following:
         step: the iterations done when they were last scored; -1 before.
         records: what that gave, a record each.
         numbers: of all that were ever followed, their `group` in the record.
+        begun: whether the run has begun, so that a pinned response is scored before the next iteration.
+        unjudged: the numbers of those whose outcome nobody knows.
     """
 
     parts: Parts
@@ -50,11 +54,13 @@ class Following:
     step: int = -1
     records: list[dict[str, Any]] = field(default_factory=list)
     numbers: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    begun: bool = False
+    unjudged: set[int] = field(default_factory=set)
 
     @property
     def pending(self) -> bool:
         """Whether a response was pinned and has not been scored since."""
-        return self.step >= 0 and bool(self.unscored(self.step))
+        return self.begun and bool(self.unscored(self.step))
 
     def unscored(self, step: int) -> list[int]:
         """Places of the responses that have no record after `step` iterations."""
@@ -62,19 +68,25 @@ class Following:
         return [place for place, (rollout, _) in enumerate(self.responses) if rollout.group not in done]
 
     def draw(self) -> None:
-        """Choose `follow` responses of the present policy, and read those of `follow_file`, before any that was pinned.
+        """Choose `follow` responses of the present policy; they come before those that were pinned.
 
-        The same in every run that begins with the same weights and problems, whatever its seed or method.
+        The same in every run that begins with the same weights and problems, whatever its method; and whatever its
+        seed, but for what a critic samples.
         """
-        config = self.parts.config
-        found = self._drawn(config.follow) if config.follow else []
-        for where, fields in read_rows(user_path("follow_file", config.follow_file)) if config.follow_file else ():
+        count = self.parts.config.follow
+        pinned, self.responses, self.numbers, self.begun = self.responses, [], {}, True
+        unjudged, self.unjudged = self.unjudged, set()
+        for one in self._drawn(count) if count else ():
+            self.add(one)
+        for one in pinned:
+            self.add(one, judged=one[0].group not in unjudged)
+
+    def read_file(self) -> None:
+        """Pin the responses of `follow_file`. Raises UserError naming file and line of one that cannot be read."""
+        for where, fields in read_rows(user_path("follow_file", self.parts.config.follow_file)):
             if isinstance(fields, UserError):
                 raise fields
-            found.append(self._of_row(read_row(fields, where)))
-        pinned, self.responses, self.numbers = self.responses, [], {}
-        for one in [*found, *pinned]:
-            self.add(one)
+            self.pin(read_row(fields, where))
 
     def restore(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Go on with what a run has followed up to the checkpoint that it resumes from, under the same numbers."""
@@ -83,15 +95,16 @@ class Following:
             if (number := self.numbers.setdefault(_key_of_record(record), record["group"])) in lost:
                 continue
             try:
-                self.add(self._of_record(record))
+                self.add(self._of_record(record), judged=record["success"] is not None)
             except UserError as error:
                 lost.add(number)
                 notice(f"{error}; it is not followed any more")
+        self.begun = True
         self.step = max((record["step"] for record in records), default=-1)
         self.records = [dict(record) for record in records if record["step"] == self.step]
 
-    def read(self, given: Mapping[str, Any] | Row) -> Response:
-        """A response as it is followed.
+    def pin(self, given: Mapping[str, Any] | Row) -> None:
+        """Follow a response from now on; one that is followed already is not added again.
 
         Args:
             given: a recorded rollout (`RunRecord.rollouts`), a row of a file, or the fields of one as `vpdlab score`
@@ -99,30 +112,33 @@ class Following:
                 (`foreign.rows.FIELDS`).
 
         Raises:
-            UserError: the model cannot read it, or reads its prompt as other tokens than those that were recorded.
+            UserError: the model cannot read it, or reads its prompt as other tokens than those that were recorded; or
+                `MOST` responses are followed already.
         """
-        if isinstance(given, Row):
-            return self._of_row(given)
-        if "response_ids" in given:
-            return self._of_record(given)
-        known = self._problem(str(given["id"])) if "id" in given and "prompt" not in given else None
-        row = read_row({"prompt": known.prompt, **given} if known else given, "the response")
-        return self._of_row(row, known)
+        if not isinstance(given, Row | Mapping):
+            raise UserError(f"{shown(given)} is no response: give a recorded rollout, or the fields of a row")
+        if isinstance(given, Mapping) and "response_ids" in given:
+            if lacking := [name for name in COLUMNS if name not in given]:
+                raise UserError(f"this rollout was not recorded by vpdlab: it has no {lacking[0]!r}")
+            self.add(self._of_record(given), judged=given["success"] is not None)
+            return
+        row = given if isinstance(given, Row) else self._row(given)
+        known = self._known(row)
+        self.add(self._of_row(row, known), judged=known is not None or row.success is not None)
 
-    def add(self, one: Response) -> None:
-        """Follow a response from now on; one that is followed already is not added again.
-
-        Raises:
-            UserError: there are `MOST` already.
-        """
+    def add(self, one: Response, judged: bool = True) -> None:
+        """Follow a response as the model reads it (`pin`); `judged`: whether its outcome is known."""
         rollout, note = one
         key = _key(rollout, note)
         if any(key == _key(*other) for other in self.responses):
             return
-        if len(self.responses) >= MOST:
-            raise UserError(f"{MOST} responses are followed already, which is the most that a run follows")
+        most = MOST if self.begun else MOST - self.parts.config.follow  # those that will be drawn have their places
+        if len(self.responses) >= most:
+            raise UserError(f"{MOST} responses, those to be drawn among them, are the most that a run follows")
         number = self.numbers.setdefault(key, max(self.numbers.values(), default=-1) + 1)
         self.responses.append((replace(rollout, group=number, index=0), note))
+        if not judged:
+            self.unjudged.add(number)
 
     def score(self, step: int, recorder: Recorder | None) -> None:
         """Score, after `step` iterations, every response that has not been scored there yet, and record it."""
@@ -137,9 +153,14 @@ class Following:
         for place, one in zip(places, zip(iteration.rollouts, iteration.feedback, strict=True), strict=True):
             self.responses[place] = one
         found = rollout_records(iteration, watch, parts.render, config)
-        self.step, self.records = step, [*before, *(record | dict.fromkeys(_OF_A_BATCH) for record in found)]
+        self.step, self.records = step, [*before, *map(self._cleared, found)]
         if recorder is not None:
             recorder.followed(step, self.records)
+
+    def _cleared(self, record: dict[str, Any]) -> dict[str, Any]:
+        """A record without what it stands for nothing of: a place in a batch, an outcome that nobody knows."""
+        outcome = ("reward", "success") if record["group"] in self.unjudged else ()
+        return record | dict.fromkeys((*_OF_A_BATCH, *outcome))
 
     # -- which ---------------------------------------------------------------------------------------------------------
 
@@ -160,14 +181,39 @@ class Following:
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def _problem(self, name: str) -> Problem | None:
-        splits = (self.parts.task.load(split) for split in ("test", "train"))
-        return next((problem for problems in splits for problem in problems if problem.id == name), None)
+        return next((problem for problem in self._problems() if problem.id == name), None)
 
-    def _of_row(self, row: Row, known: Problem | None = None) -> Response:
+    def _problems(self) -> Iterator[Problem]:
+        for split in ("test", "train"):
+            yield from self.parts.task.load(split)
+
+    def _row(self, given: Mapping[str, Any]) -> Row:
+        """The fields of a row; of a problem of the run, its id is enough."""
+        fields = dict(given)
+        if "prompt" not in fields and "id" in fields:
+            problem = self._problem(str(fields["id"]))
+            if problem is None:
+                raise UserError(f"this run has no problem {shown(fields['id'])}: give its prompt as well")
+            turns = [*([("system", problem.system)] if problem.system else []), *problem.history]
+            messages = [{"role": role, "content": text} for role, text in [*turns, ("user", problem.prompt)]]
+            fields["prompt"] = messages if problem.history else problem.prompt
+            fields |= {"system": problem.system} if problem.system and not problem.history else {}
+        row = read_row(fields, "the response")
+        if row.unknown:
+            raise UserError(f"the response has no field {row.unknown[0]!r}: choose from {', '.join(FIELDS)}")
+        return row
+
+    def _known(self, row: Row) -> Problem | None:
+        """The problem of the run that a row answers."""
+        asked = (row.problem.system, row.problem.history, row.problem.prompt)
+        found = [one for one in self._problems() if (one.system, one.history, one.prompt) == asked]
+        return next((one for one in found if one.id == row.problem.id), found[0] if found else None)
+
+    def _of_row(self, row: Row, known: Problem | None) -> Response:
         said, as_data = words_of(row), self.parts.render.as_data
         note = replace(said, critique=as_data(said.critique), demonstration=as_data(said.demonstration))
         rollout = self._rollout(row, known or row.problem)
-        if row.reward is None and row.success is None and known is not None:
+        if row.success is None and known is not None:
             rollout = self.parts.verify([rollout])[0]
         return self._fitting((rollout, note), row.where)
 

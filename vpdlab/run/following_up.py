@@ -27,7 +27,7 @@ from vpdlab.record.changes import parse
 from vpdlab.run.checkpoint import Checkpoints, Saved
 from vpdlab.run.keeper import Keeper
 from vpdlab.run.lock import locked
-from vpdlab.run.resume import other_settings
+from vpdlab.run.resume import first_and_last, other_settings
 from vpdlab.run.run import Run
 
 Given = Mapping[str, Any] | Row
@@ -78,8 +78,10 @@ def follow_up(
     record = load_run(user_path("the run", str(place)))
     config = _settings(record, fields)
     with locked(record.folder):
-        past = _Past(record, _followed(record))
+        past = _read(record)
         draws = not given and not past.known
+        for name in fields.keys() & {"follow_every", *(() if draws else ("follow", "follow_file"))}:
+            notice(f"{name} has no effect on a run that has ended{'' if draws else ' and follows responses already'}")
         past.refuse_too_little(config, draws)
         if not given and past.complete:
             return []
@@ -112,9 +114,9 @@ def _scoring(config: RunConfig, folder: Path, draws: bool) -> RunConfig:
     return config.but(**fields).asked_for(())
 
 
-def _followed(record: RunRecord) -> list[dict[str, Any]]:
+def _read(record: RunRecord) -> _Past:
     try:
-        return record.followed()
+        return _Past(record, first_and_last(record), record.followed_numbers())
     except UserError as error:
         raise UserError(f"{error}; remove that file to have its responses scored again") from error
 
@@ -124,11 +126,13 @@ class _Past:
     """What a run has left.
 
     Attributes:
-        known: the records of followed responses, all points.
+        known: the records of followed responses, of each when it was first scored, of all when they were last.
+        numbers: which of them were scored after which iteration.
     """
 
     record: RunRecord
     known: Sequence[Mapping[str, Any]]
+    numbers: Mapping[int, set[int]]
 
     @cached_property
     def checkpoints(self) -> Checkpoints:
@@ -140,14 +144,13 @@ class _Past:
         return self.checkpoints.steps()[::-1]
 
     def at(self, step: int) -> list[dict[str, Any]]:
-        return [dict(record) for record in self.known if record["step"] == step]
+        return self.record.followed(step) if step in self.numbers else []
 
     @property
     def complete(self) -> bool:
         """Whether all that was ever followed is scored at every checkpoint."""
-        numbers = {record["group"] for record in self.known}
-        there = {(record["step"], record["group"]) for record in self.known}
-        return bool(numbers) and all((step, number) in there for step in self.steps for number in numbers)
+        ever = set[int]().union(*self.numbers.values())
+        return bool(ever) and all(ever <= self.numbers.get(step, set()) for step in self.steps)
 
     def refuse_too_little(self, config: RunConfig, draws: bool) -> None:
         """Raises UserError where there is no checkpoint, or nothing to follow and nothing to draw it from."""
@@ -208,12 +211,14 @@ class _Scorer:
         following = self.run.following
         following.restore(self.past.known)
         for one in given:
-            following.add(following.read(one))
+            following.pin(one)
         if not following.responses and not self.draws:
             raise UserError(f"{self.past.record.folder}: its model can read none of the responses that it follows")
 
     def _draw(self) -> None:
         self.run.following.draw()
+        if self.run.config.follow_file:
+            self.run.following.read_file()
         if not self.run.following.responses:
             raise UserError(f"follow_file {self.run.config.follow_file} holds no responses: {NAME_THEM}")
 

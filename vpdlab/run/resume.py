@@ -80,13 +80,24 @@ def recorded(folder: Path, saved: Saved) -> tuple[list[dict[str, Any]], list[dic
 
 
 def followed(folder: Path, step: int) -> list[dict[str, Any]]:
-    """What followed responses scored up to an iteration; a line says where that cannot be read."""
+    """What followed responses scored up to an iteration, as `first_and_last`; a line says where it cannot be read."""
     try:
-        run = RunRecord(folder)
-        return run.followed([one for one in run.followed_steps if one <= step])
+        return first_and_last(RunRecord(folder), step)
     except UserError as error:
         notice(f"{error}; its responses are not followed any more")
         return []
+
+
+def first_and_last(run: RunRecord, step: float = float("inf")) -> list[dict[str, Any]]:
+    """The points, up to an iteration, at which a followed response was scored first, and the last one: enough to go on
+    with them. Raises UserError for a damaged file."""
+    points = {at: numbers for at, numbers in run.followed_numbers().items() if at <= step}
+    seen, wanted = set[int](), set(list(points)[-1:])
+    for at, numbers in points.items():
+        if not numbers <= seen:
+            wanted.add(at)
+        seen |= numbers
+    return run.followed(sorted(wanted))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from vpdlab import processes
 from vpdlab.config import RunConfig, known_fields
-from vpdlab.errors import UserError
+from vpdlab.errors import UserError, notice
 from vpdlab.learn.m_step import Method
 from vpdlab.learn.parts import Parts, renamed
 from vpdlab.model.determinism import settle
@@ -106,6 +106,8 @@ class Run(Parts):
             run.policy.rehearse(config.folder)  # what would fail at the end fails now
         if resumed is not None:
             run._restore(resumed, told)
+        elif record and config.follow_file:
+            run.following.read_file()
         return run
 
     def _restore(self, saved: Saved, told: Replay) -> None:
@@ -117,8 +119,17 @@ class Run(Parts):
         self.take(changed(self.config, told.later))
         self.changes, self.unwritten = [*told.seen, *told.later], list(told.asked)
         self.following.restore(processes.by_main(lambda: followed(self.config.folder, saved.step)))
+        self._follow_on(saved.state["config"])
         for row in self.evals:
             self._note_teacher(row)
+
+    def _follow_on(self, then: Mapping[str, Any]) -> None:
+        """Mind what the settings say of followed responses, where they began with other ones."""
+        config, count = self.config, len(self.following.responses)
+        if config.follow != then.get("follow", config.follow) and processes.main():
+            notice(f"follow {config.follow} has no effect: the run goes on with the {count} responses of its record")
+        if config.follow_file and (config.follow_file != then.get("follow_file", "") or not count):
+            self.following.read_file()
 
     @classmethod
     def branch(cls, place: str | Path, out: str = "", parts: Mapping[str, Any] | None = None, **fields: Any) -> Self:
@@ -146,7 +157,9 @@ class Run(Parts):
         config = renamed(config.but(out=out or default_out(fork)), *(own.get(name) for name in names))
         processes.by_main(lambda: begin(fork, config))
         try:
-            return cls.open(config.but(resume=True), **own)
+            run = cls.open(config.but(resume=True), **own)
+            run._follow_on(fork.config.to_dict())
+            return run
         except BaseException:
             processes.by_main(lambda: shutil.rmtree(config.folder))
             raise
@@ -189,7 +202,7 @@ class Run(Parts):
             raise UserError("a run of several processes follows what it began with: call follow before steps")
         if (rollout is None) == (not row):
             raise UserError("follow takes a recorded rollout, or the fields of a row: prompt, response, feedback")
-        self.following.add(self.following.read(row if rollout is None else rollout))
+        self.following.pin(row if rollout is None else rollout)
 
     def score_followed(self, step: int) -> None:
         """Score the followed responses after `step` iterations, those that have not been scored there yet."""

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from vpdlab_widgets import EMTimeline, LensHistory, RolloutTable, TokenLens
 
-from vpdlab.errors import UserError
+from vpdlab.errors import UserError, notice
 from vpdlab.record import RunRecord
 from vpdlab.show import causes, slices, widget_data
 
@@ -41,7 +41,7 @@ class Explorer:
         )  # fmt: skip
         self.table = RolloutTable(search=self._search)
         self.lens = TokenLens()
-        self.history = LensHistory(**widget_data.histories([run]))
+        self.history = LensHistory(**_histories(run))
         self.table.drive(self.lens)
         self.table.observe(self._fill_lens, "rows")
         self.timeline.observe(self._moved, ["selected", "window"])
@@ -98,7 +98,9 @@ class Explorer:
     def _open_followed(self, place: str, followed: int, step: int, token: int | None = None) -> None:
         at = self.history.find(followed, step)
         if at is None:
-            raise UserError(f"{place!r}: {self._run.folder} has no followed response {followed} at iteration {step}")
+            raise UserError(
+                f"{place!r}: no followed response {followed} of {self._run.folder} is shown at iteration {step}"
+            )
         if token is not None and token >= len(self.history.records[at]["tokens"]):
             raise UserError(f"{place!r}: it has {len(self.history.records[at]['tokens'])} tokens, counted from 0")
         self.history.index, self.history.selected = at, token
@@ -150,6 +152,14 @@ class Explorer:
         records = [record | {"alarms": [alarm["name"]]} for record in causes.rollouts_at(self._run, found.places)]
         self._fill(records, f"behind {alarm['name']} at iteration {alarm['step']}: {found.why}")
         self.table.alarm = alarm
+
+
+def _histories(run: RunRecord) -> dict[str, Any]:
+    try:
+        return widget_data.histories([run])
+    except UserError as error:
+        notice(f"{error}; followed responses are left out")
+        return {}
 
 
 def place_of(address: str) -> dict[str, int]:

@@ -249,11 +249,13 @@ def safe(text: Any, limit: int = _CELL_LIMIT) -> str:
 
 
 def brief(value: float) -> str:
-    """A number in at most three significant digits, as `brief` in shared.js writes it.
+    """A number in at most three significant digits, as `brief` in shared.js writes it; a dash for what is not finite.
 
-    >>> brief(-0.33333), brief(5.48e-6), brief(1234.5), brief(30.0)
-    ('−0.333', '5.5e−6', '1230', '30')
+    >>> brief(-0.33333), brief(5.48e-6), brief(1234.5), brief(30.0), brief(-math.inf)
+    ('−0.333', '5.5e−6', '1230', '30', '–')
     """
+    if not math.isfinite(value):
+        return "–"
     size = abs(value)
     if size and not 1e-3 <= size < 1e5:
         mantissa, exponent = f"{size:.1e}".split("e")
