@@ -186,7 +186,7 @@ def test_keys_and_fields_ask(chromium: str, tmp_path: Path, width: int) -> None:
         page.keyboard.type("much")
         page.keyboard.press("Enter")
         page.wait_for_selector(".vpd-rx-wrong")
-        assert page.locator("[role=status]").inner_text() == "lr is much: not a number"
+        page.locator("[role=status]").get_by_text("lr is much: not a number", exact=True).wait_for()
         page.keyboard.press("Escape")
         page.wait_for_function("document.querySelector('.vpd-rx-wrong') === null")
         assert page.evaluate("document.activeElement.role") == "toolbar"
