@@ -1,12 +1,13 @@
 """The pictures of the widgets in README.md and docs, made again from runs recorded here and now:
 
-    python docs/pictures.py                # docs/{belief,lens,influence,timeline}-{light,dark}.png
+    python docs/pictures.py                # docs/{belief,lens,influence,timeline,history}-{light,dark}.png
     python docs/pictures.py --only belief
     python docs/pictures.py --out /tmp/x   # somewhere else
 
 Needs Chromium; about five minutes. Belief is of three runs of `words-liar` (seeds 20 to 22): their mean and range. The
 lens and the influence are of one iteration of `tour-rare` on the bundled model, as in notebook 10, the timeline is of
-sixty iterations of `tour-common`; seeds are fixed, and the numbers in them are those of the machine that made them.
+sixty iterations of `tour-common`, the history of eighty of `words-liar`, as in notebook 20; seeds are fixed, and the
+numbers in them are those of the machine that made them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import sync_playwright
-from vpdlab_widgets import CritiqueInfluence, EMTimeline, TokenLens
+from vpdlab_widgets import CritiqueInfluence, EMTimeline, LensHistory, TokenLens
 from vpdlab_widgets.base import LabWidget
 
 from vpdlab import Run, RunConfig, load_run
@@ -59,6 +60,16 @@ def timeline(folder: Path) -> EMTimeline:
     record = load_run(folder)
     points = widget_data.eval_points(record.eval_rows)
     return EMTimeline(record.rows, evals=points, title="tour-common", state=record.status["state"])
+
+
+def history(folder: Path) -> LensHistory:
+    """A lie through a run: the same response with the same critique, halfway to the end."""
+    run = Run.open(RunConfig.make("words-liar", steps=80, eval_every=-1, record_tokens=0, follow=8, out=str(folder)))
+    for _ in run.steps():
+        pass
+    found = widget_data.histories([load_run(folder)])
+    lies = [i for i, one in enumerate(found["records"]) if one["step"] == 40 and "Bob" in (one["critique"] or "")]
+    return LensHistory(**found, index=lies[0], selected=1, title="The same lie, read again and again")
 
 
 def wrong_token(record: Mapping[str, Any]) -> int | None:
@@ -123,7 +134,7 @@ def photograph(browser: Any, widget: LabWidget | Figure, name: str, out: Path) -
             page.goto(page_file.as_uri())
             page.wait_for_selector(".vpd")
             page.wait_for_timeout(500)
-            box = page.locator(".vpd").bounding_box()
+            box = page.locator(".vpd").first.bounding_box()  # a widget may hold others
             edge = 14
             clip = {"x": box["x"] - edge, "y": box["y"] - edge, "width": box["width"] + 2 * edge,
                     "height": box["height"] + 2 * edge}  # fmt: skip
@@ -152,7 +163,7 @@ def main() -> None:
     """Make them all."""
     parser = argparse.ArgumentParser(description="Make the README's pictures again.")
     parser.add_argument("--out", type=Path, default=HERE)
-    parser.add_argument("--only", choices=["belief", "lens", "influence", "timeline"])
+    parser.add_argument("--only", choices=["belief", "lens", "influence", "timeline", "history"])
     given = parser.parse_args()
     out = given.out
     out.mkdir(parents=True, exist_ok=True)
@@ -165,6 +176,8 @@ def main() -> None:
             made |= widgets(Path(place))
         if given.only in (None, "timeline"):
             made["timeline"] = timeline(Path(place) / "whole")
+        if given.only in (None, "history"):
+            made["history"] = history(Path(place) / "followed")
         made = {name: one for name, one in made.items() if given.only in (None, name)}
         browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
         for name, widget in made.items():

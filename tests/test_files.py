@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from vpdlab import files
 from vpdlab.files import staged_file, staged_folder
 
 
@@ -121,3 +122,15 @@ def test_a_folder_that_cannot_be_moved_in_is_put_back(tmp_path: Path, monkeypatc
     with pytest.raises(OSError, match="Input/output"), staged_folder(tmp_path / "folder", replace=True) as staged:
         (staged / "b").touch()
     assert names(tmp_path) == ["folder", "folder/a"]
+
+
+def test_what_stands_in_the_way_of_a_file_is_known_before_it_is_written(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    assert files.unwritable(tmp_path / "new" / "deep" / "x") == files.unwritable(tmp_path / "file") == ""
+    assert files.unwritable(tmp_path) == "it is a folder"
+    assert files.unwritable(tmp_path / "file" / "a" / "b") == f"{tmp_path / 'file'} is no folder"
+    monkeypatch.chdir(tmp_path)
+    assert files.unwritable(Path("file/b")) == "file is no folder"
+    monkeypatch.setattr("os.access", lambda place, how: False)
+    assert files.unwritable(Path("b")) == ". cannot be written to"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]

@@ -25,11 +25,16 @@ HANDED_IN = "handed-in:"
 """Prefix of the recorded name of a part (task, method, sampler, policy) that was passed to `Run.open` as an object."""
 
 
+def part_name(recorded: object) -> str:
+    """The name of a part as people know it: without `HANDED_IN`."""
+    return str(recorded).removeprefix(HANDED_IN)
+
+
 def refuse_handed_in(part: str, name: str) -> None:
     """Raises UserError for the recorded name of a part that was passed as an object: no command can build it again."""
     if name.startswith(HANDED_IN):
         raise UserError(
-            f"this run's {part} ({name.removeprefix(HANDED_IN)!r}) was passed from Python and cannot be built from its"
+            f"this run's {part} ({part_name(name)!r}) was passed from Python and cannot be built from its"
             f" settings: open the run in Python with Run.open(config, {part}=...)"
         )
 
@@ -70,6 +75,13 @@ def shown(value: object, most: int = 60) -> str:
 def reason(error: BaseException) -> str:
     """Why something failed, in one line: an OSError's message without the path, any other message collapsed."""
     return getattr(error, "strerror", None) or in_one_line(error) or type(error).__name__
+
+
+def ended_by(error: BaseException) -> tuple[str, str]:
+    """The state, "stopped" or "failed", and the reason of a run that an error has ended, for its status.json."""
+    if isinstance(error, (GeneratorExit, KeyboardInterrupt)):
+        return "stopped", "interrupted"
+    return "failed", f"{type(error).__name__}: {error}"
 
 
 def first_line(error: BaseException) -> str:

@@ -93,6 +93,21 @@ def fsync(path: Path) -> None:
         os.close(handle)
 
 
+def unwritable(path: Path) -> str:
+    """Why no file can be written at `path`, whose folders may be missing; "" where one can. Nothing is made."""
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        return f"{_as_given(above, path)} is no folder"
+    if path.is_dir():
+        return "it is a folder"
+    return "" if os.access(above, os.W_OK) else f"{_as_given(above, path)} cannot be written to"
+
+
+def _as_given(above: Path, path: Path) -> Path:
+    """A folder above `path`, relative where `path` is."""
+    return above if path.is_absolute() or not above.is_relative_to(Path.cwd()) else above.relative_to(Path.cwd())
+
+
 def ordinary(path: Path) -> None:
     """Raises OSError unless `path` is a regular file: reading a pipe may hang, a device may never end."""
     if not stat.S_ISREG(path.stat().st_mode):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from other_trainers import prime_rl, trl, verl
 
 from vpdlab import cli
+from vpdlab.foreign import formats
 from vpdlab.record import load_run
 
 ROWS = [
@@ -127,6 +129,109 @@ def test_bad_rows_are_left_out_and_counted(tmp_path, capsys):
     assert "left out: 3 more rows that cannot be read" in said.err
     assert "\x1b" not in said.err
     assert len(load_run(tmp_path / "run").rollouts(1)) == 1
+
+
+def test_files_that_are_left_out_are_counted(tmp_path, capsys, monkeypatch):
+    verl(tmp_path / "dumps")
+    monkeypatch.setattr(formats, "MOST_FILES", 1)
+    assert cli.main(["import", str(tmp_path / "dumps"), "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr()
+    assert "left out: 1 of 2 files, those of the last steps: at most 1 are read" in said.err
+    assert "2 rollouts of step 1, generations of verl, from 1 file(s)" in said.out
+
+
+LONG = "The number is too high. " * 400
+
+
+def scored_rows(tmp_path: Path, rows: list[dict[str, Any]], *words: str) -> int:
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = ["--out", str(tmp_path / "run"), "--influence", "0"]
+    return cli.main(["score", str(tmp_path / "own.jsonl"), "--model", "apprentice", *out, *words])
+
+
+def test_feedback_that_is_cut_is_named_and_counted(tmp_path, capsys):
+    rows = [ROWS[0], *({**ROWS[0], "feedback": LONG, "prompt": f"3 + {n} = ?"} for n in range(7))]
+    assert scored_rows(tmp_path, rows) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "cut" in line]
+    assert len(said) == 6
+    assert re.fullmatch(r"vpdlab: note: .*own.jsonl line 2: [1-9]\d* tokens of its feedback were cut to fit max_context"
+                        r" \d+", said[0])  # fmt: skip
+    assert said[5] == "vpdlab: note: 2 more rows whose feedback was cut"
+    record = load_run(tmp_path / "run").rollouts(1)
+    assert "too high" in record[1]["teacher_prompt"] and len(record[1]["teacher_prompt"]) < len(LONG)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"response": "7 " * 5000}, "prompt and response have"),
+        ({"prompt": "7 " * 5000}, "has 10003 tokens"),
+        ({"response": [{"role": "assistant", "content": "a"}, {"role": "tool", "content": "b"}]}, "has 2 turns"),
+        ({"response": "", "finished": False}, "field 'response' has no tokens"),
+    ],
+)
+def test_rows_that_the_model_cannot_read_are_left_out_too(tmp_path, capsys, fields, message):
+    odd = {**ROWS[0], "id": "odd", **fields}
+    assert scored_rows(tmp_path, [odd, *ROWS]) == 2
+    said = capsys.readouterr().err
+    assert "own.jsonl line 1" in said and message in said and said.count("\n") == 2  # "not kept" is the other one
+    assert not (tmp_path / "run" / "config.json").exists()
+    assert scored_rows(tmp_path, [odd, *ROWS], "--skip-bad") == 0
+    said = capsys.readouterr()
+    assert "left out: " in said.err and "own.jsonl line 1" in said.err and message in said.err
+    assert said.out.startswith("2 rollouts, 4 tokens, 1 with feedback") and "feedback of 1 of 2 rollouts" in said.out
+    record = load_run(tmp_path / "run").check()
+    assert [(one["group"], one["index"], one["text"]) for one in record.rollouts(1)] == [(0, 0, "8"), (0, 1, "7")]
+    assert (record.config["prompts"], record.config["group"]) == (1, 2)
+    assert record.environment["task"].startswith("2 rollouts of own.jsonl")
+
+
+def test_where_no_row_is_left_the_first_reason_is_the_message(tmp_path, capsys):
+    rows = [{**ROWS[0], "response": "7 " * 5000}, {**ROWS[0], "response": "", "finished": False}]
+    assert scored_rows(tmp_path, rows, "--skip-bad") == 2
+    assert "own.jsonl line 1: prompt and response have" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--steps", "60", "--method", "sdpo"], "score does not read method, steps: they have no effect"),
+        (["--tracker", "tensorboard"], "score does not read tracker: it has no effect"),
+        (["--lr=1e-3"], "score does not read lr: it has no effect"),
+        (["--no-eval-teacher"], "score does not read eval_teacher: it has no effect"),
+        (["--alpha", "0.3", "--temperature", "0.7", "--record-top", "3", "--device", "cpu"], ""),
+        (["--preset", "tour-common"], ""),
+    ],
+)
+def test_settings_that_scoring_does_not_read_are_named(own, tmp_path, capsys, words, message):
+    assert scored_rows(tmp_path, [ROWS[1]], *words) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if "read" in line]
+    assert notes == ([f"vpdlab: note: {message}"] if message else [])
+
+
+def test_a_column_that_the_layout_does_not_know_may_hold_the_feedback(tmp_path, capsys):
+    row = {"input": "3 + 4?", "output": "8", "gts": "7", "score": 0, "hint": "Too high."}
+    (tmp_path / "1.jsonl").write_text(json.dumps(row) + "\n")
+    for name, words in (("verl", []), ("plain", ["--from", "plain"])):
+        if words:
+            (tmp_path / "1.jsonl").write_text(json.dumps({"prompt": "a", "response": "b", "hint": "Too high."}) + "\n")
+        out = tmp_path / name
+        assert cli.main(["import", str(tmp_path / "1.jsonl"), "--feedback", "hint", "--out", str(out), *words]) == 0
+        assert load_run(out).rollouts(1)[0]["critique"] == "Too high."
+        assert "not kept" not in capsys.readouterr().err
+
+
+def test_a_row_without_the_named_column_is_named(tmp_path, capsys):
+    (tmp_path / "own.jsonl").write_text(
+        '{"prompt": "a", "response": "b", "hint": "c"}\n{"prompt": "a", "response": "b"}\n'
+    )
+    words = ["import", str(tmp_path / "own.jsonl"), "--feedback", "hint", "--out", str(tmp_path / "run")]
+    assert cli.main(words) == 2
+    said = capsys.readouterr().err
+    assert "own.jsonl line 2: there is no column 'hint': it has prompt, response" in said and said.count("\n") == 1
+    assert cli.main([*words, "--skip-bad"]) == 0
+    assert "left out: " in capsys.readouterr().err
 
 
 def test_settings_of_a_run_that_is_named_are_not_obeyed_unasked(own, tmp_path, capsys):

@@ -206,3 +206,66 @@ def test_a_reader_that_goes_away_leaves_no_traceback():
         f"{sys.executable} -m vpdlab --help | head -1", shell=True, capture_output=True, text=True, check=False
     )
     assert "Traceback" not in done.stderr
+
+
+# -- settings that a command does not read -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["discover", "--method", "vpd"], "discover takes --methods, with one or several values, not --method"),
+        (["compare", "--seed=3"], "compare takes --seeds, with one or several values, not --seed"),
+        (["study", "words", "--seed", "3"], "the study sets seed for each of its runs: leave --seed out"),
+        (["study", "words", "--method", "sdpo"], "the study sets method for each of its runs: leave --method out"),
+        (["study", "words", "--preset", "words"], "the study sets preset for each of its runs: leave --preset out"),
+        (["forecast", "--check", "words", "--seed", "3"], "the study sets seed for each of its runs"),
+        (["forecast", "--fit", "words", "--lr", "1"], "unknown option '--lr'"),
+        (["forecast", "--fit", "words", "rubbish"], "unknown option 'rubbish'"),
+        (
+            ["forecast", "--fit", "words", "--write", "own.txt/x.json"],
+            "cannot write own.txt/x.json: own.txt is no folder",
+        ),
+        (["compare", "--figure", "own.txt/x.pdf", "--dry-run"], "cannot write own.txt/x.pdf: own.txt is no folder"),
+        (["compare", "--jobs", "-1", "--dry-run"], "--jobs is -1, but must be 1 or more"),
+        (["study", "words", "--level", "7", "--dry-run"], "--level is 7.0, but must be between 0 and 1"),
+        (["compare", "--level", "nan", "--dry-run"], "--level is nan, but must be between 0 and 1"),
+        (["discover", "--preset", "words-two", "--seed", "-1", "--problems", "1"], "seed is -1, but must be between"),
+    ],
+)
+def test_what_a_command_would_drop_is_refused(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.txt").touch()
+    assert cli.main(words) == 2
+    said = capsys.readouterr()
+    assert message in said.err and said.err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["own.txt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "idle"),
+    [
+        (["eval", "apprentice", "--eval-samples=1", "--eval-problems=1", "--lr", "1", "--method=grpo"], "method, lr"),
+        (["eval", "apprentice", "--eval-samples=1", "--eval-problems=1", "--max-new-tokens", "9", "--seed", "4"], ""),
+        (["discover", "--preset=words-two", "--methods=best-of-k", "--problems=1", "--limit=4", "--steps=9",
+          "--tracker=wandb", "--out=d"], "steps, tracker"),
+        (["discover", "--preset=words-two", "--methods=reweight", "--problems=1", "--limit=4", "--steps=9",
+          "--group=4", "--out=d"], ""),
+        (["forecast", "--preset=words-two", "--prompts=2", "--group=2", "--batches=2", "--steps=9", "--lr=1"],
+         "steps, lr"),
+    ],
+)  # fmt: skip
+def test_settings_without_effect_are_named(words, idle, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if "does not read" in line]
+    effect = "they have no effect" if "," in idle else "it has no effect"
+    assert notes == ([f"vpdlab: note: {words[0]} does not read {idle}: {effect}"] if idle else [])
+
+
+def test_a_notebook_without_settings_names_those_that_are_given(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("vpdlab.cli.headless.run_notebook", lambda *given: 0)
+    assert cli.main(["notebook", "em_exact", "--steps", "3", "--preset", "words", "--out", str(tmp_path / "x")]) == 0
+    assert "notebook em_exact does not read preset, steps: they have no effect" in capsys.readouterr().err
+    assert cli.main(["notebook", "train", "-p", "steps", "3", "--preset", "words", "--out", str(tmp_path / "x")]) == 0
+    assert capsys.readouterr().err == ""

@@ -627,8 +627,9 @@ def test_a_lesson_in_jupyterlab(lab, browser):
 
 PLAYED = """
 from vpdlab import Run, RunConfig
-config = RunConfig.make("tour-common", steps=8, prompts=2, group=3, eval_every=-1, out={out!r})
-played = Run.open(config).play(paused=True)
+config = RunConfig.make("tour-common", steps=8, prompts=2, group=3, eval_every=-1, follow_every=4, out={out!r})
+run = Run.open(config)
+played = run.play(paused=True)
 played
 """
 
@@ -669,11 +670,21 @@ def test_a_run_is_played_with_while_the_kernel_is_free(lab, browser):
         page.wait_for_function("document.querySelector('.vpd-rx-saved').textContent.includes('steps 2;')")
         assert ask(page, "(len(played.run.rows), played.run.rows[-1]['lr'])") == (2, 0.0005)
         photograph(page, "play")
+        ask(page, "run.follow(id=run.held_out[0].id, response=run.held_out[0].answer, feedback='The last digit.')")
+        page.wait_for_function("document.querySelector('.vpd-lh-response')?.options.length === 5")  # while it is paused
         page.locator(".vpd-rx-tools").focus()
         page.keyboard.press(" ")
         wait_for_state(page, "complete", 8)
         assert page.locator(".vpd-rx-tools").is_hidden()
         assert page.locator("[data-change='1']").count() >= 3  # a line in every panel of the timeline
+        until(page, "sorted({one['step'] for one in played.history.records})", [0, 2, 4, 8])
+        history = page.locator(".vpd-lh-map")
+        history.scroll_into_view_if_needed()
+        history.focus()
+        page.keyboard.press("End")
+        page.keyboard.press("Enter")
+        until(page, "(played.history.record['step'], played.history.selected is None)", (8, False))
+        photograph(page, "history")
         assert cells(page) == before
         assert ask(page, "played.wait(10)") is True
     record = load_run(folder)

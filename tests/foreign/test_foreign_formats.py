@@ -10,7 +10,7 @@ import pytest
 from other_trainers import prime_rl, prime_rl_traces, trl, verl
 
 from vpdlab.errors import UserError
-from vpdlab.foreign import find_sources, missing, read_row
+from vpdlab.foreign import find_sources, formats, missing, read_row
 from vpdlab.foreign.rows import Row
 
 
@@ -149,3 +149,19 @@ def test_columns_of_one_name_are_refused(tmp_path):
     pq.write_table(table, tmp_path / "rows.parquet")
     with pytest.raises(UserError, match="two columns 'response'"):
         find_sources(tmp_path / "rows.parquet")
+
+
+def test_files_beyond_the_limit_are_counted_and_the_last_ones_are_left_out(tmp_path, monkeypatch):
+    for step in (7, 30, 4, 11, 100):
+        (tmp_path / f"{step}.jsonl").write_text(json.dumps({"input": "a", "output": "b", "score": 1}) + "\n")
+    assert find_sources(tmp_path).left_out == 0
+    monkeypatch.setattr(formats, "MOST_FILES", 3)
+    sources = find_sources(tmp_path)
+    assert [step for step, _ in sources.files] == [4, 7, 11]
+    assert sources.left_out == 2
+
+
+@pytest.mark.parametrize("place", [None, 3, b"out"])
+def test_what_is_no_path_is_named(place):
+    with pytest.raises(UserError, match="the file is "):
+        find_sources(place)

@@ -73,7 +73,7 @@ def test_the_arguments_of_a_partial_are_part_of_a_method_s_identity() -> None:
 
 
 def test_a_policy_and_a_sampler_that_are_handed_in_are_used_and_recorded(tmp_path) -> None:
-    asked = config(tmp_path / "run")
+    asked = config(tmp_path / "run", follow=0)
     policy = Policy.load(asked)
 
     class Counting(HFSampler):
@@ -190,7 +190,7 @@ def test_a_source_of_your_own_is_one_function(monkeypatch, tmp_path) -> None:
         return [Feedback(critique=f"{len(r.response_ids)} tokens.", source="length") for r in rollouts]
 
     monkeypatch.setitem(SOURCES, "length", length)
-    run = Run.open(config(tmp_path / "run", feedback=["length"]), task=Parity())
+    run = Run.open(config(tmp_path / "run", feedback=["length"], follow=0), task=Parity())
     list(run.steps())
     assert asked == [(6, 6, 1, "train"), (6, 6, 2, "train")]
     assert load_run(tmp_path / "run").rollouts(1)[0]["critique"].endswith("tokens.")

@@ -44,15 +44,15 @@ def errors(path) -> list[str]:
 CLAIMS = {  # notebook -> least number of sentences that it checks on its own output
     "00_tour": 9,
     "10_teacher_logits": 14,
-    "20_e_step": 15,
+    "20_e_step": 21,
     "30_m_step": 22,
     "40_co_evolution": 19,
     "50_feedback_sources": 14,
-    "60_inspect_a_run": 10,
+    "60_inspect_a_run": 12,
     "70_where_it_fails": 21,
     "80_episodes": 16,
     "90_discovery": 16,
-    "95_play": 9,
+    "95_play": 13,
     "em_exact": 25,
     "one_rollout": 10,
     "train": 4,
@@ -199,13 +199,15 @@ def test_a_run_is_inspected_from_its_folder_and_made_where_there_is_none(tmp_pat
         assert ("a small one is made" in text) == (walk == "made")
         assert (
             "no torch here" in text
-            and "held-out accuracy" in text
+            and "Held-out accuracy" in text
             and re.search(r"iteration +\d+: \d of 8 right", text)
         )
         page = (tmp_path / "here" / walk / f"{name}.html").read_text()
-        assert page.count('class="vpd-mount"') == 5  # class mode, timeline, table and two lenses
+        assert page.count('class="vpd-mount"') == 6  # class mode, timeline, table, two lenses and a history
         if walk == "made":
-            (made,) = [line.split(": ")[0] for line in text.splitlines() if ": complete after 30 iterations" in line]
+            (made,) = [
+                line.split(": ")[0] for line in text.splitlines() if ": complete after 30 of 30 iterations" in line
+            ]
             shutil.move(made, tmp_path / "here" / "runs" / "mine")
 
 
@@ -232,7 +234,7 @@ def test_a_report_of_a_run_needs_no_torch_and_asks_nothing(tmp_path, capsys, chr
         assert shown.locator(".vpd-tl").nth(1).locator(".vpd-tl-where").inner_text().endswith("rollout 2")
         assert "#step=1&rollout=1" in shown.url
         shown.locator(".vpd-emt-alarm").first.click()
-        assert shown.locator(".vpd-rt-alarm").count() == 1
+        shown.locator(".vpd-rt-alarm").wait_for()
 
 
 @pytest.mark.slow
@@ -240,7 +242,10 @@ def test_rollouts_without_rewards_are_reported(tmp_path, capsys):
     (tmp_path / "own.jsonl").write_text('{"prompt": "3 + 4?", "response": "8", "feedback": "Too high."}\n')
     assert cli.main(["import", str(tmp_path / "own.jsonl"), "--out", str(tmp_path / "run")]) == 0
     assert cli.main(["report", str(tmp_path / "run")]) == 0
-    assert "rewards were not recorded" in (tmp_path / "run" / "report.html").read_text()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "rewards were not recorded" in page and "rollouts of own.jsonl, imported" in page
+    for words in ("handed-in:", "of 1 iterations", "0 parameters", "no held-out evaluation"):
+        assert words not in page.split("<script")[0]
 
 
 def test_what_cannot_be_reported_is_one_line(tmp_path, capsys):

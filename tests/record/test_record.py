@@ -320,3 +320,10 @@ def test_a_folder_is_looked_through_while_it_is_being_written(tmp_path: Path) ->
     finally:
         stop.set()
         writer.join()
+
+
+@pytest.mark.parametrize("path", [None, 3, b"runs/x", ["runs/x"], "\ud800"])
+def test_what_is_no_path_is_one_line(path):
+    with pytest.raises(UserError, match=r"^the run is ") as refused:
+        load_run(path)
+    assert "\n" not in str(refused.value)

@@ -200,6 +200,20 @@ def test_a_kill_while_merging_loses_and_doubles_nothing(tmp_path: Path, monkeypa
     assert count > 6  # every one of the four files and the move
 
 
+def test_rows_are_added_to_those_that_are_there(tmp_path: Path) -> None:
+    folder = tmp_path / "rollouts"
+    rollouts.extend(folder, 3, [rollout(3, 0)])
+    rollouts.extend(folder, 3, [rollout(3, 1), rollout(3, 2)])
+    ((_, table),) = rollouts.read(folder, [3], ["text"])
+    assert table["text"].to_pylist() == ["3.0", "3.1", "3.2"]
+    (path,) = folder.iterdir()
+    pq.write_table(pq.read_table(path).append_column("own", pa.array([1, 2, 3])), path)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"step-000003.parquet cannot be read: it has a column 'own'"):
+        rollouts.extend(folder, 3, [rollout(3, 3)])
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize("step", [5, 6, 7, 8, 9])
 def test_a_kill_while_the_record_is_cut_is_made_good_by_the_next_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int

@@ -151,6 +151,31 @@ def test_a_folder_with_a_run_is_not_branched_into(x):
     assert bytes_of(x) == before
 
 
+@pytest.mark.parametrize("place", ["x/y", "x/checkpoints/y", "x/../x/rollouts/a/b", "link/y"])
+def test_a_branch_is_not_written_into_the_folder_of_its_original(x, place):
+    (x.parent / "link").symlink_to(x)
+    before = bytes_of(x)
+    with pytest.raises(UserError, match=r"lies in the folder of the run .*/x: choose another folder with out"):
+        Run.branch(f"{x}@2", out=str(x.parent / place))
+    assert bytes_of(x) == before
+
+
+def test_no_run_is_written_into_the_folder_of_another(x):
+    before = bytes_of(x)
+    for config in (RunConfig.make("tour-common", **TOUR, out=str(x / "new")),
+                   RunConfig.make("tour-common", **TOUR, out=str(x / "new"), resume=True)):  # fmt: skip
+        with pytest.raises(UserError, match="lies in the folder of the run"):
+            Run.open(config)
+    assert bytes_of(x) == before
+
+
+def test_a_run_may_be_named_by_a_path_and_by_nothing_else(x, tmp_path):
+    assert Run.branch(x, out=str(tmp_path / "y")).resumed is not None
+    for place in (None, 3, ["runs/x"]):
+        with pytest.raises(UserError, match="the run to branch is "):
+            Run.branch(place)  # type: ignore[arg-type]
+
+
 def test_a_damaged_or_edited_checkpoint_is_named(x, tmp_path):
     state = x / "checkpoints" / "step-000002" / "state.json"
     state.write_text(state.read_text().replace('"beta": 0.1', '"beta": 9.9'))

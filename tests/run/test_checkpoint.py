@@ -619,7 +619,12 @@ def test_thirty_kills_lose_nothing(tmp_path):
 # -- a failure on the way ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [RunFailed("the sandbox is gone"), UserError("verify failed on problem train-3")])
+@pytest.mark.parametrize(
+    "error",
+    [RunFailed("the sandbox is gone"), UserError("verify failed on problem train-3"), KeyError("answer"),
+     MemoryError("no room")],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
 @pytest.mark.parametrize("fields", [{}, {"teacher": "adapter", "e_every": 1}])
 def test_what_was_learned_is_saved_where_a_judge_fails_and_the_run_ends_as_if_it_had_not(
     error, fields, tmp_path, capsys
@@ -630,18 +635,23 @@ def test_what_was_learned_is_saved_where_a_judge_fails_and_the_run_ends_as_if_it
 
         def verify(self, rollout):
             Failing.count += 1
+            torch.rand(1)  # a failed iteration must not move the generators that the resumed one draws from
             if self.broken and Failing.count > 15:  # in the third iteration
                 raise error
             return super().verify(rollout)
 
-    fields = {**SMALL, "model": toy_model(), "steps": 4, "checkpoint_every": 0, "eval_every": -1, **fields}
+    fields = {**SMALL, "model": toy_model(), "steps": 4, "checkpoint_every": 0, "eval_every": -1, "follow": 0, **fields}
+    stir()
     whole = Run.open(RunConfig.make(**fields, out=str(tmp_path / "whole")), task=Failing())
     Failing.broken, Failing.count = False, 0
     list(whole.steps())
+    drawn = torch.get_rng_state()
     Failing.broken, Failing.count = True, 0
+    stir()
     run = Run.open(RunConfig.make(**fields, out=str(tmp_path / "run")), task=Failing())
     with pytest.raises(type(error), match=str(error)):
         list(run.steps())
+    assert run.control.state == "failed"
     assert len(run.rows) == 2
     assert f"is saved as of step {len(run.rows)}" in capsys.readouterr().err
     status = load_run(tmp_path / "run").status
@@ -649,6 +659,73 @@ def test_what_was_learned_is_saved_where_a_judge_fails_and_the_run_ends_as_if_it
     Failing.broken = False
     again = Run.open(RunConfig.make(**fields, out=str(tmp_path / "run"), resume=True), task=Failing())
     list(again.steps())
+    assert equal(weights(again), weights(whole))
+    assert torch.equal(drawn, torch.get_rng_state())
+
+
+def failing_method(error: BaseException) -> Method:
+    """Raises once, in its second iteration."""
+    asked: list[Any] = []
+
+    def sometimes(seen):
+        asked.append(seen)
+        if len(asked) == 2:
+            raise error
+        return distillation(seen)
+
+    return Method("mine", "fails in its second iteration", sometimes, views="both")
+
+
+def test_a_method_that_fails_before_it_has_changed_a_weight_loses_nothing(tmp_path, capsys):
+    method = failing_method(ZeroDivisionError("no tokens"))
+    fields = {**SMALL, "model": toy_model(), "checkpoint_every": 0, "e_every": 0, "eval_every": -1, "steps": 3}
+    run = Run.open(RunConfig.make(**fields, out=str(tmp_path / "run")), task=Parity(), method=method)
+    with pytest.raises(ZeroDivisionError):
+        list(run.steps())
+    assert run.saved_steps() == [1]
+    assert "is saved as of step 1" in capsys.readouterr().err
+    assert load_run(tmp_path / "run").status["reason"] == "ZeroDivisionError: no tokens"
+    resumed = Run.open(RunConfig.make(**fields, out=str(tmp_path / "run"), resume=True), task=Parity(), method=method)
+    assert [row["step"] for row in resumed.steps()] == [2, 3]
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=["SystemExit", "KeyboardInterrupt"])
+def test_who_asks_to_end_at_once_does_not_wait_for_a_checkpoint(error, tmp_path):
+    fields = {**SMALL, "model": toy_model(), "checkpoint_every": 0, "e_every": 0, "eval_every": -1}
+    run = Run.open(RunConfig.make(**fields, out=str(tmp_path / "run")), task=Parity(), method=failing_method(error))
+    with pytest.raises(type(error)):
+        list(run.steps())
+    assert len(run.rows) == 1 and run.saved_steps() == []
+    assert load_run(tmp_path / "run").status["state"] == run.control.state
+
+
+@pytest.mark.parametrize("fails", [2, 4], ids=["on the way", "at the end"])
+@pytest.mark.parametrize("fields", [{}, {"e_patience": 1, "eval_teacher": True}], ids=["plain", "e_patience"])
+def test_an_evaluation_that_fails_is_made_up_for(fails, fields, tmp_path, capsys):
+    class Failing(Parity):
+        step = 0
+
+        def verify(self, rollout):
+            if rollout.problem.id.startswith("test") and Failing.step == fails:
+                raise LookupError("no such reference")
+            return super().verify(rollout)
+
+    fields = {**SMALL, "model": toy_model(), "checkpoint_every": 0, **fields}
+    whole = Run.open(RunConfig.make(**fields, out=str(tmp_path / "whole")), task=Failing())
+    list(whole.steps())
+    run = Run.open(RunConfig.make(**fields, out=str(tmp_path / "run")), task=Failing())
+
+    def follow(shown):
+        Failing.step = shown["step"] + 1
+
+    run.control.watch(follow)
+    with pytest.raises(LookupError):
+        list(run.steps())
+    assert f"is saved as of step {fails}" in capsys.readouterr().err
+    Failing.step = 0
+    again = Run.open(RunConfig.make(**fields, out=str(tmp_path / "run"), resume=True), task=Failing())
+    list(again.steps())
+    assert [row["step"] for row in again.evals] == [row["step"] for row in whole.evals] == [0, 2, 4]
     assert equal(weights(again), weights(whole))
 
 

@@ -13,7 +13,7 @@ from toy import Parity, equal, toy_model, weights
 
 from vpdlab.config import LIVE, RunConfig
 from vpdlab.errors import UserError
-from vpdlab.record import RunRecord, load_run
+from vpdlab.record import Change, RunRecord, load_run
 from vpdlab.run import Run
 
 SMALL = {
@@ -238,9 +238,120 @@ def test_a_listener_that_fails_does_not_end_the_run(tmp_path, capsys):
         if shown["step"]:
             raise RuntimeError("nobody home")
 
-    run.control.watch(fails)
-    assert len(list(run.steps())) == len(run.rows) > 1
-    assert heard[-1] == 1 and capsys.readouterr().err.count("RuntimeError: nobody home") == 1
     with pytest.raises(TypeError):
         run.control.watch(5)  # type: ignore[arg-type]
-    run.control.pause()
+    run.control.watch(fails)
+    assert len(list(run.steps())) == len(run.rows) > 1
+    said = capsys.readouterr().err
+    assert heard[-1] == 1 and said.count("RuntimeError: nobody home") == said.count("a listener") == 1
+
+
+# -- requests that come too late, or are none --------------------------------------------------------------------------
+
+REQUESTS: dict[str, Any] = {
+    "pause": lambda control: control.pause(), "step": lambda control: control.step(),
+    "go_on": lambda control: control.go_on(), "save": lambda control: control.save(),
+    "stop": lambda control: control.stop(), "change": lambda control: control.change(lr=5e-4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("request_of", REQUESTS.values(), ids=list(REQUESTS))
+def test_a_run_that_has_ended_hears_no_request(whole, request_of):
+    before = whole.control.shown()
+    with pytest.raises(UserError, match=r"the run has ended \(complete\): .*resume") as refused:
+        request_of(whole.control)
+    assert "\n" not in str(refused.value)
+    assert whole.control.shown() == before
+
+
+def test_a_run_that_failed_before_its_first_iteration_has_ended_too(whole, tmp_path):
+    run = opened(tmp_path / "run")
+    (tmp_path / "run").rmdir()
+    (tmp_path / "run").write_text("in the way")
+    with pytest.raises(FileExistsError):
+        list(run.steps())
+    assert run.control.state == "failed"
+    with pytest.raises(UserError, match=r"the run has ended \(failed\)"):
+        run.control.go_on()
+
+
+@pytest.mark.parametrize("count", [1.5, True, "2", None, 0, -1, [2]])
+def test_what_is_no_number_of_iterations_is_named(tmp_path, count):
+    run = opened(tmp_path / "run", record=False)
+    with pytest.raises(UserError, match="count is ") as refused:
+        run.control.step(count)
+    assert repr(count) in str(refused.value)
+    assert run.control.state == "ready"
+
+
+def test_what_is_asked_in_the_last_iteration_is_done(tmp_path):
+    run = opened(tmp_path / "run", checkpoint_every=0)
+    for row in run.steps():
+        if row["step"] == 5:
+            run.control.change(lr=5e-4)
+            run.control.save()
+    assert run.saved_steps() == [5]
+    assert [(one.step, one.setting, one.now) for one in load_run(tmp_path / "run").changes] == [(5, "lr", 5e-4)]
+    assert trained(tmp_path / "run", resume=True, steps=6).rows[-1]["lr"] == 5e-4
+
+
+def paused(run: Run, after: int) -> threading.Thread:
+    """A run on a thread of its own, paused after some iterations."""
+    run.control.step(after)
+    thread = threading.Thread(target=lambda: list(run.steps()))
+    thread.start()
+    until(lambda: run.control.waiting and len(run.rows) == after)
+    return thread
+
+
+def test_a_change_that_is_taken_back_while_the_run_is_paused_leaves_no_event(whole, tmp_path):
+    run = opened(tmp_path / "run")
+    thread = paused(run, 2)
+    run.control.change(lr=5e-4, beta=1.0)
+    time.sleep(0.5)  # the loop looks on meanwhile
+    assert run.control.shown()["pending"] == {"lr": 5e-4, "beta": 1.0}
+    run.control.change(lr=1e-3)
+    assert run.control.shown()["pending"] == {"beta": 1.0}
+    run.control.change(beta=0.1)
+    assert run.control.shown()["pending"] == {}
+    run.control.go_on()
+    thread.join(30)
+    assert not (tmp_path / "run" / "events.jsonl").exists()
+    assert equal(weights(run), weights(whole))
+
+
+def test_a_checkpoint_saved_while_paused_has_the_changes_made_before_it(tmp_path):
+    run = opened(tmp_path / "run")
+    thread = paused(run, 1)
+    run.control.change(lr=5e-4)
+    run.control.save()
+    until(lambda: 1 in run.saved_steps() and not run.control.shown()["pending"])
+    assert Run.branch(f"{tmp_path / 'run'}@1", str(tmp_path / "b"), {"task": Parity()}).config.lr == 5e-4
+    run.control.stop()
+    thread.join(30)
+    assert [change.now for change in load_run(tmp_path / "run").changes] == [5e-4]
+
+
+def test_the_record_of_a_run_that_has_ended_is_not_continued(whole, tmp_path):
+    lines = (whole.config.folder / "metrics.jsonl").read_bytes()
+    count = len(whole.evals)
+    with pytest.raises(UserError, match="has ended, and its record with it"):
+        whole.evaluate(5)
+    with pytest.raises(UserError, match="its run has ended"):
+        whole.recorder.change(Change(5, "lr", 1e-3, 5e-4))
+    assert len(whole.evals) == count and not (whole.config.folder / "events.jsonl").exists()
+    assert (whole.config.folder / "metrics.jsonl").read_bytes() == lines
+    assert load_run(whole.config.folder).status["state"] == "complete"
+
+
+def test_a_checkpoint_that_is_there_already_takes_no_change_along(tmp_path):
+    run = opened(tmp_path / "run")
+    thread = paused(run, 2)  # which checkpoint_every has saved
+    run.control.change(lr=5e-4)
+    run.control.save()
+    time.sleep(0.5)  # the loop acts meanwhile
+    assert run.control.shown()["pending"] == {"lr": 5e-4}
+    run.control.change(lr=1e-3)
+    run.control.stop()
+    thread.join(30)
+    assert not (tmp_path / "run" / "events.jsonl").exists()

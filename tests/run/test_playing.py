@@ -11,11 +11,12 @@ from toy import Parity, toy_model
 
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError
+from vpdlab.record import load_run
 from vpdlab.run import Run
 
 SMALL = {
     "prompts": 2, "group": 3, "max_new_tokens": 6, "max_context": 120, "lr": 1e-3, "steps": 4, "record_tokens": 2,
-    "eval_problems": 2, "eval_samples": 1, "alpha": 1.0,
+    "eval_problems": 2, "eval_samples": 1, "alpha": 1.0, "follow": 0,
 }  # fmt: skip
 
 
@@ -37,7 +38,7 @@ def test_strip_and_timeline_follow_the_run(tmp_path):
     until(lambda: played.run.control.waiting and len(played.run.rows) == 2)
     assert not played.wait(0.01)
     played.strip._handle_custom_msg({"kind": "change", "name": "lr", "value": 5e-4}, [])
-    until(lambda: played.strip.shown["changes"])
+    until(lambda: played.strip.shown["pending"] == {"lr": 5e-4})
     played.strip._handle_custom_msg({"kind": "go_on"}, [])
     assert played.wait(60)
     assert played.strip.shown["state"] == played.timeline.state == "complete"
@@ -59,6 +60,22 @@ def test_a_branch_shows_its_history_and_its_fork(tmp_path):
     ]  # fmt: skip
 
 
+def test_followed_responses_are_shown_as_they_are_scored(tmp_path):
+    played = opened(tmp_path / "run", follow=2, follow_every=2, checkpoint_every=3).play(paused=True)
+    run = played.run
+    until(lambda: run.control.waiting and len(played.history.records) == 2)
+    run.follow(id=Parity().load("test")[0].id, response="odd", feedback="Look again.")
+    until(lambda: len(played.history.records) == 3)  # at once, while it is paused
+    assert [one["step"] for one in played.history.records] == [0, 0, 0]
+    run.control.go_on()
+    assert played.wait(60)
+    assert [one["step"] for one in played.history.packed] == [step for step in (0, 2, 3, 4) for _ in range(3)]
+    assert {one["response"] for one in played.history.packed} == {0, 1, 2}
+    again = Run.open(run.config.but(resume=True, steps=5), task=Parity()).play()
+    assert again.wait(60)
+    assert sorted({one["step"] for one in again.history.packed}) == [0, 2, 3, 4, 5]
+
+
 class Broken(Parity):
     """Its second batch cannot be judged."""
 
@@ -77,3 +94,26 @@ def test_what_ends_the_run_is_shown_and_raised(tmp_path):
         played.wait(60)
     assert (played.strip.shown["state"], played.timeline.state) == ("failed", "failed")
     assert "the judge has gone home" in played.strip.shown["reason"]
+
+
+def test_an_interrupt_is_shown_as_it_is_recorded(tmp_path):
+    class Interrupted(Parity):
+        def verify(self, rollout: Any) -> Any:
+            raise KeyboardInterrupt
+
+    played = opened(tmp_path / "run", task=Interrupted(), eval_every=-1).play()
+    with pytest.raises(KeyboardInterrupt):
+        played.wait(60)
+    status = load_run(tmp_path / "run").status
+    assert (status["state"], status["reason"]) == ("stopped", "interrupted")
+    assert (played.strip.shown["state"], played.strip.shown["reason"]) == ("stopped", "interrupted")
+    assert (played.timeline.state, played.timeline.reason) == ("stopped", "interrupted")
+
+
+def test_the_strip_says_why_a_request_is_refused(tmp_path):
+    played = opened(tmp_path / "run", eval_every=-1, steps=1).play()
+    assert played.wait(60)
+    for content in ({"kind": "pause"}, {"kind": "step", "count": 1}, {"kind": "change", "name": "lr", "value": 5e-4}):
+        played.strip.trouble = ""
+        played.strip._handle_custom_msg(content, [])
+        assert "the run has ended (complete)" in played.strip.trouble

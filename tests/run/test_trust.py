@@ -89,6 +89,46 @@ def test_what_a_resumed_run_would_send_is_asked_for_again(risk, command, run, ca
     assert f"have {name} " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("risk", [name for name, (fields, _) in RISKY.items() if "sampler" not in fields])
+def test_what_a_follow_up_would_run_is_asked_for_again(risk, run, capsys):
+    fields, name = RISKY[risk]
+    Path("trap.py").write_text(TRAP)
+    Path("p.jsonl").write_text("".join(json.dumps({"prompt": f"q{n}"}) + "\n" for n in range(4)))
+    recorded(run, **fields)
+    assert main(["follow", "run", "--rollout", "1/0"]) == 2
+    err = capsys.readouterr().err
+    assert f"have {name} " in err
+    assert "--trust" in err
+    assert not Path("sprung").exists()
+
+
+@pytest.mark.parametrize("risk", ["vllm", "vllm's folder", *SENT])
+def test_a_follow_up_asks_nobody(risk, run, monkeypatch):
+    monkeypatch.setenv("VPDLAB_CRITIC_KEY", "secret-key")
+    recorded(run, **(RISKY | SENT)[risk][0])
+    assert main(["follow", "run", "--rollout", "1/0"]) == 0
+    assert not Path("elsewhere").exists()
+
+
+def test_responses_that_a_critic_would_judge_are_not_drawn_unasked(run, capsys, monkeypatch):
+    shutil.rmtree(run)
+    config = RunConfig.make(model=toy_model(), task="arithmetic", out="run", **SMALL, checkpoint_keep=9, follow=0)
+    list(Run.open(config).steps())
+    recorded(run, follow=2, **SENT["critic"][0])
+    assert main(["follow", "run"]) == 2
+    assert "have critic_url http://127.0.0.1:9/v1, which sends problems" in capsys.readouterr().err
+    recorded(run, critic="live", feedback=["verifier"], follow_file="secret.jsonl")
+    assert main(["follow", "run"]) == 2
+    assert "have follow_file secret.jsonl, which reads that file into the record" in capsys.readouterr().err
+
+
+def test_a_file_of_responses_is_not_read_unasked(run, capsys):
+    recorded(run, follow_file="secret.jsonl")
+    assert main(COMMANDS["resume"]) == 2
+    assert "have follow_file secret.jsonl" in capsys.readouterr().err
+    assert main(COMMANDS["eval"]) == main(["follow", "run"]) == 0  # they do not read it
+
+
 @pytest.mark.parametrize(
     "words", [["--trust"], ["--task_args", "verify=trap.py:verify"], ["--task-args=verify=trap.py:verify"]]
 )
@@ -113,8 +153,10 @@ def test_nothing_is_asked_where_nothing_happens(run):
 def test_risks_by_hand():
     assert list(risks(RunConfig())) == []
     assert [name for name, _, _ in risks(RunConfig(task_args=("sandbox=bubblewrap",), tracker="tensorboard"))] == []
-    config = RunConfig(task_args=("verify=a:b", "sandbox=unsafe"), templates="t.yaml", tracker="trackio")
-    assert [name for name, _, _ in risks(config)] == ["task_args", "task_args", "tracker", "templates"]
+    config = RunConfig(
+        task_args=("verify=a:b", "sandbox=unsafe"), templates="t.yaml", tracker="trackio", follow_file="f.jsonl"
+    )
+    assert [name for name, _, _ in risks(config)] == ["task_args", "task_args", "tracker", "templates", "follow_file"]
 
 
 def test_which_fields_stand_on_a_command_line():

@@ -30,13 +30,18 @@ def rollout(step: int, index: int, **values: Any) -> dict[str, Any]:
     return plain | values
 
 
-def recorded(folder: Path, steps: int, warned: dict[int, list[str]], each: Any, **metrics: Any) -> RunRecord:
+def recorded(
+    folder: Path, steps: int, warned: dict[int, list[str]], each: Any,
+    followed: dict[int, list[dict[str, Any]]] | None = None, **metrics: Any,
+) -> RunRecord:  # fmt: skip
     """A record of `steps` iterations with four rollouts each; `each(step, index)` gives their values."""
     recorder = Recorder(folder, {"method": "vpd", "steps": steps, "beta": 1.0}, {})
     for step in range(1, steps + 1):
         line = {name: values(step) if callable(values) else values for name, values in metrics.items()}
         recorder.metrics(dict.fromkeys(METRICS) | {"step": step, "warnings": warned.get(step, [])} | line)
         recorder.rollouts(step, [rollout(step, index, **each(step, index)) for index in range(4)], wait=True)
+    for step, records in (followed or {}).items():
+        recorder.followed(step, records)
     recorder.close("complete")
     return load_run(folder)
 
@@ -210,6 +215,23 @@ def test_every_selection_has_an_address(explorer: Explorer) -> None:
     assert (explorer.timeline.selected, explorer.table.selected, explorer.lens.selected) == (7, 2, 4)
 
 
+def test_followed_responses_go_with_the_timeline_and_have_addresses(explorer: Explorer, tmp_path: Path) -> None:
+    assert explorer.history.records == []
+    scored = {step: [rollout(step, index, tokens=["a"] * 6) for index in (0, 2)] for step in (0, 4, 12)}
+    other = Explorer(recorded(tmp_path / "other", 12, {}, lambda *_: {}, followed=scored))
+    assert [one["step"] for one in other.history.records] == [0, 0, 4, 4, 12, 12]
+    other.timeline.selected = 5
+    assert (other.history.index, other.table.rows[0]["step"]) == (2, 5)
+    other.open(f"{tmp_path / 'other'}#followed=0&step=12&token=3")
+    assert (other.history.index, other.history.selected) == (4, 3)
+    for place, words in {
+        "followed=9&step=4": "no followed response 9", "followed=0&step=5": "at iteration 5",
+        "followed=0&step=4&token=6": "6 tokens", "followed=0&step=4&rollout=1": "write #step",
+    }.items():  # fmt: skip
+        with pytest.raises(UserError, match=words):
+            other.open(place)
+
+
 @pytest.mark.parametrize(
     ("address", "said"),
     [
@@ -221,6 +243,13 @@ def test_every_selection_has_an_address(explorer: Explorer) -> None:
 def test_an_address_that_leads_nowhere_is_one_line(explorer: Explorer, address: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         explorer.open(address)
+
+
+@pytest.mark.parametrize("address", [None, 7, b"step=1", ["step=1"], {"step": 1}])
+def test_what_is_no_text_is_no_address(explorer: Explorer, address: Any) -> None:
+    with pytest.raises(UserError, match="is no address of a rollout: write #step=12") as refused:
+        explorer.open(address)
+    assert str(refused.value).startswith(repr(address))
 
 
 def test_an_address_by_hand() -> None:

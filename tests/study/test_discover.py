@@ -89,7 +89,7 @@ def test_results_are_kept_and_a_cut_line_is_not(tmp_path: Path) -> None:
 
 
 def test_results_of_other_settings_or_none_are_refused(tmp_path: Path) -> None:
-    Results(tmp_path, {"limit": 4})
+    Results(tmp_path, {"limit": 4}).add(Found("sdpo", "p", 0, 3, 10, 0.1))
     with pytest.raises(UserError, match="limit 4, not 8"):
         Results(tmp_path, {"limit": 8})
     (tmp_path / "discover.jsonl").write_text('{"method": "x"}\n{"method": "y"}\n')
@@ -112,6 +112,32 @@ def test_unknown_methods_and_counts_are_refused() -> None:
         next(iter(discover(CONFIG, ("sdpo",), problems=0)))
     with pytest.raises(UserError, match="limit is 0"):
         next(iter(discover(CONFIG, ("sdpo",), limit=0)))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--problems", "9999"], "problems is 9999, but must be from 1 to"),
+        (["--limit", "0"], "limit is 0"),
+        (["--methods", "best"], "methods has 'best'"),
+        (["--methods", "best-of-k", "sdpo", "--alpha", "0.5", "--support", "sampled"], "support sampled is reverse KL"),
+        (["--model", "no/such/folder/here"], "no/such/folder/here"),
+        (["--environment", "retry"], "discovery opens its own"),
+    ],
+)
+def test_what_is_refused_leaves_no_results(tmp_path: Path, capsys: pytest.CaptureFixture, words, message) -> None:
+    args = ["discover", "--preset", "words-two", "--methods", "best-of-k", "--problems", "1", "--limit", "4"]
+    assert main([*args, "--out", str(tmp_path / "d"), *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("d/*"))
+    assert main([*args, "--out", str(tmp_path / "d")]) == 0  # the same folder can be used once that is mended
+
+
+def test_results_that_another_search_has_begun_meanwhile_are_refused(tmp_path: Path) -> None:
+    one, other = Results(tmp_path, {"limit": 4}), Results(tmp_path, {"limit": 8})
+    one.add(Found("sdpo", "p", 0, 3, 10, 0.1))
+    with pytest.raises(UserError, match="limit 4, not 8"):
+        other.add(Found("sdpo", "p", 0, 3, 10, 0.1))
 
 
 def test_the_command_leaves_lines_a_table_and_a_page_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

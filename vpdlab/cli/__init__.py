@@ -1,7 +1,7 @@
 """The command line. commands: what each command does. comparing: those that run many trainings, worker: where they run.
-discovering: attempts at single problems. bringing: rollouts from elsewhere. options: parsing a command's options.
-headless: notebooks without a browser. lab: notebooks in JupyterLab. doctor: what is installed. fitting: what fits into
-memory.
+discovering: attempts at single problems. bringing: rollouts from elsewhere. following: responses scored at a run's
+checkpoints. options: parsing a command's options. headless: notebooks without a browser. lab: notebooks in JupyterLab.
+doctor: what is installed. fitting: what fits into memory.
 
 Exit status: 0 success; 1 the run or the command failed; 2 invalid input (explained in one line); 130 interrupted.
 """

@@ -6,29 +6,37 @@ import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vpdlab.cli.options import as_options, parse_preset, parsed, parser, path, without_trust
-from vpdlab.config import HINTS
+from vpdlab.cli.options import as_options, note_unread, of_groups, parse_preset, parsed, parser, path, without_trust
+from vpdlab.config import HINTS, RunConfig
 from vpdlab.errors import UserError, notice
 from vpdlab.foreign import FORMATS, Row, Sources, find_sources, missing
 from vpdlab.foreign.rows import FIELDS
 from vpdlab.net import printable
 from vpdlab.run.trust import TRUST, given, refuse_unasked
 
-MOST_SHOWN = 5  # bad rows that are printed
+if TYPE_CHECKING:
+    from vpdlab.run.export import Student
+
+MOST_SHOWN = 5  # rows of a kind that are named
 
 
 def _options(name: str, text: str) -> argparse.ArgumentParser:
     found = parser(name, text)
     found.add_argument("file", type=path, metavar="FILE", help=".jsonl, .json or .parquet, or a trainer's folder")
+    reading_options(found)
+    found.add_argument("--out", type=path, help="the run folder to write")
+    return found
+
+
+def reading_options(found: argparse.ArgumentParser) -> None:
+    """The options that say how a file of rollouts is read (`read_file`)."""
     found.add_argument("--from", dest="layout", default="", metavar="LAYOUT",
                        help=f"{', '.join(FORMATS)}; default: found out by the columns")  # fmt: skip
     found.add_argument("--feedback", default="", metavar="COLUMN", help="the column that holds the feedback")
-    found.add_argument(
-        "--skip-bad", action="store_true", help="leave out rows that cannot be read, instead of stopping"
-    )
-    found.add_argument("--out", type=path, help="the run folder to write")
-    return found
+    found.add_argument("--skip-bad", action="store_true",
+                       help="leave out rows that cannot be read, or are too long, instead of stopping")  # fmt: skip
 
 
 def _scoring_options() -> argparse.ArgumentParser:
@@ -37,7 +45,8 @@ def _scoring_options() -> argparse.ArgumentParser:
         "score",
         "Leaves a run folder of one step that every widget opens: both distributions per token, KL, top lists, the"
         f" influence of each sentence. Nothing is trained. Columns: {columns}. Other options: those of `vpdlab train`"
-        f" (--device, --temperature, --record-top, ...); {TRUST} obeys the settings of a run that M names.",
+        " that have a meaning here (--device, --temperature, --record-top, ...; others are named and have no effect);"
+        f" {TRUST} obeys the settings of a run that M names.",
     )
     own.add_argument(
         "--model", required=True, help="a run's folder, its final/, RUN@STEP for a checkpoint, or any model"
@@ -54,37 +63,38 @@ def score(args: Sequence[str]) -> int:
     chosen, rest = parsed(own, args)
     if chosen.influence < 0:
         raise UserError(f"--influence is {chosen.influence}, but must be 0 or more")
-    sources = find_sources(chosen.file, chosen.layout)
-    if len(sources.files) > 1:
-        names = f"{sources.files[0][1].name} to {sources.files[-1][1].name}"
-        raise UserError(f"{chosen.file} holds {len(sources.files)} steps ({names}): score one of the files")
-    rows = _rows(sources, chosen)
+    rows = read_file(chosen)
 
-    from vpdlab.run.export import alone
     from vpdlab.run.scored import score as scored
     from vpdlab.show.summary import scored_lines
 
     student, teacher = _student(chosen.model), _student(chosen.teacher) if chosen.teacher else None
+    config = _scoring_config(chosen, rest, student, teacher)
+    found = scored(rows, student, config, str(chosen.file), teacher, chosen.influence, chosen.skip_bad)
+    _note_some([f"left out: {line}" for line in found.left_out], "left out: {} more rows that the model cannot read")
+    _note_some(found.cut, "{} more rows whose feedback was cut")
+    print("\n".join(scored_lines(found.records)))
+    _say_missing(missing(found.rows, tokens=True))
+    print(f"the run folder: {config.folder}")
+    return 0
+
+
+def _scoring_config(
+    chosen: argparse.Namespace, rest: Sequence[str], student: Student, teacher: Student | None
+) -> RunConfig:
+    """The settings to score with. Raises UserError for those that do not fit, or that a named run asks for unasked."""
+    from vpdlab.run.export import alone
+
     words, trusted = without_trust(as_options(rest))
     config, preset = parse_preset("vpdlab score", words, base=student.config)
     if preset and student.config is not None:
         raise UserError("a run has its own settings: leave --preset out")
-    out = chosen.out or Path("runs") / f"scored-{_plain(chosen.file.stem)}"
+    note_unread("score", words, _read_by_scoring())
     for one in (student, teacher) if not trusted else ():
         if one is not None and one.config is not None:
             refuse_unasked(alone(one, one.config), one.place, given(words, HINTS))
-    found = scored(
-        rows,
-        student,
-        config.but(out=str(out), **({} if student.config else {"model": chosen.model})),
-        str(chosen.file),
-        teacher,
-        chosen.influence,
-    )
-    print("\n".join(scored_lines(found.records)))
-    _say_missing(missing(rows, tokens=True))
-    print(f"the run folder: {out}")
-    return 0
+    out = chosen.out or Path("runs") / f"scored-{_plain(chosen.file.stem)}"
+    return config.but(out=str(out), **({} if student.config else {"model": chosen.model}))
 
 
 def take_in(args: Sequence[str]) -> int:
@@ -101,29 +111,57 @@ def take_in(args: Sequence[str]) -> int:
     rows = _rows(sources, chosen)
 
     from vpdlab.run.imported import record_rows
+    from vpdlab.show.summary import span
 
     out = chosen.out or Path("runs") / f"{sources.format.name}-{_plain(chosen.file.resolve().stem)}"
     record_rows(rows, out, sources.format.name, str(chosen.file))
     steps = sorted({row.step for row in rows if row.step is not None})
-    where = f" of steps {steps[0]} to {steps[-1]}" if len(steps) > 1 else f" of step {steps[0]}" if steps else ""
+    where = f" of {span(steps)}" if steps else ""
     print(f"{len(rows)} rollouts{where}, {sources.format.summary}, from {len(sources.files)} file(s)")
     _say_missing(missing(rows, tokens=False))
     print(f"the run folder: {out}")
     return 0
 
 
+def read_file(chosen: argparse.Namespace) -> list[Row]:
+    """The rows of `chosen.file`, one file, read as the options say, with a note of what was left out of them."""
+    sources = find_sources(chosen.file, chosen.layout)
+    if len(sources.files) > 1:
+        names = f"{sources.files[0][1].name} to {sources.files[-1][1].name}"
+        raise UserError(f"{chosen.file} holds {len(sources.files)} steps ({names}): score one of the files")
+    return _rows(sources, chosen)
+
+
 def _rows(sources: Sources, chosen: argparse.Namespace) -> list[Row]:
     """The rows, with a note of what was left out of them."""
     from vpdlab.run.imported import take
 
-    rows, bad = take(sources.rows(), chosen.feedback, chosen.skip_bad)
-    for line in bad[:MOST_SHOWN]:
-        notice(printable(f"left out: {line}"))
-    if len(bad) > MOST_SHOWN:
-        notice(f"left out: {len(bad) - MOST_SHOWN} more rows that cannot be read")
+    if sources.left_out:
+        read = len(sources.files)
+        whole = read + sources.left_out
+        notice(f"left out: {sources.left_out} of {whole} files, those of the last steps: at most {read} are read")
+    rows, bad = take(sources.rows(chosen.feedback), chosen.feedback, chosen.skip_bad)
+    _note_some([f"left out: {line}" for line in bad], "left out: {} more rows that cannot be read")
     if unknown := list(dict.fromkeys(name for row in rows for name in row.unknown)):
         notice(printable(f"not kept: {', '.join(unknown)[:300]}"))
     return rows
+
+
+def _note_some(lines: Sequence[str], more: str) -> None:
+    """Notes of the first rows that something is said of; `more` counts the others."""
+    for line in lines[:MOST_SHOWN]:
+        notice(printable(line))
+    if len(lines) > MOST_SHOWN:
+        notice(more.format(len(lines) - MOST_SHOWN))
+
+
+def _read_by_scoring() -> set[str]:
+    """Settings that scoring reads, those that the record's formulas are filled in with among them."""
+    from vpdlab.show.widget_data import LOSS_SETTINGS
+
+    prompts = {"preset", "model", "templates", "chat_args", "max_context", "max_new_tokens", "temperature", "beta"}
+    measured = (set(LOSS_SETTINGS) | {"record_top", "record_telemetry"}) - {"method", "steps"}
+    return prompts | measured | (of_groups("engine") - {"checkpointing", "shard"})
 
 
 def _say_missing(lines: Sequence[str]) -> None:
@@ -131,7 +169,7 @@ def _say_missing(lines: Sequence[str]) -> None:
         print(f"missing: {line}")
 
 
-def _student(place: str):
+def _student(place: str) -> Student:
     from vpdlab.run.export import find_student
 
     name, at, step = place.rpartition("@")

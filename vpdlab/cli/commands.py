@@ -11,9 +11,12 @@ from vpdlab import processes
 from vpdlab.cli.bringing import score, take_in
 from vpdlab.cli.comparing import compare, forecast, study
 from vpdlab.cli.discovering import discover
+from vpdlab.cli.following import follow
 from vpdlab.cli.options import (
     as_options,
     fork_named,
+    note_unread,
+    of_groups,
     parse_branch,
     parse_preset,
     parse_run,
@@ -58,10 +61,13 @@ def notebook(args: Sequence[str]) -> int:
     if not args or args[0].startswith("-"):
         print(f"usage: vpdlab notebook NAME [-p NAME VALUE]... [--FIELD VALUE]...\nnotebooks: {', '.join(names())}")
         return 0 if args and args[0] in ("-h", "--help") else 2
-    from vpdlab.cli.headless import own_parameters, run_notebook
+    from vpdlab.cli.headless import own_parameters, run_notebook, takes_settings
 
     own, rest = own_parameters(args[0], args[1:])
-    config, preset = parse_run(f"vpdlab notebook {args[0]}", as_options(rest))
+    words = as_options(rest)
+    config, preset = parse_run(f"vpdlab notebook {args[0]}", words)
+    if not takes_settings(args[0]):
+        note_unread(f"notebook {args[0]}", words, {"out", "resume", "resume_anyway"})
     return run_notebook(args[0], preset, config, own)
 
 
@@ -115,6 +121,7 @@ def evaluate(args: Sequence[str]) -> int:
     config, preset = parse_preset("vpdlab eval", words, base=student.config)
     if preset and student.config is not None:
         raise UserError("a run has its own settings: leave --preset out")
+    note_unread("eval", words, _read_by_evaluation())
     if student.config is not None:
         refuse_handed_in("task", student.config.task)  # no other task's problems are this run's
     if student.config is not None and not trusted:
@@ -125,6 +132,13 @@ def evaluate(args: Sequence[str]) -> int:
     else:
         print("\n".join([f"{student.words} on {config.task}", *eval_lines(row)]))
     return 0
+
+
+def _read_by_evaluation() -> set[str]:
+    """Settings that an evaluation of a student alone reads, and those that its weights must agree with."""
+    what = {"preset", "task", "data", "task_args", "model", "lora_rank", "adapter_rank", "teacher", "seed", "templates"}
+    groups = of_groups("rollouts", "episodes", "engine", "evaluation")
+    return (what | groups) - {"prompts", "group", "eval_every", "eval_teacher", "checkpointing", "shard"}
 
 
 def export(args: Sequence[str]) -> int:
@@ -213,6 +227,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "discover": discover,
     "notebook": notebook,
     "eval": evaluate,
+    "follow": follow,
     "score": score,
     "import": take_in,
     "export": export,

@@ -8,8 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vpdlab.cli.options import as_options, parse_preset, parsed, parser, path
+from vpdlab.cli.options import (
+    OF_A_RUN,
+    SETTINGS,
+    as_options,
+    note_unread,
+    parse_preset,
+    parsed,
+    parser,
+    path,
+    refuse_single,
+    refuse_unwritable,
+)
 from vpdlab.errors import UserError
+from vpdlab.run.trust import given
 
 if TYPE_CHECKING:
     from vpdlab.compare import Cell
@@ -34,21 +46,20 @@ def compare(args: Sequence[str]) -> int:
 
 def _compare(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> int:
     from vpdlab import compare
-    from vpdlab.record import refuse_links
+    from vpdlab.record import refuse_links, refuse_within
 
-    for name in ("--preset", "--method", "--seed"):
-        if any(word == name or word.startswith(f"{name}=") for word in rest):
-            raise UserError(f"compare takes {name}s, with one or several values, not {name}")
+    refuse_single("compare", rest, ("preset", "method", "seed"))
     stems = [Path(preset).stem for preset in chosen.presets]
     for what, named in (("presets", stems), ("methods", chosen.methods), ("seeds", chosen.seeds)):
         if len(set(named)) < len(named):
             raise UserError(f"compare: {what} has one of the same name twice: {' '.join(map(str, named))}")
+    refuse_within(chosen.out)
     refuse_links(chosen.out)
     bases = {
         Path(preset).stem: parse_preset("vpdlab compare", ["--preset", preset, *rest])[0] for preset in chosen.presets
     }
     cells = compare.plan(bases, chosen.methods, chosen.seeds, chosen.out)
-    _check_figure(chosen)
+    _check_common(chosen)
     if _run_all(cells, chosen):
         _show(cells, chosen, command)
     return 0
@@ -99,13 +110,14 @@ def study(args: Sequence[str]) -> int:
 
 def _study(chosen: argparse.Namespace, rest: Sequence[str], command: str) -> int:
     from vpdlab.compare import claims, studies
-    from vpdlab.record import refuse_links
+    from vpdlab.record import refuse_links, refuse_within
 
     chosen.out = chosen.out or _folder(chosen.study)
+    refuse_within(chosen.out)
     refuse_links(chosen.out)
     found = studies.read_study(chosen.study).chosen(chosen.conditions, chosen.methods, chosen.seeds)
     cells = found.cells(chosen.out, _fields("vpdlab study", rest))
-    _check_figure(chosen)
+    _check_common(chosen)
     if _run_all(cells, chosen):
         judged = claims.verdicts(found.claims, cells)
         _show(cells, chosen, command, claims.markdown(judged) if judged else "", title=found.title)
@@ -118,7 +130,10 @@ def _folder(study: str) -> Path:
 
 
 def _fields(command: str, rest: Sequence[str]) -> dict[str, Any]:
-    """The fields that the options set for all runs."""
+    """The fields that the options set for all runs of a study. Raises UserError for one that differs between them."""
+    for name in ("preset", "method", "seed"):
+        if given(rest, [name]):
+            raise UserError(f"the study sets {name} for each of its runs: leave --{name} out")
     asked = parse_preset(command, rest)[0]
     return {name: getattr(asked, name) for name in asked.asked}
 
@@ -134,12 +149,18 @@ def _add_common(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--figure-over", default="rollouts", help="its x axis: rollouts, iterations or seconds")
 
 
-def _check_figure(chosen: argparse.Namespace) -> None:
-    """Refuse what `--figure` cannot draw before anything runs. Raises UserError."""
+def _check_common(chosen: argparse.Namespace) -> None:
+    """Refuse what `--jobs` and `--level` cannot be, and what `--figure` cannot draw, before anything runs. Raises
+    UserError."""
     from vpdlab.compare import paper
     from vpdlab.show.plots.paper import check
 
+    if chosen.jobs < 0:
+        raise UserError(f"--jobs is {chosen.jobs}, but must be 1 or more; leave it out to go by the CPU cores")
+    if chosen.level is not None and not 0 <= chosen.level <= 1:
+        raise UserError(f"--level is {chosen.level}, but must be between 0 and 1")
     if chosen.figure is not None:
+        refuse_unwritable(chosen.figure)
         paper.check(chosen.figure_measures, chosen.figure_over)
         check(chosen.figure, chosen.figure_width)
 
@@ -158,6 +179,8 @@ def forecast(args: Sequence[str]) -> int:
     chosen, rest = parsed(forecast_options(), args)
     if chosen.fit and chosen.check:
         raise UserError("forecast: --fit and --check exclude each other: a fit agrees with its own runs")
+    if chosen.fit and rest:
+        raise UserError(f"unknown option {rest[0]!r}: forecast --fit reads the settings of the study's runs")
     return _fit(chosen) if chosen.fit else (_check if chosen.check else _forecast)(chosen, as_options(rest))
 
 
@@ -183,7 +206,10 @@ def _forecast(chosen: argparse.Namespace, rest: Sequence[str]) -> int:
     from vpdlab.study.forecast import BUNDLED, read
 
     fits = read(chosen.with_fit or BUNDLED)
-    found = forecasts.signs_of(parse_preset("vpdlab forecast", rest)[0], chosen.batches)
+    config = parse_preset("vpdlab forecast", rest)[0]
+    untrained = {"method", "method_args", "lr", "e_lr", "warmup", "weight_decay", "grad_clip"}  # it trains nothing
+    note_unread("forecast", rest, set(SETTINGS) - OF_A_RUN - untrained)
+    found = forecasts.signs_of(config, chosen.batches)
     print(forecasts.markdown(found, forecasts.told(found, fits)))
     return 0
 
@@ -192,6 +218,7 @@ def _fit(chosen: argparse.Namespace) -> int:
     from vpdlab.compare import forecasts, studies
     from vpdlab.study.forecast import write
 
+    refuse_unwritable(chosen.write)
     out = chosen.study_out or _folder(chosen.fit)
     cells = studies.read_study(chosen.fit).cells(out)
     done = [cell for cell, _ in forecasts.gains(cells)]

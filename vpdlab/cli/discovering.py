@@ -7,7 +7,18 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from vpdlab.cli.options import as_options, parse_preset, parsed, parser, path
+from vpdlab.cli.options import (
+    OF_A_RUN,
+    SETTINGS,
+    as_options,
+    note_unread,
+    of_groups,
+    parse_preset,
+    parsed,
+    parser,
+    path,
+    refuse_single,
+)
 from vpdlab.errors import UserError
 
 
@@ -35,7 +46,11 @@ def discover(args: Sequence[str]) -> int:
     for what, named in (("methods", chosen.methods), ("seeds", chosen.seeds)):
         if len(set(named)) < len(named):
             raise UserError(f"discover: {what} has one of the same name twice: {' '.join(map(str, named))}")
-    config = parse_preset("vpdlab discover", as_options(rest))[0]
+    words = as_options(rest)
+    refuse_single("discover", words, ["method"])
+    config = parse_preset("vpdlab discover", words)[0]
+    reads = set(SETTINGS) - OF_A_RUN - of_groups("evaluation") - {"prompts"}
+    note_unread("discover", words, reads | ({"steps"} if "reweight" in chosen.methods else set()))
 
     from vpdlab.study import discover as study
 

@@ -47,7 +47,7 @@ def run_notebook(name: str, preset: str, config: RunConfig, own: Mapping[str, st
     _make_ready(folder, config.resumes)
     executed, page = folder / f"{name}.ipynb", folder / f"{name}.html"
     print(f"running {source.name}; the executed copy grows in {executed}", flush=True)
-    parameters = (_parameters(preset, config) if "preset" in _parameter_names(source) else {}) | dict(own or {})
+    parameters = (_parameters(preset, config) if takes_settings(name) else {}) | dict(own or {})
     with _stopping_gently(folder):
         error = _execute(source, executed, parameters, stdout_file=_Terminal(sys.stdout))  # cells' output as it comes
     _write_page(executed, page)
@@ -194,6 +194,11 @@ def own_parameters(name: str, args: Sequence[str]) -> tuple[dict[str, str], list
         else:
             rest.append(word)
     return own, rest
+
+
+def takes_settings(name: str) -> bool:
+    """Whether a notebook's parameters are the settings of a run. Raises UserError for an unknown notebook."""
+    return "preset" in _parameter_names(_find(name))
 
 
 def _parameter_names(source: Path) -> set[str]:

@@ -8,14 +8,23 @@ import dataclasses
 import difflib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from vpdlab.config import GROUPS, HINTS, RunConfig, presets, read_preset, settings
-from vpdlab.errors import UserError
+from vpdlab.errors import UserError, notice
+from vpdlab.files import unwritable
 from vpdlab.paths import user_path
 from vpdlab.run.trust import TRUST, given, refuse_unasked
+
+SETTINGS = ("preset", *HINTS)
+"""Names of the options that `vpdlab train` takes for settings."""
+OF_A_RUN = frozenset({
+    "steps", "out", "checkpoint_every", "checkpoint_keep", "resume", "resume_anyway", "tracker", "eval_every",
+    "record_tokens", "record_top", "max_skipped",
+})  # fmt: skip
+"""Settings that only a recorded run reads, not a single batch or search."""
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -85,6 +94,35 @@ def parse_branch(program: str, place: str, args: Sequence[str]) -> tuple[Any, Ru
     if not trusted:
         refuse_unasked(config, str(fork.record.folder), given(words, HINTS))
     return fork, config
+
+
+def refuse_unwritable(place: Path) -> None:
+    """Raises UserError, before anything is computed for it, where a file cannot be written."""
+    if why := unwritable(place):
+        raise UserError(f"cannot write {place}: {why}")
+
+
+def refuse_single(command: str, args: Sequence[str], names: Iterable[str]) -> None:
+    """Raises UserError for a setting of a single run, where the command has an option for several of them."""
+    for name in names:
+        if given(args, [name]):
+            raise UserError(f"{command} takes --{name}s, with one or several values, not --{name}")
+
+
+def note_unread(command: str, args: Sequence[str], reads: Iterable[str]) -> None:
+    """A note of the settings among a command's words that it does not read, if there are any.
+
+    Args:
+        reads: those that it reads, of `SETTINGS`.
+    """
+    named = given(args, SETTINGS) - set(reads)
+    if idle := [name for name in SETTINGS if name in named]:
+        notice(f"{command} does not read {', '.join(idle)}: {'it has' if len(idle) == 1 else 'they have'} no effect")
+
+
+def of_groups(*groups: str) -> set[str]:
+    """Names of the settings in some groups (`config.GROUPS`)."""
+    return {field.name for group in groups for field in dataclasses.fields(GROUPS[group])}
 
 
 def without_trust(args: Sequence[str]) -> tuple[list[str], bool]:

@@ -125,3 +125,11 @@ class RecordSettings:
     record_telemetry: bool = setting(True, changes_results=False)
     """Measure both KLs and both entropies over the whole vocabulary, in every M-step. Without them it is a little
     faster, and their columns are empty."""
+    follow: int = setting(4, 0, 32, changes_results=False)
+    """Responses that are followed through the run (followed/): drawn from the first policy on held-out problems by
+    `eval_seed`, and scored token by token at the start, at every evaluation and checkpoint, and at the end. A critic is
+    asked about four responses to each of their problems, once."""
+    follow_file: str = setting("", changes_results=False)
+    """JSON lines or parquet of further responses to follow, with the columns that `vpdlab score` reads."""
+    follow_every: int = setting(0, 0, changes_results=False)
+    """Also score the followed responses every N iterations; 0: not."""

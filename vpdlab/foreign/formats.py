@@ -21,8 +21,10 @@ from typing import Any
 from vpdlab.errors import UserError, shown
 from vpdlab.foreign.reading import read_rows
 from vpdlab.foreign.rows import LARGEST, Row
+from vpdlab.paths import user_path
 
-MOST_FILES = 10_000
+MOST_FILES = 10_000  # that are read, those of the first steps
+PLAIN = "plain"  # the layout of one's own files
 Fields = dict[str, Any]
 
 
@@ -53,20 +55,26 @@ class Sources:
     Attributes:
         format: their layout.
         files: (step, path): the step that the path names, or None; in order.
+        left_out: number of further files, of later steps, that are not read.
     """
 
     format: Format
     files: tuple[tuple[int | None, Path], ...]
+    left_out: int = 0
 
-    def rows(self) -> Iterable[tuple[str, Fields | UserError]]:
-        """(place, fields as `rows.FIELDS` names them) of each row, or why it cannot be read."""
+    def rows(self, also: str = "") -> Iterable[tuple[str, Fields | UserError]]:
+        """(place, fields as `rows.FIELDS` names them) of each row, or why it cannot be read.
+
+        Args:
+            also: a column of the file to keep, whatever the layout makes of it.
+        """
         for step, path in self.files:
             for where, row in read_rows(path):
-                yield where, row if isinstance(row, UserError) else self._converted(row, step, where)
+                yield where, row if isinstance(row, UserError) else self._converted(row, step, where, also)
 
-    def _converted(self, row: Fields, step: int | None, where: str) -> Fields | UserError:
+    def _converted(self, row: Fields, step: int | None, where: str, also: str) -> Fields | UserError:
         try:
-            fields = self.format.convert(row)
+            fields = ({also: row[also]} if also in row else {}) | self.format.convert(row)
         except UserError as error:
             return UserError(f"{where}: {error}")
         return fields if fields.get("step") is not None or step is None else fields | {"step": step}
@@ -84,6 +92,7 @@ def find_sources(place: Path, name: str = "") -> Sources:
     """
     if name and name not in FORMATS:
         raise UserError(f"from is {name!r}: choose one of {', '.join(FORMATS)}")
+    place = user_path("the file", place)
     if place.is_file():
         kind = FORMATS[name] if name else _detected(place)
         match = kind.step.search(place.absolute().as_posix())
@@ -94,7 +103,7 @@ def find_sources(place: Path, name: str = "") -> Sources:
         if found := _below(place, kind):
             if not name and kind is not (sure := _detected(found[0][1])):
                 kind = sure
-            return Sources(kind, tuple(found))
+            return Sources(kind, tuple(found[:MOST_FILES]), max(0, len(found) - MOST_FILES))
     looked = "; ".join(f"{kind.name}: {' or '.join(kind.files)}" for kind in FORMATS.values() if kind.files)
     raise UserError(f"{place} holds no rollouts of {name or 'a layout that is known'} ({looked})")
 
@@ -104,7 +113,7 @@ def _below(place: Path, kind: Format) -> list[tuple[int | None, Path]]:
     for pattern in kind.files:
         for path in place.glob(pattern):
             match = kind.step.search(path.absolute().as_posix())
-            if match and path.is_file() and len(found) < MOST_FILES:
+            if match and path.is_file():
                 found[path] = int(match[1])
     return sorted(((step, path) for path, step in found.items()), key=lambda one: (one[0], one[1]))
 
@@ -249,8 +258,8 @@ def _as_text(value: Any) -> str | None:
 
 
 FORMATS: dict[str, Format] = {
-    "plain": Format(
-        "plain", "prompt, response, feedback",
+    PLAIN: Format(
+        PLAIN, "prompt, response, feedback",
         (frozenset({"prompt", "response"}), frozenset({"prompt", "completion"})), (), re.compile(r"(?!)"), _plain,
     ),
     "trl": Format(

@@ -97,10 +97,10 @@ class Parts:
         fit(policy, method.joint)
         critic = open_critic(config, policy, render, sampler) if CRITIQUE in config.feedback else None
         parts = cls(config, source, method, learner, render, sampler, critic, environment, handed_in)
-        parts._check_problems()
+        parts.check_problems()
         return parts
 
-    def _check_problems(self) -> None:
+    def check_problems(self) -> None:
         """Render every prompt now, not after an hour, and report what is lost on its way to the model.
 
         Raises:
@@ -155,10 +155,12 @@ class Parts:
             train[shuffled(self.config.seed, place // len(train), len(train))[place % len(train)]] for place in places
         ]
 
-    def sample(self, problems: Sequence[Problem], n: int, sampling: Sampling, **how: Any) -> list[Rollout]:
-        """n responses to each problem by the sampler, seeded by the run (`sampling.sample`), not verified yet; with an
-        environment n episodes, which have their outcomes (`sampling.episodes`)."""
-        seed = self.config.seed
+    def sample(
+        self, problems: Sequence[Problem], n: int, sampling: Sampling, seed: int | None = None, **how: Any
+    ) -> list[Rollout]:
+        """n responses to each problem by the sampler (`sampling.sample`), not verified yet; with an environment n
+        episodes, which have their outcomes (`sampling.episodes`). `seed`: default the run's."""
+        seed = self.config.seed if seed is None else seed
         if self.environment is not None:
             limits = Limits(self.config.max_turns, self.config.turn_tokens)
             player = Player(self.sampler, self.render, self.environment, limits)

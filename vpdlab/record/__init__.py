@@ -7,6 +7,7 @@ runs/NAME/
   events.jsonl       one line per setting that was changed while the run went on (changes.py)
   eval.jsonl         one line per evaluation; its `probes` are what the task measured of the policy
   rollouts/          all rollouts: step-000130.parquet, steps-000001-000128.parquet (rollouts.py)
+  followed/          some responses, scored again and again as the run goes on; the layout of rollouts/
   influence.jsonl    of rollouts that were scored: which sentence of the critique moved which token
   checkpoints/       step-000040: everything that resuming needs (checkpoint.py)
   final/             the student as a Hugging Face folder
@@ -19,13 +20,27 @@ diagnose.py warns of what goes wrong in a run, influence.py checks the influence
 """
 
 from vpdlab.record.changes import EVENTS, Change, Origin, changed, differences
-from vpdlab.record.folder import mark_stopped, prepare, refuse_links, writing
+from vpdlab.record.folder import holds_settings, mark_stopped, prepare, refuse_links, refuse_within, writing
 from vpdlab.record.reader import RunRecord, load_run, refuse_newer, state_of
-from vpdlab.record.schema import COLUMNS, LINES, METRICS, SCHEMA, TOKEN_COLUMNS, flat, plain
+from vpdlab.record.schema import (
+    COLUMNS,
+    FOLLOWED,
+    LINES,
+    METRICS,
+    ROLLOUTS,
+    SCHEMA,
+    SCORED,
+    TOKEN_COLUMNS,
+    UNRECORDED,
+    flat,
+    kind_of,
+    plain,
+)
 from vpdlab.record.writer import Recorder
 
 __all__ = [
-    "COLUMNS", "EVENTS", "LINES", "METRICS", "SCHEMA", "TOKEN_COLUMNS", "Change", "Origin", "Recorder", "RunRecord",
-    "changed", "differences", "flat", "load_run", "mark_stopped", "plain", "prepare", "refuse_links", "refuse_newer",
+    "COLUMNS", "EVENTS", "FOLLOWED", "LINES", "METRICS", "ROLLOUTS", "SCHEMA", "SCORED", "TOKEN_COLUMNS",
+    "UNRECORDED", "Change", "Origin", "Recorder", "RunRecord", "changed", "differences", "flat", "holds_settings",
+    "kind_of", "load_run", "mark_stopped", "plain", "prepare", "refuse_links", "refuse_newer", "refuse_within",
     "state_of", "writing",
 ]  # fmt: skip

@@ -13,9 +13,10 @@ from typing import Any
 from safetensors import SafetensorError
 
 from vpdlab.errors import RunFailed, UserError
-from vpdlab.files import staged_file
+from vpdlab.files import read_small, staged_file
+from vpdlab.record import checks
 from vpdlab.record.reader import load_run, state_of
-from vpdlab.record.schema import LINES
+from vpdlab.record.schema import FOLLOWED, LINES, ROLLOUTS
 
 
 @contextmanager
@@ -54,7 +55,8 @@ def refuse_links(folder: Path) -> None:
 
 
 def prepare(folder: Path) -> None:
-    """Make the folder of a new run. Raises UserError if it cannot be written or already holds a run."""
+    """Make the folder of a new run. Raises UserError if it cannot be written, already holds a run or lies in one's."""
+    refuse_within(folder)
     refuse_links(folder)
     refuse_taken(folder)
     try:
@@ -65,6 +67,23 @@ def prepare(folder: Path) -> None:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
 
 
+def holds_settings(folder: Path) -> bool:
+    """Whether a folder has a run's config.json. Model folders have a config.json too, with other fields."""
+    try:
+        found = checks.parse(read_small(folder / "config.json").decode("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"task", "method", "group"} <= found.keys()
+
+
+def refuse_within(folder: Path) -> None:
+    """Raises UserError for a folder below that of a run, whose files are the run's own: they are checked, cut back on
+    resume, and removed together."""
+    for above in folder.resolve().parents:
+        if holds_settings(above):
+            raise UserError(f"{folder} lies in the folder of the run {above}: choose another folder with out")
+
+
 def refuse_taken(folder: Path) -> None:
     """Raises UserError if a folder already holds a run."""
     if (folder / "config.json").exists():
@@ -73,7 +92,7 @@ def refuse_taken(folder: Path) -> None:
             " continue it with resume"
         )
     left = [folder / name for name in LINES if (folder / name).exists()]
-    left += sorted((folder / "rollouts").glob("step*-*"))
+    left += [path for name in (ROLLOUTS, FOLLOWED) for path in sorted((folder / name).glob("step*-*"))]
     left += [path for path in (folder / "checkpoints").glob("step-*") if path.name != "step-000000"]
     if left:
         raise UserError(

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError, reason
 from vpdlab.files import read_small
+from vpdlab.paths import user_path
 from vpdlab.record import changes, checks, influence, rollouts
 from vpdlab.record.changes import EVENTS, Change, Origin
 from vpdlab.record.influence import INFLUENCE
-from vpdlab.record.schema import METRICS, SCHEMA, arrow_type, columns, flat
+from vpdlab.record.schema import FOLLOWED, METRICS, ROLLOUTS, SCHEMA, arrow_type, columns, flat
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -137,7 +138,7 @@ class RunRecord:
     @property
     def steps(self) -> list[int]:
         """Iterations whose rollouts are on disk."""
-        return list(rollouts.index(self.folder / "rollouts"))
+        return list(rollouts.index(self.folder / ROLLOUTS))
 
     def rollouts(self, step: int | None = None) -> list[dict[str, Any]]:
         """The rollouts of one iteration, or of all, as plain dicts.
@@ -145,9 +146,27 @@ class RunRecord:
         Raises:
             UserError: for an iteration that is not recorded, or a damaged file.
         """
+        return self._records(ROLLOUTS, None if step is None else [step])
+
+    @property
+    def followed_steps(self) -> list[int]:
+        """The numbers of iterations after which followed responses were scored."""
+        return list(rollouts.index(self.folder / FOLLOWED))
+
+    def followed(self, steps: int | Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """The followed responses, as rollouts whose `step` is the number of iterations done when they were scored.
+
+        Args:
+            steps: the points to read, one or several in ascending order; None: all of them.
+
+        Raises:
+            UserError: they were not scored there, or a file is damaged.
+        """
+        return self._records(FOLLOWED, [steps] if isinstance(steps, int) else steps)
+
+    def _records(self, folder: str, steps: Sequence[int] | None) -> list[dict[str, Any]]:
         records = []
-        steps = None if step is None else [step]
-        for part, table in rollouts.read(self.folder / "rollouts", steps, list(columns())):
+        for part, table in rollouts.read(self.folder / folder, steps, list(columns())):
             for number, record in enumerate(table.to_pylist(), 1):
                 if wrong := checks.rollout_fault(record):
                     raise UserError(f"{part.path} step {record['step']} row {number} is damaged: {wrong}")
@@ -174,7 +193,7 @@ class RunRecord:
             if name not in columns():
                 raise UserError(f"rollouts have no column {name!r}: choose from {', '.join(columns())}")
         empty = pa.schema([(name, arrow_type(columns()[name])) for name in names]).empty_table()
-        found = rollouts.read(self.folder / "rollouts", steps, names)
+        found = rollouts.read(self.folder / ROLLOUTS, steps, names)
         return pa.concat_tables([empty, *(table for _, table in found)])
 
     @property
@@ -240,7 +259,7 @@ def load_run(path: str | Path) -> RunRecord:
     Raises:
         UserError: if there is no run, or a newer version recorded it.
     """
-    folder = Path(path)
+    folder = user_path("the run", path)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no run: there is no config.json in it")
     refuse_newer(folder)

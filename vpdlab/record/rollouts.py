@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,7 +117,7 @@ def read(folder: Path, steps: Sequence[int] | None, names: Sequence[str]) -> Ite
     while done < len(wanted):
         part = where.get(wanted[done])
         if part is None:
-            raise UserError(f"{folder.parent} has no rollouts of step {wanted[done]}: it has {_ranges(list(where))}")
+            raise UserError(f"{folder} has no rollouts of step {wanted[done]}: it has {_ranges(list(where))}")
         end = done
         while end < len(wanted) and where.get(wanted[end]) == part:
             end += 1
@@ -197,6 +197,25 @@ def schema() -> pa.Schema:
     import pyarrow as pa
 
     return pa.schema([(name, arrow_type(kind)) for name, kind in columns().items()])
+
+
+def extend(folder: Path, step: int, records: Sequence[Mapping[str, Any]]) -> None:
+    """Add rollouts to those of an iteration, if there are any; the file is replaced at once.
+
+    Raises:
+        UserError: the file there cannot be read, or has columns that this version would lose.
+        OSError: it cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir(exist_ok=True)
+    part = Part(folder, step, step)
+    kept = [_whole(part, step)] if part.path.exists() else []
+    new = pa.Table.from_pylist([dict(record) for record in records], schema=schema())
+    with staged_file(part.path) as staged:
+        pq.write_table(pa.concat_tables([*kept, new]), staged)
+    fsync(folder)
 
 
 def merge(folder: Path, first: int, last: int) -> None:

@@ -7,6 +7,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from vpdlab.errors import HANDED_IN
+
+SCORED = {"task": HANDED_IN + "rollouts", "method": HANDED_IN + "scoring"}
+"""Settings by which rollouts that were scored are told from a run."""
+UNRECORDED = HANDED_IN + "not recorded"
+"""The model of rollouts that were imported."""
 METRICS = (
     "step", "reward", "success_rate", "length", "unfinished", "entropy", "kl", "kl_teacher", "margin", "delta", "beta",
     "e_loss", "m_loss", "signal_share", "n_success", "n_failure", "teacher_drift", "truncated", "skipped", "lr",
@@ -54,6 +60,8 @@ TOKEN_COLUMNS = {
 }  # fmt: skip
 
 LINES = ("metrics.jsonl", "eval.jsonl")
+ROLLOUTS, FOLLOWED = "rollouts", "followed"
+"""Folders of rollouts with one layout: those of the iterations, and the same responses scored again and again."""
 SCHEMA = 3
 """Version of the run folder's layout, recorded in environment.json. A folder without it has version 1.
 
@@ -98,3 +106,10 @@ def arrow_type(kind: str) -> Any:
     if inner := re.fullmatch(r"list<(.+)>", kind):
         return pa.list_(arrow_type(inner[1]))
     return {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_()}[kind]
+
+
+def kind_of(config: Mapping[str, Any]) -> str:
+    """What the record with this config.json is: "trained", "scored" (`vpdlab score`), "imported" (`vpdlab import`)."""
+    if config.get("model") == UNRECORDED:
+        return "imported"
+    return "scored" if all(config.get(name) == value for name, value in SCORED.items()) else "trained"

@@ -19,7 +19,7 @@ from vpdlab.record import rollouts
 from vpdlab.record.changes import EVENTS, Change
 from vpdlab.record.folder import prepare, write_json, write_lines, writing
 from vpdlab.record.reader import RunRecord, load_run, refuse_newer
-from vpdlab.record.schema import LINES, METRICS, SCHEMA, plain
+from vpdlab.record.schema import FOLLOWED, LINES, METRICS, ROLLOUTS, SCHEMA, plain
 
 
 class Recorder:
@@ -31,6 +31,7 @@ class Recorder:
 
     Attributes:
         started: when the run began, in seconds since 1970.
+        closed: whether the run has ended; nothing can be recorded any more.
         followers: called with "metrics" or "eval" and the line, after it is written.
 
     Raises:
@@ -46,14 +47,15 @@ class Recorder:
         marks: Mapping[str, int] | None = None,
     ) -> None:
         self.folder = Path(folder)
-        self.started, self._step, self._final = time.time(), 0, None
+        self.started, self._step, self._final, self.closed = time.time(), 0, None, False
         self._single: deque[int] = deque()  # the latest iterations, consecutive, whose files are not merged
         if marks is None:
             prepare(self.folder)
         else:
             refuse_newer(self.folder)
         with writing(self.folder):
-            (self.folder / "rollouts").mkdir(exist_ok=True)
+            for name in (ROLLOUTS, FOLLOWED):
+                (self.folder / name).mkdir(exist_ok=True)
             if marks is not None:
                 environment = self._go_on(marks, environment)
             write_json(self.folder / "environment.json", plain(environment) | {"schema": SCHEMA})
@@ -92,6 +94,16 @@ class Recorder:
         if wait:
             self._settle(wait=True)
 
+    def followed(self, step: int, records: Sequence[Mapping[str, Any]]) -> None:
+        """Write what followed responses scored after an iteration, in the background.
+
+        Raises:
+            RunFailed: if an earlier write failed.
+        """
+        self._settle(wait=False)
+        path = rollouts.Part(self.folder / FOLLOWED, step, step).path
+        self._pending.append(self._writer.submit(_write_parquet, path, list(records)))
+
     def status(self, state: str, reason: str = "") -> None:
         """Record the run's state: running, complete, stopped or failed."""
         status = {
@@ -122,7 +134,8 @@ class Recorder:
                 marks[name] = path.stat().st_size if path.exists() else 0
                 if path.exists():
                     fsync(path)
-            fsync(self.folder / "rollouts")
+            for name in (ROLLOUTS, FOLLOWED):
+                fsync(self.folder / name)
             fsync(self.folder)
         return marks
 
@@ -135,6 +148,7 @@ class Recorder:
             raise
         finally:
             self._writer.shutdown()
+            self.closed = True
             self._last_word(state, reason)
 
     def _last_word(self, state: str, reason: str) -> None:
@@ -154,8 +168,9 @@ class Recorder:
         if (self.folder / EVENTS).exists():
             kept = RunRecord(self.folder).own_changes(self._step)
             write_lines(self.folder / EVENTS, [change.to_dict() for change in kept])
-        rollouts.cut(self.folder / "rollouts", self._step)
-        self._single.extend(rollouts.single(self.folder / "rollouts"))
+        for name in (ROLLOUTS, FOLLOWED):
+            rollouts.cut(self.folder / name, self._step)
+        self._single.extend(rollouts.single(self.folder / ROLLOUTS))
         try:
             before = load_run(self.folder)
             first, status = before.environment, before.status
@@ -172,6 +187,8 @@ class Recorder:
             follower(path.stem, row)
 
     def _write_line(self, path: Path, line: bytes) -> None:
+        if self.closed:
+            raise UserError(f"{self.folder}: its run has ended, so nothing more is recorded in {path.name}")
         with writing(path):
             before = path.stat().st_size if path.exists() else 0
             try:
@@ -184,7 +201,7 @@ class Recorder:
 
     def _write_rollouts(self, step: int, records: list[Mapping[str, Any]]) -> None:
         """Write an iteration, then merge earlier ones, now final, if there are enough. Runs on the writer's thread."""
-        folder = self.folder / "rollouts"
+        folder = self.folder / ROLLOUTS
         _write_parquet(rollouts.Part(folder, step, step).path, records)
         if self._single and step > self._single[-1] + 1:
             self._single.clear()

@@ -22,7 +22,19 @@ from vpdlab.errors import RunFailed, UserError, notice, reason
 from vpdlab.files import staged_folder
 from vpdlab.net import printable
 from vpdlab.paths import user_path
-from vpdlab.record import LINES, Change, Origin, RunRecord, changed, differences, load_run, refuse_newer, rollouts
+from vpdlab.record import (
+    FOLLOWED,
+    LINES,
+    ROLLOUTS,
+    Change,
+    Origin,
+    RunRecord,
+    changed,
+    differences,
+    load_run,
+    refuse_newer,
+    rollouts,
+)
 from vpdlab.record.changes import parse
 from vpdlab.record.folder import prepare, write_json, write_lines
 from vpdlab.record.schema import SCHEMA
@@ -53,14 +65,14 @@ class Fork:
         return self.saved.step
 
 
-def find_fork(place: str) -> Fork:
+def find_fork(place: str | Path) -> Fork:
     """The fork that `runs/x@40` names, or `runs/x`: the newest usable checkpoint of that run.
 
     Raises:
         UserError: there is no run, no such checkpoint, or it cannot be used; the message names those that exist.
     """
-    name, step = _named(place)
-    folder = user_path("the run to branch", name)
+    name, step = _named(str(user_path("the run to branch", place)))
+    folder = Path(name)
     record = load_run(folder)
     refuse_newer(folder)
     checkpoints = Checkpoints(folder / "checkpoints")
@@ -130,9 +142,10 @@ def _history(fork: Fork, folder: Path) -> dict[str, int]:
     for name in LINES:
         write_lines(folder / name, fork.record.lines(name, fork.saved.state["record"][name]))
         marks[name] = (folder / name).stat().st_size
-    (folder / "rollouts").mkdir()
-    for line in rollouts.extract(fork.record.folder / "rollouts", folder / "rollouts", fork.step):
-        notice(printable(line))
+    for name in (ROLLOUTS, FOLLOWED):
+        (folder / name).mkdir()
+        for line in rollouts.extract(fork.record.folder / name, folder / name, fork.step):
+            notice(printable(line))
     return marks
 
 

@@ -39,6 +39,7 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW, by parameter
 SPENT, RANDOM, MARKS = ("calls", "tokens"), ("python", "numpy"), ("step", *LINES)
 NAME = re.compile(r"step-(0\d{5}|[1-9]\d{5,8})", re.ASCII)
 Groups = dict[str, dict[str, Tensor]]
+RandomStates = tuple[dict[str, Tensor], dict[str, Any]]
 STATE: dict[str, checks.Check] = {
     "step": checks.is_count, "beta": lambda value: isinstance(value, float) and value > 0, "shift": checks.is_number,
     "spent": lambda value: not checks.fault(value, dict.fromkeys(SPENT, checks.is_count), SPENT),
@@ -48,8 +49,9 @@ STATE: dict[str, checks.Check] = {
     "environment": lambda value: not checks.fault(value, checks.ENVIRONMENT, ("python", "device_name", "packages")),
 }  # fmt: skip
 """What state.json holds."""
-LATER: dict[str, checks.Check] = {"changes": checks.listed(lambda one: not changes.fault(one))}
-"""What an older version has not written."""
+LATER: dict[str, checks.Check] = {"unevaluated": lambda value: value is True,
+                                  "changes": checks.listed(lambda one: not changes.fault(one))}  # fmt: skip
+"""What may be missing: an older version, or an ordinary checkpoint, does not have it."""
 
 
 @dataclass(frozen=True)
@@ -215,13 +217,14 @@ def policy_tensors(policy: Policy, copies: Mapping[str, list[Tensor]]) -> Groups
     return {group: {name: whole(value) for name, value in tensors.items()} for group, tensors in groups.items()}
 
 
-def load_policy(policy: Policy, copies: Mapping[str, list[Tensor]], saved: Saved) -> None:
-    """Restore in place what `policy_tensors` saved. Raises UserError if it does not fit this policy."""
+def load_policy(policy: Policy, copies: Mapping[str, list[Tensor]], saved: Saved, moments: bool = True) -> None:
+    """Restore in place what `policy_tensors` saved, optimiser states with `moments`. Raises UserError for a misfit."""
     load_weights(weights_by_name(policy), saved, "student")
-    _load_moments(policy.optimizer, policy.parameters, saved, "optimizer")
     if policy.decoupled:
         load_weights(weights_by_name(policy, role="teacher"), saved, "teacher")
-    if policy.e_optimizer is not policy.optimizer:
+    if moments:
+        _load_moments(policy.optimizer, policy.parameters, saved, "optimizer")
+    if moments and policy.e_optimizer is not policy.optimizer:
         _load_moments(policy.e_optimizer, policy.teacher_parameters, saved, "e-optimizer")
     for name, values in copies.items():
         load_weights(weights_by_name(policy, values), saved, name)
@@ -247,12 +250,9 @@ def _moments(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> 
 
 
 def _load_moments(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], saved: Saved, group: str) -> None:
-    """Restore the moments; learning rates and weight decay come from the config.
+    """Restore the moments; learning rates and weight decay come from the config. Raises UserError if they do not fit.
 
     Shapes and types are checked here because fused AdamW would read past a moment that is too small.
-
-    Raises:
-        UserError: if the moments do not fit the parameters.
     """
     places = {id(p): place for place, p in enumerate(p for part in optimizer.param_groups for p in part["params"])}
     state: dict[int, dict[str, Tensor]] = {}
@@ -272,7 +272,7 @@ def _load_moments(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def random_states(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def random_states(device: torch.device) -> RandomStates:
     """States of the global random generators: torch's as tensors, Python's and NumPy's as plain values."""
     tensors = {"torch": torch.get_rng_state()}
     if device.type == "cuda":

@@ -6,18 +6,21 @@ for row in run.steps():
         run.control.change(beta=1.0)      # iteration 41 is the first with it; a line of events.jsonl says so
 
 Each request only sets a flag. The loop acts on it between two iterations (`Control.between`), so that a run which was
-paused and continued has computed the same, bit for bit, as one that was not.
+paused and continued has computed the same, bit for bit, as one that was not. What is asked during the last iteration is
+done after it; from then on requests are refused.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from vpdlab import processes
 from vpdlab.config import LIVE, known_fields, settings
-from vpdlab.errors import UserError, first_line, notice
+from vpdlab.errors import UserError, first_line, notice, shown
 from vpdlab.learn.checks import check_change, in_use, report_unused
 from vpdlab.record import differences
 
@@ -33,6 +36,8 @@ Listener = Callable[[dict[str, Any]], None]
 class Control:
     """Requests to a run's loop. Every method may be called from any thread and returns at once.
 
+    Every request raises UserError once the run has ended.
+
     Attributes:
         waiting: whether the loop is paused right now, between two iterations.
     """
@@ -41,7 +46,7 @@ class Control:
         self._run = run
         self._turn = threading.Condition()
         self._left: int | None = None  # iterations until the next pause; None: no pause
-        self._stop = self._save = self.waiting = False
+        self._stop = self._save = self._last = self.waiting = False
         self._pending: dict[str, Any] = {}
         self._listeners: list[Listener] = []
         self._ended, self._reason = "", ""
@@ -53,10 +58,10 @@ class Control:
         self._ask(left=0)
 
     def step(self, count: int = 1) -> None:
-        """Do `count` more iterations, then pause. Raises UserError for less than one."""
-        if count < 1:
-            raise UserError(f"count is {count}: a run can do 1 iteration or more")
-        self._ask(left=count)
+        """Do `count` more iterations, then pause. Raises UserError for anything but a whole number from 1."""
+        if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
+            raise UserError(f"count is {shown(count)}, but must be a whole number of iterations from 1")
+        self._ask(left=int(count))
 
     def go_on(self) -> None:
         """Go on without a pause."""
@@ -72,20 +77,16 @@ class Control:
             raise UserError("a run of several processes saves by itself: set checkpoint_every")
         if not self._run.record:
             raise UserError("this run writes no folder, so it has no checkpoints")
-        with self._turn:
+        with self._asking():
             self._save = True
-            self._turn.notify_all()
-        self._tell()
 
     def stop(self) -> None:
         """End the run as an interrupt does: it is evaluated and saved after the iteration that is running."""
-        with self._turn:
+        with self._asking():
             self._stop = True
-            self._turn.notify_all()
-        self._tell()
 
     def change(self, **fields: Any) -> None:
-        """Change settings from the next iteration on; each change is recorded.
+        """Change settings from the next iteration on; what differs then from the iteration before is recorded.
 
         Args:
             fields: values of settings in `vpdlab.config.LIVE`: lr, beta, e_every, noise_drop and others.
@@ -99,14 +100,11 @@ class Control:
             if name not in LIVE:
                 raise UserError(f"{name} cannot be changed while a run goes on: it can for {', '.join(LIVE)}")
         run = self._run
-        with self._turn:
-            before = run.config.but(**self._pending)
-            after = before.but(**fields)
+        with self._asking():
+            after = run.config.but(**self._pending).but(**fields)
             check_change(run.method, run.config, after, own_sampler="sampler" in run.handed_in)
             report_unused(run.method, after.asked_for(fields))
-            self._pending |= {change.setting: change.now for change in differences(before, after, 0)}
-            self._turn.notify_all()
-        self._tell()
+            self._pending = {change.setting: change.now for change in differences(run.config, after, 0)}
 
     # -- what a control strip shows --------------------------------------------------------------------------------
 
@@ -157,15 +155,18 @@ class Control:
     # -- the loop's side -------------------------------------------------------------------------------------------
 
     def between(self, interrupt: Interrupt, keeper: Keeper | None) -> None:
-        """Called by the loop before each iteration: do what was asked, and wait while the run is paused."""
-        self._act(keeper)
+        """Called by the loop before each iteration: do what was asked, and wait while the run is paused.
+
+        Changes wait until the run goes on, since they may be taken back; a checkpoint takes those made before it along.
+        """
         if self._left == 0:
             self.waiting = True
             self._tell()
         while self._left == 0 and not self._stop and not interrupt.asked:
+            self._act(keeper, changes=False)
             with self._turn:
                 self._turn.wait_for(self._asked, POLL)
-            self._act(keeper)
+        self._act(keeper)
         self.waiting = False
         if self._stop:
             interrupt.asked = True
@@ -173,30 +174,57 @@ class Control:
             self._left = max(0, self._left - 1)
         self._tell()
 
+    def after_all(self, keeper: Keeper | None) -> None:
+        """Called by the loop after its last iteration: do what was asked during it, and refuse what comes later."""
+        with self._turn:
+            self._last = True
+        self._act(keeper)
+
     def ended(self, state: str, reason: str = "") -> None:
-        """Called by the loop at its end, however it ends."""
-        self._ended, self._reason, self.waiting = state, reason, False
+        """Called by the loop at its end, however it ends. Of several calls the first one counts."""
+        with self._turn:
+            if self._ended:
+                return
+            self._ended, self._reason, self.waiting = state, reason, False
         self._tell()
 
     def _asked(self) -> bool:
-        return bool(self._left != 0 or self._stop or self._save or self._pending)
+        return bool(self._left != 0 or self._stop or self._save or self._run.following.pending)
 
     def _ask(self, left: int | None) -> None:
-        with self._turn:
+        with self._asking():
             self._left = left
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Within the block a request is written down; then the loop and the listeners learn of it.
+
+        Raises:
+            UserError: nobody would act on it any more.
+        """
+        with self._turn:
+            if self._ended or self._last:
+                again = "open it with resume" if self._run.record else "open a new one with Run.open"
+                raise UserError(f"the run has ended ({self._ended or 'all is done'}): {again} to train on")
+            yield
             self._turn.notify_all()
         self._tell()
 
-    def _act(self, keeper: Keeper | None) -> None:
-        """Apply pending changes, then save a checkpoint where one was asked for."""
+    def _act(self, keeper: Keeper | None, changes: bool = True) -> None:
+        """Apply pending changes, score responses that were pinned, and save a checkpoint where one was asked for; a new
+        one takes the changes before it along. Without `changes` they wait otherwise."""
         with self._turn:
-            pending, self._pending = self._pending, {}
             save, self._save = self._save, False
-        if pending:
-            self._run.apply(differences(self._run.config, self._run.config.but(**pending), len(self._run.rows)))
+            new = save and keeper is not None and keeper.saved_step != len(self._run.rows)
+            pending = self._pending if new or changes else {}
+            if pending:  # under the lock, or a change that takes one back could come in between
+                self._run.apply(differences(self._run.config, self._run.config.but(**pending), len(self._run.rows)))
+                self._pending = {}
+        if scored := save or self._run.following.pending:
+            self._run.score_followed(len(self._run.rows))
         if save and keeper is not None:
             keeper.save(len(self._run.rows), self._run.recorder)
-        if pending or save:
+        if pending or scored:
             self._tell()
 
     def _tell(self) -> None:

@@ -17,13 +17,13 @@ from typing import Any
 from vpdlab import manifest, zoo
 from vpdlab.config import RunConfig
 from vpdlab.errors import HANDED_IN, UserError, notice
-from vpdlab.files import read_small, staged_folder
+from vpdlab.files import staged_folder
 from vpdlab.learn.identity import problems_sum
 from vpdlab.model.adapters import save_adapter
 from vpdlab.model.policy import Policy
 from vpdlab.net import printable
 from vpdlab.paths import user_path
-from vpdlab.record import LINES, checks, load_run, refuse_links, state_of, writing
+from vpdlab.record import LINES, holds_settings, load_run, refuse_links, state_of, writing
 from vpdlab.run import Run
 from vpdlab.run.checkpoint import NAME, Checkpoints, Saved, load_weights, weights_by_name
 from vpdlab.run.resume import settings
@@ -84,14 +84,9 @@ def newest_checkpoint(run: str) -> int | None:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder holds a run, damaged or not. Model folders have a config.json too, with other fields."""
-    if (folder / "status.json").exists() or any((folder / name).exists() for name in LINES):
-        return True
-    try:
-        found = checks.parse(read_small(folder / "config.json").decode("utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and {"task", "method", "group"} <= found.keys()
+    """Whether a folder holds a run, damaged or not."""
+    lines = any((folder / name).exists() for name in ("status.json", *LINES))
+    return lines or holds_settings(folder)
 
 
 def _final(run: Path) -> Student:
@@ -165,7 +160,7 @@ def alone(student: Student, config: RunConfig) -> RunConfig:
     """Settings that load this student without anything that its evaluation does not need."""
     fields: dict[str, Any] = {
         "method": "rft", "method_args": (), "feedback": ("verifier",), "critic": "live", "critic_learns": False,
-        "anchor": "dynamic", "eval_teacher": False, "prompts": 1, "kl_target": 0.0, "shard": False,
+        "anchor": "dynamic", "eval_teacher": False, "prompts": 1, "kl_target": 0.0, "shard": False, "follow_file": "",
         "teacher": "adapter" if student.saved is not None and config.teacher == "adapter" else "shared",
     }  # fmt: skip
     if student.saved is None:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from vpdlab.config import RunConfig
-from vpdlab.errors import HANDED_IN, UserError
-from vpdlab.foreign import Row, read_row
-from vpdlab.record import METRICS, Recorder
+from vpdlab.errors import HANDED_IN, UserError, ended_by
+from vpdlab.foreign import PLAIN, Row, read_row
+from vpdlab.foreign.rows import ALIASES, FIELDS
+from vpdlab.record import METRICS, UNRECORDED, Recorder
 from vpdlab.run.environment import machine
 
 Taken = tuple[list[Row], list[str]]
@@ -36,7 +37,7 @@ def take(
         try:
             if isinstance(fields, UserError):
                 raise fields
-            rows.append(read_row({**fields, **_feedback(fields, feedback)}, where))
+            rows.append(read_row(_with_feedback(fields, feedback, where), where))
         except UserError as error:
             if not skip_bad:
                 raise
@@ -46,12 +47,14 @@ def take(
     return rows, bad
 
 
-def _feedback(fields: Mapping[str, Any], column: str) -> dict[str, Any]:
+def _with_feedback(fields: Mapping[str, Any], column: str, where: str) -> Mapping[str, Any]:
     if not column:
-        return {}
+        return fields
     if column not in fields:
-        raise UserError(f"there is no column {column!r}: it has {', '.join(fields)[:200]}")
-    return {"feedback": fields[column], "critique": None}
+        has = ", ".join(map(str, fields))[:200]
+        raise UserError(f"{where}: there is no column {column!r}: it has {has} (null where there is no feedback)")
+    others = {name: value for name, value in fields.items() if name != column or ALIASES.get(name, name) in FIELDS}
+    return others | {"feedback": fields[column], "critique": None}
 
 
 def grouped(rows: Sequence[Row]) -> list[tuple[int, int]]:
@@ -86,7 +89,7 @@ def record_rows(rows: Sequence[Row], out: Path, source: str, origin: str) -> Non
         steps.setdefault(row.step if row.step is not None else 1, []).append((row, place))
     sizes = [len({group for _, (group, _) in part}) for part in steps.values()]
     config = RunConfig(
-        task=HANDED_IN + source, model=HANDED_IN + "not recorded", method=HANDED_IN + source, out=str(out),
+        task=HANDED_IN + source, model=UNRECORDED, method=HANDED_IN + source, out=str(out),
         steps=max(1, *steps), prompts=max(1, *sizes), group=max(index + 1 for _, index in places), eval_every=-1,
     )  # fmt: skip
     recorder = Recorder(config.folder, config.to_dict(), _environment(source, origin))
@@ -95,7 +98,7 @@ def record_rows(rows: Sequence[Row], out: Path, source: str, origin: str) -> Non
             recorder.rollouts(step, [_record(row, step, place) for row, place in part])
             recorder.metrics(_metrics(step, [row for row, _ in part]))
     except BaseException as error:
-        recorder.close("failed", f"{type(error).__name__}: {error}")
+        recorder.close(*ended_by(error))
         raise
     recorder.close("complete")
 
@@ -170,6 +173,7 @@ def _metrics(step: int, rows: Sequence[Row]) -> dict[str, Any]:
 
 def _environment(source: str, origin: str) -> dict[str, Any]:
     """What environment.json says of a record that no run of vpdlab made."""
+    name = Path(origin).name
     return {
         **machine(),
         "device": "",
@@ -178,5 +182,5 @@ def _environment(source: str, origin: str) -> dict[str, Any]:
         "processes": 1,
         "seed": 0,
         "model": {"class": "not recorded", "parameters": 0, "trainable": 0, "vocabulary": 0},
-        "task": f"rollouts of {source} ({Path(origin).name}), imported",
+        "task": f"rollouts of {name}, imported" if source == PLAIN else f"rollouts of {source} ({name}), imported",
     }

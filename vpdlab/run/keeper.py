@@ -25,6 +25,7 @@ from vpdlab.record import LINES, Change, Recorder, prepare
 from vpdlab.run.checkpoint import (
     Checkpoints,
     Groups,
+    RandomStates,
     Saved,
     fitting,
     load_policy,
@@ -64,20 +65,28 @@ class Keeper:
     def checkpoints(self) -> Checkpoints:
         return Checkpoints(self.config.folder / "checkpoints", self.config.checkpoint_keep)
 
-    def save(self, step: int, recorder: Recorder | None) -> None:
+    def save(
+        self, step: int, recorder: Recorder | None, random: RandomStates | None = None, unevaluated: bool = False
+    ) -> None:
         """Save the run after iteration `step`; its record up to then is flushed to disk first.
 
         Every process takes part, since each may hold a part of the weights; rank 0 writes.
+
+        Args:
+            random: states of the random generators after that iteration; None for those of now.
+            unevaluated: whether its evaluation is due and failed.
         """
         if step == self.saved_step:
             return
         groups = policy_tensors(self.learner.policy, self._copies())
-        processes.by_main(lambda: self._write(step, groups, recorder))
+        processes.by_main(lambda: self._write(step, groups, recorder, random, unevaluated))
         self.saved_step = step
 
-    def _write(self, step: int, groups: Groups, recorder: Recorder | None) -> None:
+    def _write(
+        self, step: int, groups: Groups, recorder: Recorder | None, random: RandomStates | None, unevaluated: bool
+    ) -> None:
         marks = recorder.flush() if recorder is not None else {"step": 0} | dict.fromkeys(LINES, 0)
-        tensors, plain = random_states(self.learner.policy.device)  # every process draws the same from them
+        tensors, plain = random or random_states(self.learner.policy.device)  # every process draws the same from them
         state = {
             "beta": self.learner.beta,
             "shift": self.learner.shift,
@@ -88,6 +97,7 @@ class Keeper:
             "changes": [change.to_dict() for change in self.changes],
             "inputs": self.inputs,
             "environment": self.environment,
+            **({"unevaluated": True} if unevaluated else {}),
         }
         self.checkpoints.save(step, groups | {"random": tensors}, state)
 
@@ -106,6 +116,17 @@ class Keeper:
 
     def load(self, saved: Saved) -> None:
         """Restore everything. Raises UserError where the inputs changed, or the checkpoint does not fit."""
+        lines = self.check(saved)
+        promise = caveat(self.learner.policy.device, self.config.deterministic)
+        for line in [*lines, promise] if promise else lines:
+            print(printable(line), flush=True)
+        self.restore(saved)
+        if budget := self._budget():
+            budget.calls -= saved.state["spent"]["calls"]
+            budget.tokens -= saved.state["spent"]["tokens"]
+
+    def check(self, saved: Saved) -> list[str]:
+        """A line for what else the checkpoint was saved on. Raises UserError where the inputs changed."""
         then = saved.state["inputs"]
         changed = [name for name, value in self.inputs.items() if then.get(name, value) != value]
         if changed and not self.config.resume_anyway:
@@ -113,17 +134,18 @@ class Keeper:
                 f"{self.config.folder} began with other {' and '.join(changed)}: their content has changed since;"
                 " restore them, or add --resume-anyway"
             )
-        lines = _environment_changes(saved.state["environment"], self.environment)
-        promise = caveat(self.learner.policy.device, self.config.deterministic)
-        for line in [*lines, promise] if promise else lines:
-            print(printable(line), flush=True)
+        return _environment_changes(saved.state["environment"], self.environment)
+
+    def restore(self, saved: Saved, moments: bool = True) -> None:
+        """Restore student and teacher; without `moments` only as far as scoring and sampling need it.
+
+        Raises:
+            UserError: the checkpoint does not fit.
+        """
         resplit(self.learner.policy, saved.state["environment"], self.environment["device_name"])
         with fitting(saved):
-            load_policy(self.learner.policy, self._copies(), saved)
+            load_policy(self.learner.policy, self._copies(), saved, moments)
         self.learner.beta, self.learner.shift = saved.state["beta"], saved.state["shift"]
-        if budget := self._budget():
-            budget.calls -= saved.state["spent"]["calls"]
-            budget.tokens -= saved.state["spent"]["tokens"]
 
     def go_on(self, saved: Saved) -> None:
         """Under the lock, right before the first step: restore the generators, and clear the way for new checkpoints.

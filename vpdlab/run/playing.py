@@ -10,12 +10,13 @@ only after it has ended. Hence the thread.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vpdlab import processes
 from vpdlab.errors import UserError
-from vpdlab.show.widget_data import change_marks, eval_points
+from vpdlab.run.resume import followed
+from vpdlab.show.widget_data import change_marks, eval_points, followed_records
 
 if TYPE_CHECKING:
     from vpdlab.run.run import Run
@@ -29,6 +30,7 @@ class Played:
     Attributes:
         run: the run.
         strip, timeline: `vpdlab_widgets.RunControl` and `EMTimeline`.
+        history: `LensHistory` of the followed responses, which grows with the run; shown where there are any.
         error: what ended the run, if that was an error.
 
     Raises:
@@ -36,7 +38,7 @@ class Played:
     """
 
     def __init__(self, run: Run) -> None:
-        from vpdlab_widgets import EMTimeline, RunControl
+        from vpdlab_widgets import EMTimeline, LensHistory, RunControl
 
         if processes.count() > 1:
             raise UserError("a run of several processes cannot be played with: train it with run.steps()")
@@ -47,6 +49,8 @@ class Played:
             changes=self._marks(), kl_target=config.kl_target or None,
         )  # fmt: skip
         self.strip = RunControl(run.control, title=name)
+        self._followed: dict[int, int] = {}  # step -> responses that the history has of it
+        self.history = LensHistory(self._before(), names=[name])
         self._thread = threading.Thread(target=self._train, name=f"train {name}", daemon=True)
         run.control.watch(self._mark)
 
@@ -69,9 +73,9 @@ class Played:
                 self.timeline.append(row)
                 for point in eval_points(self.run.evals)[len(self.timeline.evals) :]:
                     self.timeline.add_eval(point)
+                self._show_followed()
         except BaseException as error:  # noqa: BLE001 (it would be lost with the thread; `wait` raises it)
             self.error = error
-            self.run.control.ended("failed", f"{type(error).__name__}: {error}")
 
     def _mark(self, shown: Mapping[str, Any]) -> None:
         """Show changes of settings, and how the run ended, in the timeline."""
@@ -81,6 +85,26 @@ class Played:
             for point in eval_points(self.run.evals)[len(self.timeline.evals) :]:
                 self.timeline.add_eval(point)
             self.timeline.reason, self.timeline.state = shown["reason"], shown["state"]
+        self._show_followed()
+
+    def _before(self) -> list[dict[str, Any]]:
+        """What followed responses scored before the run was resumed."""
+        run = self.run
+        if run.resumed is None:
+            return []
+        self._followed[run.following.step] = len(run.following.records)
+        return self._points(followed(run.config.folder, run.resumed.step))
+
+    def _show_followed(self) -> None:
+        """Hand on what followed responses have scored since."""
+        following = self.run.following
+        known = self._followed.get(following.step, 0)
+        if new := following.records[known:]:
+            self._followed[following.step] = known + len(new)
+            self.history.append(self._points(new))
+
+    def _points(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return followed_records(records, betas={row["step"]: row["beta"] for row in self.run.rows})
 
     def _marks(self) -> list[dict[str, Any]]:
         before = self._origin.changes if self._origin is not None else ()
@@ -91,3 +115,5 @@ class Played:
 
         display(self.strip)
         display(self.timeline)
+        if self.run.config.follow or self.run.following.responses:
+            display(self.history)

@@ -8,11 +8,12 @@ as an undisturbed one, bit for bit (on a GPU with `deterministic`, else up to ro
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
 from vpdlab.config import FREE, LIVE, RunConfig
-from vpdlab.errors import HANDED_IN, UserError
+from vpdlab.errors import HANDED_IN, UserError, notice, part_name
 from vpdlab.net import printable
 from vpdlab.record import LINES, Change, RunRecord, changed, checks, differences, refuse_newer, state_of
 from vpdlab.record.changes import EVENTS, parse
@@ -78,6 +79,16 @@ def recorded(folder: Path, saved: Saved) -> tuple[list[dict[str, Any]], list[dic
     return rows, evals
 
 
+def followed(folder: Path, step: int) -> list[dict[str, Any]]:
+    """What followed responses scored up to an iteration; a line says where that cannot be read."""
+    try:
+        run = RunRecord(folder)
+        return run.followed([one for one in run.followed_steps if one <= step])
+    except UserError as error:
+        notice(f"{error}; its responses are not followed any more")
+        return []
+
+
 @dataclasses.dataclass(frozen=True)
 class Replay:
     """Settings that were changed while a run went on, seen from the checkpoint that it resumes from.
@@ -113,15 +124,14 @@ def refuse_changes(config: RunConfig, saved: Saved) -> None:
             part = {"model": "policy"}.get(name, name)
             raise UserError(
                 f"{config.folder} began with a {part} that was passed from Python"
-                f" ({then[name].removeprefix(HANDED_IN)}): resume it in Python with Run.open(config, {part}=...)"
+                f" ({part_name(then[name])}): resume it in Python with Run.open(config, {part}=...)"
             )
     free = set(FREE)
     if config.method == "reweight" and not config.reweight_steps:
         free.remove("steps")  # the teacher's share decays over the whole run
     if config.e_patience:
         free.remove("eval_every")  # evaluations decide when E-steps end
-    changed = [f"{name} {_show(then[name])} (now {_show(now[name])})" for name in now if then[name] != now[name]
-               and name not in free]  # fmt: skip
+    changed = other_settings(then, now, free)
     if changed and not config.resume_anyway:
         raise UserError(
             f"{config.folder} began with {', '.join(changed)}: result-affecting settings changed; restore them, or add"
@@ -129,6 +139,12 @@ def refuse_changes(config: RunConfig, saved: Saved) -> None:
         )
     if config.steps < saved.step:
         raise UserError(f"steps is {config.steps}, but {config.folder} is at step {saved.step} already")
+
+
+def other_settings(then: Mapping[str, Any], now: Mapping[str, Any], free: Set[str] = FREE) -> list[str]:
+    """The settings that differ, with both values; not those in `free`."""
+    names = [name for name in now if then[name] != now[name] and name not in free]
+    return [f"{name} {_show(then[name])} (now {_show(now[name])})" for name in names]
 
 
 def _show(value: Any) -> str:

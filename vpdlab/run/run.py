@@ -10,10 +10,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 from vpdlab import processes
 from vpdlab.config import RunConfig, known_fields
+from vpdlab.errors import UserError
 from vpdlab.learn.m_step import Method
 from vpdlab.learn.parts import Parts, renamed
 from vpdlab.model.determinism import settle
@@ -27,9 +29,10 @@ from vpdlab.run.checkpoint import Checkpoints, Saved
 from vpdlab.run.control import Control
 from vpdlab.run.environment import describe
 from vpdlab.run.evaluate import evaluate
+from vpdlab.run.following import Following
 from vpdlab.run.keeper import Keeper
 from vpdlab.run.playing import Played
-from vpdlab.run.resume import Replay, find, recorded, replay
+from vpdlab.run.resume import Replay, find, followed, recorded, replay
 from vpdlab.run.tracker import check_tracker
 from vpdlab.sampling import Sampler
 from vpdlab.tasks import Task
@@ -50,6 +53,7 @@ class Run(Parts):
         begun: the settings that the run began with, which config.json holds; `config` is what it runs with now.
         changes: the settings that were changed since, in order.
         control: pauses the run, lets it go on, and changes settings between two iterations.
+        following: the responses that are scored again and again as the run goes on.
     """
 
     record: bool = True
@@ -62,10 +66,11 @@ class Run(Parts):
     begun: RunConfig = field(init=False)
     changes: list[Change] = field(default_factory=list)
     control: Control = field(init=False)
+    following: Following = field(init=False)
     unwritten: list[Change] = field(default_factory=list)  # changes of a resumed run that events.jsonl lacks
 
     def __post_init__(self) -> None:
-        self.begun, self.control = self.config, Control(self)
+        self.begun, self.control, self.following = self.config, Control(self), Following(self)
 
     @classmethod
     def open(
@@ -111,11 +116,12 @@ class Run(Parts):
         self.keeper().load(saved)
         self.take(changed(self.config, told.later))
         self.changes, self.unwritten = [*told.seen, *told.later], list(told.asked)
+        self.following.restore(processes.by_main(lambda: followed(self.config.folder, saved.step)))
         for row in self.evals:
             self._note_teacher(row)
 
     @classmethod
-    def branch(cls, place: str, out: str = "", parts: Mapping[str, Any] | None = None, **fields: Any) -> Self:
+    def branch(cls, place: str | Path, out: str = "", parts: Mapping[str, Any] | None = None, **fields: Any) -> Self:
         """Open a new run that begins with a checkpoint of a recorded one: `Run.branch("runs/x@40", beta=1.0)`.
 
         Without a change it goes on as the original run did, bit for bit. Its folder has the history up to the fork.
@@ -164,6 +170,32 @@ class Run(Parts):
             if self.recorder is not None:
                 self.recorder.change(change)
 
+    def follow(self, rollout: Mapping[str, Any] | None = None, **row: Any) -> None:
+        """Follow a response from now on: student and teacher score it at once, and wherever `follow` has others scored.
+
+        Args:
+            rollout: a recorded rollout, of this run or one with the same model: ``load_run(folder).rollouts(12)[3]``.
+            row: instead of it the fields of a row as `vpdlab score` reads it: ``prompt`` (or ``id`` of one of the run's
+                problems), ``response``, ``feedback`` and others.
+
+        Raises:
+            UserError: the model cannot read it, the run writes no folder or has ended, or follows as many as it can.
+        """
+        if not self.record:
+            raise UserError("this run writes no folder, so it follows no responses")
+        if self.control.state in ("complete", "stopped", "failed"):
+            raise UserError("this run has ended: vpdlab follow scores further responses at its checkpoints")
+        if self.started and processes.count() > 1:
+            raise UserError("a run of several processes follows what it began with: call follow before steps")
+        if (rollout is None) == (not row):
+            raise UserError("follow takes a recorded rollout, or the fields of a row: prompt, response, feedback")
+        self.following.add(self.following.read(row if rollout is None else rollout))
+
+    def score_followed(self, step: int) -> None:
+        """Score the followed responses after `step` iterations, those that have not been scored there yet."""
+        if self.record:
+            self.following.score(step, self.recorder)
+
     @property
     def origin(self) -> Origin | None:
         """The run that this one is a branch of, and where it left it; None for any other run."""
@@ -189,7 +221,13 @@ class Run(Parts):
         return played
 
     def evaluate(self, step: int) -> dict[str, Any]:
-        """Evaluate on held-out problems, and record it; the line of eval.jsonl."""
+        """Evaluate on held-out problems, and record it; the line of eval.jsonl.
+
+        Raises:
+            UserError: the run has ended.
+        """
+        if self.recorder is not None and self.recorder.closed:
+            raise UserError(f"the run in {self.config.folder} has ended, and its record with it: use vpdlab eval")
         row = evaluate(self, step)
         self.evals.append(row)
         self._note_teacher(row)

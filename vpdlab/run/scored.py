@@ -14,42 +14,34 @@ from typing import Any, cast
 import torch
 
 from vpdlab.config import RunConfig
-from vpdlab.errors import UserError
+from vpdlab.errors import UserError, ended_by, part_name
 from vpdlab.foreign import Row
-from vpdlab.learn.iterate import Iteration
-from vpdlab.learn.m_step import Method, Seen, Totals, survey
-from vpdlab.learn.results import EStep, MStep
 from vpdlab.learn.state import Batch
 from vpdlab.model.batch import TokenBatch
 from vpdlab.model.distributions import TokenDist
 from vpdlab.model.policy import TEACHER, Policy
 from vpdlab.model.teacher import Teacher
-from vpdlab.prompts import Renderer, views
-from vpdlab.record import Recorder, plain
+from vpdlab.prompts import Renderer
+from vpdlab.record import SCORED, Recorder, plain
 from vpdlab.record.folder import write_lines
 from vpdlab.record.influence import INFLUENCE
 from vpdlab.run.checkpoint import load_weights, weights_by_name
 from vpdlab.run.environment import describe
 from vpdlab.run.export import Student, alone, load_policy
-from vpdlab.run.imported import grouped, mean_columns, outcome_columns
+from vpdlab.run.imported import mean_columns, outcome_columns
 from vpdlab.run.observe import TokenWatch, metrics_row, rollout_records
 from vpdlab.run.run import Run
+from vpdlab.run.scorable import Reading, cuts, readings
+from vpdlab.run.scoring import SCORING, batch_of, scored
 from vpdlab.study.influence import critique_influence
 from vpdlab.tasks import Task
-from vpdlab.types import ASSISTANT, Feedback, Outcome, Problem, Rollout
-
-
-def _no_loss(seen: Seen) -> torch.Tensor:
-    raise UserError("rollouts are scored here, not learned from")
-
-
-SCORING = Method("scoring", "student and teacher side by side; nothing is trained", _no_loss, views="all")
+from vpdlab.types import Outcome, Problem, Rollout
 
 
 class Brought:
     """The problems of rollouts from elsewhere, as a task."""
 
-    name = "rollouts"
+    name = part_name(SCORED["task"])
 
     def __init__(self, problems: Sequence[Problem], summary: str) -> None:
         self.problems, self.summary = list(problems), summary
@@ -70,6 +62,27 @@ class OtherTeacher(Teacher):
             return self.policy.token_dist(batch)
 
 
+class Scorer(Run):
+    """A student whose problems are given once its model is there to say which of them it can read."""
+
+    def check_problems(self) -> None:
+        """As of any run, once there are problems."""
+        if self.task.load("train"):
+            super().check_problems()
+
+    def give(self, found: Sequence[Reading], origin: str, teacher: Student | None) -> None:
+        """Go on with the problems of these rows of a file. Raises UserError as `check_problems` does."""
+        groups = [one.rollout.group for one in found]
+        problems = list({one.rollout.group: one.rollout.problem for one in reversed(found)}.items())
+        beside = f" beside the teacher {teacher.words}" if teacher is not None else ""
+        count = "1 rollout" if len(found) == 1 else f"{len(found)} rollouts"
+        summary = f"{count} of {Path(origin).name}, scored{beside}: nothing was trained"
+        self.task = cast(Task, Brought([problem for _, problem in sorted(problems, key=lambda one: one[0])], summary))
+        most = max(groups.count(group) for group in set(groups))
+        self.take(self.config.but(prompts=len(problems), group=most, record_tokens=len(found)))
+        self.check_problems()
+
+
 @dataclass
 class Scored:
     """Rollouts that were scored.
@@ -78,12 +91,18 @@ class Scored:
         run: the opened student, with its renderer.
         teacher, teacher_render: what computes the teacher's side.
         records: the rollouts as recorded.
+        rows: those that were scored.
+        left_out: a line for each row that was not.
+        cut: a line for each row whose feedback was cut.
     """
 
     run: Run
     teacher: Teacher
     teacher_render: Renderer
     records: list[dict[str, Any]]
+    rows: list[Row]
+    left_out: list[str]
+    cut: list[str]
 
     def influence(self, count: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         """(rollout, its `critique_influence`) of the rollouts with feedback whose KL is largest.
@@ -102,7 +121,7 @@ class Scored:
 
 def score(
     rows: Sequence[Row], student: Student, config: RunConfig, origin: str, teacher: Student | None = None,
-    influence: int = 8,
+    influence: int = 8, skip_bad: bool = False,
 ) -> Scored:  # fmt: skip
     """Score rows and write the run folder `config.folder`.
 
@@ -111,52 +130,42 @@ def score(
             student's own weights read the feedback.
         origin: the file that the rows come from, for the record.
         influence: number of rollouts whose critique is analysed sentence by sentence.
+        skip_bad: leave out rows that the model cannot read, instead of raising at the first.
 
     Raises:
         UserError: naming file and line, for a row that the model cannot read; for a teacher with another tokenizer.
     """
-    run = _opened(rows, student, config, origin)
-    rollouts = [_rollout(run, row, place) for row, place in zip(rows, grouped(_one_step(rows)), strict=True)]
-    feedback = [_note(row) for row in rows]
+    run = _opened(student, config)
     render, other = run.render, run.learner.teacher
     if teacher is not None:
         policy = _other(run, teacher, config)
         other, render = OtherTeacher(policy), replace(run.render, tokenizer=policy.tokenizer)
         run.learner.teacher = other
-    batch = _batch(run, rollouts, feedback, render, rows)
-    watch = TokenWatch(run.policy.tokenizer, len(rows), config.record_top, config.logit_mib)
-    iteration = _scored(run, rollouts, feedback, batch, watch)
+    read, left_out = readings(run, rows, render, other.policy.longest, skip_bad)
+    run.give(read, origin, teacher)
+    watch = TokenWatch(run.policy.tokenizer, len(read), config.record_top, config.logit_mib)
+    iteration = scored(run, _batch(run, read), watch, step=1)
+    kept = [one.row for one in read]
     records = [
         {**record, **outcome_columns(row), "critique": record["critique"], "demonstration": record["demonstration"]}
-        for record, row in zip(rollout_records(iteration, watch, run.render, config), rows, strict=True)
+        for record, row in zip(rollout_records(iteration, watch, run.render, config), kept, strict=True)
     ]
-    found = Scored(run, other, render, records)
-    _write(found, {**metrics_row(iteration), **mean_columns(rows), "warnings": []}, influence)
+    found = Scored(run, other, render, records, kept, left_out, list(cuts(read, render)))
+    _write(found, {**metrics_row(iteration), **mean_columns(kept), "warnings": []}, influence)
     return found
 
 
-def _one_step(rows: Sequence[Row]) -> list[Row]:
-    return [replace(row, step=1) for row in rows]
-
-
-def _opened(rows: Sequence[Row], student: Student, config: RunConfig, origin: str) -> Run:
-    """The student as a run on the rows' problems, and a folder that holds nothing yet."""
-    groups = [group for group, _ in grouped(_one_step(rows))]
-    problems: dict[int, Problem] = {}
-    for row, group in zip(rows, groups, strict=True):
-        problems.setdefault(group, replace(row.problem, id=row.problem.id or row.where.rpartition("/")[2]))
-    name = Path(origin).name
-    task = Brought(list(problems.values()), f"{len(rows)} rollouts of {name}, scored: nothing was trained")
+def _opened(student: Student, config: RunConfig) -> Scorer:
+    """The student as a run without problems yet, and a folder that holds nothing yet."""
     shape = alone(student, config)
     fields = {
         "task_args": (), "data": "", "environment": "", "environment_args": (), "e_every": 0, "steps": 1, "seed": 0,
-        "prompts": len(problems), "group": max(groups.count(group) for group in problems), "eval_every": -1,
-        "beta": config.beta, "record_tokens": len(rows), "out": str(config.folder), "tracker": "",
-        "checkpoint_every": 0, "sampler": "transformers", "capture": "off", "lr": 0.0,
+        "eval_every": -1, "beta": config.beta, "out": str(config.folder), "tracker": "", "checkpoint_every": 0,
+        "sampler": "transformers", "capture": "off", "lr": 0.0,
     }  # fmt: skip
     if student.config is None:
         fields["model"] = config.model  # as it was named
-    run = Run.open(shape.but(**fields), task=cast(Task, task), method=SCORING)
+    run = Scorer.open(shape.but(**fields), task=cast(Task, Brought([], "no rollouts yet")), method=SCORING)
     if student.saved is not None:
         load_weights(weights_by_name(run.policy), student.saved, "student")
         if run.policy.decoupled:
@@ -173,69 +182,9 @@ def _other(run: Run, teacher: Student, config: RunConfig) -> Policy:
     return policy
 
 
-def _rollout(run: Run, row: Row, place: tuple[int, int]) -> Rollout:
-    """A row in the student's tokens; the end-of-turn token follows unless the response was cut off."""
-    render, policy = run.render, run.policy
-    problem = run.task.load("train")[place[0]]
-    if [role for role, _ in row.turns] != [ASSISTANT]:
-        raise UserError(
-            f"{row.where}: field 'response' has {len(row.turns)} turns: one turn of the assistant can be scored"
-        )
-    ids = render.encoder.ids(render.encoder.plain(row.text))
-    finished = row.finished is not False
-    if finished and policy.tokenizer.eos_token_id is not None:
-        ids += (policy.tokenizer.eos_token_id,)
-    if not ids:
-        raise UserError(f"{row.where}: field 'response' has no tokens")
-    try:
-        prompt = render.student(problem)
-    except UserError as error:
-        raise UserError(f"{row.where}: {error}") from error
-    if (length := len(prompt) + len(ids)) > policy.longest:
-        raise UserError(
-            f"{row.where}: prompt and response have {length} tokens, more than the model's {policy.longest}"
-        )
-    outcome = Outcome(row.reward or 0.0, row.environment, row.parsed, bool(row.success))
-    return Rollout(problem, *place, prompt, ids, (0.0,) * len(ids), row.text, finished, outcome)
-
-
-def _note(row: Row) -> Feedback:
-    said = row.critique is not None or row.demonstration is not None
-    return Feedback(row.critique, row.demonstration, "file" if said else "", "" if said else "no feedback in the file")
-
-
-def _batch(
-    run: Run, rollouts: Sequence[Rollout], feedback: Sequence[Feedback], render: Renderer, rows: Sequence[Row]
-) -> Batch:
-    student, _ = views(rollouts, [Feedback()] * len(rollouts), run.render)
-    try:
-        _, teacher = views(rollouts, feedback, render)
-    except UserError as error:
-        raise UserError(f"{rows[0].where.rpartition(' ')[0]}: {error}") from error
-    for row, view in zip(rows, teacher, strict=True):
-        if len(view) > run.policy.longest:
-            raise UserError(f"{row.where}: with its feedback it has {len(view)} tokens, more than {run.policy.longest}")
-    device = run.policy.device
-    return Batch(
-        rollouts, feedback, student, teacher,
-        success=torch.tensor([rollout.success for rollout in rollouts], device=device),
-        signal=torch.tensor([note.signal for note in feedback], device=device),
-    )  # fmt: skip
-
-
-def _scored(
-    run: Run, rollouts: Sequence[Rollout], feedback: Sequence[Feedback], batch: Batch, watch: TokenWatch
-) -> Iteration:
-    totals = Totals(run.config, batch, teacher=True)
-    with torch.no_grad():
-        for seen, dists, _ in survey(run.learner, batch, SCORING):
-            watch.tokens(seen, dists)
-            totals.add(seen)
-    m = MStep(**totals.result())
-    # Who sampled them is not known: the log-probabilities are the student's own.
-    sampled = [replace(one, logps=tuple(watch.kept[row]["student_logp"])) for row, one in enumerate(rollouts)]
-    seconds = {"rollout": 0.0, "feedback": 0.0, "e": 0.0, "m": 0.0}
-    return Iteration(1, sampled, feedback, batch, EStep(), m, 0.0, run.learner.beta, None, seconds)
+def _batch(run: Run, found: Sequence[Reading]) -> Batch:
+    rollouts, feedback = [one.rollout for one in found], [one.feedback for one in found]
+    return batch_of(run, rollouts, feedback, [one.student for one in found], [one.teacher for one in found])
 
 
 def _write(found: Scored, row: dict[str, Any], influence: int) -> None:
@@ -251,6 +200,6 @@ def _write(found: Scored, row: dict[str, Any], influence: int) -> None:
         ]
         write_lines(config.folder / INFLUENCE, lines)
     except BaseException as error:
-        recorder.close("failed", f"{type(error).__name__}: {error}")
+        recorder.close(*ended_by(error))
         raise
     recorder.close("complete")

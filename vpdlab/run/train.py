@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vpdlab import processes
-from vpdlab.errors import RunFailed, UserError, notice
-from vpdlab.learn.iterate import Iteration, iterate
+from vpdlab.errors import RunFailed, UserError, ended_by, first_line, notice
+from vpdlab.learn.iterate import iterate
 from vpdlab.model.determinism import settle
 from vpdlab.record import Recorder, plain
+from vpdlab.run.checkpoint import random_states
 from vpdlab.run.interrupt import Interrupt
 from vpdlab.run.keeper import Keeper
 from vpdlab.run.lock import locked
@@ -29,6 +30,15 @@ def steps(run: Run) -> Iterator[dict[str, Any]]:
     if run.started:
         raise UserError("this run has started already: open a new one with Run.open to train again")
     run.started = True
+    try:
+        yield from _opened(run)
+    except BaseException as error:  # also one before the first iteration, or of the record's last writes
+        run.control.ended(*ended_by(error))
+        raise
+
+
+def _opened(run: Run) -> Iterator[dict[str, Any]]:
+    """Train under the lock of the run's folder, once all processes agree on what they train."""
     settle(run.config.deterministic, run.config.device)
     with contextlib.ExitStack() as held:
         held.callback(settle, False, run.config.device)
@@ -67,11 +77,8 @@ def _with_status(run: Run, keeper: Keeper | None) -> Iterator[dict[str, Any]]:
         with interrupt.armed():
             yield from _train(run, interrupt, keeper)
         state, reason = ("stopped", "interrupted") if interrupt else ("complete", "")
-    except (GeneratorExit, KeyboardInterrupt):
-        state, reason = "stopped", "interrupted"
-        raise
     except BaseException as error:
-        reason = f"{type(error).__name__}: {error}"
+        state, reason = ended_by(error)
         raise
     finally:
         if run.recorder is not None:
@@ -80,9 +87,14 @@ def _with_status(run: Run, keeper: Keeper | None) -> Iterator[dict[str, Any]]:
 
 
 def _train(run: Run, interrupt: Interrupt, keeper: Keeper | None) -> Iterator[dict[str, Any]]:
-    config, every = run.config, run.config.checkpoint_every
-    if config.eval_every >= 0 and not run.rows and not run.evals:  # else it was evaluated before it was resumed
-        run.evaluate(0)
+    config = run.config
+    if run.record and not run.rows and run.following.step < 0:
+        run.following.draw()
+        run.score_followed(0)
+    due = run.resumed is not None and run.resumed.state.get("unevaluated", False)
+    if config.eval_every >= 0 and (due or not (run.rows or run.evals)):  # else it was evaluated before it was resumed
+        _evaluated(run, keeper)
+        run.score_followed(len(run.rows))
     for step in range(len(run.rows) + 1, config.steps + 1):
         run.control.between(interrupt, keeper)
         if interrupt:
@@ -90,25 +102,42 @@ def _train(run: Run, interrupt: Interrupt, keeper: Keeper | None) -> Iterator[di
         settle(config.deterministic, config.device)  # another run may have opened since the last step
         row = _recorded_step(run, step, keeper)
         last = step == config.steps or bool(interrupt)
-        if config.eval_every >= 0 and (last or (config.eval_every and step % config.eval_every == 0)):
-            run.evaluate(step)
-        if keeper is not None and every and step % every == 0:
+        evaluates = config.eval_every >= 0 and (last or _due(step, config.eval_every))
+        saves = keeper is not None and _due(step, config.checkpoint_every)
+        if evaluates:
+            _evaluated(run, keeper)
+        if evaluates or saves or last or _due(step, config.follow_every):
+            run.score_followed(step)
+        if keeper is not None and saves:
             keeper.save(step, run.recorder)
         yield row
         _refuse_divergence(run.rows, config.max_skipped)
-    _evaluate_at_the_end(run)
+    _look_at_the_end(run, keeper)
+    run.control.after_all(keeper)
     if keeper is not None:
-        if every or interrupt:
+        if config.checkpoint_every or interrupt:
             keeper.save(len(run.rows), run.recorder)
         with run.recorder.final() if run.recorder is not None else contextlib.nullcontext():
             run.policy.save(config.folder / "final")
 
 
-def _evaluate_at_the_end(run: Run) -> None:
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _look_at_the_end(run: Run, keeper: Keeper | None) -> None:
     """Evaluate a run that was stopped between two iterations, while it was paused."""
     ended = len(run.rows)
+    if ended:
+        run.score_followed(ended)
     if run.config.eval_every >= 0 and ended and not any(row["step"] == ended for row in run.evals):
-        run.evaluate(ended)
+        _evaluated(run, keeper)
+
+
+def _evaluated(run: Run, keeper: Keeper | None) -> None:
+    """Evaluate after the last iteration; a run that is resumed after a failure here begins with this evaluation."""
+    with _kept(run, keeper, unevaluated=True):
+        run.evaluate(len(run.rows))
 
 
 def _refuse_divergence(rows: Sequence[dict[str, Any]], most: int) -> None:
@@ -126,7 +155,8 @@ def _recorded_step(run: Run, step: int, keeper: Keeper | None) -> dict[str, Any]
 
     kept = config.record_tokens if run.record else 0  # no other reader
     watch = TokenWatch(run.policy.tokenizer, kept, config.record_top, config.logit_mib, sampled)
-    iteration = _iterated(run, step, watch, keeper)
+    with _kept(run, keeper):
+        iteration = iterate(run, step, watch)
     row = plain(metrics_row(iteration))
     if recorder is not None:
         recorder.rollouts(step, rollout_records(iteration, watch, run.render, config))
@@ -138,22 +168,31 @@ def _recorded_step(run: Run, step: int, keeper: Keeper | None) -> dict[str, Any]
     return row
 
 
-def _iterated(run: Run, step: int, watch: TokenWatch, keeper: Keeper | None) -> Iteration:
-    """`iterate`; where it fails before it changed any weight (a judge or the sandbox, say), a checkpoint is saved, so
-    that the run can be resumed once the cause is fixed."""
-    before = run.policy.updates
+@contextlib.contextmanager
+def _kept(run: Run, keeper: Keeper | None, unevaluated: bool = False) -> Iterator[None]:
+    """Within the block, a failure that comes before any weight was changed (of a judge, the sandbox, or a part of the
+    user's own) saves a checkpoint, so that the run can be resumed once the cause is fixed.
+
+    KeyboardInterrupt and SystemExit ask to end at once, and save nothing.
+
+    Args:
+        unevaluated: whether the block is the evaluation of the last iteration.
+    """
+    learner = run.learner
+    before, random = (run.policy.updates, learner.beta, learner.shift), random_states(run.policy.device)
     try:
-        return iterate(run, step, watch)
-    except (UserError, RunFailed):
+        yield
+    except Exception:
+        same = (run.policy.updates, learner.beta, learner.shift) == before
         # Other ranks may be at any point: they cannot contribute their shards.
-        if keeper is not None and run.rows and run.policy.updates == before and processes.count() == 1:
-            _save_before_failing(run, keeper, run.recorder)
+        if keeper is not None and (run.rows or run.evals) and same and processes.count() == 1:
+            _save_before_failing(run, lambda: keeper.save(len(run.rows), run.recorder, random, unevaluated))
         raise
 
 
-def _save_before_failing(run: Run, keeper: Keeper, recorder: Recorder | None) -> None:
+def _save_before_failing(run: Run, save: Callable[[], None]) -> None:
     try:
-        keeper.save(len(run.rows), recorder)
+        save()
         notice(f"{run.config.folder} is saved as of step {len(run.rows)}: fix the cause, then resume it")
-    except RunFailed as error:  # the disk, most likely: the first error is the one to raise
-        notice(str(error))
+    except Exception as error:  # noqa: BLE001 (the disk, most likely; the first error is the one to raise)
+        notice(f"no checkpoint could be saved: {first_line(error)}")

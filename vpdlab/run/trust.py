@@ -1,7 +1,8 @@
 """Recorded settings that a command does not obey unasked: those that run code, send something, or write elsewhere.
 
-A run folder may come from somebody else, and its config.json is then theirs. `vpdlab eval` and `vpdlab train --resume`
-start from it; what it would make them do beyond computing is asked for on the command line again.
+A run folder may come from somebody else, and its config.json is then theirs. `vpdlab eval`, `vpdlab follow` and
+`vpdlab train --resume` start from it; what it would make them do beyond computing is asked for on the command line
+again.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ def risks(config: RunConfig) -> Iterator[tuple[str, str, str]]:
         yield "tracker", config.tracker, "sends the run's numbers out"
     if config.templates:
         yield "templates", config.templates, "reads that file"
+    if config.follow_file:
+        yield "follow_file", config.follow_file, "reads that file into the record"
 
 
 def given(args: Sequence[str], fields: Iterable[str]) -> set[str]:

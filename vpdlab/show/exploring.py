@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from vpdlab_widgets import EMTimeline, RolloutTable, TokenLens
+from vpdlab_widgets import EMTimeline, LensHistory, RolloutTable, TokenLens
 
 from vpdlab.errors import UserError
 from vpdlab.record import RunRecord
@@ -19,6 +19,7 @@ class Explorer:
     A click on an iteration of the timeline, or a drag over several, fills the table with their rollouts; a row fills
     the lens. A click on a warning fills the table with the rollouts that caused it, and *all iterations* with those
     that a query finds in the whole record, which is read one iteration at a time.
+    Responses that the run followed are in a fourth one, which goes to the point nearest to the chosen iteration.
 
     Args:
         run: a run folder, opened (`load_run`).
@@ -26,6 +27,7 @@ class Explorer:
 
     Attributes:
         timeline, table, lens: the widgets; the links are ordinary traitlets.
+        history: the followed responses; without records where the run followed none.
     """
 
     def __init__(self, run: RunRecord, most: int = 4) -> None:
@@ -39,6 +41,7 @@ class Explorer:
         )  # fmt: skip
         self.table = RolloutTable(search=self._search)
         self.lens = TokenLens()
+        self.history = LensHistory(**widget_data.histories([run]))
         self.table.drive(self.lens)
         self.table.observe(self._fill_lens, "rows")
         self.timeline.observe(self._moved, ["selected", "window"])
@@ -75,6 +78,9 @@ class Explorer:
         """
         asked = place_of(place)
         step = asked["step"]
+        if "followed" in asked:
+            self._open_followed(place, **asked)
+            return
         if step not in self._run.steps:
             raise UserError(f"{place!r}: {self._run.folder} has no rollouts of iteration {step}")
         self.timeline.selected = step
@@ -88,6 +94,14 @@ class Explorer:
         if asked.get("token", 0) >= max(1, tokens):
             raise UserError(f"{place!r}: numbers of {tokens} tokens are recorded for this rollout, counted from 0")
         self.lens.selected = asked.get("token")
+
+    def _open_followed(self, place: str, followed: int, step: int, token: int | None = None) -> None:
+        at = self.history.find(followed, step)
+        if at is None:
+            raise UserError(f"{place!r}: {self._run.folder} has no followed response {followed} at iteration {step}")
+        if token is not None and token >= len(self.history.records[at]["tokens"]):
+            raise UserError(f"{place!r}: it has {len(self.history.records[at]['tokens'])} tokens, counted from 0")
+        self.history.index, self.history.selected = at, token
 
     def _fill(self, records: list[dict[str, Any]], title: str) -> None:
         self._records, self.table.selected = records, None  # an index into the old rows is not one into the new ones
@@ -112,6 +126,8 @@ class Explorer:
             self.timeline.window = None  # a click after a brush replaces it
         elif self._run.steps and not self.timeline.alarm:
             self.show(self._chosen())
+        if change["name"] == "selected" and change["new"] is not None:
+            self.history.go_to(change["new"])
 
     def _chosen(self) -> list[int]:
         """The recorded iterations in the brushed range; without one, the clicked iteration or the last."""
@@ -137,16 +153,18 @@ class Explorer:
 
 
 def place_of(address: str) -> dict[str, int]:
-    """The numbers of an address: ``step=12&rollout=3&token=7`` with or without a folder and # before it.
+    """The numbers of an address: ``step=12&rollout=3&token=7``, or ``followed=1&step=12&token=7`` for a followed
+    response, with or without a folder and # before it.
 
     Raises:
-        UserError: for an address without a step, or with something other than these numbers.
+        UserError: for an address without a step, with something other than these numbers, or that is no text.
 
     >>> place_of("runs/x#step=12&token=7")
     {'step': 12, 'token': 7}
     """
-    pairs = dict(parse_qsl(address.rpartition("#")[2]))
-    wrong = [name for name, value in pairs.items() if name not in ("step", "rollout", "token") or not _counts(value)]
+    pairs = dict(parse_qsl(address.rpartition("#")[2])) if isinstance(address, str) else {}
+    known = ("step", "token", "followed" if "followed" in pairs else "rollout")
+    wrong = [name for name, value in pairs.items() if name not in known or not _counts(value)]
     if wrong or "step" not in pairs:
         raise UserError(
             f"{address!r} is no address of a rollout: write #step=12&rollout=3&token=7, whole numbers from 0"

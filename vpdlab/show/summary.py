@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vpdlab.config import RunConfig
-from vpdlab.errors import UserError
-from vpdlab.record import load_run
+from vpdlab.errors import HANDED_IN, UserError, part_name
+from vpdlab.record import kind_of, load_run
 from vpdlab.show.widget_data import eval_points
 from vpdlab.types import conversation
 
@@ -60,7 +60,7 @@ def scored_lines(records: Sequence[Row]) -> list[str]:
     """Rollouts that were scored, as text: how likely each side finds them, and how far the two are apart."""
     heard = [record for record in records if record.get("teacher_sum") is not None]
     tokens = sum(len(record["response_ids"]) for record in records)
-    lines = [f"{len(records)} rollouts, {tokens} tokens, {len(heard)} with feedback"]
+    lines = [f"{len(records)} rollout{'s' * (len(records) != 1)}, {tokens} tokens, {len(heard)} with feedback"]
     if heard:
         kl = [value for record in heard for value in record.get("kl") or () if value is not None]
         spoken = sum(len(record["response_ids"]) for record in heard)
@@ -70,6 +70,15 @@ def scored_lines(records: Sequence[Row]) -> list[str]:
             + (f", KL {sum(kl) / len(kl):.3f} nats" if kl else "")
         )
     return lines
+
+
+def span(steps: Sequence[int]) -> str:
+    """Ascending steps in words.
+
+    >>> span([10, 20, 30]), span([3])
+    ('steps 10 to 30', 'step 3')
+    """
+    return f"steps {steps[0]} to {steps[-1]}" if len(steps) > 1 else f"step {steps[0]}"
 
 
 def conclusion(evals: Sequence[Row]) -> str:
@@ -173,19 +182,30 @@ def find_run(folder: str | Path = "", above: str | Path = "..") -> Path | None:
 
 
 def changed_settings(config: Row) -> list[dict[str, Any]]:
-    """The settings of a run that differ from the defaults: setting, this run, default. Its folder is not listed."""
-    defaults = RunConfig().to_dict()
+    """The settings of a run that differ from the defaults: setting, this run, default. Its folder is not listed.
+
+    Of rollouts from elsewhere, those that only describe their shape are left out: of imported ones, all of them.
+    """
+    kind, defaults = kind_of(config), RunConfig().to_dict()
+    shape = {"trained": (), "scored": _SET_BY_SCORING, "imported": tuple(config)}[kind]
     return [
         {"setting": name, "this run": _text(value), "default": _text(defaults.get(name))}
         for name, value in config.items()
-        if value != defaults.get(name) and name not in ("out", "resume", "resume_anyway")
+        if value != defaults.get(name) and name not in ("out", "resume", "resume_anyway", *shape)
     ]
+
+
+_SET_BY_SCORING = (
+    "task", "method", "steps", "seed", "prompts", "group", "capture", "e_every", "lr", "eval_every", "eval_teacher",
+    "record_tokens",
+)  # fmt: skip
 
 
 def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return " ".join(map(str, value)) or "(none)"
-    return "(none)" if value in ("", None) else str(value)
+    own = isinstance(value, str) and value.startswith(HANDED_IN)
+    return "(none)" if value in ("", None) else f"{part_name(value)} (passed from Python)" if own else str(value)
 
 
 def tally(rows: Iterable[Row], kind: str) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from vpdlab.errors import part_name
 from vpdlab.record import Change, Origin
 from vpdlab.types import ASSISTANT
 
@@ -27,12 +28,13 @@ _LENS_FIELDS = (
     "success_weight",
 )  # fmt: skip
 _ROW_FIELDS = (*_ROLLOUT_FIELDS, "parsed", "answer", "signal", "alarms")
-_LOSS_SETTINGS = (
+LOSS_SETTINGS = (
     "method", "steps", "temperature", "aggregate", "alpha", "support", "top_k", "tail", "is_clip", "clip_low",
     "clip_high", "kl_coef", "nsr_weight", "rl_weight", "opd_weight", "reweight_alpha", "reweight_steps",
     "reweight_clip", "sdar_weight", "sdar_gate", "sdar_sharpness", "distil_local", "distil_future", "distil_discount",
     "distil_baseline", "opsd_clip",
 )  # fmt: skip
+MOST_TOKENS, MOST_POINTS = 60_000, 400  # of a history: a page stays below a few MB
 _COMPARED = (
     "step", "success_rate", "margin", "kl", "kl_teacher", "entropy", "length", "signal_share", "tokens_rollout",
     "seconds_rollout", "seconds_feedback", "seconds_e", "seconds_m",
@@ -77,7 +79,7 @@ def lens_records(
         config: the run's settings (`RunRecord.config`), with which the lens fills in the formulas of the methods; None
             omits these.
     """
-    items, settings = [], {name: config[name] for name in _LOSS_SETTINGS if name in config} if config else None
+    items, settings = [], {name: config[name] for name in LOSS_SETTINGS if name in config} if config else None
     for place, record in enumerate(records):
         own = beta.get(record["step"]) if isinstance(beta, Mapping) else beta
         item = {name: record.get(name) for name in _LENS_FIELDS} | {"beta": own, "settings": settings}
@@ -112,7 +114,53 @@ def lens_pairs(left: Any, right: Any, steps: Sequence[int] | None = None) -> dic
     lenses = [
         lens_records(side, beta=run.betas, config=run.config) for side, run in zip(sides, (left, right), strict=True)
     ]
-    return {"left": lenses[0], "right": lenses[1], "names": [_run_name(left, right), _run_name(right, left)]}
+    return {"left": lenses[0], "right": lenses[1], "names": _run_names([left, right])}
+
+
+def histories(runs: Sequence[Any], labels: Sequence[str] | None = None, most: int = MOST_TOKENS) -> dict[str, Any]:
+    """The followed responses of recorded runs for `LensHistory`, those that several runs followed side by side.
+
+    Args:
+        runs: `RunRecord`s, as returned by `load_run`.
+        labels: a name per run; default: its method, or its folder where methods are the same.
+        most: tokens in all; where there are more, points between the first and the last are left out evenly.
+
+    Returns:
+        Keywords of `LensHistory`: records, each with the place of its run, and the names.
+    """
+    names = list(labels) if labels else _run_names(runs)
+    share = most // max(1, len(runs))
+    found = [followed_records(_points(run, share), place, run.betas) for place, run in enumerate(runs)]
+    return {"records": [record for each in found for record in each], "names": names}
+
+
+def _points(run: Any, most: int) -> list[dict[str, Any]]:
+    """What followed responses gave, at as many points as have at most about `most` tokens; the first and the last at
+    least. No other point is read."""
+    steps = run.followed_steps
+    tokens = sum(len(one["response_ids"]) for one in run.followed(steps[-1])) if steps else 0
+    kept = thinned(steps, min(MOST_POINTS, max(2, most // max(1, tokens)))) if steps else []
+    return run.followed(sorted({*kept, *steps[-1:]}))
+
+
+def followed_records(
+    records: Sequence[Row], run: int = 0, betas: Mapping[int, float | None] | None = None
+) -> list[dict[str, Any]]:
+    """What followed responses gave (`RunRecord.followed`), as records of `LensHistory`.
+
+    Args:
+        run: the place of their run among the names.
+        betas: of the run's iterations; the beta after an iteration is the next one's.
+    """
+    known = dict(betas or {})
+    after = {step - 1: beta for step, beta in known.items()} | ({max(known): known[max(known)]} if known else {})
+    return [item | {"run": run} for item in lens_records([one for one in records if one.get("tokens")], beta=after)]
+
+
+def _run_names(runs: Sequence[Any]) -> list[str]:
+    """The method of each run; its folder where two have the same."""
+    methods = [part_name(run.config["method"]) for run in runs]
+    return methods if len(set(methods)) == len(methods) else [run.folder.name for run in runs]
 
 
 def _by_problem(records: Sequence[Row]) -> dict[str, list[Row]]:
@@ -122,12 +170,6 @@ def _by_problem(records: Sequence[Row]) -> dict[str, list[Row]]:
         if record.get("tokens") is not None:
             found.setdefault(record["problem_id"], []).append(record)
     return found
-
-
-def _run_name(run: Any, other: Any) -> str:
-    """The run's method; its folder where both have the same."""
-    method = run.config["method"]
-    return method if method != other.config["method"] else run.folder.name
 
 
 def token_ranks(tokens: Sequence[int] | None, top_ids: Sequence[Sequence[int]] | None) -> list[int | None] | None:
@@ -225,7 +267,8 @@ def compared_runs(runs: Sequence[Any], labels: Sequence[str] | None = None) -> l
 
 def _label(run: Any) -> str:
     """What a run is called beside others: its method; of a branch, where it comes from and what it changed there."""
+    method = part_name(run.config["method"])
     if run.origin is None:
-        return run.config["method"]
+        return method
     at_fork = {one.setting: one.result for one in run.origin.changes if one.step == run.origin.step}
-    return f"{run.config['method']} from {run.origin.step}: {', '.join(at_fork.values()) or run.folder.name}"
+    return f"{method} from {run.origin.step}: {', '.join(at_fork.values()) or run.folder.name}"

@@ -81,8 +81,10 @@
   }
 
   // Every selection has an address: page.html#step=12&rollout=3&token=7. Tables are the models with rows of rollouts; the
-  // lens of a table is the one that it drives.
+  // lens of a table is the one that it drives. Responses that were followed have #followed=1&step=12&token=7.
   const tables = Object.keys(models).filter((id) => models[id].state.rows?.some?.((row) => Number.isInteger(row?.rollout)));
+
+  const histories = Object.keys(models).filter((id) => models[id].state.packed?.some?.((one) => Number.isInteger(one?.response)));
 
   async function lensOf(id) {
     const link = (models[id].state.links ?? []).find(({ target }) => target === "index");
@@ -92,12 +94,30 @@
   function addressed() {
     const given = new URLSearchParams(location.hash.slice(1));
     const number = (name) => (/^\d{1,9}$/.test(given.get(name) ?? "") ? Number(given.get(name)) : null);
-    return { step: number("step"), rollout: number("rollout"), token: number("token") };
+    return { step: number("step"), rollout: number("rollout"), token: number("token"), followed: number("followed") };
+  }
+
+  function scrollTo(id) {
+    const mounts = [...document.querySelectorAll(".vpd-mount")];
+    mounts.find(({ dataset }) => dataset.vpdModel === id)?.scrollIntoView({ block: "start" });
+  }
+
+  async function openFollowed({ step, token, followed }) {
+    for (const id of histories) {
+      const model = await live.get(id);
+      const at = model?.get("packed").findIndex((one) => one.step === step && one.response === followed) ?? -1;
+      if (at < 0) continue;
+      model.set("index", at);
+      model.set("selected", token);
+      scrollTo(id);
+      return;
+    }
   }
 
   async function open() {
-    const { step, rollout, token } = addressed();
+    const { step, rollout, token, followed } = addressed();
     if (step === null) return;
+    if (followed !== null) return openFollowed({ step, token, followed });
     for (const id of tables) {
       const table = await live.get(id);
       const at = table?.get("rows").findIndex((row) => row.step === step && row.rollout === (rollout ?? 0)) ?? -1;
@@ -105,24 +125,31 @@
       table.set("selected", at);
       const lens = await lensOf(id);
       if (lens && token !== null) lens.set("selected", token);
-      const mounts = [...document.querySelectorAll(".vpd-mount")];
-      mounts.find(({ dataset }) => dataset.vpdModel === id)?.scrollIntoView({ block: "start" });
+      scrollTo(id);
       return;
     }
   }
 
+  const write = (hash, token) => history.replaceState(null, "", `#${hash}${token === null ? "" : `&token=${token}`}`);
+
   async function tell() {
+    for (const id of histories) {
+      const model = await live.get(id);
+      const told = () => {
+        const { step, response } = model.get("packed")[model.get("index")] ?? {};
+        if (step !== undefined) write(`followed=${response}&step=${step}`, model.get("selected"));
+      };
+      model?.on("change:index", told);
+      model?.on("change:selected", told);
+    }
     for (const id of tables) {
       const [table, lens] = [await live.get(id), await lensOf(id)];
-      const write = () => {
+      const told = () => {
         const row = table.get("rows")[table.get("selected")];
-        if (!row) return;
-        const token = lens?.get("selected") ?? null;
-        const hash = `#step=${row.step}&rollout=${row.rollout}${token === null ? "" : `&token=${token}`}`;
-        history.replaceState(null, "", hash);
+        if (row) write(`step=${row.step}&rollout=${row.rollout}`, lens?.get("selected") ?? null);
       };
-      table?.on("change:selected", write);
-      lens?.on("change:selected", write);
+      table?.on("change:selected", told);
+      lens?.on("change:selected", told);
     }
   }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import traitlets
 
-from vpdlab_widgets.base import LabWidget, safe
+from vpdlab_widgets.base import LabWidget, checked_index, safe
 from vpdlab_widgets.token_lens import pack_record, static_record
 
 
@@ -58,10 +58,7 @@ class LensPair(LabWidget):
 
     @traitlets.validate("index")
     def _check_index(self, proposal: Mapping[str, Any]) -> int | None:
-        value = proposal["value"]
-        if value is not None and self.left and not 0 <= value < len(self.left):
-            raise ValueError(f"index {value} is not one of the {len(self.left)} pairs")
-        return value
+        return checked_index(proposal["value"], self.left, "pair")
 
     def fallback(self) -> str:
         """Both responses, coloured, without interaction."""

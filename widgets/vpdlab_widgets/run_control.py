@@ -72,7 +72,7 @@ class RunControl(LabWidget):
                     self.control.change(**{str(name): content.get("value")})
                     self.selected = str(name)
                 elif kind == "step":
-                    self.control.step(int(content.get("count", 1)))
+                    self.control.step(content.get("count", 1))
                 else:
                     getattr(self.control, kind)()
                 self.trouble = ""

@@ -476,10 +476,11 @@ class TokenLens extends LabView {
     this.stage.classList.toggle("vpd-tl-short", this.isShort());
     const count = record.tokens ? this.counts() : "text without recorded tokens";
     const turns = record.turns.length ? "T moves to the next turn, O opens or folds the environment's replies, " : "";
+    const why = this.explains() ? "W shows the formula of this push, M the next method's, " : "";
     this.stage.setAttribute(
       "aria-label",
       `Response, ${count}. Arrow keys move, Enter pins, C changes the colour, N moves to the next large span, ` +
-        `${turns}brackets change the rollout, W shows the formula of this push, M the next method's, X both prompts, Escape leaves.`,
+        `${turns}brackets change the rollout, ${why}X both prompts, Escape leaves.`,
     );
   }
 
@@ -623,6 +624,7 @@ class TokenLens extends LabView {
     const why = element("button", "vpd-button", "Why this push");
     why.type = "button";
     why.tabIndex = -1; // W does the same
+    why.hidden = !this.explains();
     why.setAttribute("aria-pressed", String(this.model.get("why") !== null));
     why.addEventListener("click", () => this.toggleWhy());
     const right = element("span", "vpd-tools vpd-tl-right-tools");
@@ -751,7 +753,7 @@ class TokenLens extends LabView {
   summary() {
     if (!this.record) return "";
     const turns = this.record.turns.length ? "T next turn, O open or fold replies, " : "";
-    const keys = `← → token, Enter pins, C colour, N next span, ${turns}[ ] rollout, W why, M method, X prompts`;
+    const keys = `← → token, Enter pins, C colour, N next span, ${turns}[ ] rollout, ${this.explains() ? "W why, M method, " : ""}X prompts`;
     return this.record.tokens ? `${this.counts()}. ${keys}.` : "Text only.";
   }
 
@@ -826,8 +828,13 @@ class TokenLens extends LabView {
     this.reason.querySelectorAll(".vpd-math").forEach((box, place) => (box.scrollLeft = scrolled[place] ?? 0));
   }
 
+  /** Whether the response was learned from, so that a loss has pushed its tokens. */
+  explains() {
+    return true;
+  }
+
   toggleWhy() {
-    this.tell({ why: this.model.get("why") === null ? "" : null });
+    if (this.explains()) this.tell({ why: this.model.get("why") === null ? "" : null });
   }
 
   nextMethod(by) {

@@ -8,7 +8,7 @@ from typing import Any
 import traitlets
 
 from vpdlab_widgets import pack, palette
-from vpdlab_widgets.base import LabWidget, counted, plain, safe
+from vpdlab_widgets.base import LabWidget, checked_index, counted, plain, safe
 
 MEASURES = ("kl", "ratio", "reward", "rank", "student_entropy", "teacher_entropy", "surprise")
 NUMBERS = (
@@ -77,10 +77,7 @@ class TokenLens(LabWidget):
 
     @traitlets.validate("index")
     def _check_index(self, proposal: Mapping[str, Any]) -> int | None:
-        value = proposal["value"]
-        if value is not None and self.records and not 0 <= value < len(self.records):
-            raise ValueError(f"index {value} is not one of the {len(self.records)} records")
-        return value
+        return checked_index(proposal["value"], self.records, "record")
 
     def fallback(self) -> str:
         """The current response, coloured, without interaction."""

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vpdlab.errors import UserError, shown
+from vpdlab.errors import UserError, reason, shown
 from vpdlab.files import fsync
-from vpdlab.record import refuse_links
+from vpdlab.record import refuse_links, refuse_within
 
 LINES, SETTINGS = "discover.jsonl", "discover.json"
 
@@ -35,7 +35,7 @@ class Found:
 
 
 class Results:
-    """The results in a folder, and their settings.
+    """The results in a folder, and their settings, which are written with the first result.
 
     Args:
         folder: made where it is missing.
@@ -46,17 +46,19 @@ class Results:
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        refuse_within(folder)
         refuse_links(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self._path, path = folder / LINES, folder / SETTINGS
-        if path.is_file():
-            _refuse_others(path, settings)
-        elif self._path.exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write to {folder}: {reason(error)}") from error
+        self._path, self._settings_path, self._settings = folder / LINES, folder / SETTINGS, settings
+        if self._path.exists() and not self._settings_path.is_file():
             raise UserError(
                 f"{folder} has {LINES} without {SETTINGS}, which says how it was made: choose another --out"
             )
-        else:
-            path.write_text(json.dumps(dict(settings), indent=2) + "\n", encoding="utf-8")
+        if self._settings_path.is_file():
+            _refuse_others(self._settings_path, settings)
         self.found = list(read(self._path)) if self._path.exists() else []
         if self._path.exists():  # what a kill has left of a line would spoil the next one
             self._path.write_text("".join(map(_line, self.found)), encoding="utf-8")
@@ -67,7 +69,15 @@ class Results:
         return [one for name in methods for one in self.found if one.method == name and one.seed in seeds]
 
     def add(self, found: Found) -> None:
-        """Append one line, which is on disk when this returns."""
+        """Append one line, which is on disk when this returns.
+
+        Raises:
+            UserError: another search has begun in the folder meanwhile, with other settings.
+        """
+        if self._settings_path.is_file():
+            _refuse_others(self._settings_path, self._settings)
+        else:
+            self._settings_path.write_text(json.dumps(dict(self._settings), indent=2) + "\n", encoding="utf-8")
         with self._path.open("a", encoding="utf-8") as file:
             file.write(_line(found))
         fsync(self._path)

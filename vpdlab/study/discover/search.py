@@ -15,9 +15,11 @@ import torch
 
 from vpdlab.config import FREE, RunConfig
 from vpdlab.errors import UserError
+from vpdlab.learn.checks import check
 from vpdlab.learn.iterate import iterate
 from vpdlab.learn.m_step import Seen
 from vpdlab.learn.methods import METHODS as LEARNING
+from vpdlab.learn.methods import get_method
 from vpdlab.learn.parts import Parts
 from vpdlab.model.distributions import TokenDist
 from vpdlab.model.policy import Policy
@@ -64,15 +66,19 @@ def discover(
         out: folder of discover.jsonl; what is there already is not searched again. None: nothing is written.
 
     Raises:
-        UserError: for an unknown method, or a folder with results of other settings.
+        UserError: for an unknown method, settings that do not fit one, too many problems, or a folder with results of
+            other settings; before anything is searched or written.
     """
     _check(config, methods, limit)
+    for seed in seeds:
+        config.but(seed=seed)  # raises for one that is none
+    task = make_task(config.task, **config.task_options())
+    chosen = {seed: drawn(task, problems, seed) for seed in seeds}
     results = Results(out, settings(config, limit)) if out is not None else None
     done = results.done if results is not None else set()
-    task = make_task(config.task, **config.task_options())
     for name in methods:
         for seed in seeds:
-            left = [one for one in drawn(task, problems, seed) if (name, one.id, seed) not in done]
+            left = [one for one in chosen[seed] if (name, one.id, seed) not in done]
             for found in _searched(config.but(seed=seed), name, limit, left):
                 if results is not None:
                     results.add(found)
@@ -87,6 +93,15 @@ def _check(config: RunConfig, methods: Sequence[str], limit: int) -> None:
         raise UserError(f"limit is {limit}, but must be 1 or more")
     if config.environment:
         raise UserError(f"environment is {config.environment!r}: discovery opens its own; leave it out")
+    for name in methods:
+        one = _of_search(config, name)
+        check(get_method(one.method), one)  # the searches of the others may take hours until it is its turn
+
+
+def _of_search(config: RunConfig, name: str) -> RunConfig:
+    """The settings of a search; one that never updates is opened as sdpo's is."""
+    method = name if name in LEARNING else "sdpo"
+    return config.but(method=method, prompts=1, eval_every=-1, environment_args=())
 
 
 def _searched(config: RunConfig, name: str, limit: int, problems: Sequence[Problem]) -> Iterator[Found]:
@@ -142,10 +157,8 @@ class Search:
     @classmethod
     def open(cls, config: RunConfig, name: str, limit: int) -> Search:
         """Load the model. Raises UserError for anything in the config that does not fit."""
-        method = name if name in LEARNING else "sdpo"
         talk = {"restate": "true"} | config.environment_options()
-        one = config.but(method=method, prompts=1, eval_every=-1, environment_args=())
-        return cls(name, Parts.open(one), limit, talk)
+        return cls(name, Parts.open(_of_search(config, name)), limit, talk)
 
     def first_success(self, problem: Problem) -> Found:
         """Attempts at a problem until one is right, or the limit. The weights are the same afterwards."""
