@@ -162,7 +162,7 @@ def test_the_corner_of_a_table_is_reached_by_keys_and_a_widget_s_fallback_has_no
     nbformat.write(notebook, tmp_path / "a.ipynb")
     with offline_page(chromium, notebook_to_page(tmp_path / "a.ipynb", tmp_path / "a.html")) as page:
         page.wait_for_selector("svg[data-panel=success]")
-        corners = page.locator(".vpd-table-frame > .vpd-save")
+        corners = page.locator(".vpd-table-save")
         assert corners.count() == 3
         corners.first.get_by_role("button", name="CSV", exact=True).focus()
         with page.expect_download() as download:
@@ -170,7 +170,7 @@ def test_the_corner_of_a_table_is_reached_by_keys_and_a_widget_s_fallback_has_no
         assert download.value.suggested_filename == "One_run.csv"
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         boxes = [
-            [frame.locator(one).bounding_box() for one in (".vpd-save", "table")] + [frame.bounding_box()]
+            [frame.locator(one).bounding_box() for one in (".vpd-table-save", "table")] + [frame.bounding_box()]
             for frame in page.locator(".vpd-table-frame").all()
         ]
         for corner, table, frame in boxes:  # at the right of what is seen of the table, above it, and whole

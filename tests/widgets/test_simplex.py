@@ -202,15 +202,17 @@ def test_a_student_on_a_line_gets_worse_by_a_perfect_copy(chromium: str, tmp_pat
 @pytest.mark.parametrize("width", [420, 800, 900, 1024, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_is_cut_and_no_label_is_over_another(chromium: str, tmp_path: Path, width: int, scheme: str) -> None:
-    path = page_of(tmp_path, names=["the first response", "B", "a third one"])
+    names = ["the first response", "B", "a third one"]
+    path = page_of(tmp_path, names=names, student=[0.2, 0.5, 0.3], q=[0.4, 0.3, 0.3], reward=[1, 0, 0], beta=0.5)
     overlaps = """() => {
-      const labels = [...document.querySelectorAll('.vpd-sx-name, .vpd-sx-corner')];
+      const labels = [...document.querySelectorAll('.vpd-sx-name, .vpd-sx-corner, .vpd-sx-level')];
       const boxes = labels.map((node) => node.getBoundingClientRect());
       return boxes.flatMap((a, i) => boxes.slice(i + 1).filter((b) =>
         a.right > b.left && b.right > a.left && a.bottom > b.top + 3 && b.bottom > a.top + 3)).length;
     }"""
     with offline_page(chromium, path, viewport={"width": width, "height": 900}, color_scheme=scheme) as page:
         page.locator(".vpd-sx-stage").focus()
+        assert page.evaluate(overlaps) == 0
         for key in ("ArrowLeft", "e", "m", "m", "Shift+ArrowUp"):
             page.keyboard.press(key)
             page.wait_for_timeout(40)

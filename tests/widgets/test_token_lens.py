@@ -399,7 +399,7 @@ def test_settled_tokens_have_short_numbers_that_do_not_overlap(chromium: str, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [360, 900, 1280])
-def test_no_percentage_is_cut_and_the_bars_stand_in_line(chromium: str, tmp_path: Path, width: int) -> None:
+def test_no_percentage_is_cut_and_bars_and_corner_stand_in_line(chromium: str, tmp_path: Path, width: int) -> None:
     """`0.00022 %` is wider than `94.6 %`: the columns of both sides are as wide as their widest, in every row."""
     long = [-13.0, -13.0], [-13.3, -0.05]  # 0.00023 %, 0.00017 %
     tops = {"student_top_logp": [long[1]] * 3, "teacher_top_logp": [long[0]] * 3}
@@ -411,6 +411,8 @@ def test_no_percentage_is_cut_and_the_bars_stand_in_line(chromium: str, tmp_path
       return [Math.round(box.left), Math.round(box.right)].join();
     })"""
     with offline_page(chromium, path, viewport={"width": width, "height": 900}) as page:
+        corner, root = (page.locator(one).bounding_box() for one in (".vpd-head > .vpd-save", ".vpd-tl"))
+        assert corner["x"] + corner["width"] == pytest.approx(root["x"] + root["width"], abs=1)
         page.locator(".vpd-tl-stage .vpd-tok").first.click()
         page.add_style_tag(content=".vpd-tl-share { font-size: 14px !important; }")  # a reader's larger font
         assert "0.00023 %" in page.locator(".vpd-tl-bars-table").inner_text()

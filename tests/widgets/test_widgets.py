@@ -260,10 +260,8 @@ def test_plain_data() -> None:
 
 
 def test_a_notebooks_page_and_the_widgets_share_no_class_name() -> None:
-    """But for the corner of a table, which is made of the widgets' buttons and styled within its frame alone."""
     root = SCRIPT_TESTS.parents[1]
-    framed = re.compile(r"\.vpd-table-frame[^,{]*")
-    names = [set(re.findall(r"\.(vpd-[\w-]+)", framed.sub("", path.read_text(encoding="utf-8")))) for path in (
+    names = [set(re.findall(r"\.(vpd-[\w-]+)", path.read_text(encoding="utf-8"))) for path in (
         root / "vpdlab" / "show" / "page" / "page.css", *(root / "widgets" / "vpdlab_widgets").glob("*.css")
     )]  # fmt: skip
     assert not names[0] & set().union(*names[1:]) - {"vpd-view"}

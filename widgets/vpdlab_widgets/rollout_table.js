@@ -287,7 +287,9 @@ class RolloutTable extends LabView {
       return key;
     });
     const hint = this.model.get("brush") ? "double-click or Escape shows all again" : "drag over points to keep these";
-    this.axes.replaceChildren(...parts, ...keys, element("span", "vpd-hint", hint));
+    const both = element("span", "vpd-rt-keys");
+    both.append(...keys);
+    this.axes.replaceChildren(...parts, both, element("span", "vpd-hint", hint));
   }
 
   /** How many characters of each column of texts fit, and how many to leave out where one does not fit. */

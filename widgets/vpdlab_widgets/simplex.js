@@ -280,6 +280,7 @@ class Simplex extends LabView {
     const corners = [[1, 0, 0], [0, 1, 0], [0, 0, 1]].map(settled);
     const far = corners.reduce((a, b) => (gap(b) > gap(a) ? b : a));
     const parts = [];
+    this.levelSpots = []; // where the names of points must not be
     let last = this.at(centre);
     contours(gap, LEVELS_NATS).forEach((pieces, number) => {
       const to = ([x, y]) => `${(this.origin[0] + this.side * x).toFixed(1)} ${(this.origin[1] + this.side * y).toFixed(1)}`;
@@ -295,6 +296,7 @@ class Simplex extends LabView {
       const [x, y] = this.at(between(low));
       if (Math.hypot(x - last[0], y - last[1]) < 22) return; // it would be over the one before
       last = [x, y];
+      this.levelSpots.push(last);
       parts.push(shape("text", { x, y: y + 4, class: "vpd-middle vpd-sx-level" }, brief(LEVELS_NATS[number])));
     });
     return parts;
@@ -333,7 +335,7 @@ class Simplex extends LabView {
         : shape("circle", { cx: x, cy: y, r: name === "next" ? 5 : 8, class: `vpd-data vpd-sx-mark vpd-sx-at-${name}` });
       nodes.push(mark);
     }
-    const taken = [];
+    const taken = [...this.levelSpots];
     for (const [name, [x, y]] of [...places].reverse()) {
       const spot = freeSpot(x, y, taken, [...places.values()]);
       taken.push(spot);

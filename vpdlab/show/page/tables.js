@@ -67,8 +67,11 @@
       const { names, rows } = contentOf(table);
       saveRows(titleOf(table), kind, rows, names);
     };
+    const corner = saveButtons({ CSV: () => save("csv"), JSON: () => save("json") }, 0);
+    corner.className = "vpd-table-save"; // the look of the page, not that of a widget
+    for (const button of corner.children) button.className = "";
     const frame = Object.assign(document.createElement("div"), { className: "vpd-table-frame" });
     table.replaceWith(frame);
-    frame.append(saveButtons({ CSV: () => save("csv"), JSON: () => save("json") }, 0), table);
+    frame.append(corner, table);
   }
 })();
