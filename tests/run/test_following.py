@@ -52,7 +52,9 @@ def texts(folder: Path, step: int = 0) -> list[tuple[str, str]]:
 
 def logps(run: Run, record: dict[str, Any], side: str) -> list[float]:
     """What a side gives a recorded response now, computed beside the code under test."""
-    ((rollout, note),) = [one for one in run.following.responses if one[0].response_ids == tuple(record["response_ids"])]
+    ((rollout, note),) = [
+        one for one in run.following.responses if one[0].response_ids == tuple(record["response_ids"])
+    ]
     own, other = views([rollout], [note], run.render)
     reader = run.policy if side == "student" else run.learner.teacher
     with torch.no_grad():
@@ -260,15 +262,15 @@ def test_what_is_pinned_where_nothing_is_followed_is_scored_at_once_too(tmp_path
 
 
 def test_an_outcome_that_nobody_knows_is_not_made_up(tmp_path):
-    run = opened(tmp_path / "run", follow=0)
-    problem = Parity().load("train")[3]
+    run = opened(tmp_path / "run", follow=0, checkpoint_every=5)
+    problem = Parity().load("test")[3]
     run.follow(prompt="Another one?", response="odd")
     run.follow(prompt=problem.prompt, response="odd")  # a problem of the run: the task judges it
     trained(run)
     unknown, known = load_run(tmp_path / "run").followed(5)
     assert (unknown["success"], unknown["reward"]) == (None, None)
     assert known["success"] == (sum(known["response_ids"]) % 2 == 0) and known["problem_id"] == problem.id
-    again = opened(tmp_path / "run", follow=0, resume=True, steps=6)
+    again = opened(tmp_path / "run", follow=0, checkpoint_every=5, resume=True, steps=6)
     trained(again)
     assert load_run(tmp_path / "run").followed(6)[0]["success"] is None
 

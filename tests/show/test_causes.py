@@ -232,6 +232,28 @@ def test_followed_responses_go_with_the_timeline_and_have_addresses(explorer: Ex
             other.open(place)
 
 
+def test_damaged_followed_responses_are_left_out_with_a_line(tmp_path: Path, capsys: Any) -> None:
+    scored = {0: [rollout(0, 0, tokens=["a"] * 6)]}
+    run = recorded(tmp_path / "run", 3, {}, lambda *_: {}, followed=scored)
+    (run.folder / "followed/step-000000.parquet").write_bytes(b"PAR1" + bytes(40))
+    explorer = Explorer(run)
+    explorer.show([2])
+    assert explorer.history.records == [] and len(explorer.table.rows) == 4
+    assert "step-000000.parquet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("values", [
+    {"mask": [True] * 5 + [None]}, {"mask": [True]}, {"turn_roles": ["assistant"], "turn_texts": ["x"]},
+    {"turn_roles": ["assistant"], "turn_texts": ["x"], "turn_ends": [999]},
+    {"turn_roles": ["assistant", "user"], "turn_texts": ["x", "y"], "turn_ends": [6, -4]},
+    {"turn_roles": ["assistant"], "turn_texts": [None], "turn_ends": [6]},
+])  # fmt: skip
+def test_turns_that_do_not_fit_are_a_fault_of_the_file(values: dict[str, Any], tmp_path: Path) -> None:
+    run = recorded(tmp_path / "run", 1, {}, lambda *_: values)
+    with pytest.raises(UserError, match=r"step-000001.parquet step 1 row 1 is damaged: column"):
+        run.rollouts(1)
+
+
 @pytest.mark.parametrize(
     ("address", "said"),
     [

@@ -54,6 +54,13 @@ def test_it_grows_while_a_run_goes_on_and_follows_a_reader_at_its_end() -> None:
     widget.index = 2
     widget.append([point(30)])
     assert widget.index == 3
+    for step in range(40, 400, 10):
+        widget.append([point(step)], most=30)  # of three tokens each
+    steps = [one["step"] for one in widget.packed]
+    assert len(steps) <= 10 and steps[0] == 0 and steps[-1] == 390 and widget.index == len(steps) - 1
+    widget.index = 1
+    widget.append([point(step) for step in range(400, 800, 10)], most=30)
+    assert (widget.record or {})["step"] < 400  # the reader stays near where they were
 
 
 @pytest.mark.parametrize(
@@ -70,6 +77,16 @@ def test_it_grows_while_a_run_goes_on_and_follows_a_reader_at_its_end() -> None:
 def test_records_that_are_no_points_are_refused(records: list[dict[str, Any]], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         LensHistory(records)
+
+
+def test_the_same_words_with_another_critique_are_another_response() -> None:
+    widget = LensHistory([point(0), point(0, critique="Another one."), point(0, critique=None), point(10)])
+    assert [one["response"] for one in widget.packed] == [0, 1, 2, 0]
+
+
+def test_numbers_that_are_not_finite_are_shown_as_none(tmp_path: Path) -> None:
+    page = LensHistory([point(0, teacher_logp=[-math.inf, math.nan, -0.5])]).to_html(tmp_path / "page.html")
+    assert "–" in page
 
 
 def test_a_place_that_is_not_there_is_refused() -> None:
@@ -182,7 +199,13 @@ def test_a_selection_has_an_address(chromium: str, tmp_path: Path) -> None:
         page.evaluate("location.hash = '#followed=1&step=10&token=2'")
         reads(page, "token 3")
         reads(page, "after iteration 10")
-        assert page.locator(".vpd-lh-response").evaluate("node => node.selectedIndex") == 1
+        chosen = page.locator(".vpd-lh-response")
+        assert chosen.evaluate("node => node.selectedIndex") == 1
+        chosen.evaluate("node => (window.list = node)")
+        page.locator(".vpd-lh-map").focus()
+        page.keyboard.press("]")
+        page.wait_for_function("document.querySelector('.vpd-lh-response').selectedIndex === 0")
+        assert page.evaluate("window.list === document.querySelector('.vpd-lh-response')")  # an open list stays open
 
 
 @pytest.mark.slow
@@ -234,4 +257,4 @@ def test_long_masked_and_single_points_are_shown(chromium: str, tmp_path: Path) 
         assert page.locator(".vpd-lh-token").count() == 2  # the policy's own
         assert "nothing can flip" in page.locator(".vpd-lh-moments").inner_text()
     with offline_page(chromium, page_of(tmp_path, [])) as page:
-        assert "No rollouts" in page.locator(".vpd-lh").inner_text()
+        assert "No response is followed yet" in page.locator(".vpd-lh").inner_text()

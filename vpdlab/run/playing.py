@@ -10,13 +10,14 @@ only after it has ended. Hence the thread.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vpdlab import processes
 from vpdlab.errors import UserError
-from vpdlab.run.resume import followed
-from vpdlab.show.widget_data import change_marks, eval_points, followed_records
+from vpdlab.record import load_run
+from vpdlab.show.widget_data import MOST_TOKENS, change_marks, eval_points, followed_records, histories
 
 if TYPE_CHECKING:
     from vpdlab.run.run import Run
@@ -30,7 +31,7 @@ class Played:
     Attributes:
         run: the run.
         strip, timeline: `vpdlab_widgets.RunControl` and `EMTimeline`.
-        history: `LensHistory` of the followed responses, which grows with the run; shown where there are any.
+        history: `LensHistory` of the followed responses, which grows with the run.
         error: what ended the run, if that was an error.
 
     Raises:
@@ -50,6 +51,8 @@ class Played:
         )  # fmt: skip
         self.strip = RunControl(run.control, title=name)
         self._followed: dict[int, int] = {}  # step -> responses that the history has of it
+        self._waiting: list[dict[str, Any]] = []  # points that are not shown yet
+        self._next = 0.0  # when they may be
         self.history = LensHistory(self._before(), names=[name])
         self._thread = threading.Thread(target=self._train, name=f"train {name}", daemon=True)
         run.control.watch(self._mark)
@@ -73,7 +76,7 @@ class Played:
                 self.timeline.append(row)
                 for point in eval_points(self.run.evals)[len(self.timeline.evals) :]:
                     self.timeline.add_eval(point)
-                self._show_followed()
+                self._show_followed(at_once=False)
         except BaseException as error:  # noqa: BLE001 (it would be lost with the thread; `wait` raises it)
             self.error = error
 
@@ -85,7 +88,7 @@ class Played:
             for point in eval_points(self.run.evals)[len(self.timeline.evals) :]:
                 self.timeline.add_eval(point)
             self.timeline.reason, self.timeline.state = shown["reason"], shown["state"]
-        self._show_followed()
+        self._show_followed(at_once=shown["state"] != "running")
 
     def _before(self) -> list[dict[str, Any]]:
         """What followed responses scored before the run was resumed."""
@@ -93,15 +96,24 @@ class Played:
         if run.resumed is None:
             return []
         self._followed[run.following.step] = len(run.following.records)
-        return self._points(followed(run.config.folder, run.resumed.step))
+        try:
+            found = histories([load_run(run.config.folder)])["records"]
+        except UserError:  # the run has said so when it was opened
+            return []
+        return [one for one in found if one["step"] <= run.resumed.step]
 
-    def _show_followed(self) -> None:
-        """Hand on what followed responses have scored since."""
+    def _show_followed(self, at_once: bool = True) -> None:
+        """Hand on what followed responses have scored since; not `at_once`, where showing them would take more than a
+        tenth of the time: each time all points are sent."""
         following = self.run.following
         known = self._followed.get(following.step, 0)
         if new := following.records[known:]:
             self._followed[following.step] = known + len(new)
-            self.history.append(self._points(new))
+            self._waiting += self._points(new)
+        started = time.monotonic()
+        if self._waiting and (at_once or started >= self._next):
+            self.history.append(self._waiting, MOST_TOKENS)
+            self._waiting, self._next = [], started + 10 * (time.monotonic() - started)
 
     def _points(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         return followed_records(records, betas={row["step"]: row["beta"] for row in self.run.rows})
@@ -115,5 +127,5 @@ class Played:
 
         display(self.strip)
         display(self.timeline)
-        if self.run.config.follow or self.run.following.responses:
+        if self.run.record:
             display(self.history)

@@ -127,6 +127,11 @@ function seriesModel(history) {
 
 /** A lens on one point; its scale is that of the response in all runs. */
 class HistoryLens extends TokenLens {
+  drawText() {
+    super.drawText();
+    if (this.record === null) this.stage.replaceChildren(element("div", "vpd-empty", "No response is followed yet"));
+  }
+
   explains() {
     return false;
   }
@@ -190,6 +195,7 @@ class LensHistory extends LabView {
     this.unpacked = new Map();
     this.maxima = new Map();
     this.rowsOfKey = null;
+    this.mapKey = null;
   }
 
   renew() {
@@ -298,35 +304,45 @@ class LensHistory extends LabView {
     const response = this.response();
     if (!response) {
       this.tools.replaceChildren();
+      this.listed = null;
       return;
     }
+    this.drawList();
+    const runs = [...response.runs.keys()].sort((a, b) => a - b);
+    const key = [runs, this.current().run, Boolean(this.timer), this.series().length > 1, this.model.get("names")].join(" ");
+    if (this.drawn === key) return; // a button that is redrawn loses the focus
+    this.drawn = key;
     const parts = [];
-    if (this.responses.length > 1) {
-      const select = element("select", "vpd-field vpd-lh-response");
-      select.tabIndex = -1;
-      select.setAttribute("aria-label", "response");
-      this.responses.forEach((one, number) => {
-        const { meta, tokens } = this.packed[one.first];
-        const text = clean(meta.text || unpackTexts(tokens).join(""), 40);
-        const option = element("option", "", `${number + 1}: ${clean(meta.prompt, 50)} → ${text}`);
-        option.value = String(one.response);
-        option.selected = one === response;
-        select.append(option);
-      });
-      select.addEventListener("change", () => this.choose(Number(select.value), this.current().run));
-      parts.push(element("span", "vpd-caps", "response"), select);
-    }
-    if (response.runs.size > 1) {
-      const items = [...response.runs.keys()].sort((a, b) => a - b).map((run) => ({ id: run, name: this.runName(run) }));
-      parts.push(element("span", "vpd-caps", "run"), choice(items, this.current().run, (run) => this.choose(response.response, run)));
+    if (runs.length > 1) {
+      const items = runs.map((run) => ({ id: run, name: this.runName(run) }));
+      parts.push(element("span", "vpd-caps", "run"), choice(items, this.current().run, (run) => this.choose(this.current().response, run)));
     }
     const play = element("button", "vpd-button vpd-lh-play", this.timer ? "Stop" : "Play");
     play.type = "button";
     play.tabIndex = -1; // P does the same
     play.hidden = this.series().length < 2;
     play.addEventListener("click", () => this.play());
-    parts.push(play);
-    this.tools.replaceChildren(...parts);
+    this.right.replaceChildren(...parts, play);
+  }
+
+  /** The list of responses; it stays the same element as long as there are no others, or an open one would close. */
+  drawList() {
+    const texts = this.responses.map((one, number) => {
+      const { meta, tokens } = this.packed[one.first];
+      return `${number + 1}: ${clean(meta.prompt, 50)} → ${clean(meta.text || unpackTexts(tokens).join(""), 40)}`;
+    });
+    if (this.listed !== texts.join("\n")) {
+      this.listed = texts.join("\n");
+      this.select = element("select", "vpd-field vpd-lh-response");
+      this.select.tabIndex = -1; // brackets do the same
+      this.select.setAttribute("aria-label", "response");
+      this.select.append(...texts.map((text, i) => Object.assign(element("option", "", text), { value: String(this.responses[i].response) })));
+      this.select.addEventListener("change", () => this.choose(Number(this.select.value), this.current().run));
+      this.right = element("span", "vpd-tools");
+      this.drawn = null;
+      this.tools.replaceChildren(...(texts.length > 1 ? [element("span", "vpd-caps", "response"), this.select] : []), this.right);
+    }
+    this.select.value = String(this.current().response);
   }
 
   /** Another response or run, at the point nearest to the present one. */
@@ -336,6 +352,12 @@ class LensHistory extends LabView {
     const step = this.current().step;
     const index = points[nearest(points.map((i) => this.packed[i].step), step)];
     this.tell(chosen === this.response() ? { index } : { index, selected: null });
+  }
+
+  nextResponse(by) {
+    const at = this.responses.indexOf(this.response());
+    const next = this.responses[(at + by + this.responses.length) % this.responses.length];
+    if (next && next !== this.responses[at]) this.choose(next.response, this.current().run);
   }
 
   nextRun() {
@@ -354,8 +376,11 @@ class LensHistory extends LabView {
 
   /** A row a token, a column a point. */
   drawMap() {
-    const records = this.records();
     const measure = this.lens.measure();
+    const key = [this.series(), this.key, measure.id, this.width, this.packed.length].join(" ");
+    if (this.mapKey === key) return; // another point or token: only the marks move
+    this.mapKey = key;
+    const records = this.records();
     const steps = this.series().map((i) => this.packed[i].step);
     const max = this.maxOf(measure);
     this.shown = this.rowsShown();
@@ -398,7 +423,7 @@ class LensHistory extends LabView {
     const all = records[0].tokens.filter((_, i) => isOwn(records[0], i)).length;
     if (all > this.shown.length) name.append(element("span", "vpd-caps vpd-lh-key", `the ${this.shown.length} of ${all} tokens that move most`));
     this.map.replaceChildren(name, svg);
-    this.map.setAttribute("aria-label", `${counted(this.shown.length, "token")} at ${counted(steps.length, "point")} of the run. Left and right arrows move through the run, up and down through the tokens, Enter pins, N goes to the next flip, P plays, R shows the next run, Escape leaves.`);
+    this.map.setAttribute("aria-label", `${counted(this.shown.length, "token")} at ${counted(steps.length, "point")} of the run. Left and right arrows move through the run, up and down through the tokens, Enter pins, N goes to the next flip, P plays, R shows the next run, brackets show another response, Escape leaves.`);
     this.below.classList.toggle("vpd-lh-beside", beside);
   }
 
@@ -514,6 +539,8 @@ class LensHistory extends LabView {
   }
 
   drawMoments() {
+    if (this.momentsKey === this.mapKey) return;
+    this.momentsKey = this.mapKey;
     const all = this.flips();
     const [tokens, steps] = [this.records()[0].tokens, this.series().map((i) => this.packed[i].step)];
     const chips = all.slice(0, MOST_MOMENTS).map(({ i, at, ...flip }) => {
@@ -659,7 +686,7 @@ class LensHistory extends LabView {
         ArrowLeft: () => this.move(-1), ArrowRight: () => this.move(1), ArrowUp: () => this.moveToken(-1), ArrowDown: () => this.moveToken(1),
         Home: () => this.move(-this.series().length), End: () => this.move(this.series().length),
         Enter: () => this.tell({ selected: this.lens.selected() === null ? this.token() : null }),
-        n: () => this.nextFlip(1), N: () => this.nextFlip(-1), p: () => this.play(), r: () => this.nextRun(), c: () => this.lens.nextColour(1), C: () => this.lens.nextColour(-1),
+        n: () => this.nextFlip(1), N: () => this.nextFlip(-1), p: () => this.play(), r: () => this.nextRun(), "]": () => this.nextResponse(1), "[": () => this.nextResponse(-1), c: () => this.lens.nextColour(1), C: () => this.lens.nextColour(-1),
         Escape: () => this.tell({ selected: null }),
       },
       () => this.lens.selected() !== null,

@@ -22,8 +22,8 @@ class LensHistory(LabWidget):
 
     Args:
         records: from `vpdlab.show.widget_data.histories`: records as of `TokenLens`, each with the iterations done as
-            its `step` and the place of its run in `names` as `run`. Those with the same problem and tokens are one
-            response.
+            its `step` and the place of its run in `names` as `run`. Those with the same problem, tokens and feedback
+            are one response.
         names: of the runs.
         index: which record is shown.
         colour: the measure that colours the tokens, as of `TokenLens`.
@@ -45,6 +45,7 @@ class LensHistory(LabWidget):
     selected = traitlets.Int(None, allow_none=True).tag(sync=True)
 
     def __init__(self, records: Iterable[Mapping[str, Any]] = (), **kwargs: Any) -> None:
+        self._known: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}  # id of a record -> it, and it packed
         super().__init__(records=[dict(record) for record in records], **kwargs)
         self._send_records()
         self.observe(self._send_records, "records")
@@ -54,20 +55,23 @@ class LensHistory(LabWidget):
         """The record shown, or None."""
         return None if self.index is None or self.index >= len(self.records) else self.records[self.index]
 
-    def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Add what a point gave, while a run goes on. A reader who looks at the newest point goes on to it."""
-        newest = self._newest(self.record)
+    def append(self, records: Iterable[Mapping[str, Any]], most: int | None = None) -> None:
+        """Add what a point gave, while a run goes on. A reader who looks at the newest point goes on to it.
+
+        Args:
+            most: tokens in all; where there are more, points before the newest are left out evenly.
+        """
+        shown, newest = self.record, self._newest(self.record)
         follows = newest is not None and newest == self.index
-        self.records = [*self.records, *(dict(record) for record in records)]
-        if follows:
-            self.index = self._newest(self.record)
+        self.records = _thinned([*self.records, *(dict(record) for record in records)], most)
+        if shown is not None:
+            step = float("inf") if follows else shown["step"]
+            self.index = self._nearest(shown, step)
 
     def go_to(self, step: int) -> None:
         """Show the point of the current response and run that is nearest to an iteration."""
         if self.record is not None:
-            mine = _series(self.record)
-            same = [at for at, one in enumerate(self.records) if _series(one) == mine]
-            self.index = min(same, key=lambda at: abs(self.records[at]["step"] - step))
+            self.index = self._nearest(self.record, step)
 
     def find(self, response: int, step: int, run: int = 0) -> int | None:
         """The place of a response's record at a point; None where there is none.
@@ -80,10 +84,14 @@ class LensHistory(LabWidget):
 
     def _newest(self, record: Mapping[str, Any] | None) -> int | None:
         """The place of the latest record of the same response and run."""
-        if record is None:
-            return None
-        same = [at for at, one in enumerate(self.records) if _series(one) == _series(record)]
-        return max(same, key=lambda at: self.records[at]["step"])
+        return None if record is None else self._nearest(record, float("inf"))
+
+    def _nearest(self, record: Mapping[str, Any], step: float) -> int:
+        """The place of the record of the same response and run that is nearest to an iteration."""
+        mine = _series(record)
+        same = [at for at, one in enumerate(self.records) if _series(one) == mine]
+        last = max(self.records[at]["step"] for at in same)
+        return min(same, key=lambda at: abs(self.records[at]["step"] - min(step, last)))
 
     def _send_records(self, change: Any = None) -> None:
         responses: dict[Any, int] = {}
@@ -96,9 +104,16 @@ class LensHistory(LabWidget):
             if not _is_count(run) or run >= len(self.names):
                 raise ValueError(f"{where}.run: {run!r} is not one of the {counted(len(self.names), 'run')}")
             response = responses.setdefault(_response(record), len(responses))
-            own = {key: value for key, value in record.items() if key not in ("run", "index", "group")}
-            packed.append({"run": run, "response": response, "step": step, **pack_record(own, where)})
+            packed.append({"run": run, "response": response, "step": step, **self._pack(record, where)})
+        self._known = {id(record): self._known[id(record)] for record in self.records}
         self.packed = packed
+
+    def _pack(self, record: dict[str, Any], where: str) -> dict[str, Any]:
+        """Each record is packed once: a run that goes on adds to thousands."""
+        if id(record) not in self._known:
+            own = {key: value for key, value in record.items() if key not in ("run", "index", "group")}
+            self._known[id(record)] = record, pack_record(own, where)
+        return self._known[id(record)][1]
 
     @traitlets.validate("index")
     def _check_index(self, proposal: Mapping[str, Any]) -> int | None:
@@ -127,8 +142,18 @@ def _is_count(value: Any) -> bool:
 
 
 def _response(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    return record.get("problem_id"), tuple(record["tokens"])
+    told = (record.get("critique"), record.get("demonstration"))  # another critique is another teacher
+    return record.get("problem_id"), tuple(record["tokens"]), *told
 
 
 def _series(record: Mapping[str, Any]) -> tuple[Any, ...]:
     return record.get("run", 0), *_response(record)
+
+
+def _thinned(records: list[dict[str, Any]], most: int | None) -> list[dict[str, Any]]:
+    """The records without every second point but the newest, again and again, until they have at most `most` tokens."""
+    steps = sorted({record["step"] for record in records})
+    while most is not None and len(steps) > 2 and sum(len(record["tokens"]) for record in records) > most:
+        steps = [*steps[:-1:2], steps[-1]]
+        records = [record for record in records if record["step"] in steps]
+    return records
