@@ -144,7 +144,7 @@ def test_only_what_no_earlier_source_speaks_of_is_asked_about() -> None:
 
 
 def test_the_rollouts_are_on_disk_before_a_critic_is_asked(tmp_path) -> None:
-    run = toy_run(record=True, out=str(tmp_path / "run"), eval_every=-1, steps=1, **CRITIQUE)
+    run = toy_run(record=True, out=str(tmp_path / "run"), eval_every=-1, steps=1, follow=0, **CRITIQUE)
     found = []
 
     class Looking(Scripted):

@@ -230,6 +230,7 @@ HALF = {"metadata": {"numerator": 12, "denominator": 18}, "answer": "2/3"}
             "2 × 3",
             "The factors in the answer do not multiply to the number that was asked for.",
         ),
+        ("largest_island", {"answer": "9"}, "-9", FORM),  # quoting it would reveal the answer
         ("syllogism", {"answer": "Yes"}, "No", 'The answer "No" is not right.'),
         ("syllogism", {"answer": "Yes"}, "yes and no", FORM),
     ],

@@ -194,7 +194,7 @@ def test_keys_and_fields_ask(chromium: str, tmp_path: Path, width: int) -> None:
         page.keyboard.press("Escape")
         page.wait_for_function("document.querySelector('.vpd-rx-wrong') === null")
         assert page.evaluate("document.activeElement.role") == "toolbar"
-        assert page.get_by_label("lr", exact=True).input_value() == "0.0005"
+        page.wait_for_function("document.querySelector('[aria-label=lr]').value === '0.0005'")
         overflow = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
         assert not page.evaluate(overflow)
         page.evaluate("model.set('shown', { ...model.get('shown'), state: 'complete' })")

@@ -58,7 +58,7 @@ def follow_up(
     Args:
         place: the run's folder. No process may be training it.
         given: responses to follow beside those that the run follows already: recorded rollouts, rows of a file, or the
-            fields of a row, as `Following.read` takes them. Where there are neither, `follow` responses are drawn from
+            fields of a row, as `Following.pin` takes them. Where there are neither, `follow` responses are drawn from
             the checkpoint of step 0, the same that the run would have drawn.
         parts: parts of your own by name, as `Run.open` takes them: those that the run had.
         check: called with the settings that are about to be obeyed, before anything is opened; it may raise.
@@ -80,8 +80,7 @@ def follow_up(
     with locked(record.folder):
         past = _read(record)
         draws = not given and not past.known
-        for name in fields.keys() & {"follow_every", *(() if draws else ("follow", "follow_file"))}:
-            notice(f"{name} has no effect on a run that has ended{'' if draws else ' and follows responses already'}")
+        _tell_unused(fields, draws)
         past.refuse_too_little(config, draws)
         if not given and past.complete:
             return []
@@ -90,6 +89,11 @@ def follow_up(
             check(config)
         own = {name: part for name, part in (parts or {}).items() if name != "sampler"}
         return _Scorer(past, Run.open(config, record=False, **own), draws, told).scored(given)
+
+
+def _tell_unused(fields: Mapping[str, Any], draws: bool) -> None:
+    for name in sorted(fields.keys() & {"follow_every", *(() if draws else ("follow", "follow_file"))}):
+        notice(f"{name} has no effect on a run that has ended{'' if draws else ' and follows responses already'}")
 
 
 def _settings(record: RunRecord, fields: Mapping[str, Any]) -> RunConfig:

@@ -200,17 +200,6 @@ def write_page(widgets: Sequence[LabWidget], path: str | Path | None = None, tit
     return text
 
 
-def checked_index(value: int | None, items: Sequence[Any], noun: str) -> int | None:
-    """The place of one of some items, from 0, or None; any place where there are no items yet.
-
-    Raises:
-        ValueError: there is no such item.
-    """
-    if value is not None and items and not 0 <= value < len(items):
-        raise ValueError(f"index {value} is not one of the {counted(len(items), noun)}")
-    return value
-
-
 def plain(value: Any, where: str = "value") -> Any:
     """`value` as JSON data: NumPy scalars become numbers, NaN and infinities become None.
 

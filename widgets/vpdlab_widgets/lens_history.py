@@ -7,8 +7,8 @@ from typing import Any
 
 import traitlets
 
-from vpdlab_widgets.base import LabWidget, checked_index, counted, fallback_table
-from vpdlab_widgets.token_lens import pack_record
+from vpdlab_widgets.base import LabWidget, counted, fallback_table
+from vpdlab_widgets.token_lens import checked_index, pack_record
 
 
 class LensHistory(LabWidget):

@@ -7,8 +7,8 @@ from typing import Any
 
 import traitlets
 
-from vpdlab_widgets.base import LabWidget, checked_index, safe
-from vpdlab_widgets.token_lens import pack_record, static_record
+from vpdlab_widgets.base import LabWidget, safe
+from vpdlab_widgets.token_lens import checked_index, pack_record, static_record
 
 
 class LensPair(LabWidget):

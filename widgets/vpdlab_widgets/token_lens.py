@@ -8,7 +8,7 @@ from typing import Any
 import traitlets
 
 from vpdlab_widgets import pack, palette
-from vpdlab_widgets.base import LabWidget, checked_index, counted, plain, safe
+from vpdlab_widgets.base import LabWidget, counted, plain, safe
 
 MEASURES = ("kl", "ratio", "reward", "rank", "student_entropy", "teacher_entropy", "surprise")
 NUMBERS = (
@@ -195,3 +195,14 @@ def _tops(
         ids += [words.setdefault(word, len(words)) for word in row] + [-1] * (k - len(row))
         values += [*logp, *([None] * (k - len(row)))]
     return {"k": k, "ids": pack.integers(ids), "logp": pack.floats(values)}
+
+
+def checked_index(value: int | None, items: Sequence[Any], noun: str) -> int | None:
+    """The place of one of some items, from 0, or None; any place where there are no items yet.
+
+    Raises:
+        ValueError: there is no such item.
+    """
+    if value is not None and items and not 0 <= value < len(items):
+        raise ValueError(f"index {value} is not one of the {counted(len(items), noun)}")
+    return value

@@ -39,7 +39,7 @@ def _number(text: str) -> Fraction | None:
 
 def _size(_: Mapping[str, Any], answer: str, reference: str, digits: bool = False) -> str | None:
     given, right = _number(answer), _number(reference)
-    if given is None or right is None or given == right:
+    if given is None or right is None or given == right or -given == right > 0:  # "-9" quotes a 9
         return None
     if given * right < 0:
         return f"The answer {answer} has the wrong sign."
