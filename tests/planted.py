@@ -125,7 +125,9 @@ def opened(chromium: str, path: Path, theirs: bool = False) -> Iterator[Any]:
         yield page
         page.wait_for_timeout(300)  # time for a refresh
         # A selection becomes the fragment of the address, in numbers alone; that is no navigation.
-        assert re.fullmatch(r"(#step=\d+&rollout=\d+(&token=\d+)?)?", page.url.removeprefix(address))
+        assert re.fullmatch(
+            r"(#(step=\d+&rollout=\d+|followed=\d+&step=\d+)(&token=\d+)?)?", page.url.removeprefix(address)
+        )
         assert {*seen} <= {address}
         found = page.evaluate(FOUND, theirs)
         assert found == [], found

@@ -661,11 +661,12 @@ def test_a_run_is_played_with_while_the_kernel_is_free(lab, browser):
         page.wait_for_selector(".vpd-rx-status >> text=between 0 and 1000")
         rate.fill("0.0005")
         rate.press("Enter")
-        page.wait_for_selector(".vpd-rx-change")  # the run is paused, so it takes the value at once
-        assert page.locator(".vpd-rx-changes").inner_text() == "after 1: lr 0.0001 → 0.0005"
+        page.wait_for_selector(".vpd-rx-pending")  # it may be taken back until the run goes on
         rate.press("Escape")  # back to the buttons, whose keys do the same
         page.keyboard.press("s")
         wait_for_state(page, "paused", 2)
+        page.wait_for_selector(".vpd-rx-change")
+        assert page.locator(".vpd-rx-changes").inner_text() == "after 1: lr 0.0001 → 0.0005"
         page.keyboard.press("c")
         page.wait_for_function("document.querySelector('.vpd-rx-saved').textContent.includes('steps 2;')")
         assert ask(page, "(len(played.run.rows), played.run.rows[-1]['lr'])") == (2, 0.0005)

@@ -227,8 +227,9 @@ def test_a_report_of_a_run_needs_no_torch_and_asks_nothing(tmp_path, capsys, chr
         assert words in page
     with offline_page(chromium, tmp_path / "a<b>" / "report.html") as shown:
         assert shown.locator(".vpd-emt-stage svg").count() >= 4
-        # behind the warnings, first iteration, last iteration
-        assert shown.locator(".vpd-rt").count() == shown.locator(".vpd-tl").count() == 3
+        # behind the warnings, first iteration, last iteration; the history has a lens of its own
+        assert shown.locator(".vpd-rt").count() == shown.locator(".vpd-tl:not(.vpd-lh *)").count() == 3
+        assert shown.locator(".vpd-lh-map svg").count() == 1
         shown.locator(".js-plotly-plot .main-svg").first.wait_for(state="attached")
         shown.locator(".vpd-rt").nth(1).locator(".vpd-rt-body .vpd-rt-row").nth(1).click()
         assert shown.locator(".vpd-tl").nth(1).locator(".vpd-tl-where").inner_text().endswith("rollout 2")
