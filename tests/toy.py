@@ -13,6 +13,7 @@ from vpdlab.config import RunConfig
 from vpdlab.model.loading import without_bars
 from vpdlab.run import Run, iterate
 from vpdlab.run.observe import metrics_row
+from vpdlab.tasks.common.episodes import Episode, Message, Reply, messages
 from vpdlab.types import Outcome, Problem, Rollout
 from vpdlab.zoo.make_apprentice import build_model, build_tokenizer
 
@@ -39,6 +40,18 @@ class Parity:
     def verify(self, rollout: Rollout) -> Outcome:
         right = sum(rollout.response_ids) % 2 == 0
         return Outcome(float(right), "The number is right." if right else "The number has too many digits.", "x")
+
+
+class OneReply:
+    """An environment that replies once, then judges: every second episode is right."""
+
+    name = "one reply"
+
+    def start(self, problem: Problem) -> list[Message]:
+        return messages(problem)
+
+    def step(self, episode: Episode, text: str) -> Reply | Outcome:
+        return Reply("Read.") if episode.attempts < 2 else Outcome(float(episode.index % 2), "Wrong.")
 
 
 def toy_run(record: bool = False, task: Any = None, **fields: Any) -> Run:

@@ -145,10 +145,10 @@ def test_close_waits_for_what_is_still_being_written(recorder: Recorder) -> None
 
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(path: Path, records: list) -> None:
+    def write(part: Any, records: list) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(record, "_write_parquet", write)
+    monkeypatch.setattr(record.rollouts, "write", write)
 
 
 @pytest.mark.usefixtures("full_disk")
@@ -247,13 +247,13 @@ def test_every_column_comes_back_as_it_was(recorder: Recorder) -> None:
 def test_a_list_of_records_may_change_once_it_is_handed_over(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    handed_over, write = threading.Event(), record._write_parquet
+    handed_over, write = threading.Event(), record.rollouts.write
 
-    def write_later(path: Path, records: list) -> None:
+    def write_later(part: Any, records: list) -> None:
         handed_over.wait(10)
-        write(path, records)
+        write(part, records)
 
-    monkeypatch.setattr(record, "_write_parquet", write_later)
+    monkeypatch.setattr(record.rollouts, "write", write_later)
     records = [rollout(1)]
     recorder.rollouts(1, records)
     records.clear()

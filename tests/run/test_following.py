@@ -11,15 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from toy import Parity, equal, toy_model, weights
+from toy import OneReply, Parity, equal, toy_model, weights
 
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError
 from vpdlab.prompts import views
 from vpdlab.record import load_run, rollouts
 from vpdlab.run import Run, following
-from vpdlab.tasks.common.episodes import Episode, Message, Reply, messages
-from vpdlab.types import Outcome, Problem
 
 SMALL = {
     "prompts": 2, "group": 3, "max_new_tokens": 6, "max_context": 120, "lr": 1e-3, "e_every": 2, "steps": 5,
@@ -297,30 +295,18 @@ def test_what_is_no_response_is_one_line(tmp_path, given):
         opened(tmp_path / "run").follow(given)
 
 
-class Counting:
-    """Replies once, then judges."""
-
-    name = "counting"
-
-    def start(self, problem: Problem) -> list[Message]:
-        return messages(problem)
-
-    def step(self, episode: Episode, text: str) -> Reply | Outcome:
-        return Reply("Read.") if episode.attempts < 2 else Outcome(float(episode.index % 2), "Wrong.")
-
-
 def test_episodes_are_followed_turn_by_turn(tmp_path):
     fields = {"max_new_tokens": 40, "max_turns": 2, "turn_tokens": 5, "steps": 2, "checkpoint_every": 1}
     config = RunConfig.make(
         **{"model": toy_model(), **SMALL, **fields, "task": "arithmetic"}, out=str(tmp_path / "run")
     )
-    trained(Run.open(config, environment=Counting()))
+    trained(Run.open(config, environment=OneReply()))
     records = load_run(tmp_path / "run").followed()
     assert {record["step"] for record in records} == {0, 1, 2}
     assert {tuple(record["turn_roles"]) for record in records} == {("assistant", "user", "assistant")}
     for record in records:
         assert [value is None for value in record["student_logp"]] == [not own for own in record["mask"]]
-    resumed = Run.open(config.but(resume=True, steps=3), environment=Counting())
+    resumed = Run.open(config.but(resume=True, steps=3), environment=OneReply())
     trained(resumed)
     again = load_run(tmp_path / "run").followed(3)
     assert [(r["response_ids"], r["mask"], r["turn_ends"]) for r in again] == [

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy import Parity, equal, toy_model, weights
+from toy import OneReply, Parity, equal, toy_model, weights
 
 from vpdlab import manifest
 from vpdlab.config import RunConfig
@@ -18,8 +18,6 @@ from vpdlab.foreign import read_row
 from vpdlab.record import load_run, rollouts
 from vpdlab.run import Run
 from vpdlab.run.following_up import Point, follow_up
-from vpdlab.tasks.common.episodes import Episode, Message, Reply, messages
-from vpdlab.types import Outcome, Problem
 
 SMALL = {
     "prompts": 2, "group": 3, "max_new_tokens": 6, "max_context": 120, "lr": 1e-3, "e_every": 2, "steps": 5,
@@ -201,21 +199,9 @@ def test_the_numbers_of_a_branch(tmp_path):
     assert different([one for one in mine if one["step"] > 2], wanted, exact=True) == []
 
 
-class Counting:
-    """Replies once, then judges."""
-
-    name = "counting"
-
-    def start(self, problem: Problem) -> list[Message]:
-        return messages(problem)
-
-    def step(self, episode: Episode, text: str) -> Reply | Outcome:
-        return Reply("Read.") if episode.attempts < 2 else Outcome(float(episode.index % 2), "Wrong.")
-
-
 def test_episodes_keep_their_turns_and_masks(tmp_path):
     fields = {"max_new_tokens": 40, "max_turns": 2, "turn_tokens": 5, "steps": 2, "checkpoint_every": 1}
-    parts: dict[str, Any] = {"task": Parity(), "environment": Counting()}
+    parts: dict[str, Any] = {"task": Parity(), "environment": OneReply()}
     config = RunConfig.make(**{"model": toy_model(), **SMALL, **fields}, out=str(tmp_path / "run"))
     trained(Run.open(config, **parts))
     wanted = load_run(tmp_path / "run").followed()

@@ -199,6 +199,16 @@ def schema() -> pa.Schema:
     return pa.schema([(name, arrow_type(kind)) for name, kind in columns().items()])
 
 
+def write(part: Part, records: Sequence[Mapping[str, Any]], before: Sequence[pa.Table] = ()) -> None:
+    """Write some rollouts, after tables of others, as a file; an earlier one is replaced at once."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist([dict(record) for record in records], schema=schema())
+    with staged_file(part.path) as staged:
+        pq.write_table(pa.concat_tables([*before, table]), staged)
+
+
 def extend(folder: Path, step: int, records: Sequence[Mapping[str, Any]]) -> None:
     """Add rollouts to those of an iteration, if there are any; the file is replaced at once.
 
@@ -206,15 +216,9 @@ def extend(folder: Path, step: int, records: Sequence[Mapping[str, Any]]) -> Non
         UserError: the file there cannot be read, or has columns that this version would lose.
         OSError: it cannot be written.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     folder.mkdir(exist_ok=True)
     part = Part(folder, step, step)
-    kept = [_whole(part, step)] if part.path.exists() else []
-    new = pa.Table.from_pylist([dict(record) for record in records], schema=schema())
-    with staged_file(part.path) as staged:
-        pq.write_table(pa.concat_tables([*kept, new]), staged)
+    write(part, records, [_whole(part, step)] if part.path.exists() else [])
     fsync(folder)
 
 
@@ -226,7 +230,7 @@ def merge(folder: Path, first: int, last: int) -> None:
         OSError: if the merged file cannot be written or a source cannot be deleted.
     """
     sources = [Part(folder, step, step) for step in range(first, last + 1)]
-    _write(Part(folder, first, last), sources)
+    _join(Part(folder, first, last), sources)
     for source in sources:
         source.path.unlink()
 
@@ -239,13 +243,12 @@ def cut(folder: Path, step: int) -> None:
     Raises:
         OSError: if a file cannot be written or deleted.
     """
-    for path in folder.iterdir():
-        if path.name.endswith(".new"):
-            path.unlink()
+    for path in list(folder.glob("*.new")):
+        path.unlink()
     for part in reversed(parts(folder)):  # from the end, so that a kill leaves no gap
         if part.first <= step < part.last:
             try:
-                _write(Part(folder, part.first, step), [part])
+                _join(Part(folder, part.first, step), [part])
             except UserError as error:
                 aside = part.path.rename(part.path.with_name(f"{part.path.name}.damaged"))
                 notice(f"{error}; it is now {aside.name}")
@@ -269,18 +272,17 @@ def extract(folder: Path, target: Path, step: int) -> list[str]:
         if part.first > step:
             continue
         try:
-            _write(Part(target, part.first, min(part.last, step)), [part])
+            _join(Part(target, part.first, min(part.last, step)), [part])
         except UserError as error:
             skipped.append(f"{error}; the rollouts of steps {part.first} to {min(part.last, step)} are left out")
     return skipped
 
 
-def _write(target: Part, sources: Sequence[Part]) -> None:
+def _join(target: Part, sources: Sequence[Part]) -> None:
     import pyarrow.parquet as pq
 
-    # Statistics of text columns would multiply the size of the footer, which every read starts with.
-    options: dict[str, Any] = {"write_statistics": ["step"]}
-    with staged_file(target.path) as staged, pq.ParquetWriter(staged, schema(), **options) as file:
+    kept: Any = ["step"]  # statistics of text columns would multiply the size of the footer, where every read starts
+    with staged_file(target.path) as staged, pq.ParquetWriter(staged, schema(), write_statistics=kept) as file:
         for source in sources:
             for step in range(source.first, min(source.last, target.last) + 1):
                 file.write_table(_whole(source, step), row_group_size=MOST_ROWS)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vpdlab.errors import RunFailed, UserError, notice
-from vpdlab.files import fsync, staged_file
+from vpdlab.files import fsync
 from vpdlab.record import rollouts
 from vpdlab.record.changes import EVENTS, Change
 from vpdlab.record.folder import prepare, write_json, write_lines, writing
@@ -101,8 +101,8 @@ class Recorder:
             RunFailed: if an earlier write failed.
         """
         self._settle(wait=False)
-        path = rollouts.Part(self.folder / FOLLOWED, step, step).path
-        self._pending.append(self._writer.submit(_write_parquet, path, list(records)))
+        part = rollouts.Part(self.folder / FOLLOWED, step, step)
+        self._pending.append(self._writer.submit(rollouts.write, part, list(records)))
 
     def status(self, state: str, reason: str = "") -> None:
         """Record the run's state: running, complete, stopped or failed."""
@@ -202,7 +202,7 @@ class Recorder:
     def _write_rollouts(self, step: int, records: list[Mapping[str, Any]]) -> None:
         """Write an iteration, then merge earlier ones, now final, if there are enough. Runs on the writer's thread."""
         folder = self.folder / ROLLOUTS
-        _write_parquet(rollouts.Part(folder, step, step).path, records)
+        rollouts.write(rollouts.Part(folder, step, step), records)
         if self._single and step > self._single[-1] + 1:
             self._single.clear()
         if not self._single or step > self._single[-1]:
@@ -226,12 +226,3 @@ class Recorder:
 
 def _line(row: Mapping[str, Any]) -> bytes:
     return (json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def _write_parquet(path: Path, records: list[Mapping[str, Any]]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    table = pa.Table.from_pylist([dict(record) for record in records], schema=rollouts.schema())
-    with staged_file(path) as staged:
-        pq.write_table(table, staged)

@@ -46,7 +46,7 @@ class Following:
         records: what that gave, a record each.
         numbers: of all that were ever followed, their `group` in the record.
         begun: whether the run has begun, so that a pinned response is scored before the next iteration.
-        unjudged: the numbers of those whose outcome nobody knows.
+        unjudged: those whose outcome nobody knows.
     """
 
     parts: Parts
@@ -55,7 +55,7 @@ class Following:
     records: list[dict[str, Any]] = field(default_factory=list)
     numbers: dict[tuple[Any, ...], int] = field(default_factory=dict)
     begun: bool = False
-    unjudged: set[int] = field(default_factory=set)
+    unjudged: set[tuple[Any, ...]] = field(default_factory=set)
 
     @property
     def pending(self) -> bool:
@@ -75,11 +75,8 @@ class Following:
         """
         count = self.parts.config.follow
         pinned, self.responses, self.numbers, self.begun = self.responses, [], {}, True
-        unjudged, self.unjudged = self.unjudged, set()
-        for one in self._drawn(count) if count else ():
+        for one in [*(self._drawn(count) if count else ()), *pinned]:
             self.add(one)
-        for one in pinned:
-            self.add(one, judged=one[0].group not in unjudged)
 
     def read_file(self) -> None:
         """Pin the responses of `follow_file`. Raises UserError naming file and line of one that cannot be read."""
@@ -122,8 +119,7 @@ class Following:
                 raise UserError(f"this rollout was not recorded by vpdlab: it has no {lacking[0]!r}")
             self.add(self._of_record(given), judged=given["success"] is not None)
             return
-        row = given if isinstance(given, Row) else self._row(given)
-        known = self._known(row)
+        row, known = (given, self._known(given)) if isinstance(given, Row) else self._row(given)
         self.add(self._of_row(row, known), judged=known is not None or row.success is not None)
 
     def add(self, one: Response, judged: bool = True) -> None:
@@ -138,7 +134,7 @@ class Following:
         number = self.numbers.setdefault(key, max(self.numbers.values(), default=-1) + 1)
         self.responses.append((replace(rollout, group=number, index=0), note))
         if not judged:
-            self.unjudged.add(number)
+            self.unjudged.add(key)
 
     def score(self, step: int, recorder: Recorder | None) -> None:
         """Score, after `step` iterations, every response that has not been scored there yet, and record it."""
@@ -159,7 +155,7 @@ class Following:
 
     def _cleared(self, record: dict[str, Any]) -> dict[str, Any]:
         """A record without what it stands for nothing of: a place in a batch, an outcome that nobody knows."""
-        outcome = ("reward", "success") if record["group"] in self.unjudged else ()
+        outcome = ("reward", "success") if _key_of_record(record) in self.unjudged else ()
         return record | dict.fromkeys((*_OF_A_BATCH, *outcome))
 
     # -- which ---------------------------------------------------------------------------------------------------------
@@ -187,21 +183,17 @@ class Following:
         for split in ("test", "train"):
             yield from self.parts.task.load(split)
 
-    def _row(self, given: Mapping[str, Any]) -> Row:
-        """The fields of a row; of a problem of the run, its id is enough."""
-        fields = dict(given)
+    def _row(self, given: Mapping[str, Any]) -> tuple[Row, Problem | None]:
+        """A row from its fields, and the problem of the run that it answers: of that, its id is enough."""
+        fields, known = dict(given), None
         if "prompt" not in fields and "id" in fields:
-            problem = self._problem(str(fields["id"]))
-            if problem is None:
+            if (known := self._problem(str(fields["id"]))) is None:
                 raise UserError(f"this run has no problem {shown(fields['id'])}: give its prompt as well")
-            turns = [*([("system", problem.system)] if problem.system else []), *problem.history]
-            messages = [{"role": role, "content": text} for role, text in [*turns, ("user", problem.prompt)]]
-            fields["prompt"] = messages if problem.history else problem.prompt
-            fields |= {"system": problem.system} if problem.system and not problem.history else {}
+            fields["prompt"] = known.prompt
         row = read_row(fields, "the response")
         if row.unknown:
             raise UserError(f"the response has no field {row.unknown[0]!r}: choose from {', '.join(FIELDS)}")
-        return row
+        return row, known or self._known(row)
 
     def _known(self, row: Row) -> Problem | None:
         """The problem of the run that a row answers."""

@@ -120,7 +120,8 @@ def _scoring(config: RunConfig, folder: Path, draws: bool) -> RunConfig:
 
 def _read(record: RunRecord) -> _Past:
     try:
-        return _Past(record, first_and_last(record), record.followed_numbers())
+        numbers = record.followed_numbers()
+        return _Past(record, first_and_last(record, numbers), numbers)
     except UserError as error:
         raise UserError(f"{error}; remove that file to have its responses scored again") from error
 

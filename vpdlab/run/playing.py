@@ -50,7 +50,7 @@ class Played:
             changes=self._marks(), kl_target=config.kl_target or None,
         )  # fmt: skip
         self.strip = RunControl(run.control, title=name)
-        self._followed: dict[int, int] = {}  # step -> responses that the history has of it
+        self._followed = (-1, 0)  # the latest point that the history has, and how many responses of it
         self._waiting: list[dict[str, Any]] = []  # points that are not shown yet
         self._next = 0.0  # when they may be
         self.history = LensHistory(self._before(), names=[name])
@@ -95,7 +95,7 @@ class Played:
         run = self.run
         if run.resumed is None:
             return []
-        self._followed[run.following.step] = len(run.following.records)
+        self._followed = run.following.step, len(run.following.records)
         try:
             found = histories([load_run(run.config.folder)])["records"]
         except UserError:  # the run has said so when it was opened
@@ -106,9 +106,9 @@ class Played:
         """Hand on what followed responses have scored since; not `at_once`, where showing them would take more than a
         tenth of the time: each time all points are sent."""
         following = self.run.following
-        known = self._followed.get(following.step, 0)
-        if new := following.records[known:]:
-            self._followed[following.step] = known + len(new)
+        step, count = self._followed
+        if new := following.records[count if following.step == step else 0 :]:
+            self._followed = following.step, len(following.records)
             self._waiting += self._points(new)
         started = time.monotonic()
         if self._waiting and (at_once or started >= self._next):

@@ -82,16 +82,16 @@ def recorded(folder: Path, saved: Saved) -> tuple[list[dict[str, Any]], list[dic
 def followed(folder: Path, step: int) -> list[dict[str, Any]]:
     """What followed responses scored up to an iteration, as `first_and_last`; a line says where it cannot be read."""
     try:
-        return first_and_last(RunRecord(folder), step)
+        run = RunRecord(folder)
+        return first_and_last(run, {at: found for at, found in run.followed_numbers().items() if at <= step})
     except UserError as error:
         notice(f"{error}; its responses are not followed any more")
         return []
 
 
-def first_and_last(run: RunRecord, step: float = float("inf")) -> list[dict[str, Any]]:
-    """The points, up to an iteration, at which a followed response was scored first, and the last one: enough to go on
-    with them. Raises UserError for a damaged file."""
-    points = {at: numbers for at, numbers in run.followed_numbers().items() if at <= step}
+def first_and_last(run: RunRecord, points: Mapping[int, set[int]]) -> list[dict[str, Any]]:
+    """Of some points (`RunRecord.followed_numbers`), those at which a followed response was scored first, and the last
+    one: enough to go on with them. Raises UserError for a damaged file."""
     seen, wanted = set[int](), set(list(points)[-1:])
     for at, numbers in points.items():
         if not numbers <= seen:

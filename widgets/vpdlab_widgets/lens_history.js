@@ -10,7 +10,7 @@ const MOST_MOMENTS = 12;
 const DASHES = ["", "7 4", "10 3 2 3", "4 4"]; // one per run
 const RIVAL = "1.5 3"; // of the token that the teacher prefers
 
-/** The responses of packed records, each {first, runs}: `runs` has for each run the records of its points in order. */
+/** The responses of packed records, each {first, runs}: `runs` has for each run, in order, those of its points. */
 export function responsesOf(packed) {
   const found = new Map();
   packed.forEach(({ response, run, step }, i) => {
@@ -19,10 +19,10 @@ export function responsesOf(packed) {
     if (!runs.has(run)) runs.set(run, new Map());
     runs.get(run).set(step, i); // scored twice at the same point: the later one stands
   });
-  for (const one of found.values()) {
-    for (const [run, points] of one.runs) one.runs.set(run, [...points].sort(([a], [b]) => a - b).map(([, i]) => i));
-  }
-  return [...found.values()];
+  const sorted = (map) => [...map].sort(([a], [b]) => a - b);
+  return [...found.values()].map((one) => ({
+    ...one, runs: new Map(sorted(one.runs).map(([run, points]) => [run, sorted(points).map(([, i]) => i)])),
+  }));
 }
 
 /** The token on which a side has settled at token `i`: {id, word}; null where no token leads by `LEAD`, or no list is there. */
@@ -194,7 +194,7 @@ class LensHistory extends LabView {
     this.responses = responsesOf(this.packed);
     this.unpacked = new Map();
     this.maxima = new Map();
-    this.rowsOfKey = null;
+    this.seen = null; // what the series shows, whatever the measure
     this.mapKey = null;
   }
 
@@ -238,29 +238,30 @@ class LensHistory extends LabView {
     return clean(this.model.get("names")[run] ?? "run", 60);
   }
 
-  /** The tokens that the map shows; the same as long as the series has the same points. */
-  rowsShown() {
+  /** The iterations of the series' points. */
+  steps() {
+    return this.series().map((i) => this.packed[i].step);
+  }
+
+  /** What the map shows of a series, whatever the measure: its tokens, their flips in order, the token that moves most. */
+  look() {
     const key = this.series().join();
-    if (this.rowsOfKey !== key) {
-      this.rowsOfKey = key;
-      this.rowsKept = rowsOf(this.records());
+    if (this.seen?.key !== key) {
+      const records = this.records();
+      const rows = rowsOf(records);
+      const flips = rows.flatMap((i) => flipsOf(records, i).map((flip) => ({ ...flip, i }))).sort((a, b) => a.at - b.at || a.i - b.i);
+      const moved = rows.map((i) => movement(records, i));
+      this.seen = { key, rows, flips, most: rows[moved.indexOf(Math.max(...moved))] ?? null };
     }
-    return this.rowsKept;
+    return this.seen;
   }
 
   /** One scale for all points of the response, in all runs. */
   maxOf(measure) {
     const key = `${this.current()?.response} ${measure.id}`;
     if (!this.maxima.has(key)) {
-      const all = [];
-      for (const points of this.response()?.runs.values() ?? []) {
-        for (const i of points) {
-          const record = this.recordAt(i);
-          const own = measuresOf(record).find((one) => one.id === measure.id);
-          if (own) for (const value of valuesOf(record, own)) all.push(value);
-        }
-      }
-      this.maxima.set(key, scaleMax(all));
+      const points = [...(this.response()?.runs.values() ?? [])].flat();
+      this.maxima.set(key, sharedMax(points.map((i) => this.recordAt(i)), measure.id));
     }
     return this.maxima.get(key);
   }
@@ -284,7 +285,7 @@ class LensHistory extends LabView {
     const title = element("div", "vpd-title", clean(this.model.get("title")) || "One response through a run");
     const parts = [title];
     if (this.packed.length) {
-      const steps = this.series().map((i) => this.packed[i].step);
+      const steps = this.steps();
       const span = steps.length > 1 ? ` from ${steps[0]} to ${steps.at(-1)}` : ` after ${steps[0]}`;
       parts.push(element("span", "vpd-mark", `${counted(this.responses.length, "response")} followed`));
       parts.push(element("span", "vpd-mark", `${counted(steps.length, "point")}${span}`));
@@ -308,7 +309,7 @@ class LensHistory extends LabView {
       return;
     }
     this.drawList();
-    const runs = [...response.runs.keys()].sort((a, b) => a - b);
+    const runs = [...response.runs.keys()];
     const key = [runs, this.current().run, Boolean(this.timer), this.series().length > 1, this.model.get("names")].join(" ");
     if (this.drawn === key) return; // a button that is redrawn loses the focus
     this.drawn = key;
@@ -361,7 +362,7 @@ class LensHistory extends LabView {
   }
 
   nextRun() {
-    const runs = [...(this.response()?.runs.keys() ?? [])].sort((a, b) => a - b);
+    const runs = [...(this.response()?.runs.keys() ?? [])];
     if (runs.length > 1) this.choose(this.current().response, runs[(runs.indexOf(this.current().run) + 1) % runs.length]);
   }
 
@@ -369,21 +370,25 @@ class LensHistory extends LabView {
     this.below.hidden = !this.packed.length || !this.lens?.values;
     this.moments.hidden = this.below.hidden;
     if (this.below.hidden || !this.width) return;
-    this.drawMap();
-    this.drawMoments();
+    const measure = this.lens.measure();
+    const key = [this.series(), measure.id, this.width].join(" ");
+    if (this.mapKey !== key) {
+      // Else there is another point or token, and only the marks move.
+      this.mapKey = key;
+      this.drawMap(measure);
+      this.drawMoments();
+    }
     this.showToken();
   }
 
   /** A row a token, a column a point. */
-  drawMap() {
-    const measure = this.lens.measure();
-    const key = [this.series(), this.key, measure.id, this.width, this.packed.length].join(" ");
-    if (this.mapKey === key) return; // another point or token: only the marks move
-    this.mapKey = key;
+  drawMap(measure) {
     const records = this.records();
-    const steps = this.series().map((i) => this.packed[i].step);
+    const steps = this.steps();
     const max = this.maxOf(measure);
-    this.shown = this.rowsShown();
+    const own = records.map((record) => measuresOf(record).find((one) => one.id === measure.id));
+    const { rows, flips } = this.look();
+    this.shown = rows;
     const beside = this.width >= 760;
     const room = beside ? Math.floor(0.5 * (this.width - 26)) : this.width;
     const label = Math.min(130, 16 + 7.4 * Math.max(3, ...this.shown.map((i) => tokenLabel(records[0].tokens[i], 14).length)));
@@ -396,17 +401,16 @@ class LensHistory extends LabView {
       const y = row * ROW;
       svg.append(shape("text", { x: label - 7, y: y + ROW / 2, dy: "0.34em", class: "vpd-end vpd-lh-token", "data-token": i }, tokenLabel(records[0].tokens[i], 14)));
       records.forEach((record, at) => {
-        const own = measuresOf(record).find((one) => one.id === measure.id);
-        const heat = heatClass(own ? own.of(record, i) : NaN, max);
+        const heat = heatClass(own[at] ? own[at].of(record, i) : NaN, max);
         const box = { x: (label + at * column).toFixed(1), y: y + 1, width: Math.max(1, column - 1).toFixed(1), height: ROW - 2 };
         svg.append(shape("rect", { ...box, class: `vpd-data vpd-patch ${heat || "vpd-lh-none"}` }));
       });
-      for (const { at, side, kind, on } of flipsOf(records, i)) {
-        if (kind !== "choice" || side !== "student") continue;
-        const dot = { cx: (label + at * column).toFixed(1), cy: y + ROW / 2, r: 3.5, class: `vpd-lh-flip ${on ? "vpd-lh-on" : ""}` };
-        svg.append(shape("circle", dot));
-      }
     });
+    const dots = flips.filter(({ kind, side }) => kind === "choice" && side === "student");
+    for (const { at, i, on } of dots) {
+      const place = { cx: (label + at * column).toFixed(1), cy: (rows.indexOf(i) + 0.5) * ROW, r: 3.5 };
+      svg.append(shape("circle", { ...place, class: `vpd-lh-flip ${on ? "vpd-lh-on" : ""}` }));
+    }
     const every = Math.max(1, Math.ceil(34 / column));
     steps.forEach((step, at) => {
       if (at % every && at !== steps.length - 1) return;
@@ -418,8 +422,7 @@ class LensHistory extends LabView {
     svg.append(this.gridMarks);
     const name = element("div", "vpd-lh-name");
     name.append(element("span", "vpd-name", measure.name), element("span", "vpd-unit", ` ${measure.unit}`));
-    const flips = svg.querySelector(".vpd-lh-flip");
-    if (flips) name.append(element("span", "vpd-caps vpd-lh-key", "● π settles on this token, ○ on another"));
+    if (dots.length) name.append(element("span", "vpd-caps vpd-lh-key", "● π settles on this token, ○ on another"));
     const all = records[0].tokens.filter((_, i) => isOwn(records[0], i)).length;
     if (all > this.shown.length) name.append(element("span", "vpd-caps vpd-lh-key", `the ${this.shown.length} of ${all} tokens that move most`));
     this.map.replaceChildren(name, svg);
@@ -430,9 +433,7 @@ class LensHistory extends LabView {
   /** The token whose curves are shown: the one under the cursor, the pinned one, else the one that moves most. */
   token() {
     const known = this.lens.cursor ?? this.lens.selected();
-    if (known !== null || !this.shown?.length) return known;
-    const records = this.records();
-    return this.shown.reduce((best, i) => (movement(records, i) > movement(records, best) ? i : best));
+    return known ?? this.look().most;
   }
 
   drawCurves(i) {
@@ -442,7 +443,7 @@ class LensHistory extends LabView {
       this.plot = null;
       return;
     }
-    const runs = [...this.response().runs].sort(([a], [b]) => a - b);
+    const runs = [...this.response().runs];
     const lines = runs.flatMap(([run, points], place) =>
       ["student", "teacher"].map((side) => ({
         run, side, dash: DASHES[place % DASHES.length], own: run === this.current().run,
@@ -451,9 +452,8 @@ class LensHistory extends LabView {
     ).filter(({ ys }) => ys.some((y) => y !== null));
     const rival = this.rivalAt(i);
     for (const side of rival === null ? [] : ["student", "teacher"]) {
-      const points = this.series();
-      const ys = points.map((at) => logpOf(this.recordAt(at), side, i, rival));
-      const xs = points.map((at) => this.packed[at].step);
+      const ys = records.map((record) => logpOf(record, side, i, rival));
+      const xs = this.steps();
       if (ys.some((y) => y !== null)) lines.push({ run: this.current().run, side, dash: RIVAL, own: false, rival, xs, ys });
     }
     const width = this.below.classList.contains("vpd-lh-beside") ? this.width - this.grid.svg.width.baseVal.value - 26 : this.width;
@@ -520,7 +520,7 @@ class LensHistory extends LabView {
 
   /** A ring at each flip of the token, with what it is in a tooltip. */
   drawFlips(svg, records, i, x, y) {
-    const steps = this.series().map((at) => this.packed[at].step);
+    const steps = this.steps();
     for (const flip of flipsOf(records, i)) {
       const value = finite(records[flip.at][`${flip.side}_logp`]?.[i]);
       if (value === null) continue;
@@ -530,19 +530,9 @@ class LensHistory extends LabView {
     }
   }
 
-  /** The flips of all tokens that are shown, in order of the run. */
-  flips() {
-    const records = this.records();
-    return (this.shown ?? [])
-      .flatMap((i) => flipsOf(records, i).map((flip) => ({ ...flip, i })))
-      .sort((a, b) => a.at - b.at || a.i - b.i);
-  }
-
   drawMoments() {
-    if (this.momentsKey === this.mapKey) return;
-    this.momentsKey = this.mapKey;
-    const all = this.flips();
-    const [tokens, steps] = [this.records()[0].tokens, this.series().map((i) => this.packed[i].step)];
+    const all = this.look().flips;
+    const [tokens, steps] = [this.records()[0].tokens, this.steps()];
     const chips = all.slice(0, MOST_MOMENTS).map(({ i, at, ...flip }) => {
       const chip = element("button", "vpd-button vpd-lh-moment");
       chip.type = "button";
@@ -591,7 +581,7 @@ class LensHistory extends LabView {
     const step = this.grid.steps[at];
     const parts = [`token ${i + 1} “${tokenLabel(record.tokens[i])}” after iteration ${step}`];
     if (!isOwn(record, i)) return [...parts, MASKED].join(" · ");
-    for (const [run, points] of [...this.response().runs].sort(([a], [b]) => a - b)) {
+    for (const [run, points] of this.response().runs) {
       const place = nearest(points.map((one) => this.packed[one].step), step);
       const there = this.packed[points[place]].step === step ? this.recordAt(points[place]) : null;
       const values = ["student", "teacher"].filter((side) => there?.[`${side}_logp`]).map((side) => `${SIGNS[side]} ${percent(Math.exp(there[`${side}_logp`][i]))}`);
@@ -653,7 +643,7 @@ class LensHistory extends LabView {
   }
 
   nextFlip(by) {
-    const all = this.flips();
+    const all = this.look().flips;
     if (!all.length) return;
     const here = [this.point(), this.lens.selected() ?? -1];
     const after = (flip) => flip.at - here[0] || flip.i - here[1];

@@ -96,6 +96,16 @@ export function measuresOf(record) {
   return [...own, ...named];
 }
 
+/** The scale of a measure over records, so that colours are comparable between them. */
+export function sharedMax(records, id) {
+  const all = [];
+  for (const record of records) {
+    const own = measuresOf(record).find((one) => one.id === id);
+    if (own) for (const value of valuesOf(record, own)) all.push(value);
+  }
+  return scaleMax(all);
+}
+
 /** A row for each token of a record, with its numbers, for a file. */
 export function tokenRows(record) {
   const names = [...NUMBERS.filter((name) => record[name]), ...Object.keys(record.weights)];
@@ -571,14 +581,8 @@ class TokenLens extends LabView {
   /** One scale for all records on the slider, so that colours are comparable between iterations. */
   maxOf(measure) {
     if (!this.maxima.has(measure.id)) {
-      const all = [];
-      for (let i = 0; i < this.packed.length; i++) {
-        if (!this.packed[i].tokens) continue;
-        const record = this.recordAt(i);
-        const own = measuresOf(record).find((one) => one.id === measure.id);
-        if (own) for (const value of valuesOf(record, own)) all.push(value);
-      }
-      this.maxima.set(measure.id, scaleMax(all));
+      const told = [...this.packed.keys()].filter((i) => this.packed[i].tokens);
+      this.maxima.set(measure.id, sharedMax(told.map((i) => this.recordAt(i)), measure.id));
     }
     return this.maxima.get(measure.id);
   }
