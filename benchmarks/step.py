@@ -4,8 +4,9 @@
     python benchmarks/step.py --models apprentice --quick
     python benchmarks/step.py --device cuda --shape qwen3-1.7b --precisions bfloat16 --prompts 16 --group 8 --apart
 
-All three alternate step by step in one process: vpdlab takes its steps in TRL's `on_step_end`. With --apart each has a
-process of its own, one after the other, since a GPU would not hold both; TRL then accumulates its gradient over
+Each library has a process of its own, as its users have it (in one process they change each other's memory: the
+allocator learns from the blocks of both), and they take turns, step by step: TRL's, then SDPO's and VPD's. With --apart
+one starts when the other has ended, since a GPU would not hold both; TRL then accumulates its gradient over
 --accumulate parts. The weights, problems,
 feedback, templates, number of rollouts, support (top 20 and tail), divergence (reverse KL, mean over responses), AdamW
 and its settings are the same, with one update per step, a live teacher and no gradient checkpointing. Responses have a
@@ -22,19 +23,18 @@ tokens only, attention not at all. VPD's E-step counts as one pass with gradient
 from __future__ import annotations
 
 import argparse
-import gc
 import importlib.util
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import common
-from step_trl import trl_trainer, with_trl
-from step_work import SETTINGS, TOP_K, Times, Work, checked
+from step_ours import Ours, take_steps
+from step_sides import Side, turns
+from step_trl import train, trl_trainer
+from step_work import Times
 
 # Default problems, rollouts per problem and longest response: those of the apprentice's tours, and for a real model
 # what two cores can handle.
@@ -43,107 +43,60 @@ OTHERS = {"prompts": 4, "group": 4, "tokens": 32}
 NATURAL = {"tokens": 48}
 
 
-class Ours:
-    """A run of vpdlab that takes SDPO's or VPD's step on request."""
-
-    def __init__(self, given: argparse.Namespace, model: str, precision: str, lengths: str, task: common.Drill) -> None:
-        from vpdlab.learn.methods import get_method
-
-        self.run = common.open_run(
-            task, method="vpd", model=model, precision=precision, device=given.device, threads=given.threads,
-            prompts=given.prompts, group=given.group, max_new_tokens=given.tokens, feedback=("verifier",), e_every=1,
-            alpha=1.0, support="topk", top_k=TOP_K, tail="bucket", aggregate="sequence", **SETTINGS,
-        )  # fmt: skip
-        if lengths == "fixed":
-            common.never_ends(self.run)
-        self.methods = {name: get_method(name) for name in ("sdpo", "vpd")}
-        self.work = Work(0, 0, 0)
-        pack = self.run.pack
-
-        def counted(*args: Any) -> Any:
-            batch = pack(*args)
-            self.work = Work(sum(map(len, batch.student)), sum(map(len, batch.teacher)), batch.response_tokens)
-            return batch
-
-        self.run.pack = counted  # type: ignore[method-assign]
-
-    def step(self, name: str, number: int, device: str) -> tuple[float, common.Seconds, Work]:
-        from vpdlab.run import Iteration, iterate
-
-        self.run.method = self.methods[name]
-        taken: list[Iteration] = []
-        whole = common.timed(lambda: taken.append(iterate(self.run, number)), device)
-        checked(name, taken[0].m.loss)
-        if name == "vpd":
-            checked("E-step", taken[0].e.loss)
-        return taken[0].seconds["rollout"], whole, self.work
-
-
-def alone(given: argparse.Namespace, ours: Ours) -> dict[str, Times]:
-    """vpdlab's steps without TRL."""
-    times = {"sdpo": Times(), "vpd": Times()}
-    for number in range(1, given.rounds + 2):
-        for name, own in times.items():
-            taken = ours.step(name, number, given.device)
-            if number > 1:
-                own.add(*taken)
-    return times
-
-
 def weights(model: Any) -> Any:
     return model.get_decoder().layers[0].self_attn.q_proj.weight.detach().clone()
 
 
-def apart(given: argparse.Namespace, name: str, precision: str, lengths: str) -> list[list[str]]:
-    """The table rows of one setting, each side in a process of its own."""
-    times: dict[str, Times] = {}
-    limit = body = head = 0.0
-    for side in ("ours", "trl"):
-        if side == "trl" and given.no_trl:
-            continue
-        settings = {key: getattr(given, key) for key in ("device", "threads", "rounds", "prompts", "group", "tokens")}
-        words = [
-            f"--{key}={value}" for key, value in {**settings, "accumulate": given.accumulate, "side": side}.items()
-        ]
-        where = ["--shape", name] if name in common.SHAPES else ["--models", name]
-        asked = [*words, *where, "--precisions", precision, "--lengths", lengths]
-        done = subprocess.run([sys.executable, __file__, *asked], stdout=subprocess.PIPE, text=True)
-        if done.returncode:
-            print(f"{side} failed in a process of its own ({done.returncode}): {name}, {precision}", flush=True)
-            continue
-        found = json.loads(done.stdout.splitlines()[-1])
-        limit, body, head = (found.pop(key) for key in ("limit", "body", "head"))
-        times |= {who: Times.of(values) for who, values in found.items()}
-    return table_rows(given, times, limit, int(body), int(head), [name, precision, lengths])
-
-
-def measure(given: argparse.Namespace, name: str, precision: str, lengths: str, scratch: Path) -> list[list[str]]:
-    """The table rows of one setting."""
-    folder = common.model_folder(name, scratch, given.device)
-    given = argparse.Namespace(**vars(given))
+def serve(given: argparse.Namespace, name: str, precision: str, lengths: str, scratch: str) -> None:
+    """One side, in its own process: takes its turns and prints what it measured as JSON."""
+    folder = common.model_folder(name, Path(scratch), given.device)
     usual = APPRENTICE if name == "apprentice" else OTHERS | (NATURAL if lengths == "natural" else {})
     for setting, value in usual.items():
         setattr(given, setting, getattr(given, setting) or value)
     task = common.Drill(sums=name == "apprentice", count=max(64, given.prompts))
     ours = Ours(given, folder, precision, lengths, task)
-    model = ours.run.learner.policy.model
-    ours_alone = given.no_trl or given.side == "ours"
-    trainer = None if ours_alone else trl_trainer(given, folder, precision, lengths, ours.run, str(scratch))
-    learners = [model] if trainer is None else [model, trainer.model]
-    learners = learners[1:] if given.side == "trl" else learners
-    before = [weights(learner) for learner in learners]
-    take = None if given.side == "trl" else ours.step
-    times = alone(given, ours) if trainer is None else with_trl(given, trainer, take)
-    for old, learner in zip(before, learners, strict=True):
-        if bool((old.to(learner.device) == weights(learner)).all()):
-            raise SystemExit(f"{name}, {precision}: the weights have not changed, so the measurement is void")
-    limit = common.matrix_limit(given.device, precision)
-    body, head = common.body_parameters(model), model.get_output_embeddings().weight.numel()
-    if given.side:
-        numbers = {who: own.numbers() for who, own in times.items()}
-        print(json.dumps({**numbers, "limit": limit, "body": body, "head": head}), flush=True)
-        return []
+    if given.side == "ours":
+        model = ours.run.learner.policy.model
+        before = weights(model)
+        times = take_steps(given, ours, turns())
+    else:
+        trainer = trl_trainer(given, folder, precision, lengths, ours.run, scratch)
+        model = trainer.model
+        before = weights(model)
+        times = train(given, trainer, turns())
+    if bool((before.to(model.device) == weights(model)).all()):
+        raise SystemExit(f"{name}, {precision}: the weights have not changed, so the measurement is void")
+    found: dict[str, Any] = {who: own.numbers() for who, own in times.items()}
+    found["limit"] = common.matrix_limit(given.device, precision)
+    found["body"], found["head"] = common.body_parameters(model), model.get_output_embeddings().weight.numel()
+    print(json.dumps(found), flush=True)
+
+
+def measure(given: argparse.Namespace, name: str, precision: str, lengths: str) -> list[list[str]]:
+    """The table rows of one setting."""
+    found: dict[str, Any] = {}
+    names = ["ours"] if given.no_trl else ["trl", "ours"]
+    for group in [[side] for side in names] if given.apart else [names]:
+        try:
+            sides = [Side(command(given, side, name, precision, lengths)) for side in group]
+            for _ in range(given.rounds + 1):
+                for side in sides:
+                    side.step()
+            for side in sides:
+                found |= side.numbers()
+        except ChildProcessError as error:
+            print(f"{' and '.join(group)} failed ({error}): {name}, {precision}", flush=True)
+    limit, body, head = (found.pop(key, 0) for key in ("limit", "body", "head"))
+    times = {who: Times.of(values) for who, values in found.items()}
     return table_rows(given, times, limit, body, head, [name, precision, lengths])
+
+
+def command(given: argparse.Namespace, side: str, name: str, precision: str, lengths: str) -> list[str]:
+    """The command line of a side."""
+    kept = ("device", "threads", "rounds", "prompts", "group", "tokens", "accumulate")
+    words = [f"--{key}={getattr(given, key)}" for key in kept]
+    where = ["--shape", name] if name in common.SHAPES else ["--models", name]
+    return [*words, "--side", side, *where, "--precisions", precision, "--lengths", lengths]
 
 
 def table_rows(
@@ -195,7 +148,7 @@ def main() -> None:
         no_trl=dict(action="store_true", help="measure vpdlab only"),
         apart=dict(action="store_true", help="TRL and vpdlab in processes of their own"),
         accumulate=dict(type=int, default=1, help="parts that TRL accumulates its gradient over"),
-        side=dict(default="", help=argparse.SUPPRESS),
+        side=dict(default="", choices=["", "ours", "trl"], help=argparse.SUPPRESS),
     )
     given = parser.parse_args()
     if given.quick:
@@ -206,18 +159,13 @@ def main() -> None:
         print("missing: trl, so only vpdlab is measured")
         given.no_trl = True
     names = [given.shape] if given.shape else given.models
-    if not given.side:
-        print(common.machine(given, " ".join(given.precisions)) + "\n", flush=True)
-    rows = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for name in names:
-            for precision in given.precisions:
-                for lengths in given.lengths:
-                    setting = (given, name, precision, lengths)
-                    rows += apart(*setting) if given.apart else measure(*setting, Path(scratch))
-                    gc.collect()
     if given.side:
+        with tempfile.TemporaryDirectory() as scratch:
+            serve(given, names[0], given.precisions[0], given.lengths[0], scratch)
         return
+    print(common.machine(given, " ".join(given.precisions)) + "\n", flush=True)
+    settings = [(name, kind, length) for name in names for kind in given.precisions for length in given.lengths]
+    rows = [row for setting in settings for row in measure(given, *setting)]
     heads = ["model", "dtype", "lengths", "", "rollout s", "update s", "step s", "of TRL", "of TRL (CPU s)"]
     print()
     common.show([*heads, "tokens student/teacher/response", "use"], rows)

@@ -1,18 +1,16 @@
-"""TRL's side of step.py: an SDPOTrainer for the problems of a run of vpdlab, and steps of both in alternation."""
+"""TRL's side of step.py: an SDPOTrainer for the problems of a run of vpdlab, which steps whenever it is told to."""
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import common
 from step_work import SETTINGS, TOP_K, Times, Work, checked
 
 from vpdlab.types import Problem
-
-TakeStep = Callable[[str, int, str], tuple[float, common.Seconds, Work]]
 
 
 def trl_trainer(given: argparse.Namespace, model: str, precision: str, lengths: str, run: Any, scratch: str) -> Any:
@@ -74,25 +72,27 @@ def give_feedback(trainer: Any, problems: Sequence[Problem], task: Any, group: i
     trainer._prepare_training_batch = with_feedback
 
 
-def with_trl(given: argparse.Namespace, trainer: Any, take_step: TakeStep | None) -> dict[str, Times]:
-    """Train with TRL; after each of its steps vpdlab takes one of SDPO and one of VPD (`take_step`), or none."""
-    times = {"TRL": Times()} | ({"sdpo": Times(), "vpd": Times()} if take_step else {})
-    trainer.add_callback(alternation(given, trainer, take_step, times))
+def train(given: argparse.Namespace, trainer: Any, turns: Iterator[None]) -> dict[str, Times]:
+    """Train with TRL, a step a turn; the first turn is not counted."""
+    times = Times()
+    trainer.add_callback(paced(given, trainer, turns, times))
     trainer.train()
+    next(turns, None)  # the last step is done
     for row in trainer.state.log_history:
         if "loss" in row:
             checked("TRL", row["loss"])
-    return times
+    return {"TRL": times}
 
 
-def alternation(given: argparse.Namespace, trainer: Any, take_step: TakeStep | None, times: dict[str, Times]) -> Any:
-    """A callback that times TRL's steps and lets vpdlab take its own after each, where it takes any."""
+def paced(given: argparse.Namespace, trainer: Any, turns: Iterator[None], times: Times) -> Any:
+    """A callback that starts each step at a turn and times it."""
     import transformers
 
     generated, batches = measured_batches(given, trainer)
 
-    class Alternation(transformers.TrainerCallback):
+    class Paced(transformers.TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            next(turns)
             common.synchronise(given.device)
             self.began = common.Seconds(time.perf_counter(), time.process_time())
 
@@ -101,13 +101,9 @@ def alternation(given: argparse.Namespace, trainer: Any, take_step: TakeStep | N
             whole = common.Seconds(time.perf_counter() - self.began.clock, time.process_time() - self.began.processor)
             work = work_of(batches.pop())
             if state.global_step > 1:
-                times["TRL"].add(generated[0], whole, work)
-            for name in ("sdpo", "vpd") if take_step is not None else ():
-                taken = take_step(name, state.global_step, given.device)
-                if state.global_step > 1:
-                    times[name].add(*taken)
+                times.add(generated[0], whole, work)
 
-    return Alternation()
+    return Paced()
 
 
 def measured_batches(given: argparse.Namespace, trainer: Any) -> tuple[list[float], list[Any]]:

@@ -66,58 +66,6 @@ def test_plan_covers_every_row_once_within_the_budget(lengths: list[int], budget
         assert len(group) == 1 or len(group) * max(lengths[row] for row in group) <= budget
 
 
-def grouped() -> list[View]:
-    """Three rollouts of a problem, one with other feedback; one of another problem; one without a group."""
-    return [
-        View((1, 2, 3, 4), (50, 51), group=0),
-        View((9, 9, 9, 9, 9, 9), (60,), group=1),
-        View((1, 2, 3, 5, 6), (52,), group=0),
-        View((1, 2, 3, 4), (53,), group=0),
-        View((1, 2, 3, 4), (70,)),
-    ]
-
-
-def test_rows_of_a_group_are_cut_by_hand() -> None:
-    batch = collate(grouped(), [0, 1, 2, 3], share=True)
-    whole = collate(grouped(), [0, 1, 2, 3])
-    cut = batch.shared
-    assert cut is not None
-    assert cut.prefix.tolist() == [[1, 2, 3, 0, 0], [9, 9, 9, 9, 9]]
-    assert cut.suffix.tolist() == [[4, 50, 51], [5, 6, 52], [4, 53, 0], [9, 60, 0]]
-    assert cut.suffix_of.tolist() == [0, 3, 1, 2]
-    assert cut.prefix_of.tolist() == [0, 0, 0, 1]
-    assert cut.offset.tolist() == [3, 3, 3, 5]
-    short = [1, 1, 1, 0, 0, 1, 1, 1]
-    assert cut.attention_mask.tolist() == [short, short, short, [1] * 8]
-    assert cut.positions.tolist() == [[3, 4, 5], [3, 4, 5], [3, 4, 5], [5, 6, 7]]
-    assert (batch.read, whole.read) == (22, 28)
-    # The state that predicts a token is that of the token before it, in suffixes as in rows.
-    before = whole.ids.gather(1, whole.positions)[whole.mask]
-    assert torch.equal(cut.suffix[cut.suffix_of].gather(1, batch.positions)[batch.mask], before)
-    assert before.tolist() == [4, 50, 9, 6, 4]
-
-
-def test_equal_rows_are_read_once() -> None:
-    views = [View((1, 2), (5, 6), group=0), View((1, 2), (5, 7), group=0), View((1, 2), (5, 6), group=0)]
-    batch = collate(views, [0, 1, 2], share=True)
-    assert batch.shared is not None
-    assert (batch.shared.suffix.tolist(), batch.shared.suffix_of.tolist()) == ([[2, 5, 6], [2, 5, 7]], [0, 1, 0])
-    assert batch.tokens.tolist() == [5, 6, 5, 7, 5, 6]  # all of them count
-
-
-def test_little_to_share_is_not_shared() -> None:
-    assert collate(grouped(), [1, 4], share=True).shared is None  # two without a common group
-    alike = [View((1, 2), tuple(range(100, 140)), group=0), View((1, 3), tuple(range(100, 140)), group=0)]
-    assert collate(alike, [0, 1], share=True).shared is None  # one token of 42
-
-
-def test_equal_contexts_keep_their_last_token() -> None:
-    """It predicts the first token of the response."""
-    cut = collate([View((1, 2, 3), (5,), group=0), View((1, 2, 3), (6,), group=0)], [0, 1], share=True).shared
-    assert cut is not None
-    assert (cut.prefix.tolist(), cut.suffix.tolist()) == ([[1, 2]], [[3, 5], [3, 6]])
-
-
 def test_plan_counts_a_common_beginning_once_and_keeps_groups_together() -> None:
     # Three rows of 10 with a shared prefix of 8 take 8 + 3 x 2 = 14 of 20; the row of 9 would make it 2 x 8 + 4 x 9.
     assert plan([10, 9, 10, 10], 20, groups=[0, -1, 0, 0], prefixes=[8, 0, 8, 8]) == [[0, 2, 3], [1]]

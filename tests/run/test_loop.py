@@ -109,13 +109,13 @@ def test_scores_do_not_depend_on_padding():
 @pytest.mark.parametrize("tokens", [16384, 400])
 def test_what_a_group_begins_with_is_read_once_and_changes_nothing(fields, tokens):
     apart, whole = (toy_run(**fields, minibatch_tokens=tokens) for _ in range(2))
-    whole.learner.policy._shares = False
+    whole.learner.policy.sharing = None
     read = []
     for run in (apart, whole):
         views = run.batch().teacher
         read.append(sum(view.read for (view,) in run.learner.policy.minibatches(views)))
         for batch in run.learner.policy.minibatches(views) if tokens == 16384 else ():
-            assert (batch[0].shared is None) == (run is whole)
+            assert (batch[0].stages is None) == (run is whole)
     assert read[0] < 0.8 * read[1]
     for a, b in zip(gradients(apart), gradients(whole), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)

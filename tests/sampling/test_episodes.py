@@ -148,7 +148,8 @@ def test_a_reply_changes_no_loss_where_it_changes_no_context() -> None:
             total += loss.item()
         gradient = torch.cat([p.grad.reshape(-1) for p in run.policy.parameters if p.grad is not None])
         losses.append((total, gradient))
-    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-5)
+    # A divergence of a thousandth is a difference of numbers of order one: rounded in float32 at 1e-7.
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-5, abs=1e-7)
     torch.testing.assert_close(losses[0][1], losses[1][1], rtol=1e-4, atol=1e-6)
 
 

@@ -13,7 +13,7 @@ from architectures import RIGHT, open_policy, save
 from toy import toy_run
 
 from vpdlab.model import passes
-from vpdlab.model.growing import ROOM, GrowingLayer
+from vpdlab.model.caches import ROOM, GrowingLayer
 from vpdlab.sampling import Completion, Sampling, conversation
 from vpdlab.sampling.engines.transformers import HFSampler
 from vpdlab.sampling.kept import Kept
@@ -146,7 +146,7 @@ def test_a_layer_grows_and_holds_what_a_plain_one_holds() -> None:
 
 
 def test_a_cache_that_gradients_flow_through_is_transformers_own() -> None:
-    from vpdlab.model.growing import decoding_cache
+    from vpdlab.model.caches import decoding_cache
 
     model = toy_run().policy.model
     with torch.no_grad():

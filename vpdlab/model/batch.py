@@ -3,8 +3,10 @@
 Rows are padded on the right. A causal model never looks ahead, so padding cannot affect a response token: no attention
 mask or position ids are needed, and padding cannot change a result.
 
-The rollouts of a problem share a prefix. Rows of a group go into the same minibatch, and their shared prefix is read
-once (`Shared`): with short responses to long problems that is most of the work.
+The rollouts of a problem share a prefix. Rows of a group go into the same minibatch, and what several rows begin with
+is read once (`Stages`): with short responses to long problems that is most of the work. Of what is read before the
+responses only keys and values are wanted, so its last layer stops there: in a model of few layers that is a good part
+of the rest.
 """
 
 from __future__ import annotations
@@ -16,51 +18,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vpdlab.model.stages import Sharing, Stages, by_group, common_prefix, padded, staged
 from vpdlab.types import View
-
-# Reading prefixes separately takes a second model call: worth it if it saves this share of the tokens.
-WORTH = 0.1
-
-
-@dataclass(frozen=True)
-class Shared:
-    """The same rows as shared prefixes (one a group) and distinct suffixes.
-
-    Attributes:
-        prefix: [G, P] the shared prefixes, padded on the right.
-        prefix_length: [G] length of each prefix.
-        suffix: [U, T] the distinct suffixes, padded on the right; a suffix always includes the last token of its
-            context. Equal rows, which are common once a policy has little entropy, share one suffix.
-        prefix_of: [U] the prefix that precedes each suffix.
-        suffix_of: [B] the suffix of each row.
-    """
-
-    prefix: Int[Tensor, "g p"]
-    prefix_length: Int[Tensor, " g"]
-    suffix: Int[Tensor, "u t"]
-    prefix_of: Int[Tensor, " u"]
-    suffix_of: Int[Tensor, " b"]
-
-    @property
-    def offset(self) -> Int[Tensor, " u"]:
-        """[U] number of tokens before each suffix."""
-        return self.prefix_length[self.prefix_of]
-
-    @property
-    def attention_mask(self) -> Int[Tensor, "u c"]:
-        """[U, P + T] 1 where a suffix may attend: everywhere except the padding of its prefix."""
-        in_prefix = torch.arange(self.prefix.shape[1], device=self.prefix.device) < self.offset[:, None]
-        return torch.cat([in_prefix, torch.ones_like(self.suffix, dtype=torch.bool)], dim=1).long()
-
-    @property
-    def positions(self) -> Int[Tensor, "u t"]:
-        """[U, T] position of each suffix token in its row."""
-        return self.offset[:, None] + torch.arange(self.suffix.shape[1], device=self.suffix.device)
-
-    def to(self, device: torch.device | str) -> Shared:
-        """A copy on a device."""
-        parts = (self.prefix, self.prefix_length, self.suffix, self.prefix_of, self.suffix_of)
-        return Shared(*(part.to(device) for part in parts))
 
 
 @dataclass(frozen=True)
@@ -73,7 +32,7 @@ class TokenBatch:
         context: [B] length of each context.
         response: [B, R] response ids, padded on the right: the same in both views of a rollout.
         mask: [B, R] True for response tokens that the policy generated, False for others and for padding.
-        shared: the rows as prefixes and suffixes; None if they are read whole.
+        stages: the rows in stages; None if they are read whole.
     """
 
     rows: Int[Tensor, " b"]
@@ -81,12 +40,12 @@ class TokenBatch:
     context: Int[Tensor, " b"]
     response: Int[Tensor, "b r"]
     mask: Bool[Tensor, "b r"]
-    shared: Shared | None = None
+    stages: Stages | None = None
 
     @property
     def read(self) -> int:
         """Number of tokens that the model reads for this batch, padding included."""
-        return self.ids.numel() if self.shared is None else self.shared.prefix.numel() + self.shared.suffix.numel()
+        return self.ids.numel() if self.stages is None else sum(part.ids.numel() for part in self.stages.parts)
 
     @classmethod
     def empty(cls, device: torch.device | str) -> TokenBatch:
@@ -101,24 +60,22 @@ class TokenBatch:
 
     @property
     def positions(self) -> Int[Tensor, "b r"]:
-        """[B, R] index along S (with `shared`: along T) of the hidden state that predicts each response token (clipped
-        at padding)."""
+        """[B, R] index along S (in stages: along T of the last) of the hidden state that predicts each response token
+        (clipped at padding)."""
         steps = torch.arange(self.response.shape[1], device=self.ids.device)
-        if self.shared is None:
+        if self.stages is None:
             return (self.context[:, None] - 1 + steps).clamp(max=self.ids.shape[1] - 1)
-        offset = self.shared.offset[self.shared.suffix_of]
-        return (self.context - offset)[:, None].add(steps - 1).clamp(max=self.shared.suffix.shape[1] - 1)
+        width = self.stages.parts[-1].ids.shape[1]
+        return (self.context - self.stages.offset)[:, None].add(steps - 1).clamp(max=width - 1)
 
 
 def collate(
-    views: Sequence[View], rows: Sequence[int], device: torch.device | str = "cpu", share: bool = False,
-    worth: float = WORTH,
-) -> TokenBatch:  # fmt: skip
+    views: Sequence[View], rows: Sequence[int], device: torch.device | str = "cpu", share: Sharing | None = None
+) -> TokenBatch:
     """The views at `rows` as one padded batch.
 
     Args:
-        share: read the shared prefix of a group's rows once, if that saves enough.
-        worth: how much that is, as a share of the tokens read.
+        share: read in stages where that saves enough; None: rows are read whole.
 
     Raises:
         ValueError: for a view with an empty context or response: nothing would predict its first token.
@@ -127,16 +84,16 @@ def collate(
     for row, view in zip(rows, chosen, strict=True):
         if not view.context_ids or not view.response_ids:
             raise ValueError(f"view {row} has an empty context or response")
-    response = _pad([view.response_ids for view in chosen])
+    response = padded([view.response_ids for view in chosen])
     lengths = torch.tensor([len(view.response_ids) for view in chosen])
-    shared = _shared(chosen, worth) if share else None
+    stages = staged(chosen, share) if share else None
     return TokenBatch(
         rows=torch.tensor(list(rows)),
-        ids=_pad([view.context_ids + view.response_ids for view in chosen]).to(device),
+        ids=padded([view.context_ids + view.response_ids for view in chosen]).to(device),
         context=torch.tensor([len(view.context_ids) for view in chosen]).to(device),
         response=response.to(device),
         mask=_own(chosen, lengths, response.shape[1]).to(device),
-        shared=shared and shared.to(device),
+        stages=stages and stages.to(device),
     )
 
 
@@ -147,45 +104,6 @@ def _own(views: Sequence[View], lengths: Tensor, width: int) -> Bool[Tensor, "b 
         if view.mask:
             mask[row, : len(view.mask)] &= torch.tensor(view.mask)
     return mask
-
-
-def _shared(views: Sequence[View], worth: float) -> Shared | None:
-    """The views as prefixes and suffixes; None if that saves too little."""
-    members = _by_group([view.group for view in views])
-    prefixes = [_common_prefix([views[row].context_ids for row in rows]) for rows in members]
-    index: dict[tuple[int, tuple[int, ...]], int] = {}  # (prefix, suffix) -> index of the suffix
-    suffix_of = [0] * len(views)
-    for prefix, rows in enumerate(members):
-        for row in rows:
-            suffix = (views[row].context_ids + views[row].response_ids)[len(prefixes[prefix]) :]
-            suffix_of[row] = index.setdefault((prefix, suffix), len(index))
-    prefix_of, suffixes = zip(*index, strict=True)
-    read = len(prefixes) * max(map(len, prefixes)) + len(suffixes) * max(map(len, suffixes))
-    if read > (1 - worth) * len(views) * max(map(len, views)):
-        return None
-    lengths = torch.tensor([len(ids) for ids in prefixes])
-    return Shared(_pad(prefixes), lengths, _pad(suffixes), torch.tensor(prefix_of), torch.tensor(suffix_of))
-
-
-def _by_group(groups: Sequence[int]) -> list[list[int]]:
-    """The rows of each group; a row without a group (-1) is alone."""
-    rows: dict[int, list[int]] = {}
-    for row, group in enumerate(groups):
-        rows.setdefault(group if group >= 0 else -1 - row, []).append(row)
-    return list(rows.values())
-
-
-def _common_prefix(contexts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """The common prefix of all contexts, without the last token of any: that one predicts the first response token."""
-    low, high = min(contexts), max(contexts)  # in lexicographic order, so their common prefix is that of all
-    end = min(len(context) for context in contexts) - 1
-    same = next((at for at, pair in enumerate(zip(low, high, strict=False)) if pair[0] != pair[1]), end)
-    return low[: min(same, end)]
-
-
-def _pad(rows: Sequence[Sequence[int]]) -> Int[Tensor, "b s"]:
-    width = max(len(row) for row in rows)
-    return torch.tensor([(*row, *(0,) * (width - len(row))) for row in rows])
 
 
 def plan(
@@ -200,7 +118,7 @@ def plan(
         prefixes: length of the prefix that the rows of a group share and that is read once; default 0.
     """
     groups, prefixes = groups or [-1] * len(lengths), prefixes or [0] * len(lengths)
-    members = sorted(_by_group(groups), key=lambda rows: -max(lengths[row] for row in rows))
+    members = sorted(by_group(groups), key=lambda rows: -max(lengths[row] for row in rows))
     parts: list[list[int]] = []
     count = prefix = suffix = 0  # of the current minibatch: prefixes, longest prefix, longest suffix
     for rows in members:
@@ -220,8 +138,7 @@ def minibatches(
     budget: int,
     rows: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
-    share: bool = False,
-    worth: float = WORTH,
+    share: Sharing | None = None,
 ) -> Iterator[tuple[TokenBatch, ...]]:
     """Iterate over minibatches of one or several lists of views, the same rows of each list at a time.
 
@@ -229,7 +146,7 @@ def minibatches(
         sides: lists of views; row i of each belongs to the same rollout.
         budget: padded tokens of the longest side in one minibatch.
         rows: which rows; default all.
-        share, worth: as in `collate`.
+        share: as in `collate`.
 
     Raises:
         ValueError: if the lists differ in length.
@@ -240,13 +157,13 @@ def minibatches(
     longest = [max(len(side[row]) for side in sides) for row in chosen]
     groups = [sides[0][row].group for row in chosen] if share else []
     prefixes = [0] * len(groups)
-    for members in _by_group(groups):
-        shortest = min(len(_common_prefix([side[chosen[index]].context_ids for index in members])) for side in sides)
+    for members in by_group(groups):
+        shortest = min(len(common_prefix([side[chosen[index]].context_ids for index in members])) for side in sides)
         for index in members:
             prefixes[index] = shortest
     for part in plan(longest, budget, groups, prefixes):
         picked = [chosen[index] for index in part]
-        yield tuple(collate(side, picked, device, share, worth) for side in sides)
+        yield tuple(collate(side, picked, device, share) for side in sides)
 
 
 def row_sums(values: Float[Tensor, " n"], batch: TokenBatch) -> Float[Tensor, " b"]:

@@ -139,7 +139,8 @@ def _visit(
     s_raw = s.gather(-1, ids)
     s_kept, t_kept = s_raw.float() * s_scale, t.gather(-1, ids).float() * t_scale
     if k:  # out of the others' sums, which would lose their digits beside the support's
-        s.scatter_(-1, ids, -torch.inf), t.scatter_(-1, ids, -torch.inf)
+        for side in (s, t):
+            side.scatter_(-1, ids, -torch.inf)
         s_lse, t_lse, s_rest, t_rest, *measured = compiled(two_sides)(s, t, s_kept, t_kept, s_scale, t_scale, telemetry)
         s.scatter_(-1, ids, s_raw)
     else:

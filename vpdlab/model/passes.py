@@ -9,19 +9,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vpdlab.model.batch import TokenBatch
+from vpdlab.model.caches import context_cache, decoding_cache, keys_only
 from vpdlab.model.compiling import whole_layers
-from vpdlab.model.growing import decoding_cache
+from vpdlab.model.stages import Stage, Stages
 
 
 def response_states(model: Any, batch: TokenBatch) -> Float[Tensor, "n h"]:
     """The last hidden state before each active response token, from which the head computes its logits."""
     hidden = _hidden(model, batch)
-    at = batch.positions[..., None].expand(-1, -1, hidden.shape[-1])
-    return hidden.gather(1, at)[batch.mask] if len(batch.rows) else hidden[0, :0]
+    if not len(batch.rows):
+        return hidden[0, :0]
+    row = torch.arange(len(batch.rows), device=hidden.device) if batch.stages is None else batch.stages.row_of
+    at = (row[:, None] * hidden.shape[1] + batch.positions)[batch.mask]
+    return hidden.flatten(0, 1).index_select(0, at)  # its gradient adds whole states up, not element by element
 
 
 def decoder_of(model: Any) -> Any:
@@ -39,26 +43,44 @@ def layers_of(model: Any) -> list[Any]:
 
 
 def _hidden(model: Any, batch: TokenBatch) -> Float[Tensor, "b s h"]:
-    """Last hidden states of the rows, or of their suffixes where a group's shared prefix is read once."""
-    from transformers import DynamicCache
+    """Last hidden states of the rows, or of the parts of their last stage."""
+    if batch.stages is not None:
+        return _staged(model, batch.stages)
+    # Other ranks wait for the pass over an empty batch; it needs one token.
+    ids = batch.ids if len(batch.rows) else batch.ids.new_zeros(1, 1)
+    with whole_layers(model):
+        return decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state
 
-    decoder, shared = decoder_of(model), batch.shared
-    if shared is None:
-        # Other ranks wait for the pass over an empty batch; it needs one token.
-        ids = batch.ids if len(batch.rows) else batch.ids.new_zeros(1, 1)
-        with whole_layers(model):
-            return decoder(input_ids=ids, use_cache=False).last_hidden_state
-    cache = DynamicCache(config=model.config)
-    decoder(input_ids=shared.prefix, past_key_values=cache, use_cache=True)
-    select(cache, shared.prefix_of)  # differentiable: gradients sum over a group's rows
-    hidden = decoder(
-        input_ids=shared.suffix,
-        attention_mask=shared.attention_mask,
-        position_ids=shared.positions,
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state
-    return hidden[shared.suffix_of]
+
+def _staged(model: Any, stages: Stages) -> Float[Tensor, "n t h"]:
+    """Last hidden states of the last stage."""
+    cache = context_cache(model)
+    *before, last = stages.parts
+    seen: Bool[Tensor, "n c"] | None = None  # the keys before a stage that its parts may attend to
+    for part in before:
+        mask = _grown(cache, seen, part)
+        with keys_only(cache):
+            _continued(model, cache, part, mask)
+        seen = part.filled if mask is None else torch.cat([mask[:, : -part.ids.shape[1]], part.filled], dim=1)
+    return _continued(model, cache, last, _grown(cache, seen, last))
+
+
+def _grown(cache: Any, seen: Bool[Tensor, "m c"] | None, part: Stage) -> Bool[Tensor, "n ct"] | None:
+    """Select what precedes each part in a cache (differentiable: gradients sum over the parts behind one) and return
+    what it may attend to: what its predecessor may, and its own tokens. None before a first stage."""
+    if seen is None:
+        return None
+    if not torch.equal(part.after, torch.arange(len(seen), device=part.after.device)):
+        select(cache, part.after)
+        seen = seen[part.after]
+    # At its own padding too: no later token sees it, and attention to nothing at all would not be a number.
+    return torch.cat([seen, torch.ones_like(part.ids, dtype=torch.bool)], dim=1)
+
+
+def _continued(model: Any, cache: Any, part: Stage, mask: Tensor | None) -> Float[Tensor, "n t h"]:
+    """Read a stage's parts behind what the cache holds; returns their last hidden states."""
+    placed = {} if mask is None else {"attention_mask": mask.long(), "position_ids": part.positions}
+    return decoder_of(model)(input_ids=part.ids, past_key_values=cache, use_cache=True, **placed).last_hidden_state
 
 
 def read(

@@ -22,15 +22,17 @@ from vpdlab.config import RunConfig
 from vpdlab.errors import refuse_handed_in
 from vpdlab.model import attention, compiling, sharding
 from vpdlab.model.adapters import adapter_layers, add_adapter, check_merge, plain_weights
-from vpdlab.model.batch import WORTH, TokenBatch, minibatches, row_sums
+from vpdlab.model.batch import TokenBatch, minibatches, row_sums
+from vpdlab.model.caches import spared
 from vpdlab.model.checkpointing import checkpoint_layers, keep_layers
 from vpdlab.model.comparison import token_logp
-from vpdlab.model.devices import pick_device
+from vpdlab.model.devices import keep_freed_memory, pick_device
 from vpdlab.model.distributions import Term, TokenDist
 from vpdlab.model.loading import load
 from vpdlab.model.passes import layers_of, response_states
 from vpdlab.model.probe import examine
 from vpdlab.model.saving import rehearse, save
+from vpdlab.model.stages import Sharing
 from vpdlab.model.traits import check_lengths, end_ids
 from vpdlab.model.updates import adamw, set_rate, update
 from vpdlab.types import View
@@ -44,7 +46,7 @@ READS = (
 )  # fmt: skip
 """Settings that a policy and its teacher read: a policy that is passed to a run must have been made with the same."""
 FIXED_TOKENS = 16384  # of a minibatch, where `minibatch_tokens` is 0 and memory is not measured
-COMPILED_WORTH = 0.6  # `batch.WORTH` where whole rows run compiled, which passes with a cache do not
+COMPILED_WORTH = 0.6  # `Sharing.worth` where whole rows run compiled, which passes with a cache do not
 SAMPLE = 8  # token ids of a small pass that only looks at the model
 
 
@@ -60,6 +62,7 @@ class Policy:
         minibatch_tokens: padded tokens of a minibatch of the update.
         compiled: whether passes run compiled.
         waking: seconds that the first passes on a GPU took, before the first step.
+        sharing: when rows are read in stages; None: always whole.
         checkpointed: whether layers are computed again in the backward pass.
         parameters: the student's trainable parameters.
         teacher_parameters: what the E-step trains: the same, or the teacher adapter's parameters.
@@ -69,6 +72,8 @@ class Policy:
         self.config, self.tokenizer = config, tokenizer
         torch.manual_seed(config.seed)  # initial adapter weights
         self.device, self.version, self.updates = pick_device(config.device), 0, 0
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.longest = check_lengths(config, model.eval(), self.some_ids())
         if config.shard:  # first of all: the whole model need not fit on the device
             sharding.check_shard(config.shard)
@@ -81,7 +86,7 @@ class Policy:
                 attention.install(self.model)
             shares = self._examine(self.model)
         # Sharded layers are gathered pass by pass, in step with other processes: there each minibatch is one pass.
-        self._shares = shares and not config.shard
+        self.sharing = Sharing(spared=spared(self.model)) if shares and not config.shard else None
         self.decoupled = config.teacher == "adapter"
         for name, rank in ((STUDENT, config.lora_rank), (TEACHER, config.adapter_rank * self.decoupled)):
             if rank:
@@ -94,11 +99,11 @@ class Policy:
                 self._use(role)
                 check_merge(self.model, self.some_ids()[:SAMPLE])
         self._use(STUDENT)
-        self._worth, self.waking = WORTH, 0.0
+        self.waking = 0.0
         self.compiled = not config.shard and compiling.wanted(config.compile, self.model)
         if self.compiled and self.device.type == "cuda":
             compiling.prepare(self.model, layers_of(self.model))
-            self._worth = COMPILED_WORTH
+            self.sharing = self.sharing and Sharing(worth=COMPILED_WORTH)
         self.minibatch_tokens, self.checkpointed = config.minibatch_tokens or FIXED_TOKENS, False
         if config.checkpointing == "on":
             self.checkpoint()
@@ -170,9 +175,8 @@ class Policy:
         rows = self._parts(sides, rows)[processes.rank()] if processes.count() > 1 else rows
         # A cache would be filled again when a layer is recomputed: under checkpointing, passes that may have a gradient
         # read their rows whole.
-        share = self._shares and not (self.checkpointed and torch.is_grad_enabled())
-        budget, worth = self.minibatch_tokens, self._worth
-        walk = minibatches(*sides, budget=budget, rows=rows, device=self.device, share=share, worth=worth)
+        share = None if self.checkpointed and torch.is_grad_enabled() else self.sharing
+        walk = minibatches(*sides, budget=self.minibatch_tokens, rows=rows, device=self.device, share=share)
         return sharding.in_step(list(walk), len(sides), self.device) if self.config.shard else walk
 
     def whole(self) -> contextlib.AbstractContextManager:

@@ -17,6 +17,7 @@ from torch import Tensor
 from vpdlab.errors import UserError, first_line
 from vpdlab.model import passes, traits
 from vpdlab.model.batch import TokenBatch, collate
+from vpdlab.model.stages import Sharing
 from vpdlab.types import View
 
 CLOSE = 1e-4  # tolerance in nats per token; larger for a model with larger rounding errors
@@ -27,6 +28,8 @@ SHORT, LONG, ROWS = 12, 40, 3  # tokens of the two contexts, and responses to ea
 RESPONSE = 6
 MOST = {"cpu": 1024, "cuda": 8192}  # longest context that is read to exceed an attention window
 SLOPES = 1 << 21  # elements of the gradient that is compared
+OWN = 3  # tokens at the end of each row's own context
+MOST_STAGES = Sharing(worth=0.0, call=0, spared=0.5)
 AMPLIFIED = 100.0  # hidden states are scaled by this: a linear head must scale its logits by as much
 
 
@@ -40,10 +43,10 @@ def examine(
         ends: ids that end a response; they also stand in prompts.
         longest: tokens of the longest row that the run may make; the check exceeds any shorter attention window.
         sampled: whether the run decodes with this model.
-        shared: whether the run wants shared prefixes.
+        shared: whether the run wants to read rows in stages.
 
     Returns:
-        Whether shared prefixes give the same values and gradients; if not, rows must be read whole.
+        Whether stages give the same values and gradients; if not, rows must be read whole.
 
     Raises:
         UserError: if the model gives different log-probabilities in a batch than alone.
@@ -121,7 +124,8 @@ def _length(model: Any, longest: int) -> tuple[int, bool]:
 
 
 def _views(ids: Sequence[int], ends: Sequence[int], length: int) -> list[View]:
-    """Two groups with contexts of different lengths; responses differ in their tokens and in their lengths."""
+    """Two groups with contexts of different lengths, whose rows have their beginnings in common; responses differ in
+    their tokens and in their lengths."""
     stream = torch.Generator().manual_seed(0)
 
     def some(count: int) -> tuple[int, ...]:
@@ -132,7 +136,8 @@ def _views(ids: Sequence[int], ends: Sequence[int], length: int) -> list[View]:
         context = some(size // 2) + end + some(size - size // 2 - len(end))
         for row in range(ROWS):
             response = some(RESPONSE if row % 2 == 0 else RESPONSE // 2)
-            views.append(View(context, response[: len(response) - len(end)] + end, group=group))
+            own = context[: size - OWN] + some(OWN)
+            views.append(View(own, response[: len(response) - len(end)] + end, group=group))
     return views
 
 
@@ -182,10 +187,10 @@ def _decoded(model: Any, views: Sequence[View]) -> Tensor:
 
 
 def _shares(model: Any, views: Sequence[View], truth: Tensor, close: float) -> bool:
-    """Whether reading shared prefixes once gives the same log-probabilities and the same gradient."""
-    batches = [collate(views, range(len(views)), model.device, share=share) for share in (False, True)]
-    if batches[1].shared is None:
-        raise ValueError("the probe's rows have no prefix worth sharing")
+    """Whether reading rows in stages gives the same log-probabilities and the same gradient."""
+    batches = [collate(views, range(len(views)), model.device, share=share) for share in (None, MOST_STAGES)]
+    if batches[1].stages is None or len(batches[1].stages.parts) < 3:
+        raise ValueError("the probe's rows are not read in three stages")
     try:
         with torch.enable_grad():
             logps = [_scored(model, batch) for batch in batches]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vpdlab.errors import notice
 from vpdlab.model import passes
-from vpdlab.model.growing import decoding_cache
+from vpdlab.model.caches import decoding_cache
 
 TRIED = 4  # rows of the trial
 

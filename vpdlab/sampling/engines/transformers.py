@@ -147,10 +147,8 @@ class HFSampler:
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             position = position + 1
             logits = passes.next_logits(model, token[:, None], mask, position[:, None], cache)
-        return [
-            Completion(tuple(ids[row, :n].tolist()), tuple(logps[row, :n].tolist()), bool(finished[row]))
-            for row, n in enumerate(length.tolist())
-        ]
+        found = zip(ids.tolist(), logps.tolist(), length.tolist(), finished.tolist(), strict=True)
+        return [Completion(tuple(row[:n]), tuple(logp[:n]), ended) for row, logp, n, ended in found]
 
 
 def _tokens_read(
