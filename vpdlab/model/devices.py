@@ -18,12 +18,18 @@ CHOSEN = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_",
 
 def pick_device(name: str) -> torch.device:
     """The device of a run: what accelerate finds for "auto" (a process's own GPU under its launcher), or the named one.
+    On a CPU `keep_freed_memory` is called.
 
     Raises:
         UserError: for a device that is not available.
     """
-    if name == "auto" or processes.launched() > 1:
-        return processes.join(name)
+    device = processes.join(name) if name == "auto" or processes.launched() > 1 else _named(name)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
+
+
+def _named(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

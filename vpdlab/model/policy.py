@@ -26,7 +26,7 @@ from vpdlab.model.batch import TokenBatch, minibatches, row_sums
 from vpdlab.model.caches import spared
 from vpdlab.model.checkpointing import checkpoint_layers, keep_layers
 from vpdlab.model.comparison import token_logp
-from vpdlab.model.devices import keep_freed_memory, pick_device
+from vpdlab.model.devices import pick_device
 from vpdlab.model.distributions import Term, TokenDist
 from vpdlab.model.loading import load
 from vpdlab.model.passes import layers_of, response_states
@@ -71,9 +71,7 @@ class Policy:
     def __init__(self, config: RunConfig, model: Any, tokenizer: Any) -> None:
         self.config, self.tokenizer = config, tokenizer
         torch.manual_seed(config.seed)  # initial adapter weights
-        self.device, self.version, self.updates = pick_device(config.device), 0, 0
-        if self.device.type == "cpu":
-            keep_freed_memory()
+        self.device, self.version, self.updates, self.waking = pick_device(config.device), 0, 0, 0.0
         self.longest = check_lengths(config, model.eval(), self.some_ids())
         if config.shard:  # first of all: the whole model need not fit on the device
             sharding.check_shard(config.shard)
@@ -99,7 +97,6 @@ class Policy:
                 self._use(role)
                 check_merge(self.model, self.some_ids()[:SAMPLE])
         self._use(STUDENT)
-        self.waking = 0.0
         self.compiled = not config.shard and compiling.wanted(config.compile, self.model)
         if self.compiled and self.device.type == "cuda":
             compiling.prepare(self.model, layers_of(self.model))
