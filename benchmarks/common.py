@@ -154,10 +154,10 @@ def timed(job: Callable[[], Any], device: str = "cpu") -> Seconds:
     return Seconds(time.perf_counter() - clock, time.process_time() - processor)
 
 
-def alternate(jobs: dict[str, Callable[[], Seconds]], rounds: int, warm: int = 1) -> dict[str, list[Seconds]]:
+def alternate(jobs: dict[Any, Callable[[], Seconds]], rounds: int, warm: int = 1) -> dict[Any, list[Seconds]]:
     """The results of the jobs, which alternate so that a slow moment of the machine affects them all; the first `warm`
     rounds are discarded."""
-    results: dict[str, list[Seconds]] = {name: [] for name in jobs}
+    results: dict[Any, list[Seconds]] = {name: [] for name in jobs}
     for turn in range(warm + rounds):
         for name, job in jobs.items():
             value = job()

@@ -92,3 +92,9 @@ def test_what_has_no_time_is_not_run_and_named(tmp_path: Path) -> None:
 def test_each_side_of_a_step_may_have_a_process_of_its_own() -> None:
     shown = run("benchmarks/step.py", "--apart", "--lengths", "fixed", "--accumulate", "2")
     assert {row[""] for row in table(shown)} >= {"sdpo", "vpd"}
+
+
+def test_stages_are_set_against_whole_rows() -> None:
+    (row,) = table(run("benchmarks/stages.py"))
+    assert all(middle(row[way]) > 0 for way in ("whole, ms", "two stages", "three stages"))
+    assert row["chosen"] == "whole"  # two rows of 57 tokens are not worth a call
