@@ -28,7 +28,8 @@ from typing import Any
 
 from vpdlab.compare.runs import Cell, plan
 from vpdlab.config import RunConfig, read_options
-from vpdlab.errors import FAULTS, UserError, in_one_line
+from vpdlab.config.yaml_files import read_yaml
+from vpdlab.errors import UserError
 from vpdlab.paths import user_path
 
 STUDIES = Path(__file__).parent / "studies"
@@ -145,16 +146,10 @@ def read_study(name: str) -> Study:
     Raises:
         UserError: where there is no such study, or a part of the file does not fit; names the part.
     """
-    import yaml
-
     path = user_path("study", name) if name.endswith((".yaml", ".yml")) else STUDIES / f"{name}.yaml"
     if not path.is_file():
         raise UserError(f"unknown study {name!r}: choose one of {', '.join(names())}, or name a .yaml file")
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, *FAULTS) as error:
-        raise UserError(f"{path}: not a YAML file: {in_one_line(error)}") from error
-    return _study(Part(str(path), found))
+    return _study(Part(str(path), read_yaml(path)))
 
 
 @dataclass(frozen=True)
