@@ -57,12 +57,21 @@ def test_the_plan_goes_seed_by_seed_and_methods_keep_their_own_settings(tmp_path
         ("vpd:betta=1", "there is no setting 'betta': did you mean 'beta'"),
         ("vpd:beta", "'beta' is not a setting of a method: write METHOD:FIELD=VALUE"),
         ("vpd:beta=high", "beta is 'high', but must be a number"),
+        ("vpd:method=grpo", "method 'vpd:method=grpo' sets method, which is set for each run"),
+        ("vpd:seed=3", "sets seed, which is set for each run"),
+        ("vpd:out=elsewhere", "sets out, which is set for each run"),
         ("opsd:teacher=ema", "method opsd is defined with teacher frozen"),
     ],
 )
 def test_a_label_that_says_nothing_is_refused_before_anything_runs(tmp_path, label, words) -> None:
     with pytest.raises(UserError, match=words):
         cells(tmp_path, "vpd", label)
+
+
+def test_runs_that_would_share_a_folder_are_refused(tmp_path) -> None:
+    labels = ("vpd:templates=a/b", "vpd:templates=a-b")
+    with pytest.raises(UserError, match="would have the same folder .*: rename one"):
+        cells(tmp_path, *labels)
 
 
 def test_a_preset_that_never_evaluates_cannot_be_compared(tmp_path) -> None:

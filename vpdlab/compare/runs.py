@@ -17,7 +17,7 @@ import subprocess
 import sys
 import typing
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,10 +75,32 @@ def plan(bases: Mapping[str, RunConfig], labels: Sequence[str], seeds: Sequence[
                 name, _, own = label.partition(":")
                 method = get_method(name)
                 folder = out / _file_name(preset) / f"{_file_name(label)}-s{seed}"
-                fields = {**method.needs, **_settings(own), "method": name, "seed": seed, "out": str(folder)}
+                settings = _settings(own)
+                refuse_planned(f"method {label!r}", settings)
+                fields = {**method.needs, **settings, "method": name, "seed": seed, "out": str(folder)}
                 config = dataclasses.replace(base, **fields)
                 check(method, config)
                 cells.append(Cell(preset, label, seed, config))
+    return apart(cells)
+
+
+OF_THE_PLAN = ("method", "seed", "out")
+"""Settings that a comparison or a study sets for each run."""
+
+
+def refuse_planned(where: str, fields: Iterable[str]) -> None:
+    """Raises UserError for a setting in `OF_THE_PLAN`, which would be dropped."""
+    for name in fields:
+        if name in OF_THE_PLAN:
+            raise UserError(f"{where} sets {name}, which is set for each run: leave it out")
+
+
+def apart(cells: list[Cell]) -> list[Cell]:
+    """The same runs. Raises UserError for two of one folder, where one would be taken for the other."""
+    there: dict[Path, Cell] = {}
+    for cell in cells:
+        if (other := there.setdefault(cell.folder, cell)) is not cell:
+            raise UserError(f"{other.name!r} and {cell.name!r} would have the same folder {cell.folder}: rename one")
     return cells
 
 
