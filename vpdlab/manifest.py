@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 from vpdlab.files import fsync, read_small
 
 NAME = "manifest.json"
+OF_A_SYSTEM = re.compile(r"\.DS_Store|\._.*|\.nfs[0-9a-f]+|Thumbs\.db|desktop\.ini", re.IGNORECASE)
+"""Names of files that file managers and network file systems leave in any folder; nothing of vpdlab reads them."""
 
 
 def write(folder: Path) -> None:
@@ -50,7 +53,8 @@ def damage(folder: Path) -> str:
             return f"{name} has {path.stat().st_size} bytes instead of {size}"
         if checksum(path) != digest:
             return f"{name} is not what was written (its sha256 differs)"
-    return f"{min(there)} is not in its {NAME}" if there else ""
+    strays = [name for name in there if not OF_A_SYSTEM.fullmatch(PurePosixPath(name).name)]
+    return f"{min(strays)} is not in its {NAME}" if strays else ""
 
 
 def checksum(path: Path) -> str:

@@ -141,6 +141,27 @@ def test_small_commands(capsys):
     assert "torch" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [["foo"], ["list", "x"], ["get", "a", "b"], ["get"], ["--x"]])
+def test_words_that_models_does_not_know_are_one_line(words, capsys):
+    assert "models" in failing(capsys, "models", *words)
+
+
+@pytest.mark.parametrize("name", ["data.jsonl", "config.json", "book.ipynb", "none"])
+def test_a_page_never_takes_the_place_of_another_kind_of_file(name, capsys, tmp_path):
+    file = tmp_path / name
+    file.write_text("mine")
+    assert f"cannot write {file}: its name must end in .html" in failing(capsys, "report", str(tmp_path), str(file))
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize(("name", "said"), [("config.json", "holds no forecast"), ("notes.txt", "must end in .json")])
+def test_a_fit_never_takes_the_place_of_another_kind_of_file(name, said, capsys, tmp_path):
+    file = tmp_path / name
+    file.write_text('{"mine": 1}')
+    assert said in failing(capsys, "forecast", "--fit", "words", "--write", str(file))
+    assert file.read_text() == '{"mine": 1}'
+
+
 def test_a_framed_message_is_one_line_with_and_without_its_frame():
     framed = "╭─ Value error ─╮\n│ steps is 0, but│\n│ must be more │\n│ ────── │\n│ see x │\n╰───────────────╯\n"
     bare = " Value error  \n ------------\n  steps is 0, but \n  must be more \n  ------------\n  For help, see x\n"

@@ -57,12 +57,21 @@ def test_the_plan_goes_seed_by_seed_and_methods_keep_their_own_settings(tmp_path
         ("vpd:betta=1", "there is no setting 'betta': did you mean 'beta'"),
         ("vpd:beta", "'beta' is not a setting of a method: write METHOD:FIELD=VALUE"),
         ("vpd:beta=high", "beta is 'high', but must be a number"),
+        ("vpd:method=grpo", "method 'vpd:method=grpo' sets method, which is set for each run"),
+        ("vpd:seed=3", "sets seed, which is set for each run"),
+        ("vpd:out=elsewhere", "sets out, which is set for each run"),
         ("opsd:teacher=ema", "method opsd is defined with teacher frozen"),
     ],
 )
 def test_a_label_that_says_nothing_is_refused_before_anything_runs(tmp_path, label, words) -> None:
     with pytest.raises(UserError, match=words):
         cells(tmp_path, "vpd", label)
+
+
+def test_runs_that_would_share_a_folder_are_refused(tmp_path) -> None:
+    labels = ("vpd:templates=a/b", "vpd:templates=a-b")
+    with pytest.raises(UserError, match="would have the same folder .*: rename one"):
+        cells(tmp_path, *labels)
 
 
 def test_a_preset_that_never_evaluates_cannot_be_compared(tmp_path) -> None:
@@ -118,6 +127,77 @@ def test_a_folder_with_other_settings_or_a_living_run_is_not_touched(tmp_path) -
     (cell.folder / "status.json").write_text(json.dumps(living))
     with pytest.raises(UserError, match=f"is being written by process {os.getppid()}"):
         compare.state(cell)
+
+
+class Idle:
+    """A worker that trains nothing."""
+
+    def train(self, settings: Path, log: Path, last: bool) -> int:
+        return 0
+
+
+def test_files_that_are_no_run_are_never_deleted(tmp_path) -> None:
+    (cell,) = cells(tmp_path, "vpd", seeds=[0])
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "notes.txt").write_text("mine")
+    assert compare.state(cell) == "open"
+    assert compare.runs._run(cell, Idle()) == 0
+    assert (cell.folder / "notes.txt").read_text() == "mine"
+    (cell.folder / "metrics.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"vpd-s0 holds metrics\.jsonl of an earlier run, but no config\.json"):
+        compare.state(cell)
+
+
+def test_a_file_where_a_run_belongs_is_named_before_anything_runs(tmp_path) -> None:
+    (cell,) = cells(tmp_path, "vpd", seeds=[0])
+    cell.folder.parent.mkdir(parents=True)
+    cell.folder.write_text("mine")
+    with pytest.raises(UserError, match="vpd-s0 is no folder"):
+        compare.run_all([cell], 1)
+
+
+@pytest.mark.parametrize("name", ["eval.jsonl", "metrics.jsonl"])
+def test_part_of_a_complete_run_is_not_taken_for_the_whole(tmp_path, name) -> None:
+    (cell,) = cells(tmp_path, "vpd", seeds=[0])
+    leave(cell, [1.0])
+    file = cell.folder / name
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(UserError, match=rf"vpd-s0: {name} ends at step 1, but the run is complete after step 2"):
+        compare.state(cell)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda rows: [row | {"by_problem": [0.5]} for row in rows], "sdpo-s0.* on another number of problems than"),
+        (lambda rows: [row | {"problem_ids": ["a", "c"]} for row in rows], "sdpo-s0.* on other problems than .*vpd-s0"),
+    ],
+)
+def test_runs_on_other_problems_are_not_compared(tmp_path, change, said) -> None:
+    found = cells(tmp_path, "vpd", "sdpo")
+    for cell in found:
+        leave(cell, [0.5, 1.0])
+        rows = [json.loads(line) | {"problem_ids": ["a", "b"]} for line in _lines(cell)]
+        _write(cell, change(rows) if cell == found[1] else rows)
+    with pytest.raises(UserError, match=said):
+        standings.summarise(found)
+
+
+def test_seeds_that_were_evaluated_after_other_iterations_are_not_averaged(tmp_path) -> None:
+    found = cells(tmp_path, "vpd")
+    for cell in found:
+        leave(cell, [0.5, 1.0])
+    _write(found[1], [json.loads(line) for line in _lines(found[1]) if '"step": 1' not in line])
+    with pytest.raises(UserError, match=r"vpd-s1.* after other iterations than .*vpd-s0"):
+        standings.summarise(found)
+
+
+def _lines(cell: compare.Cell) -> list[str]:
+    return (cell.folder / "eval.jsonl").read_text().splitlines()
+
+
+def _write(cell: compare.Cell, rows: list[dict]) -> None:
+    (cell.folder / "eval.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 def test_the_table_by_hand(tmp_path) -> None:

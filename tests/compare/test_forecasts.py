@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -99,7 +100,7 @@ def test_forecasts_are_compared_with_runs_that_no_fit_has_seen(study: Path, tmp_
             start, end = path.read_text().splitlines(keepends=True)
             path.write_text(start.replace('"accuracy": 0.5', f'"accuracy": {first[cell.seed]}') + end)
         elif path.exists():
-            path.unlink()
+            shutil.rmtree(cell.folder)
     width = len(Signs(0, 0, 0, 0, 0, 0, 0).features)
     weights = (0.0, 1.0, *[0.0] * (width - 2))  # the gap alone: 0.5 for seed 3, 0.7 for seed 4
     forecast.write({"grpo": Fit(weights, 0.15, 6, 3, 1.0)}, fit)

@@ -84,6 +84,18 @@ def test_a_part_of_a_study(tmp_path) -> None:
         ("settings: {noise_shuffle: 0.5, steps: 2}", "settings: {noise_shufle: 1}", "noise_shufle"),
         ("[plain, vpd], worse", "[plain, rft], worse", "claim 1: better is .*no such condition and method"),
         ("below: 15", "below: low", "claim 2: below is 'low', but must be a number"),
+        ("below: 15", "below: .nan", "claim 2: below is nan, but must be a number of points"),
+        ("by: 20", "by: 200", "claim 1: by is 200, but must be a number of points"),
+        ("[Ada, Bob]", "[Ada, Ada]", "claim 3 compares 'Ada' with itself"),
+        ("noise_shuffle: 0.5, steps: 2", "method: vpd", "conditions: noisy sets method, which is set for each run"),
+        ("noise_shuffle: 0.5, steps: 2", "seed: 1", "conditions: noisy sets seed"),
+        ("noise_shuffle: 0.5, steps: 2", "noise_shuffle: x", "condition noisy: noise_shuffle is 'x'"),
+        (
+            "  noisy:",
+            "  plain!: {preset: tour-common, methods: [grpo]}\n  plain?: {preset: tour-common, methods: [grpo]}"
+            "\n  noisy:",
+            "'plain! grpo seed 3' and 'plain. grpo seed 3' would have the same folder",
+        ),
         (", by: 20}", ", below: 3}", "name better and worse, or run and below"),
         ("[Ada, Bob]", "[Ada]", "claim 3: trusts is .*, but must be a list of two voices"),
         ("conditions:\n", "conditions: 3\nx:\n", "has 'x'|expected lines"),

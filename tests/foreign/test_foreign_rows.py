@@ -63,6 +63,7 @@ def test_columns_without_a_place_are_named() -> None:
         ({"finished": "no"}, "field 'finished' is 'no'"),
         ({"step": -1}, "field 'step' is -1"),
         ({"step": True}, "field 'step' is True"),
+        ({"step": 1.5}, "field 'step' is 1.5"),
         ({"group": [1]}, "field 'group' is [1]"),
         ({"critique": "a", "feedback": "b"}, "critique and feedback mean the same"),
     ],
@@ -73,6 +74,12 @@ def test_a_bad_value_is_named(fields: dict[str, Any], message: str) -> None:
     assert str(refused.value).startswith("own.jsonl line 3: ")
     assert message in str(refused.value)
     assert len(str(refused.value)) < 300
+
+
+def test_a_whole_step_may_be_a_float() -> None:
+    """pandas makes floats of a column with a gap."""
+    step = read_row({**GOOD, "step": 3.0}, "own.parquet row 1").step
+    assert (step, type(step)) == (3, int)
 
 
 def test_a_huge_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

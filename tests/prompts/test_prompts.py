@@ -271,7 +271,7 @@ def test_an_empty_file_of_templates_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"student: [", "texts.yaml: while parsing"),
+        (b"student: [", "texts.yaml: not a YAML file: while parsing"),
         (b"\xff\xfe\xfa", "texts.yaml: "),
         (b"- student", "expected lines of NAME: TEXT"),
         (b"student: 3", "expected lines of NAME: TEXT"),

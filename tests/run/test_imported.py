@@ -76,6 +76,15 @@ def test_bad_rows_stop_it_or_are_left_out(tmp_path):
         take(find_sources(path, "plain").rows(), skip_bad=True)
 
 
+@pytest.mark.parametrize("lines", [['"step": 3', '"id": "x"'], ['"id": "x"', '"step": 3']])
+def test_rows_of_which_only_some_have_a_step_are_refused(tmp_path, lines):
+    file = tmp_path / "own.jsonl"
+    file.write_text("".join(f'{{"prompt": "p", "response": "r", {line}}}\n' for line in lines))
+    with pytest.raises(UserError, match=r"line \d: field 'step' is missing, but .* line \d has step 3"):
+        imported(file, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_with_a_run_is_left_alone(tmp_path):
     verl(tmp_path / "dumps")
     record = imported(tmp_path / "dumps", tmp_path / "run")

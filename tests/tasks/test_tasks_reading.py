@@ -116,6 +116,17 @@ def test_names_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert user_path("x", "~/y") == tmp_path / "y"
 
 
+@pytest.mark.parametrize("name", ["validation.jsonl", "valid.json", "val.jsonl", "dev.jsonl"])
+def test_held_out_problems_by_another_name_are_not_dropped(tmp_path: Path, name: str) -> None:
+    """`datasets` takes a split named validation for the test as well."""
+    (tmp_path / "train.jsonl").write_text(LINES)
+    (tmp_path / name).write_text('{"prompt": "v"}\n')
+    found = read_splits("task t", str(tmp_path), None)
+    assert found["test"][0] == str(tmp_path / name)
+    (tmp_path / "test.jsonl").write_text('{"prompt": "t"}\n')
+    assert read_splits("task t", str(tmp_path), None)["test"][0] == str(tmp_path / "test.jsonl")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text(LINES)

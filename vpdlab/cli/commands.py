@@ -23,6 +23,7 @@ from vpdlab.cli.options import (
     parsed,
     parser,
     path,
+    refuse_unwritable,
     without_trust,
 )
 from vpdlab.config import HINTS
@@ -86,6 +87,8 @@ def report(args: Sequence[str]) -> int:
     if rest:
         raise UserError(f"unknown option {rest[0]!r}; see vpdlab report --help")
     source: Path = chosen.source
+    if chosen.page is not None:
+        refuse_unwritable(chosen.page, ".html", ".htm")
     if source.suffix == ".ipynb":
         from vpdlab.show.page import notebook_to_page
 
@@ -171,10 +174,12 @@ def lab(args: Sequence[str]) -> int:
 
 def models(args: Sequence[str]) -> int:
     """list models, or get one: vpdlab models [get NAME]"""
-    arguments = argparse.ArgumentParser(prog="vpdlab models", description="Models by short names.")
+    arguments = parser("models", "Models by short names.")
     arguments.add_argument("action", nargs="?", choices=["list", "get"], default="list")
     arguments.add_argument("name", nargs="?", help="for get")
-    chosen = arguments.parse_args(args)
+    chosen, rest = parsed(arguments, args)
+    if rest or (chosen.name and chosen.action == "list"):
+        raise UserError(f"unknown argument {(rest or [chosen.name])[0]!r}; see vpdlab models --help")
     from vpdlab import zoo
 
     if chosen.action == "get":

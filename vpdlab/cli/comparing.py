@@ -216,9 +216,14 @@ def _forecast(chosen: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def _fit(chosen: argparse.Namespace) -> int:
     from vpdlab.compare import forecasts, studies
-    from vpdlab.study.forecast import write
+    from vpdlab.study.forecast import read, write
 
-    refuse_unwritable(chosen.write)
+    refuse_unwritable(chosen.write, ".json")
+    if chosen.write.exists():
+        try:
+            read(chosen.write)
+        except UserError as error:
+            raise UserError(f"cannot write over {chosen.write}: {error}; name another file with --write") from error
     out = chosen.study_out or _folder(chosen.fit)
     cells = studies.read_study(chosen.fit).cells(out)
     done = [cell for cell, _ in forecasts.gains(cells)]

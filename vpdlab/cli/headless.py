@@ -17,9 +17,10 @@ from typing import Any, TextIO
 from vpdlab_widgets.base import visible
 
 from vpdlab.config import HINTS, RunConfig
-from vpdlab.errors import RunFailed, UserError
+from vpdlab.errors import RunFailed, UserError, notice
 from vpdlab.record import load_run, mark_stopped, prepare, refuse_links
 from vpdlab.run.interrupt import on_interrupt
+from vpdlab.show.opening import missing
 
 EXIT_STATUS = {"complete": 0, "stopped": 130}  # final state of a run -> exit status; 1 for any other
 
@@ -82,6 +83,8 @@ def report(folder: Path, page: Path | None = None) -> Path:
     if not record.rows:
         raise UserError(f"{folder} contains a run without an iteration yet: there is nothing to report")
     record.check()
+    for line in missing(record):
+        notice(line)
     with tempfile.TemporaryDirectory() as temporary:
         executed = Path(temporary) / "report.ipynb"
         error = _execute(_find("report"), executed, {"folder": str(folder)})

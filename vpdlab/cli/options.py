@@ -96,8 +96,11 @@ def parse_branch(program: str, place: str, args: Sequence[str]) -> tuple[Any, Ru
     return fork, config
 
 
-def refuse_unwritable(place: Path) -> None:
-    """Raises UserError, before anything is computed for it, where a file cannot be written."""
+def refuse_unwritable(place: Path, *endings: str) -> None:
+    """Raises UserError, before anything is computed for it, where a file cannot be written, or its name has none of the
+    endings of what would be written: a slip of the order of arguments must not cost a file of another kind."""
+    if endings and place.suffix.lower() not in endings:
+        raise UserError(f"cannot write {place}: its name must end in {' or '.join(endings)}")
     if why := unwritable(place):
         raise UserError(f"cannot write {place}: {why}")
 

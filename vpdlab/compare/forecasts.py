@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from vpdlab.compare.runs import Cell
+from vpdlab.compare.runs import Cell, refuse_part
 from vpdlab.config import RunConfig
 from vpdlab.errors import FAULTS, RunFailed, UserError, in_one_line
 from vpdlab.learn.parts import Parts
@@ -71,6 +71,7 @@ def gains(cells: Sequence[Cell]) -> list[tuple[Cell, float]]:
         chosen = method if method in same else same[0]
         if method in METHODS_FORECAST and cell.label == chosen and (cell.folder / "status.json").is_file():
             record = load_run(cell.folder)
+            refuse_part(record)
             if record.status["state"] == "complete" and record.eval_rows:
                 found.append((cell, record.eval_rows[-1]["accuracy"] - record.eval_rows[0]["accuracy"]))
     return found

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import typing
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import Any
 
 from vpdlab.config import BUDGET, FREE, HINTS, RunConfig, known_fields, read_options
 from vpdlab.errors import RunFailed, UserError
-from vpdlab.record import RunRecord, load_run
+from vpdlab.record import RunRecord, lacks, load_run, refuse_taken
 from vpdlab.show.summary import training_seconds
 from vpdlab.tasks.common.options import typed
 
@@ -75,10 +75,32 @@ def plan(bases: Mapping[str, RunConfig], labels: Sequence[str], seeds: Sequence[
                 name, _, own = label.partition(":")
                 method = get_method(name)
                 folder = out / _file_name(preset) / f"{_file_name(label)}-s{seed}"
-                fields = {**method.needs, **_settings(own), "method": name, "seed": seed, "out": str(folder)}
+                settings = _settings(own)
+                refuse_planned(f"method {label!r}", settings)
+                fields = {**method.needs, **settings, "method": name, "seed": seed, "out": str(folder)}
                 config = dataclasses.replace(base, **fields)
                 check(method, config)
                 cells.append(Cell(preset, label, seed, config))
+    return apart(cells)
+
+
+OF_THE_PLAN = ("method", "seed", "out")
+"""Settings that a comparison or a study sets for each run."""
+
+
+def refuse_planned(where: str, fields: Iterable[str]) -> None:
+    """Raises UserError for a setting in `OF_THE_PLAN`, which would be dropped."""
+    for name in fields:
+        if name in OF_THE_PLAN:
+            raise UserError(f"{where} sets {name}, which is set for each run: leave it out")
+
+
+def apart(cells: list[Cell]) -> list[Cell]:
+    """The same runs. Raises UserError for two of one folder, where one would be taken for the other."""
+    there: dict[Path, Cell] = {}
+    for cell in cells:
+        if (other := there.setdefault(cell.folder, cell)) is not cell:
+            raise UserError(f"{other.name!r} and {cell.name!r} would have the same folder {cell.folder}: rename one")
     return cells
 
 
@@ -103,9 +125,12 @@ def state(cell: Cell) -> str:
     """`done` (complete, with exactly these settings) or `open` (not started, or interrupted).
 
     Raises:
-        UserError: the folder contains a run with other settings, or one that is running.
+        UserError: the folder contains a run with other settings, one that is running, or a part of one.
     """
+    if cell.folder.exists() and not cell.folder.is_dir():
+        raise UserError(f"{cell.folder} is no folder: move it away, or choose another folder with --out")
     if not (cell.folder / "config.json").exists():
+        refuse_taken(cell.folder)
         return "open"
     record = load_run(cell.folder)
     ours = cell.config.to_dict()
@@ -121,7 +146,14 @@ def state(cell: Cell) -> str:
     pid = status.get("pid")
     if status["state"] == "running" and pid != os.getpid() and _alive(pid):
         raise UserError(f"{cell.folder} is being written by process {pid}: wait for it or stop it")
+    refuse_part(record)
     return "done" if status["state"] == "complete" else "open"
+
+
+def refuse_part(record: RunRecord) -> None:
+    """Raises UserError for a complete run whose record lacks lines, for instance a copy that was cut off."""
+    if missing := lacks(record):
+        raise UserError(f"{record.folder}: {missing[0]}: copy it again, or remove it and run the comparison again")
 
 
 def _alive(pid: Any) -> bool:
@@ -243,7 +275,7 @@ class Worker:
 
 
 def _run(cell: Cell, worker: Worker) -> int:
-    if cell.folder.exists():  # interrupted; `state` has checked that it is ours and not running
+    if (cell.folder / "config.json").exists():  # interrupted; `state` has checked that it is ours and not running
         shutil.rmtree(cell.folder)
     settings = _log(cell).with_suffix(".yaml")
     settings.parent.mkdir(parents=True, exist_ok=True)

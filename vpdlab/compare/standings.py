@@ -37,6 +37,7 @@ def summarise(cells: Sequence[Cell], level: float | None = None) -> list[dict[st
             if cell.preset == preset:
                 groups.setdefault(cell.label, []).append(cell)
         records = {label: [_finished(cell) for cell in group] for label, group in groups.items()}
+        refuse_unlike(records)
         ends = {label: _finals(group) for label, group in records.items()}
         start = float(np.mean([r.eval_rows[0]["accuracy"] for group in records.values() for r in group]))
         goal = (start + max(end.mean() for end in ends.values())) / 2 if level is None else level
@@ -82,6 +83,28 @@ def _finished(cell: Cell) -> RunRecord:
                 f"{cell.folder / 'eval.jsonl'}: accuracy or by_problem at step {row['step']} is missing or outside 0..1"
             )
     return record
+
+
+def refuse_unlike(records: Mapping[str, Sequence[RunRecord]]) -> None:
+    """Raises UserError for runs (label -> those of its seeds) that were not evaluated alike: all on as many problems,
+    those of a seed on the same ones, those of a label after the same iterations."""
+    for group in records.values():
+        first = next(iter(records.values()))
+        for record, same_seed in zip(group, first, strict=True):
+            last, ids = record.eval_rows[-1], same_seed.eval_rows[-1].get("problem_ids")
+            if len(last["by_problem"]) != len(first[0].eval_rows[-1]["by_problem"]):
+                raise _unlike(record, "on another number of problems than", first[0])
+            if ids and last.get("problem_ids", ids) != ids:
+                raise _unlike(record, "on other problems than", same_seed)
+            if [row["step"] for row in record.eval_rows] != [row["step"] for row in group[0].eval_rows]:
+                raise _unlike(record, "after other iterations than", group[0])
+
+
+def _unlike(record: RunRecord, how: str, other: RunRecord) -> UserError:
+    return UserError(
+        f"{record.folder / 'eval.jsonl'} was evaluated {how} {other.folder}: remove one of the two runs and run the"
+        " comparison again"
+    )
 
 
 def spread(name: str, values: np.ndarray) -> dict[str, Any]:

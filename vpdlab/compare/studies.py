@@ -26,9 +26,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vpdlab.compare.runs import Cell, plan
+from vpdlab.compare.runs import Cell, apart, plan, refuse_planned
 from vpdlab.config import RunConfig, read_options
-from vpdlab.errors import FAULTS, UserError, in_one_line
+from vpdlab.config.yaml_files import read_yaml
+from vpdlab.errors import UserError
 from vpdlab.paths import user_path
 
 STUDIES = Path(__file__).parent / "studies"
@@ -54,7 +55,10 @@ class Condition:
 
     def config(self, seed: int, more: Mapping[str, Any]) -> RunConfig:
         """The settings that all of its methods share. Raises UserError for one that does not fit."""
-        base = RunConfig.make(self.preset, **self.settings)
+        try:
+            base = RunConfig.make(self.preset, **self.settings)
+        except UserError as error:
+            raise UserError(f"condition {self.name}: {error}") from error
         own = read_options([option.replace("{seed}", str(seed)) for option in self.task_args])
         options = read_options(base.task_args) | own
         return base.but(task_args=tuple(f"{name}={value}" for name, value in options.items()), **more)
@@ -126,12 +130,12 @@ class Study:
             out: folder of the study.
             more: fields of RunConfig for all runs.
         """
-        return [
+        return apart([
             cell
             for seed in self.seeds
             for condition in self.conditions
             for cell in plan({condition.name: condition.config(seed, more or {})}, condition.methods, [seed], out)
-        ]
+        ])  # fmt: skip
 
 
 def names() -> list[str]:
@@ -145,16 +149,10 @@ def read_study(name: str) -> Study:
     Raises:
         UserError: where there is no such study, or a part of the file does not fit; names the part.
     """
-    import yaml
-
     path = user_path("study", name) if name.endswith((".yaml", ".yml")) else STUDIES / f"{name}.yaml"
     if not path.is_file():
         raise UserError(f"unknown study {name!r}: choose one of {', '.join(names())}, or name a .yaml file")
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, *FAULTS) as error:
-        raise UserError(f"{path}: not a YAML file: {in_one_line(error)}") from error
-    return _study(Part(str(path), found))
+    return _study(Part(str(path), read_yaml(path)))
 
 
 @dataclass(frozen=True)
@@ -211,6 +209,7 @@ def _condition(name: str, part: Part, usual: tuple[str, ...]) -> Condition:
     settings = parts["settings"].value if "settings" in parts else {}
     if not isinstance(settings, dict):
         raise UserError(f"{parts['settings'].where}: expected lines of FIELD: VALUE")
+    refuse_planned(part.where, settings)
     if not methods:
         raise UserError(f"{part.where} has no methods, and the study names none for all")
     return Condition(name, str(parts["preset"].value), options, settings, _each_once("methods", methods))
@@ -235,8 +234,11 @@ def _claim(part: Part, runs: set[tuple[str, str]]) -> Claim:
         named["trusts"] = parts["trusts"].list_of(str, "two voices")
         if len(named["trusts"]) != 2:
             raise UserError(f"{parts['trusts'].where} is {parts['trusts'].value!r}, but must be a list of two voices")
+    for first, second in (named.get("trusts", ("", None)), (named.get("better", ""), named.get("worse"))):
+        if first == second:
+            raise UserError(f"{part.where} compares {first!r} with itself")
     numbers = {name: parts[name].value for name in ("by", "below") if name in parts}
     for name, number in numbers.items():
-        if type(number) not in (int, float):
-            raise UserError(f"{part.where}: {name} is {number!r}, but must be a number")
+        if type(number) not in (int, float) or not -100 <= number <= 100:
+            raise UserError(f"{part.where}: {name} is {number!r}, but must be a number of points from -100 to 100")
     return Claim(str(parts["claim"].value), **named, **numbers)

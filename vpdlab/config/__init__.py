@@ -1,6 +1,6 @@
 """The settings of a run. `learning` and `running` declare them, group by group; `setting` holds their metadata, `rules`
-what a value may be, `words` the NAME=VALUE lists, `naming` the default name of a run's folder, `config` the whole
-record, its presets and what is derived from it."""
+what a value may be, `words` the NAME=VALUE lists, `yaml_files` files of them, `naming` the default name of a run's
+folder, `config` the whole record, its presets and what is derived from it."""
 
 from vpdlab.config.config import (
     BUDGET,

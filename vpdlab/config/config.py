@@ -19,7 +19,8 @@ from vpdlab.config import learning, rules, running
 from vpdlab.config.naming import run_name
 from vpdlab.config.setting import SettingInfo, describe
 from vpdlab.config.words import read_options
-from vpdlab.errors import FAULTS, UserError, in_one_line
+from vpdlab.config.yaml_files import read_yaml
+from vpdlab.errors import UserError
 from vpdlab.paths import user_path
 
 PRESETS = Path(__file__).parent / "presets"
@@ -170,20 +171,18 @@ def read_preset(name: str) -> dict[str, Any]:
     """The fields that a preset sets: a bundled name, or the path of a YAML file.
 
     Raises:
-        UserError: where there is no such preset, or the file is not a mapping of RunConfig's fields.
+        UserError: where there is no such preset, or the file is not a mapping of RunConfig's fields; names the file.
     """
-    import yaml
-
     path = user_path("preset", name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
     if not path.is_file():
         raise UserError(f"unknown preset {name!r}: choose one of {', '.join(presets())}, or name a .yaml file")
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
-    except (yaml.YAMLError, *FAULTS) as error:
-        raise UserError(f"{path}: not a YAML file: {in_one_line(error)}") from error
+    fields = read_yaml(path) or {}
     if not isinstance(fields, dict):
         raise UserError(f"{path}: expected lines of FIELD: VALUE")
     try:
-        return known_fields(fields)
+        for field, value in known_fields(fields).items():
+            rules.typed(field, value, HINTS[field])
+        rules.check_ranges(fields, RANGES)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    return fields

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import reprlib
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from vpdlab.errors import UserError, is_text
@@ -48,10 +48,7 @@ def _short(value: Any) -> str:
 
 def check(config: RunConfig, ranges: dict[str, tuple[float, float]]) -> None:
     """Raises UserError for a number out of its range, text that is none, or settings that contradict each other."""
-    for name, (low, high) in ranges.items():
-        value = getattr(config, name)
-        if not low <= value <= high:
-            raise UserError(f"{name} is {value}, but must be between {low:g} and {high:g}")
+    check_ranges(vars(config), ranges)
     for name, value in vars(config).items():
         for text in [value] if isinstance(value, str) else value if isinstance(value, tuple) else []:
             _check_text(name, text)
@@ -60,6 +57,14 @@ def check(config: RunConfig, ranges: dict[str, tuple[float, float]]) -> None:
             if not re.fullmatch(r"[A-Za-z_]\w*=.*", arg):
                 raise UserError(f"{name} has {arg!r}: write NAME=VALUE, for instance digits=3")
     _check_combinations(config)
+
+
+def check_ranges(fields: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Raises UserError for a number out of its range."""
+    for name, value in fields.items():
+        if name in ranges and not ranges[name][0] <= value <= ranges[name][1]:
+            low, high = ranges[name]
+            raise UserError(f"{name} is {value}, but must be between {low:g} and {high:g}")
 
 
 def _check_text(name: str, text: str) -> None:

@@ -73,7 +73,7 @@ class EngineSettings:
     deterministic: bool = setting(False)
     """On a GPU: the same run twice, and a resumed one, end in the same weights bit for bit (on a CPU they do anyway).
     Slower attention; CUBLAS_WORKSPACE_CONFIG=:4096:8 is set if CUDA has not started yet."""
-    threads: int = setting(0, 0, changes_results=False)
+    threads: int = setting(0, 0, 1024, changes_results=False)
     """Number of CPU threads for torch; 0: torch's default."""
     minibatch_tokens: int = setting(0, 0, changes_results=False)
     """Padded tokens per forward pass of the update; affects speed and memory, not results. 0: on an NVIDIA GPU as many

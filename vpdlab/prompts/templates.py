@@ -6,7 +6,8 @@ import dataclasses
 import string
 from dataclasses import dataclass
 
-from vpdlab.errors import FAULTS, UserError, in_one_line, is_text
+from vpdlab.config.yaml_files import read_yaml
+from vpdlab.errors import UserError, is_text
 from vpdlab.paths import user_path
 
 
@@ -36,12 +37,11 @@ class Templates:
     @classmethod
     def read(cls, path: str) -> Templates:
         """The templates, with those in a YAML file replacing the defaults. Raises UserError for an invalid file."""
-        import yaml
-
+        place = user_path("templates", path)
         try:
-            texts = yaml.safe_load(user_path("templates", path).read_text(encoding="utf-8-sig")) or {}
-        except (OSError, yaml.YAMLError, *FAULTS) as error:
-            raise UserError(f"templates {path}: {in_one_line(error)}") from error
+            texts = read_yaml(place) or {}
+        except UserError as error:
+            raise UserError(f"templates: {error}") from error
         if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
             raise UserError(f"templates {path}: expected lines of NAME: TEXT")
         for name in texts:

@@ -16,11 +16,20 @@ runs/NAME/
 
 schema.py names the columns and keys, checks.py validates values, reader.py opens a run, writer.py writes one, folder.py
 begins one safely, rollouts.py lays out rollouts/, changes.py has changed settings and the origin of a branch,
-diagnose.py warns of what goes wrong in a run, influence.py checks the influence of critiques.
+whole.py says what a copy lacks, diagnose.py warns of what goes wrong in a run, influence.py checks the influence of
+critiques.
 """
 
 from vpdlab.record.changes import EVENTS, Change, Origin, changed, differences
-from vpdlab.record.folder import holds_settings, mark_stopped, prepare, refuse_links, refuse_within, writing
+from vpdlab.record.folder import (
+    holds_settings,
+    mark_stopped,
+    prepare,
+    refuse_links,
+    refuse_taken,
+    refuse_within,
+    writing,
+)
 from vpdlab.record.reader import RunRecord, load_run, refuse_newer, state_of
 from vpdlab.record.schema import (
     COLUMNS,
@@ -36,11 +45,12 @@ from vpdlab.record.schema import (
     kind_of,
     plain,
 )
+from vpdlab.record.whole import lacks, lost_rollouts
 from vpdlab.record.writer import Recorder
 
 __all__ = [
     "COLUMNS", "EVENTS", "FOLLOWED", "LINES", "METRICS", "ROLLOUTS", "SCHEMA", "SCORED", "TOKEN_COLUMNS",
     "UNRECORDED", "Change", "Origin", "Recorder", "RunRecord", "changed", "differences", "flat", "holds_settings",
-    "kind_of", "load_run", "mark_stopped", "plain", "prepare", "refuse_links", "refuse_newer", "refuse_within",
-    "state_of", "writing",
+    "kind_of", "lacks", "load_run", "lost_rollouts", "mark_stopped", "plain", "prepare", "refuse_links",
+    "refuse_newer", "refuse_taken", "refuse_within", "state_of", "writing",
 ]  # fmt: skip

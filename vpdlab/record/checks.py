@@ -31,6 +31,11 @@ def is_real(value: Any) -> bool:
     return value is not None and is_number(value)
 
 
+def is_share(value: Any) -> bool:
+    """A number from 0 to 1."""
+    return is_real(value) and 0 <= value <= 1
+
+
 def is_count(value: Any) -> bool:
     """A non-negative integer."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
@@ -61,10 +66,12 @@ ROW: dict[str, Check] = dict.fromkeys(METRICS, is_number) | {
 }  # fmt: skip
 MEASURES = [f"{name}{end}" for name in ("accuracy", "pass_at_k", "maj_at_k") for end in ("", "_low", "_high")]
 EVAL: dict[str, Check] = {
-    "step": is_count, "k": is_count, "problems": is_count, "by_problem": listed(is_real),
+    "step": is_count, "k": is_count, "problems": is_count, "by_problem": listed(is_share),
     "problem_ids": listed(lambda value: isinstance(value, str)), "held_out": is_count, "length": is_real,
-    **dict.fromkeys(MEASURES, is_real),
-    **dict.fromkeys(["teacher_accuracy", "teacher_accuracy_low", "teacher_accuracy_high"], is_number),
+    **dict.fromkeys(MEASURES, is_share),
+    **dict.fromkeys(
+        ["teacher_accuracy", "teacher_accuracy_low", "teacher_accuracy_high"], lambda one: one is None or is_share(one)
+    ),
     **dict.fromkeys(["seconds", "teacher_problems"], is_number), "probes": is_probes,
 }  # fmt: skip
 STATUS: dict[str, Check] = {
@@ -100,6 +107,16 @@ def fault(value: Any, checks: Mapping[str, Check], needed: Sequence[str] = ()) -
     for name, check in checks.items():
         if name in value and not check(value[name]):
             return f"field {name!r} is {shown(value[name])}"
+    return ""
+
+
+def evaluation_fault(row: Any) -> str:
+    """The first fault of a line of eval.jsonl."""
+    if reason := fault(row, EVAL, ("step",)):
+        return reason
+    for name in ("by_problem", "problem_ids"):
+        if name in row and "problems" in row and len(row[name]) != row["problems"]:
+            return f"field {name!r} has {len(row[name])} values for {row['problems']} problems"
     return ""
 
 

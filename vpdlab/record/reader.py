@@ -18,7 +18,7 @@ from vpdlab.paths import user_path
 from vpdlab.record import changes, checks, influence, rollouts
 from vpdlab.record.changes import EVENTS, Change, Origin
 from vpdlab.record.influence import INFLUENCE
-from vpdlab.record.schema import FOLLOWED, METRICS, ROLLOUTS, SCHEMA, arrow_type, columns, flat
+from vpdlab.record.schema import FOLLOWED, LINES, METRICS, ROLLOUTS, SCHEMA, arrow_type, columns, flat
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -237,6 +237,8 @@ class RunRecord:
                 wrong = fault(row)
             except ValueError as error:  # UnicodeDecodeError is one
                 wrong = reason(error)
+            if not wrong and name in LINES and rows and row["step"] <= rows[-1]["step"]:
+                wrong = f"step {row['step']} stands after step {rows[-1]['step']}"
             if wrong:
                 raise UserError(f"{path} line {number} is damaged: {wrong}")
             rows.append(_whole(row) if name == "metrics.jsonl" else row)
@@ -245,7 +247,7 @@ class RunRecord:
 
 _FAULTS: dict[str, Callable[[Any], str]] = {
     "metrics.jsonl": lambda row: checks.fault(row, checks.ROW, ("step",)),
-    "eval.jsonl": lambda row: checks.fault(row, checks.EVAL, ("step",)),
+    "eval.jsonl": checks.evaluation_fault,
     EVENTS: changes.fault,
     INFLUENCE: influence.fault,
 }

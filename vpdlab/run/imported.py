@@ -81,8 +81,9 @@ def record_rows(rows: Sequence[Row], out: Path, source: str, origin: str) -> Non
         origin: the file or folder that they come from.
 
     Raises:
-        UserError: the folder holds a run already.
+        UserError: the folder holds a run already, or only some of the rows have a step.
     """
+    _refuse_some_steps(rows)
     steps: dict[int, list[tuple[Row, tuple[int, int]]]] = {}
     places = grouped(rows)
     for row, place in zip(rows, places, strict=True):
@@ -101,6 +102,17 @@ def record_rows(rows: Sequence[Row], out: Path, source: str, origin: str) -> Non
         recorder.close(*ended_by(error))
         raise
     recorder.close("complete")
+
+
+def _refuse_some_steps(rows: Sequence[Row]) -> None:
+    """Raises UserError where some rows have a step and others none, which belong to no iteration that is known."""
+    without = [row for row in rows if row.step is None]
+    if without and len(without) < len(rows):
+        other = next(row for row in rows if row.step is not None)
+        raise UserError(
+            f"{without[0].where}: field 'step' is missing, but {other.where} has step {other.step}: give every row its"
+            " step, or none"
+        )
 
 
 def outcome_columns(row: Row) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vpdlab.errors import part_name
-from vpdlab.record import RunRecord, kind_of
+from vpdlab.record import RunRecord, kind_of, lacks, lost_rollouts
 from vpdlab.show.summary import conclusion, span
 
 
@@ -65,7 +65,15 @@ def lines(run: RunRecord) -> list[str]:
         right = f"rollout success rate {rates[0]} in the first iteration, {rates[-1]} in the last"
     else:
         right = f"rollout success rate {rates[0]}" if rates else "rewards were not recorded"
-    return [what, state(run, ended), right]
+    return [what, state(run, ended), right, *missing(run)]
+
+
+def missing(run: RunRecord) -> list[str]:
+    """What the record should hold and does not, for instance where a copy was cut off; empty for a whole one."""
+    lost, rows = lost_rollouts(run), len(run.rows)
+    steps = f"step{'s' * (len(lost) > 1)} {', '.join(map(str, lost[:5]))}{', …' if len(lost) > 5 else ''}"
+    said = [f"rollouts/ has none of {len(lost)} of {rows} iterations ({steps})"] if lost else []
+    return [f"the record is not whole: {line}" for line in [*lacks(run), *said]]
 
 
 def machine(where: Mapping[str, Any]) -> dict[str, str]:

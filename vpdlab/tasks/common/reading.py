@@ -21,6 +21,8 @@ from vpdlab.errors import UserError, first_line, shown
 from vpdlab.paths import user_path
 
 ENDINGS = (".json", ".jsonl", ".parquet")
+HELD_OUT = ("test", "validation", "valid", "val", "dev")
+"""Names of the file of held-out problems beside one of training problems; the first that there is counts."""
 OTHER_MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
@@ -36,8 +38,8 @@ def read_splits(task: str, data: str, fields: Sequence[str] | None) -> dict[str,
 
     Args:
         task: name of the task, for messages.
-        data: a file, a folder with train and test files, a folder that `datasets` wrote, or a name for
-            `datasets.load_dataset`.
+        data: a file, a folder with a train file and perhaps one of `HELD_OUT`, a folder that `datasets` wrote, or a
+            name for `datasets.load_dataset`.
         fields: the columns to read, for formats that allow a choice; None: all.
 
     Raises:
@@ -50,7 +52,8 @@ def read_splits(task: str, data: str, fields: Sequence[str] | None) -> dict[str,
         if path.is_absolute() or data.startswith((".", "~")) or path.suffix.lower() in ENDINGS:
             raise UserError(f"{task}: there is no file or folder {data}")
         return _read_hub(task, data, fields)
-    files = {s: [path / (s + e) for e in ENDINGS if (path / (s + e)).is_file()] for s in ("train", "test")}
+    held_out = (found for name in HELD_OUT if (found := _named(path, name)))
+    files = {"train": _named(path, "train"), "test": next(held_out, [])}
     for split, several in files.items():
         if len(several) > 1:
             raise UserError(f"{path}: more than one {split} file ({', '.join(f.name for f in several)}): keep one")
@@ -60,6 +63,10 @@ def read_splits(task: str, data: str, fields: Sequence[str] | None) -> dict[str,
     if below:
         raise UserError(f"{path}: no train or test file here, but in the folders {', '.join(below)}: name one of them")
     return _read_hub(task, data, fields)
+
+
+def _named(folder: Path, name: str) -> list[Path]:
+    return [folder / (name + ending) for ending in ENDINGS if (folder / (name + ending)).is_file()]
 
 
 def _read_file(task: str, path: Path, fields: Sequence[str] | None) -> Rows:

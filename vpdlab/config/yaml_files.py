@@ -1,0 +1,45 @@
+"""YAML files of settings, studies and templates, read strictly: of a name that stands twice, a value would be lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vpdlab.errors import FAULTS, UserError, in_one_line, shown
+
+
+def read_yaml(path: Path) -> Any:
+    """The value in a YAML file, None for an empty one.
+
+    Raises:
+        UserError: it cannot be read, is no YAML, or a mapping has a name twice; names the file, and the line.
+    """
+    import yaml
+
+    try:
+        return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_loader(path))
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (yaml.YAMLError, *FAULTS) as error:
+        raise UserError(f"{path}: not a YAML file: {in_one_line(error)}") from error
+
+
+def _loader(path: Path) -> Any:
+    """PyYAML's safe loader, which takes the last of several values, made to refuse them. What a merge (<<) brings may
+    be replaced: that is its purpose."""
+    import yaml
+
+    class Once(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen: dict[Any, int] = {}
+            for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+                name, line = (key.tag, key.value), key.start_mark.line + 1
+                if isinstance(key, yaml.ScalarNode) and seen.setdefault(name, line) != line:
+                    raise UserError(
+                        f"{path} line {line}: {shown(key.value)} stands in line {seen[name]} already: keep one of them"
+                    )
+            return super().construct_mapping(node, deep=deep)
+
+    return Once
