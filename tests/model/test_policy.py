@@ -91,6 +91,12 @@ def test_a_lora_student_leaves_the_base_alone():
     assert sum(p.numel() for p in policy.parameters) < 0.2 * sum(p.numel() for p in base.values())
 
 
+@pytest.mark.parametrize("fields", [{"lora_rank": 10_000_000}, {"teacher": "adapter", "adapter_rank": 10_000_000}])
+def test_an_adapter_larger_than_the_weights_is_refused(fields):
+    with pytest.raises(UserError, match="rank 10000000 .* at most [0-9]+: lower it"):
+        toy_run(**fields)
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "bfloat16-mixed"])
 def test_bfloat16_scores_near_float32(precision):
     exact, rough = toy_run(), toy_run(precision=precision)

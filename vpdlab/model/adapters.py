@@ -14,9 +14,19 @@ from vpdlab.errors import UserError, first_line
 
 
 def add_adapter(model: Any, name: str, rank: int) -> None:
-    """Add a LoRA adapter to each linear layer except the head; B is 0, so the model's outputs do not change."""
+    """Add a LoRA adapter to each linear layer except the head; B is 0, so the model's outputs do not change.
+
+    Raises:
+        UserError: the model takes none, or none of its weights has this rank.
+    """
     from peft import LoraConfig, inject_adapter_in_model
 
+    full = max(min(weight.shape[-2:]) for weight in model.parameters() if weight.dim() > 1)
+    if rank > full:
+        raise UserError(
+            f"an adapter of rank {rank} (lora_rank, adapter_rank) is no smaller than the weights of"
+            f" {type(model).__name__}, whose rank is at most {full}: lower it"
+        )
     try:
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), model, name)
     except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
