@@ -152,6 +152,9 @@ def missing(rows: Sequence[Row], tokens: bool) -> list[str]:
         lacks.append("reference answers")
     if all(row.finished is None for row in rows):
         lacks.append("whether a response was cut off")
+    count = sum(row.step is None for row in rows)
+    if 0 < count < len(rows) and not tokens:
+        lacks.append(f"the step of {count} of {len(rows)} rollouts: they are at step 1")
     return lacks
 
 

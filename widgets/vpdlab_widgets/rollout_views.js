@@ -190,8 +190,7 @@ function sideBySide(rows, place, pick) {
     card.setAttribute("aria-pressed", String(one === place));
     const head = element("span", "vpd-rt-card-head");
     head.append(element("span", `vpd-badge vpd-${outcomeOf(row)}`, outcomeOf(row)));
-    const where = [row.step === null || row.step === undefined ? "" : `iteration ${row.step}`, `rollout ${(row.index ?? one) + 1}`];
-    head.append(element("span", "vpd-caps", where.filter(Boolean).join(", ")));
+    head.append(element("span", "vpd-caps", placeLabel(row, one)));
     const reward = numberOf(row, "implicit_reward");
     if (reward !== null) head.append(element("span", "vpd-caps vpd-num", `r̃ ${brief(reward, true)}`));
     card.append(head, differing(visible(row.text ?? ""), chosen));

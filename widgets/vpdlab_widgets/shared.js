@@ -296,6 +296,13 @@ export function speakerOf(turn) {
   return turn.own ? `policy, turn ${turn.number}` : `environment, as ${clean(turn.role, 40)}`;
 }
 
+/** Where a rollout is in its run: "iteration 3 · rollout 2". `place` counts it where the record has no index. */
+export function placeLabel(record, place = null) {
+  const index = record.index ?? place;
+  const step = record.has_step === false ? null : (record.step ?? null); // of rollouts from elsewhere, nothing's number
+  return [step === null ? "" : `iteration ${step}`, index === null ? "" : `rollout ${index + 1}`].filter(Boolean).join(" · ");
+}
+
 // ---- elements ----
 
 export function element(name, className = "", text = "") {
