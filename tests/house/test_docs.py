@@ -26,6 +26,7 @@ from vpdlab.cli.options import fork_named
 from vpdlab.compare import studies
 from vpdlab.config import HINTS
 from vpdlab.feedback.sources import CRITIQUE, SOURCES
+from vpdlab.foreign.rows import ALIASES, FIELDS
 from vpdlab.learn.methods import METHODS
 from vpdlab.record import load_run
 from vpdlab.study.discover import METHODS as SEARCHES
@@ -307,6 +308,11 @@ def test_the_page_of_episodes_has_every_environment_with_its_options_and_setting
     assert set(re.findall(r"--(\w+)", page)) - set(HINTS) == {"preset", "methods", "problems", "limit"}
     settings = page.split("## Settings")[1].split("## Environments included")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", settings, flags=re.MULTILINE)) <= set(HINTS)
+
+
+def test_the_page_of_rollouts_has_every_column() -> None:
+    table = read(ROOT / "docs" / "rollouts.md").split("| column |")[1].split("Other columns")[0]
+    assert set(re.findall(r"`(\w+)`", re.sub(r"\|[^|]*\|$", "", table, flags=re.MULTILINE))) == {*FIELDS, *ALIASES}
 
 
 def test_the_page_of_vllm_names_settings_that_exist() -> None:
