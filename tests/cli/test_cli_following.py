@@ -105,6 +105,8 @@ def test_a_run_that_follows_nothing(here, capsys):
         (["run", "--rollout", "1/0", "--colour", "red"], "--colour"),
         (["run", "own.jsonl", "--from", "llama"], "from is 'llama': choose one of plain"),
         (["run", "own.jsonl", "--feedback", "colours"], "there is no column 'colours'"),
+        (["run", "--device", "cpu", "own.jsonl"], "own.jsonl; see --help; there is one FILE, right after RUN"),
+        (["run", "own.jsonl", "own.jsonl"], "there is one FILE, right after RUN"),
         ([], "the following arguments are required: RUN"),
     ],
 )

@@ -26,6 +26,7 @@ from vpdlab.cli.options import fork_named
 from vpdlab.compare import studies
 from vpdlab.config import HINTS
 from vpdlab.feedback.sources import CRITIQUE, SOURCES
+from vpdlab.foreign.rows import ALIASES, FIELDS
 from vpdlab.learn.methods import METHODS
 from vpdlab.record import load_run
 from vpdlab.study.discover import METHODS as SEARCHES
@@ -238,6 +239,14 @@ def test_every_command_is_one_that_vpdlab_takes(path: Path, words: list[str], tm
         assert command in cli.COMMANDS
 
 
+def test_every_model_that_a_command_names_can_be_loaded() -> None:
+    """A short name, a hub's, a run's, or one that the page makes; `doctor` also takes shapes without weights."""
+    given = [words for _, words in ALL_COMMANDS if "--model" in words and words[0] != "doctor"]
+    models = {words[words.index("--model") + 1] for words in given}
+    known = {entry["name"] for entry in zoo.catalog()} | {"MODEL", "reader2"}
+    assert {name for name in models - known if not re.fullmatch(r"[A-Z]\w+/[\w.-]+|runs/.+", name)} == set()
+
+
 def test_every_command_is_documented() -> None:
     assert {words[0] for words in commands(ROOT / "docs" / "commands.md")} == set(cli.COMMANDS)
 
@@ -264,7 +273,8 @@ def test_the_task_of_your_own_trains(tmp_path, monkeypatch, capsys) -> None:
 @pytest.mark.parametrize("path", **named([path for path in PAGES if path.name not in HISTORY]))
 def test_every_path_that_is_named_exists(path: Path) -> None:
     """Paths of the repository in code spans; what `make` writes is not there yet."""
-    found = re.findall(r"`((?:vpdlab|vpdlab_widgets|widgets|tests|docs|benchmarks|notebooks)/[\w./*-]*)`", read(path))
+    rooms = r"(?:vpdlab|vpdlab_widgets|widgets|tests|docs|benchmarks|notebooks)/[\w./*-]*"
+    found = re.findall(rf"`({rooms}|(?!build/)[\w./-]+/[\w-]+\.(?:py|js|md|ipynb))`", read(path))
     assert [name for name in found if not list(ROOT.glob(name.rstrip("/")))] == []
 
 
@@ -298,6 +308,11 @@ def test_the_page_of_episodes_has_every_environment_with_its_options_and_setting
     assert set(re.findall(r"--(\w+)", page)) - set(HINTS) == {"preset", "methods", "problems", "limit"}
     settings = page.split("## Settings")[1].split("## Environments included")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", settings, flags=re.MULTILINE)) <= set(HINTS)
+
+
+def test_the_page_of_rollouts_has_every_column() -> None:
+    table = read(ROOT / "docs" / "rollouts.md").split("| column |")[1].split("Other columns")[0]
+    assert set(re.findall(r"`(\w+)`", re.sub(r"\|[^|]*\|$", "", table, flags=re.MULTILINE))) == {*FIELDS, *ALIASES}
 
 
 def test_the_page_of_vllm_names_settings_that_exist() -> None:

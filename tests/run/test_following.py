@@ -274,7 +274,7 @@ def test_an_outcome_that_nobody_knows_is_not_made_up(tmp_path):
 
 
 def test_other_settings_of_following_are_minded_or_told(tmp_path, capsys):
-    fields = {"checkpoint_every": 2, "checkpoint_keep": 9, "steps": 4}
+    fields: dict[str, Any] = {"checkpoint_every": 2, "checkpoint_keep": 9, "steps": 4}
     trained(opened(tmp_path / "run", **fields))
     file = tmp_path / "mine.jsonl"
     file.write_text(json.dumps({"prompt": "2 + 2?", "response": "odd"}) + "\n")

@@ -7,10 +7,10 @@ from other_trainers import prime_rl_traces, trl, verl
 from vpdlab_widgets import EMTimeline, RolloutTable, RunCompare, TokenLens
 
 from vpdlab.errors import UserError
-from vpdlab.foreign import find_sources
+from vpdlab.foreign import find_sources, missing
 from vpdlab.record import RunRecord, load_run
 from vpdlab.run.imported import record_rows, take
-from vpdlab.show import widget_data
+from vpdlab.show import opening, summary, widget_data
 
 
 def imported(place, out, **options) -> RunRecord:
@@ -60,6 +60,23 @@ def test_what_shows_runs_shows_it(tmp_path, make):
         EMTimeline(record.rows), RunCompare(widget_data.compared_runs([record])),
     ):  # fmt: skip
         assert widget.fallback()
+
+
+def test_rollouts_without_a_step_are_given_none(tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"prompt": "a", "response": "b", "reward": 1}\n' * 2)
+    record = imported(path, tmp_path / "run").check()
+    assert not record.has_steps and record.steps == [1]
+    assert opening.state(record) == "imported" and summary.title_of(record, [1]) == "rollouts"
+    records = record.rollouts(1)
+    for given in (widget_data.rollout_rows(records), widget_data.lens_records(records)):
+        assert [one["has_step"] for one in given] == [False, False]
+    path.write_text('{"prompt": "a", "response": "b", "step": 1}\n{"prompt": "a", "response": "b"}\n')
+    record = imported(path, tmp_path / "mixed")
+    assert record.has_steps and opening.state(record) == "imported, step 1"
+    assert summary.title_of(record, [1]) == "iteration 1" and "has_step" not in record.rollouts(1)[0]
+    rows, _ = take(find_sources(path).rows())
+    assert "the step of 1 of 2 rollouts" in missing(rows, tokens=False)[-1]
 
 
 def test_bad_rows_stop_it_or_are_left_out(tmp_path):

@@ -125,6 +125,7 @@ def test_influence_is_recorded_and_every_widget_opens_it(found):
     assert {(line["group"], line["index"]) for line in lines} == {(0, 0), (1, 0)}
     critique = next(line for line in lines if line["group"] == 0)["influence"]
     assert [one.strip() for one in critique["sentences"]] == ["The number is too high.", "The ones digit is wrong."]
+    assert not record.has_steps and critique["step"] is None
     assert critique["total"] == pytest.approx(
         [a - b for a, b in zip(critique["logp"], critique["empty_logp"], strict=True)], abs=1e-5
     )

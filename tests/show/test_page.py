@@ -208,7 +208,7 @@ def test_what_is_folded_in_the_text_stays_folded(tmp_path: Path) -> None:
 def test_plotly_stands_once_and_only_where_needed(tmp_path: Path) -> None:
     figure = {"data": [{"y": [1, None]}], "layout": {"height": 300}}
     plain = notebook_to_page(write(tmp_path / "a.ipynb", [shown()]), tmp_path / "a.html")
-    assert plain.stat().st_size < 85_000
+    assert plain.stat().st_size < 88_000
     cells = [shown(new_output("display_data", {PLOTLY: figure, "text/html": "x" * 2_000_000})) for _ in range(3)]
     drawn = notebook_to_page(write(tmp_path / "b.ipynb", cells), tmp_path / "b.html").read_text(encoding="utf-8")
     assert 1_500_000 < len(drawn) < 2_500_000  # deflated

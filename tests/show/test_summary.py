@@ -14,6 +14,7 @@ import pytest
 from vpdlab.config import RunConfig
 from vpdlab.errors import UserError
 from vpdlab.record import METRICS
+from vpdlab.show import table
 from vpdlab.show.probes import probe_lines, probe_table
 from vpdlab.show.summary import (
     changed_settings,
@@ -95,6 +96,14 @@ def test_the_table_shows_what_was_said_or_why_nothing_was() -> None:
         "iteration": 1, "problem": "3 + 4?", "response": "8", "right": False, "feedback": "(all failed)",
         "implicit reward": None,
     }  # fmt: skip
+
+
+def test_a_table_shows_significant_digits() -> None:
+    values = (0.0005, 1e-05, -0.04321, 0.333333, 1.0, 12.3456, 12345.6, -1234.5, 5e12, float("inf"), float("nan"), 0.0)
+    assert [repr(table([{"lr": value}])).partition("\n")[2] for value in values] == [
+        "0.0005", "1e-05", "-0.04321", "0.3333", "1", "12.35", "12,346", "-1,234", "5e+12", "inf", "–", "0"
+    ]  # fmt: skip
+    assert 'data-value="12345.6"' in table([{"lr": 12345.6}])._repr_html_()
 
 
 def test_each_named_warning_is_fresh_once() -> None:
@@ -200,7 +209,7 @@ def test_drift_compares_the_ends_and_leaves_gaps_out() -> None:
         {"metric": "kl", "first 3": "2", "last 3": "4", "change": "+2"},
         {"metric": "delta", "first 3": "–", "last 3": "–", "change": "–"},
     ]
-    assert drift(rows[:1], ["kl"]) == [{"metric": "kl", "first 1": "1", "last 1": "1", "change": "+0"}]
+    assert drift(rows[:1], ["kl", "margin"]) == [{"metric": "kl", "value": "1"}]
 
 
 def test_the_conclusion_says_of_which_part_of_the_problems_it_speaks() -> None:

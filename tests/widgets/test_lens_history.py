@@ -199,6 +199,8 @@ def test_a_selection_has_an_address(chromium: str, tmp_path: Path) -> None:
         page.evaluate("location.hash = '#followed=1&step=10&token=2'")
         reads(page, "token 3")
         reads(page, "after iteration 10")
+        page.evaluate("location.hash = '#followed=1&step=10&token=3'")  # there are three
+        page.wait_for_function("location.hash === '#followed=1&step=10'")
         chosen = page.locator(".vpd-lh-response")
         assert chosen.evaluate("node => node.selectedIndex") == 1
         chosen.evaluate("node => (window.list = node)")

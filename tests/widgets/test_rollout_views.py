@@ -188,6 +188,10 @@ def test_a_selection_has_an_address_that_opens_it(chromium: str, place: Path) ->
             "document.querySelector('.vpd-rt-status').textContent.startsWith('row 16 of 24, selected')"
         )
         page.wait_for_function("document.querySelector('.vpd-tl-stage .vpd-tl-pinned')?.textContent === 'c'")
+        for token in ("3", "-1", "x", "999999999"):  # three tokens, counted from 0
+            page.evaluate("(hash) => { location.hash = hash; }", f"#step=4&rollout=3&token={token}")
+            page.wait_for_function("location.hash === '#step=4&rollout=3'")
+            page.wait_for_function("!document.querySelector('.vpd-tl-stage .vpd-tl-pinned')")
         for nonsense in ("#step=99", "#step=1e9&rollout=x", "#%00%ff", "#step=4&rollout=99"):
             page.evaluate("(hash) => { location.hash = hash; }", nonsense)
         page.wait_for_timeout(200)

@@ -23,11 +23,11 @@ def _options() -> argparse.ArgumentParser:
     own = parser(
         "follow",
         "Responses are scored token by token by the student and the teacher of every saved checkpoint, as a run that"
-        " goes on scores those that it follows. FILE: responses of your own, as `vpdlab score` reads them. Without FILE"
-        " and --rollout: those that the run follows already, where they were not scored; if it follows none, `follow`"
-        " responses drawn from the checkpoint of step 0. Only followed/ in the run's folder changes. Other options:"
-        f" those of `vpdlab train` that affect no results (--device, --threads, --record-top, ...); {TRUST} obeys the"
-        " settings of somebody else's run.",
+        " goes on scores those that it follows. FILE, right after RUN: responses of your own, as `vpdlab score` reads"
+        " them. Without FILE and --rollout: those that the run follows already, where they were not scored; if it"
+        " follows none, `follow` responses drawn from the checkpoint of step 0. Only followed/ in the run's folder"
+        " changes. Other options: those of `vpdlab train` that affect no results (--device, --threads, --record-top,"
+        f" ...); {TRUST} obeys the settings of somebody else's run.",
     )
     own.usage = "vpdlab follow RUN [FILE] [--rollout STEP/PLACE]... [options of train]"
     own.add_argument("run", type=path, metavar="RUN", help="a run's folder")
@@ -44,9 +44,7 @@ def follow(args: Sequence[str]) -> int:
     chosen.file = path(rest.pop(0)) if rest and not rest[0].startswith("-") else None
     record = load_run(chosen.run)
     words, trusted = without_trust(as_options(rest))
-    config, preset = parse_preset("vpdlab follow", words, base=record.settings())
-    if preset:
-        raise UserError("a run has its own settings: leave --preset out")
+    config = _config(record, words)
     pinned = [_rollout(record, place) for place in chosen.rollout]
     rows = read_file(chosen) if chosen.file is not None else []
 
@@ -60,6 +58,19 @@ def follow(args: Sequence[str]) -> int:
     points = follow_up(chosen.run, [*pinned, *rows], check=check, told=_tell, **fields)
     print("\n".join(_conclusion(chosen.run, points)))
     return 0
+
+
+def _config(record: RunRecord, words: Sequence[str]) -> RunConfig:
+    """The run's settings with those that the words change."""
+    try:
+        config, preset = parse_preset("vpdlab follow", words, base=record.settings())
+    except UserError as error:
+        if re.match("Unrecognized options: [^-]", str(error)):
+            raise UserError(f"{error}; there is one FILE, right after RUN: vpdlab follow RUN FILE ...") from error
+        raise
+    if preset:
+        raise UserError("a run has its own settings: leave --preset out")
+    return config
 
 
 def _rollout(record: RunRecord, place: str) -> Mapping[str, Any]:

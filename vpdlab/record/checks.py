@@ -56,6 +56,11 @@ def is_probes(value: Any) -> bool:
     return isinstance(value, dict) and all(name.isprintable() and is_number(number) for name, number in value.items())
 
 
+def is_truth(value: Any) -> bool:
+    """True or false."""
+    return isinstance(value, bool)
+
+
 def is_table(value: Any) -> bool:
     """A JSON object."""
     return isinstance(value, dict)
@@ -83,7 +88,7 @@ ENVIRONMENT: dict[str, Check] = {
     "python": is_text, "revision": is_text, "platform": is_text, "device": is_text, "device_name": is_text,
     "task": is_text, "threads": is_number, "cores": is_number, "processes": is_number, "seed": is_number,
     "command": listed(lambda value: isinstance(value, str)), "packages": is_table, "model": is_table,
-    "task_identity": is_table, "resumed": listed(is_table), "schema": is_count,
+    "task_identity": is_table, "resumed": listed(is_table), "schema": is_count, "has_steps": is_truth,
 }  # fmt: skip
 NEEDED = {
     "config.json": ("task", "model", "method", "steps", "seed", "beta"),

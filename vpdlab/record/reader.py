@@ -18,7 +18,7 @@ from vpdlab.paths import user_path
 from vpdlab.record import changes, checks, influence, rollouts
 from vpdlab.record.changes import EVENTS, Change, Origin
 from vpdlab.record.influence import INFLUENCE
-from vpdlab.record.schema import FOLLOWED, LINES, METRICS, ROLLOUTS, SCHEMA, arrow_type, columns, flat
+from vpdlab.record.schema import FOLLOWED, LINES, METRICS, ROLLOUTS, SCHEMA, arrow_type, columns, flat, kind_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,7 +51,7 @@ class RunRecord:
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        return self._json("environment.json", _environment_fault)
+        return self._json("environment.json", lambda found: checks.fault(found, _ENVIRONMENT))
 
     @property
     def origin(self) -> Origin | None:
@@ -136,17 +136,24 @@ class RunRecord:
         return pd.DataFrame([flat(row) for row in self.eval_rows])
 
     @property
+    def has_steps(self) -> bool:
+        """Whether its rollouts belong to iterations; the `step` of others (scored, or imported without one) is 1."""
+        kind = kind_of(self.config)
+        return kind == "trained" or (kind == "imported" and self.environment.get("has_steps", True))
+
+    @property
     def steps(self) -> list[int]:
         """Iterations whose rollouts are on disk."""
         return list(rollouts.index(self.folder / ROLLOUTS))
 
     def rollouts(self, step: int | None = None) -> list[dict[str, Any]]:
-        """The rollouts of one iteration, or of all, as plain dicts.
+        """The rollouts of one iteration, or of all, as plain dicts; without `has_steps`, each with `has_step` False.
 
         Raises:
             UserError: for an iteration that is not recorded, or a damaged file.
         """
-        return self._records(ROLLOUTS, None if step is None else [step])
+        found = self._records(ROLLOUTS, None if step is None else [step])
+        return found if self.has_steps else [record | {"has_step": False} for record in found]
 
     @property
     def followed_steps(self) -> list[int]:
@@ -245,17 +252,13 @@ class RunRecord:
         return rows
 
 
+_ENVIRONMENT = checks.ENVIRONMENT | {"origin": changes.is_origin}
 _FAULTS: dict[str, Callable[[Any], str]] = {
     "metrics.jsonl": lambda row: checks.fault(row, checks.ROW, ("step",)),
     "eval.jsonl": checks.evaluation_fault,
     EVENTS: changes.fault,
     INFLUENCE: influence.fault,
 }
-
-
-def _environment_fault(found: Any) -> str:
-    origin = {"origin": changes.is_origin}
-    return checks.fault(found, checks.ENVIRONMENT | origin)
 
 
 def _whole(row: dict[str, Any]) -> dict[str, Any]:

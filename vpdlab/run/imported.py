@@ -77,6 +77,7 @@ def record_rows(rows: Sequence[Row], out: Path, source: str, origin: str) -> Non
     """Write rows as a run folder.
 
     Args:
+        rows: all with a step, or none: then they lie at step 1, and `RunRecord.has_steps` is False.
         source: who wrote them ("trl"), for the record.
         origin: the file or folder that they come from.
 
@@ -93,7 +94,8 @@ def record_rows(rows: Sequence[Row], out: Path, source: str, origin: str) -> Non
         task=HANDED_IN + source, model=UNRECORDED, method=HANDED_IN + source, out=str(out),
         steps=max(1, *steps), prompts=max(1, *sizes), group=max(index + 1 for _, index in places), eval_every=-1,
     )  # fmt: skip
-    recorder = Recorder(config.folder, config.to_dict(), _environment(source, origin))
+    named = any(row.step is not None for row in rows)
+    recorder = Recorder(config.folder, config.to_dict(), _environment(source, origin) | {"has_steps": named})
     try:
         for step, part in sorted(steps.items()):
             recorder.rollouts(step, [_record(row, step, place) for row, place in part])

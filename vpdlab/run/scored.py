@@ -116,7 +116,8 @@ class Scored:
         plain_ids = {problem.id for problem in self.run.task.load("train") if not problem.history}
         heard = [one for one in self.records if one["signal"] and one.get("kl") and one["problem_id"] in plain_ids]
         for record in sorted(heard, key=peak, reverse=True)[:count]:
-            yield record, critique_influence(self.teacher.policy, self.teacher, self.teacher_render, record)
+            found = critique_influence(self.teacher.policy, self.teacher, self.teacher_render, record)
+            yield record, found | {"step": None}  # of no iteration
 
 
 def score(

@@ -10,7 +10,7 @@ from vpdlab_widgets import EMTimeline, LensHistory, RolloutTable, TokenLens
 
 from vpdlab.errors import UserError, notice
 from vpdlab.record import RunRecord
-from vpdlab.show import causes, slices, widget_data
+from vpdlab.show import causes, slices, summary, widget_data
 
 
 class Explorer:
@@ -57,8 +57,7 @@ class Explorer:
         records = [
             record | {"rollout": place} for step in steps for place, record in enumerate(self._run.rollouts(step))
         ]
-        title = f"iteration{'s' if len(steps) > 1 else ''} {', '.join(map(str, steps))}"
-        self._fill(records, title)
+        self._fill(records, summary.title_of(self._run, steps))
 
     @property
     def address(self) -> str:

@@ -44,7 +44,7 @@ def state(run: RunRecord, when: str = "") -> str:
     if kind == "trained":
         said = f"{status['state']} after {status['step']} of {run.config['steps']} iterations"
     elif status["state"] == "complete":
-        said = kind if kind == "scored" or not run.steps else f"imported, {span(run.steps)}"
+        said = f"{kind}, {span(run.steps)}" if run.has_steps and run.steps else kind
     else:
         said = f"{'scoring' if kind == 'scored' else 'the import'} {_ENDS.get(status['state'], status['state'])}"
     said = f"{said}, {when}" if when else said

@@ -8,7 +8,7 @@ from typing import Any
 
 from vpdlab.config import RunConfig
 from vpdlab.errors import HANDED_IN, UserError, part_name
-from vpdlab.record import kind_of, load_run
+from vpdlab.record import RunRecord, kind_of, load_run
 from vpdlab.show.widget_data import eval_points
 from vpdlab.types import conversation
 
@@ -79,6 +79,13 @@ def span(steps: Sequence[int]) -> str:
     ('steps 10 to 30', 'step 3')
     """
     return f"steps {steps[0]} to {steps[-1]}" if len(steps) > 1 else f"step {steps[0]}"
+
+
+def title_of(run: RunRecord, steps: Sequence[int]) -> str:
+    """What the rollouts of some iterations are called above a widget: "iterations 3, 4"."""
+    if not run.has_steps:
+        return "rollouts"
+    return f"iteration{'s' if len(steps) > 1 else ''} {', '.join(map(str, steps))}"
 
 
 def conclusion(evals: Sequence[Row]) -> str:
@@ -255,8 +262,11 @@ def warning_spans(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def drift(rows: Sequence[Row], keys: Sequence[str], window: int = 5) -> list[dict[str, Any]]:
     """Change of some metrics: mean over the first and over the last `window` iterations (at most a third of the run).
 
-    A metric that no row has is omitted.
+    A metric that no row has is omitted. Of one row there is no change to show: each metric has its value.
     """
+    if len(rows) == 1:
+        known = {key: rows[0][key] for key in keys if rows[0].get(key) is not None}
+        return [{"metric": key, "value": f"{value:.3g}"} for key, value in known.items()]
     window = max(1, min(window, len(rows) // 3))
     found = []
     for key in (key for key in keys if any(row.get(key) is not None for row in rows)):

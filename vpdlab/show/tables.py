@@ -35,7 +35,8 @@ def table(rows: Sequence[Mapping[str, Any]], none: str = "none") -> Shown:
     """Plain rows as a table.
 
     Args:
-        rows: the first one's keys are the columns.
+        rows: the first one's keys are the columns. Of a float four significant digits are shown, of thousands all
+            digits before the point.
         none: text shown instead of an empty table.
     """
     if not rows:
@@ -88,4 +89,6 @@ def _missing(value: Any) -> bool:
 def _cell(value: Any) -> str:
     if _missing(value):
         return "–"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"

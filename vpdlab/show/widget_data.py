@@ -21,6 +21,7 @@ _TOKEN_NUMBERS = (
 _ROLLOUT_FIELDS = (
     "step", "problem_id", "group", "index", "prompt", "text", "success", "reward", "finished", "source", "reason",
     "critique", "demonstration", "truncated", "implicit_reward", "turn_roles", "turn_texts", "feedback_turn",
+    "has_step",
 )  # fmt: skip
 _LENS_FIELDS = (
     *_ROLLOUT_FIELDS, "tokens", *_TOKEN_NUMBERS, "student_top", "student_top_logp", "teacher_top", "teacher_top_logp",

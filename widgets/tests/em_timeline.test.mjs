@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { load } from "./load.mjs";
 
 const timeline = await load("em_timeline");
-const { axisOf, changeMarks, clean, markPath, meanOf, mergeEqual, nearest, niceStep, notesOf, numberOf, orderRows } = timeline;
+const { axisOf, changeMarks, clean, labelRoom, markPath, meanOf, mergeEqual, nearest, niceStep, notesOf, numberOf, orderRows } = timeline;
 const { pathOf, probePanels, scaleOf, thin, tickLabel, ticks, valueLabel } = timeline;
 
 test("steps are 1, 2 or 5 times a power of ten", () => {
@@ -146,4 +146,11 @@ test("changes of one iteration are one mark, in the order of the steps", () => {
   const changes = [{ step: 9, text: "a" }, { step: 3, text: "b\n" }, { step: 9, text: "c" }];
   assert.deepEqual(changeMarks(changes), [{ step: 3, text: "b " }, { step: 9, text: "a, c" }]);
   assert.deepEqual(changeMarks(undefined), []);
+});
+
+test("the labels of all axes have room", () => {
+  const [short, long] = [axisOf([0, 0.7]), axisOf([-1200, 1200])];
+  assert.equal(labelRoom(short), 3 * 6.6 + 14);
+  assert.ok(labelRoom(short, long) >= "−1,000".length * 6.6);
+  assert.equal(labelRoom(axisOf([1, 5])), 32);
 });

@@ -6,7 +6,7 @@ import { load } from "./load.mjs";
 
 const lens = await load("mathematics", "formulas", "token_lens");
 const { brief, chunkEnds, clean, counted, distributionsAt, fitted, heatClass, largestSpans, measuresOf, percent, rankChange } = lens;
-const { foldedAtFirst, isOwn, ownTokenFrom, turnsOf, valuesOf } = lens;
+const { foldedAtFirst, isOwn, ownTokenFrom, placeLabel, turnsOf, valuesOf } = lens;
 const { scaleMax, sharedEnds, tokenLabel, unpackNumbers, unpackRecord, unpackTexts, visible } = lens;
 
 const floats = (...values) => new DataView(new Float32Array(values).buffer);
@@ -183,4 +183,12 @@ test("figures", () => {
   assert.equal(fitted(-0.0612, 40), "−0.06");
   assert.equal(fitted(-5.4836e-6, 34), "");
   assert.deepEqual([counted(1, "token"), counted(0, "token")], ["1 token", "0 tokens"]);
+});
+
+test("where a rollout is", () => {
+  assert.equal(placeLabel({ step: 3, index: 1 }), "iteration 3 · rollout 2");
+  assert.equal(placeLabel({ step: 3, index: null }, 4), "iteration 3 · rollout 5");
+  assert.equal(placeLabel({ step: 1, index: 0, has_step: false }), "rollout 1");
+  assert.equal(placeLabel({ step: 0 }), "iteration 0");
+  assert.equal(placeLabel({}), "");
 });

@@ -67,7 +67,6 @@ const ALARM = 24; // height of a kind of warning: its name above its marks
 const MAX_POINTS = 2000; // more than this is thinned before drawing
 const RIGHT = 16;
 const EDGE = 8; // room between the first or last point and the frame
-const AXIS = 36; // under the last panel: tick labels and the axis name
 const DIAMOND = 4.5;
 const DRAG = 6; // pixels before a press becomes a brush
 
@@ -306,10 +305,8 @@ class Timeline extends LabView {
       values.push(panel.goal);
       panel.height = Math.round(panel.height * (this.width < 720 ? 0.86 : 1));
       panel.axis = axisOf(values, { ...panel, count: panel.height > 100 ? 4 : 3 });
-      panel.labels = panel.axis.ticks.map((tick) => tickLabel(tick, panel.axis.step));
     }
-    const longest = Math.max(...this.panels.flatMap((panel) => panel.labels.map((label) => label.length)));
-    this.left = Math.max(34, Math.ceil(longest * 6.6) + 14);
+    this.left = Math.ceil(labelRoom(...this.panels.map(({ axis }) => axis)));
     this.scaleX();
     const panels = this.panels.map((panel, i) => this.drawPanel(panel, i === this.panels.length - 1));
     this.stage.replaceChildren(...(this.alarms.length ? [this.drawAlarms(), ...panels] : panels));
@@ -325,7 +322,7 @@ class Timeline extends LabView {
       const label = clean(name, 40);
       const [start, room] = [Math.max(this.left, this.x(this.steps[spans[0].first]) - half), 6.8 * label.length];
       const at = Math.max(4, Math.min(start, width - room - 4));
-      svg.append(shape("text", { x: at, y: line * ALARM + 10, class: "vpd-tick vpd-emt-alarm-name", "data-alarm": line, "data-span": spans.length - 1 }, label));
+      svg.append(shape("text", { x: at, y: line * ALARM + 10, class: "vpd-emt-alarm-name", "data-alarm": line, "data-span": spans.length - 1 }, label));
       spans.forEach(({ first, last }, span) => {
         const left = Math.max(this.left, this.x(this.steps[first]) - half);
         const right = Math.min(width - RIGHT, this.x(this.steps[last]) + half);
@@ -392,26 +389,19 @@ class Timeline extends LabView {
     const bottom = panel.height - 5;
     const y = (panel.y = scaleOf(panel.axis.domain, [bottom, top]));
     const svg = shape("svg", {
-      width, height: panel.height + (last ? AXIS : 0), class: "vpd-chart", "aria-hidden": "true", "data-panel": panel.id,
+      width, height: panel.height + (last ? UNDER : 0), class: "vpd-chart", "aria-hidden": "true", "data-panel": panel.id,
     });
     const right = width - RIGHT;
-    const grid = this.xTicks.map(([x]) => `M${x.toFixed(1)} 0V${panel.height}`).join("");
-    svg.append(shape("path", { d: grid, class: "vpd-grid" }));
+    const labels = drawAxes(svg, { ...panel, left, right, across: this.xTicks, under: last ? "iteration" : "" });
+    if (last) this.xLabels = labels;
     this.drawESteps(svg, panel.height);
     this.drawChanges(svg, panel.height);
-    panel.axis.ticks.forEach((tick, i) => {
-      const zero = tick === 0 && panel.axis.domain[0] < 0;
-      svg.append(shape("path", { d: `M${left} ${y(tick)}H${right}`, class: zero ? "vpd-zero" : "vpd-grid" }));
-      svg.append(shape("text", { x: left - 8, y: y(tick), dy: "0.34em", class: "vpd-tick vpd-end" }, panel.labels[i]));
-    });
-    svg.append(shape("path", { d: `M${left} 0V${panel.height}H${right}`, class: "vpd-frame" }));
     if (panel.goal !== null) svg.append(shape("path", { d: `M${left} ${y(panel.goal)}H${right}`, class: "vpd-emt-target" }));
     for (const one of [...panel.series].reverse()) {
       if (panel.probes) this.drawProbe(svg, one, y);
       else this.drawSeries(svg, one, y, one !== panel.series[0]);
     }
     for (const point of panel.evals) this.drawEval(svg, point, y);
-    if (last) this.drawAxis(svg, panel.height);
     panel.marks = shape("g", {});
     svg.append(panel.marks);
     const box = element("div", "vpd-emt-panel");
@@ -472,16 +462,6 @@ class Timeline extends LabView {
     }
     const d = `M${x - DIAMOND} ${y(point.accuracy)}l${DIAMOND} ${-DIAMOND}l${DIAMOND} ${DIAMOND}l${-DIAMOND} ${DIAMOND}z`;
     svg.append(shape("path", { d, class: "vpd-emt-eval" }));
-  }
-
-  drawAxis(svg, height) {
-    this.xLabels = this.xTicks.map(([x, label]) => {
-      const text = shape("text", { x, y: height + 16, class: "vpd-tick vpd-middle" }, label);
-      svg.append(shape("path", { d: `M${x} ${height}v4`, class: "vpd-frame" }), text);
-      return { text, x, half: label.length * 3.4 };
-    });
-    const middle = (this.left + this.width - RIGHT) / 2;
-    svg.append(shape("text", { x: middle, y: height + 32, class: "vpd-axis vpd-middle" }, "iteration"));
   }
 
   panelHead(panel) {

@@ -102,13 +102,35 @@
     mounts.find(({ dataset }) => dataset.vpdModel === id)?.scrollIntoView({ block: "start" });
   }
 
+  /** A token as far as the record that a lens shows has it; else null. */
+  function within(lens, token) {
+    const ends = lens.get("packed")?.[lens.get("index")]?.tokens?.ends; // four bytes a token
+    return token < (ends?.byteLength ?? 0) / 4 ? token : null;
+  }
+
+  function write(hash, lens) {
+    const token = lens ? within(lens, lens.get("selected")) : null;
+    history.replaceState(null, "", `#${hash}${token === null ? "" : `&token=${token}`}`);
+  }
+
+  function writeFollowed(model) {
+    const { step, response } = model.get("packed")[model.get("index")] ?? {};
+    if (step !== undefined) write(`followed=${response}&step=${step}`, model);
+  }
+
+  function writeRollout(table, lens) {
+    const row = table.get("rows")[table.get("selected")];
+    if (row) write(`step=${row.step}&rollout=${row.rollout}`, lens);
+  }
+
   async function openFollowed({ step, token, followed }) {
     for (const id of histories) {
       const model = await live.get(id);
       const at = model?.get("packed").findIndex((one) => one.step === step && one.response === followed) ?? -1;
       if (at < 0) continue;
       model.set("index", at);
-      model.set("selected", token);
+      model.set("selected", within(model, token));
+      writeFollowed(model);
       scrollTo(id);
       return;
     }
@@ -124,30 +146,23 @@
       if (at < 0) continue;
       table.set("selected", at);
       const lens = await lensOf(id);
-      if (lens && token !== null) lens.set("selected", token);
+      lens?.set("selected", within(lens, token));
+      writeRollout(table, lens);
       scrollTo(id);
       return;
     }
   }
 
-  const write = (hash, token) => history.replaceState(null, "", `#${hash}${token === null ? "" : `&token=${token}`}`);
-
   async function tell() {
     for (const id of histories) {
       const model = await live.get(id);
-      const told = () => {
-        const { step, response } = model.get("packed")[model.get("index")] ?? {};
-        if (step !== undefined) write(`followed=${response}&step=${step}`, model.get("selected"));
-      };
+      const told = () => writeFollowed(model);
       model?.on("change:index", told);
       model?.on("change:selected", told);
     }
     for (const id of tables) {
       const [table, lens] = [await live.get(id), await lensOf(id)];
-      const told = () => {
-        const row = table.get("rows")[table.get("selected")];
-        if (row) write(`step=${row.step}&rollout=${row.rollout}`, lens?.get("selected") ?? null);
-      };
+      const told = () => writeRollout(table, lens);
       table?.on("change:selected", told);
       lens?.on("change:selected", told);
     }

@@ -395,7 +395,7 @@ class LensHistory extends LabView {
     const column = Math.min(WIDEST, (room - label - 10) / steps.length);
     const height = this.shown.length * ROW;
     const width = Math.ceil(label + column * steps.length + 10);
-    const svg = shape("svg", { width, height: height + 34, class: "vpd-chart", "aria-hidden": "true" });
+    const svg = shape("svg", { width, height: height + UNDER, class: "vpd-chart", "aria-hidden": "true" });
     this.grid = { svg, label, column, height, steps };
     this.shown.forEach((i, row) => {
       const y = row * ROW;
@@ -415,9 +415,9 @@ class LensHistory extends LabView {
     steps.forEach((step, at) => {
       if (at % every && at !== steps.length - 1) return;
       if (at === steps.length - 1 && at % every && (at % every) * column < 30) return; // too near to its neighbour
-      svg.append(shape("text", { x: label + (at + 0.5) * column, y: height + 14, class: "vpd-middle" }, String(step)));
+      svg.append(shape("text", { x: label + (at + 0.5) * column, y: height + 16, class: "vpd-middle" }, String(step)));
     });
-    svg.append(shape("text", { x: label + (column * steps.length) / 2, y: height + 29, class: "vpd-middle" }, "iterations done"));
+    svg.append(shape("text", { x: label + (column * steps.length) / 2, y: height + 32, class: "vpd-axis vpd-middle" }, "iterations done"));
     this.gridMarks = shape("g", {});
     svg.append(this.gridMarks);
     const name = element("div", "vpd-lh-name");
@@ -465,22 +465,13 @@ class LensHistory extends LabView {
       this.plot = null;
       return;
     }
-    const labels = axis.ticks.map((tick) => tickLabel(tick, axis.step));
-    const left = Math.max(30, Math.max(...labels.map((label) => label.length)) * 6.6 + 12);
+    const left = labelRoom(axis);
     const right = width - 12;
     const x = scaleOf(low === high ? [low - 1, high + 1] : [low, high], [left + 6, right - 6]);
     const y = scaleOf(axis.domain, [height - 5, 6]);
-    const svg = shape("svg", { width, height: height + 34, class: "vpd-chart", "aria-hidden": "true" });
-    for (const tick of ticks(low, high, niceStep(high - low, Math.max(2, Math.floor((right - left) / 70)), true))) {
-      svg.append(shape("path", { d: `M${x(tick).toFixed(1)} 0V${height}`, class: "vpd-grid" }));
-      svg.append(shape("text", { x: x(tick), y: height + 15, class: "vpd-middle" }, String(tick)));
-    }
-    axis.ticks.forEach((tick, at) => {
-      svg.append(shape("path", { d: `M${left} ${y(tick)}H${right}`, class: "vpd-grid" }));
-      svg.append(shape("text", { x: left - 7, y: y(tick), dy: "0.34em", class: "vpd-end" }, labels[at]));
-    });
-    svg.append(shape("path", { d: `M${left} 0V${height}H${right}`, class: "vpd-frame" }));
-    svg.append(shape("text", { x: (left + right) / 2, y: height + 30, class: "vpd-middle" }, "iterations done"));
+    const svg = shape("svg", { width, height: height + UNDER, class: "vpd-chart", "aria-hidden": "true" });
+    const across = ticks(low, high, niceStep(high - low, Math.max(2, Math.floor((right - left) / 70)), true)).map((tick) => [x(tick), String(tick)]);
+    drawAxes(svg, { left, right, height, axis, y, across, under: "iterations done" });
     for (const line of [...lines].sort((a, b) => a.own - b.own)) this.drawLine(svg, line, x, y);
     this.drawFlips(svg, records, i, x, y);
     const marks = shape("g", {});

@@ -557,8 +557,7 @@ class RolloutTable extends LabView {
     const row = this.rows[place];
     const group = (this.groupOf.get(place)?.places ?? []).map((one) => this.rows[one]);
     const head = element("div", "vpd-read-head");
-    const name = [row.step === null || row.step === undefined ? null : `iteration ${row.step}`, `rollout ${(row.index ?? place) + 1}`];
-    head.append(element("span", "vpd-rt-name", name.filter(Boolean).join(" · ")));
+    head.append(element("span", "vpd-rt-name", placeLabel(row, place)));
     head.append(element("span", `vpd-badge vpd-${outcomeOf(row)}`, outcomeOf(row)));
     if (row.finished === false) head.append(element("span", "vpd-mark", "truncated at the token limit"));
     if (row.truncated) head.append(element("span", "vpd-mark", `${counted(row.truncated, "token")} of the feedback truncated`));

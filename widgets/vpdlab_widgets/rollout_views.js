@@ -68,22 +68,14 @@ class Scatter {
       this.svg = null;
       return;
     }
-    const [left, bottom] = [58, SCATTER - 40];
+    const [left, right, bottom] = [58, width - 10, SCATTER - UNDER];
     const axes = [axisOf(this.points.map((one) => one.x), { count: 6 }), axisOf(this.points.map((one) => one.y), { count: 5 })];
-    this.x = scaleOf(axes[0].domain, [left + 8, width - 18]);
+    this.x = scaleOf(axes[0].domain, [left + 8, right - 8]);
     this.y = scaleOf(axes[1].domain, [bottom - 6, 10]);
     this.svg = shape("svg", { width, height: SCATTER, class: "vpd-chart", role: "img" });
     this.svg.setAttribute("aria-label", `${NAMED[y]} over ${NAMED[x]}, ${counted(this.points.length, "rollout")}`);
-    for (const tick of axes[0].ticks) {
-      this.svg.append(shape("path", { d: `M${this.x(tick)} 4V${bottom}`, class: "vpd-grid" }));
-      this.svg.append(shape("text", { x: this.x(tick), y: bottom + 15, class: "vpd-tick vpd-middle" }, tickLabel(tick, axes[0].step)));
-    }
-    for (const tick of axes[1].ticks) {
-      this.svg.append(shape("path", { d: `M${left} ${this.y(tick)}H${width - 10}`, class: "vpd-grid" }));
-      this.svg.append(shape("text", { x: left - 8, y: this.y(tick), dy: "0.34em", class: "vpd-tick vpd-end" }, tickLabel(tick, axes[1].step)));
-    }
-    this.svg.append(shape("path", { d: `M${left} 4V${bottom}H${width - 10}`, class: "vpd-frame" }));
-    this.svg.append(shape("text", { x: (left + width) / 2, y: SCATTER - 6, class: "vpd-axis vpd-middle" }, NAMED[x]));
+    const across = axes[0].ticks.map((tick) => [this.x(tick), tickLabel(tick, axes[0].step)]);
+    drawAxes(this.svg, { left, right, height: bottom, axis: axes[1], y: this.y, across, under: NAMED[x] });
     const side = shape("text", { x: 0, y: 0, class: "vpd-axis vpd-middle", transform: `translate(12 ${bottom / 2}) rotate(-90)` }, NAMED[y]);
     this.svg.append(side, ...this.marks(rows, brush, [x, y]));
     if (brush) this.svg.append(this.frame(brush.map((range, i) => range.map(i ? this.y : this.x))));
@@ -190,8 +182,7 @@ function sideBySide(rows, place, pick) {
     card.setAttribute("aria-pressed", String(one === place));
     const head = element("span", "vpd-rt-card-head");
     head.append(element("span", `vpd-badge vpd-${outcomeOf(row)}`, outcomeOf(row)));
-    const where = [row.step === null || row.step === undefined ? "" : `iteration ${row.step}`, `rollout ${(row.index ?? one) + 1}`];
-    head.append(element("span", "vpd-caps", where.filter(Boolean).join(", ")));
+    head.append(element("span", "vpd-caps", placeLabel(row, one)));
     const reward = numberOf(row, "implicit_reward");
     if (reward !== null) head.append(element("span", "vpd-caps vpd-num", `r̃ ${brief(reward, true)}`));
     card.append(head, differing(visible(row.text ?? ""), chosen));

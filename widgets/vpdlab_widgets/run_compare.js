@@ -279,31 +279,20 @@ class RunCompare extends LabView {
   drawPanel(panel, width, height, first) {
     const values = panel.methods.flatMap(({ lines }) => lines.flatMap(({ points }) => points.map(([, y]) => y)));
     const axis = axisOf(values, { ...panel, count: first ? 5 : 3 });
-    const labels = axis.ticks.map((tick) => tickLabel(tick, axis.step));
-    const left = Math.max(30, Math.max(...labels.map((label) => label.length)) * 6.6 + 12);
+    const left = labelRoom(axis);
     const names = first ? Math.min(150, Math.max(...panel.methods.map(({ name }) => clean(name, 20).length)) * 7 + 22) : 10;
     const right = width - names;
     const x = (panel.x = scaleOf(this.reach, [left + 4, right - 4]));
     const y = (panel.y = scaleOf(axis.domain, [height - 5, 6]));
-    const svg = shape("svg", { width, height: height + 32, class: "vpd-chart", "aria-hidden": "true", "data-panel": panel.id });
+    const svg = shape("svg", { width, height: height + UNDER, class: "vpd-chart", "aria-hidden": "true", "data-panel": panel.id });
     const time = this.axis.id === "time";
     const unit = time ? [1, 60, 3600].find((one) => this.reach[1] / one < 180) ?? 3600 : 1;
     const step = niceStep((this.reach[1] - this.reach[0]) / unit, Math.max(2, Math.floor((right - left) / 80)), this.axis.id !== "time") * unit;
-    for (const tick of ticks(this.reach[0] / unit, this.reach[1] / unit, step / unit)) {
-      const at = x(tick * unit);
-      svg.append(shape("path", { d: `M${at.toFixed(1)} 0V${height}`, class: "vpd-grid" }));
-      svg.append(shape("text", { x: at, y: height + 15, class: "vpd-middle" }, tickLabel(tick, step / unit)));
-    }
-    axis.ticks.forEach((tick, i) => {
-      const zero = tick === 0 && axis.domain[0] < 0;
-      svg.append(shape("path", { d: `M${left} ${y(tick)}H${right}`, class: zero ? "vpd-zero" : "vpd-grid" }));
-      svg.append(shape("text", { x: left - 7, y: y(tick), dy: "0.34em", class: "vpd-end" }, labels[i]));
-    });
-    svg.append(shape("path", { d: `M${left} 0V${height}H${right}`, class: "vpd-frame" }));
-    this.drawForks(svg, x, height, first);
+    const across = ticks(this.reach[0] / unit, this.reach[1] / unit, step / unit).map((tick) => [x(tick * unit), tickLabel(tick, step / unit)]);
     const units = { 1: "s", 60: "min", 3600: "h" };
     const under = time ? `${this.axis.name} (${units[unit]})` : this.axis.name;
-    svg.append(shape("text", { x: (left + right) / 2, y: height + 29, class: "vpd-middle" }, under));
+    drawAxes(svg, { left, right, height, axis, y, across, under });
+    this.drawForks(svg, x, height, first);
     const chosen = this.model.get("selected");
     // Solid lines first: where two are equal, the dashed one leaves gaps.
     const solid = ({ slot }) => PALETTE.styles[slot][1].length === 0;

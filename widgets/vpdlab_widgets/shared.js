@@ -296,6 +296,13 @@ export function speakerOf(turn) {
   return turn.own ? `policy, turn ${turn.number}` : `environment, as ${clean(turn.role, 40)}`;
 }
 
+/** Where a rollout is in its run: "iteration 3 · rollout 2". `place` counts it where the record has no index. */
+export function placeLabel(record, place = null) {
+  const index = record.index ?? place;
+  const step = record.has_step === false ? null : (record.step ?? null); // of rollouts from elsewhere, nothing's number
+  return [step === null ? "" : `iteration ${step}`, index === null ? "" : `rollout ${index + 1}`].filter(Boolean).join(" · ");
+}
+
 // ---- elements ----
 
 export function element(name, className = "", text = "") {
@@ -310,6 +317,39 @@ export function shape(name, attributes, text) {
   for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
   if (text !== undefined) node.textContent = text;
   return node;
+}
+
+/** The room below a plot for the labels of its axis and their name. */
+export const UNDER = 36;
+
+/** The room left of a plot for the labels of some axes. */
+export function labelRoom(...axes) {
+  return Math.max(32, ...axes.flatMap(({ ticks: all, step }) => all.map((tick) => tickLabel(tick, step).length * 6.6 + 14)));
+}
+
+/**
+ * Grid, frame and labels of a plot that goes from `left` to `right` and down to `height`. `axis` is the vertical one and `y`
+ * its scale; `across` are the vertical lines, [x, label] each, labelled only where `under` names their axis.
+ *
+ * Returns the labels below, {text, x, half}: half the width of each.
+ */
+export function drawAxes(svg, { left, right, height, axis, y, across, under = "" }) {
+  const line = (d, kind) => svg.append(shape("path", { d, class: `vpd-${kind}` }));
+  line(across.map(([x]) => `M${x.toFixed(1)} 0V${height}`).join(""), "grid");
+  for (const tick of axis.ticks) {
+    const zero = tick === 0 && axis.domain[0] < 0;
+    line(`M${left} ${y(tick)}H${right}`, zero ? "zero" : "grid");
+    svg.append(shape("text", { x: left - 8, y: y(tick), dy: "0.34em", class: "vpd-end" }, tickLabel(tick, axis.step)));
+  }
+  line(`M${left} 0V${height}H${right}`, "frame");
+  if (!under) return [];
+  svg.append(shape("text", { x: (left + right) / 2, y: height + 32, class: "vpd-axis vpd-middle" }, under));
+  return across.map(([x, label]) => {
+    const text = shape("text", { x, y: height + 16, class: "vpd-middle" }, label);
+    line(`M${x} ${height}v4`, "frame");
+    svg.append(text);
+    return { text, x, half: label.length * 3.4 };
+  });
 }
 
 /** A line that screen readers announce when it changes. */

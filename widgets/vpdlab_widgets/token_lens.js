@@ -266,13 +266,6 @@ function outcomeOf(meta) {
   return ["", ""];
 }
 
-function placeLabel(meta) {
-  const parts = [];
-  if (meta.step !== undefined && meta.step !== null) parts.push(`iteration ${meta.step}`);
-  if (meta.index !== undefined && meta.index !== null) parts.push(`rollout ${meta.index + 1}`);
-  return parts.join(" · ");
-}
-
 // ---- the view ----
 
 class TokenLens extends LabView {

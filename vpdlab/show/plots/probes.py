@@ -56,7 +56,8 @@ def belief_figure(
         figure.add_trace(_guessing(figure, chance))
     if not voices:
         figure.add_annotation(text=label(f"no probes of the group {group!r}"), showarrow=False)
-    return _dress(figure, title, "rollouts" if rollouts else "iteration")
+    what = "probability" if group.startswith("belief") else "share"
+    return _dress(figure, title, "rollouts" if rollouts else "iteration", what)
 
 
 def probe_panels(evals: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
@@ -127,7 +128,7 @@ def _guessing(figure: Any, chance: float) -> Any:
     )  # fmt: skip
 
 
-def _dress(figure: Any, title: str, x_title: str) -> Any:
-    dress(figure, 420, x_title).update_yaxes(range=[-0.02, 1.04], tickformat=".0%", title="probability")
+def _dress(figure: Any, title: str, x_title: str, y_title: str) -> Any:
+    dress(figure, 420, x_title).update_yaxes(range=[-0.02, 1.04], tickformat=".0%", title=y_title)
     heading = {"text": label(title), "font": {"size": 15}, "x": 0, "xref": "paper", "yref": "container", "y": 0.97}
     return figure.update_layout(title=heading | {"yanchor": "top"}, margin={"t": 76}, hovermode="x unified")
