@@ -92,7 +92,7 @@ def test_the_notebooks_quote_them() -> None:
     assert "at {}, {} and {} (".format(*words) in fails
     liars = [whole(final(f"liar {share} %", method)) for share in (50, 70) for method in ("vpd", "sdpo")]
     assert f"GRPO ends at {words[0]} whatever the critics say" in fails
-    assert "At 50 % lies VPD ends at {} and SDPO at {}, at 70 % at {} and {} (".format(*liars) in fails
+    assert "at 50 % lies VPD ends at {} and SDPO at {}, at 70 % at {} and {} (".format(*liars) in fails
     every, fifth = (whole(final("liar 50 %", method)) for method in ("vpd", "vpd:e_every=5"))
     assert f"in every iteration ends at {every}, in every fifth at {fifth} (" in prose("40_co_evolution")
 

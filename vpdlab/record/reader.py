@@ -254,11 +254,9 @@ class RunRecord:
 
 _ENVIRONMENT = checks.ENVIRONMENT | {"origin": changes.is_origin}
 _FAULTS: dict[str, Callable[[Any], str]] = {
-    "metrics.jsonl": lambda row: checks.fault(row, checks.ROW, ("step",)),
-    "eval.jsonl": checks.evaluation_fault,
-    EVENTS: changes.fault,
-    INFLUENCE: influence.fault,
-}
+    "metrics.jsonl": lambda row: checks.fault(row, checks.ROW, ("step",)), "eval.jsonl": checks.evaluation_fault,
+    EVENTS: changes.fault, INFLUENCE: influence.fault,
+}  # fmt: skip
 
 
 def _whole(row: dict[str, Any]) -> dict[str, Any]:
