@@ -36,6 +36,8 @@ from step_sides import Side, turns
 from step_trl import train, trl_trainer
 from step_work import Times
 
+from vpdlab.model import devices
+
 # Default problems, rollouts per problem and longest response: those of the apprentice's tours, and for a real model
 # what two cores can handle.
 APPRENTICE = {"prompts": 16, "group": 8, "tokens": 12}
@@ -54,6 +56,8 @@ def serve(given: argparse.Namespace, name: str, precision: str, lengths: str, sc
     for setting, value in usual.items():
         setattr(given, setting, getattr(given, setting) or value)
     task = common.Drill(sums=name == "apprentice", count=max(64, given.prompts))
+    if given.side == "trl":  # its process needs our run for the problems and templates, but has its own way with memory
+        devices.keep_freed_memory = lambda: False
     ours = Ours(given, folder, precision, lengths, task)
     if given.side == "ours":
         model = ours.run.learner.policy.model
