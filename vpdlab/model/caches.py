@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-ROOM = 64  # slots that are added where there is none left
+ROOM = 8  # slots that are added at least where there is none left; more than an eighth would lie empty between heads
 
 
 class GrowingLayer(DynamicLayer):
@@ -39,7 +39,7 @@ class GrowingLayer(DynamicLayer):
         total, room = count + new.shape[-2], self._rooms[side]
         # Selected or cropped rows lie elsewhere.
         if room is None or held.data_ptr() != room.data_ptr() or len(held) != len(room) or total > room.shape[-2]:
-            room = new.new_empty(*new.shape[:-2], total + ROOM, new.shape[-1])
+            room = new.new_empty(*new.shape[:-2], total + max(ROOM, total // 8), new.shape[-1])
             if count:
                 room[..., :count, :] = held
             self._rooms[side] = room
