@@ -32,8 +32,8 @@ def is_real(value: Any) -> bool:
 
 
 def is_share(value: Any) -> bool:
-    """A number from 0 to 1."""
-    return is_real(value) and 0 <= value <= 1
+    """A number from 0 to 1, as far as a mean of such numbers is rounded."""
+    return is_real(value) and -1e-9 <= value <= 1 + 1e-9
 
 
 def is_count(value: Any) -> bool:
