@@ -68,14 +68,14 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Done
         server.stdin.close()
 
 
-def close(a: list[torch.Tensor | None], b: list[torch.Tensor | None]) -> None:
-    """Two gradients, or sets of weights: equal up to rounding, as whole vectors."""
+def close(a: list[torch.Tensor | None], b: list[torch.Tensor | None], most: float) -> None:
+    """Two gradients: equal up to rounding, as whole vectors; `most` is relative to their length."""
     assert [x is None for x in a] == [y is None for y in b]
     pairs = [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
     apart = sum(float((x - y).square().sum()) for x, y in pairs) ** 0.5
     size = sum(float(x.square().sum()) for x, _ in pairs) ** 0.5
     assert size > 0
-    assert apart <= 1e-4 * size
+    assert apart <= most * size
 
 
 def alike(a: Any, b: Any) -> bool:
@@ -194,8 +194,9 @@ def compared(one: dict[str, Any], many: Done) -> None:
         assert found["batches"] == one["batches"]
         same_rows(found["rows"], one["rows"], OWN)
     assert len(many.left[0]["gradients"]) == len(one["gradients"])
-    for a, b in zip(many.left[0]["gradients"], one["gradients"], strict=True):
-        close(a, b)
+    for number, (a, b) in enumerate(zip(many.left[0]["gradients"], one["gradients"], strict=True)):
+        # Adam's first step has the size of the rate wherever a gradient is not 0: it enlarges rounding a hundredfold.
+        close(a, b, most=1e-3 if number else 1e-5)
 
 
 @pytest.mark.parametrize("case", cases(CASES))
