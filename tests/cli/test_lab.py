@@ -737,7 +737,7 @@ def test_the_live_model_answers_in_jupyterlab(lab, browser):
         page.get_by_text("student, token 1").wait_for()
         page.keyboard.press("2")
         page.locator(".vpd-lm-student .vpd-lm-forced").wait_for()
-        until(page, "model.kept['student']['forced']", [0])
+        until(page, "model.kept.get('student', {}).get('forced')", [0])
         forced = page.locator(".vpd-lm-student .vpd-tok").first.inner_text()
         heat = page.get_by_label(re.compile("^temperature"))
         heat.fill("1.5")

@@ -192,6 +192,19 @@ def test_a_selection_has_an_address_that_opens_it(chromium: str, place: Path) ->
             page.evaluate("(hash) => { location.hash = hash; }", f"#step=4&rollout=3&token={token}")
             page.wait_for_function("location.hash === '#step=4&rollout=3'")
             page.wait_for_function("!document.querySelector('.vpd-tl-stage .vpd-tl-pinned')")
+        told = """(hash) => new Promise((done) => {
+            const written = [];
+            const replace = history.replaceState.bind(history);
+            history.replaceState = (state, title, url) => { written.push(url); replace(state, title, url); };
+            location.hash = hash;
+            setTimeout(() => { history.replaceState = replace; done(written); }, 300);
+        })"""
+        page.evaluate("location.hash = '#step=4&rollout=3&token=1'")
+        page.wait_for_function("document.querySelector('.vpd-tl-stage .vpd-tl-pinned')?.textContent === 'b'")
+        # Not the new rollout with the old token first: a reload in that moment would open it.
+        assert page.evaluate(told, "#step=2&rollout=1&token=2") == ["#step=2&rollout=1&token=2"]
+        page.evaluate("location.hash = '#step=4&rollout=3'")
+        page.wait_for_function("document.querySelector('.vpd-rt-status').textContent.startsWith('row 16 of 24')")
         for nonsense in ("#step=99", "#step=1e9&rollout=x", "#%00%ff", "#step=4&rollout=99"):
             page.evaluate("(hash) => { location.hash = hash; }", nonsense)
         page.wait_for_timeout(200)

@@ -108,7 +108,11 @@
     return token < (ends?.byteLength ?? 0) / 4 ? token : null;
   }
 
+  // While an address is opened none is written: half-way it would name the token of the response before.
+  let opening = false;
+
   function write(hash, lens) {
+    if (opening) return;
     const token = lens ? within(lens, lens.get("selected")) : null;
     history.replaceState(null, "", `#${hash}${token === null ? "" : `&token=${token}`}`);
   }
@@ -123,16 +127,28 @@
     if (row) write(`step=${row.step}&rollout=${row.rollout}`, lens);
   }
 
+  /** Show what an address names, then write the address of what is shown. */
+  function show(id, change, writeAddress) {
+    opening = true;
+    try {
+      change();
+    } finally {
+      opening = false;
+    }
+    writeAddress();
+    scrollTo(id);
+  }
+
   async function openFollowed({ step, token, followed }) {
     for (const id of histories) {
       const model = await live.get(id);
       const at = model?.get("packed").findIndex((one) => one.step === step && one.response === followed) ?? -1;
       if (at < 0) continue;
-      model.set("index", at);
-      model.set("selected", within(model, token));
-      writeFollowed(model);
-      scrollTo(id);
-      return;
+      const change = () => {
+        model.set("index", at);
+        model.set("selected", within(model, token));
+      };
+      return show(id, change, () => writeFollowed(model));
     }
   }
 
@@ -141,15 +157,14 @@
     if (step === null) return;
     if (followed !== null) return openFollowed({ step, token, followed });
     for (const id of tables) {
-      const table = await live.get(id);
+      const [table, lens] = [await live.get(id), await lensOf(id)];
       const at = table?.get("rows").findIndex((row) => row.step === step && row.rollout === (rollout ?? 0)) ?? -1;
       if (at < 0) continue;
-      table.set("selected", at);
-      const lens = await lensOf(id);
-      lens?.set("selected", within(lens, token));
-      writeRollout(table, lens);
-      scrollTo(id);
-      return;
+      const change = () => {
+        table.set("selected", at);
+        lens?.set("selected", within(lens, token));
+      };
+      return show(id, change, () => writeRollout(table, lens));
     }
   }
 
