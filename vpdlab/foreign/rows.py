@@ -154,12 +154,11 @@ class _Reader:
         value = self.fields.get(name)
         if value is None:
             return None
-        whole = isinstance(value, int) or (
-            isinstance(value, float) and value.is_integer()
-        )  # a gap makes pandas' floats
-        if isinstance(value, bool) or not whole or not 0 <= value < 10**9:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # of a column with gaps pandas makes floats
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 10**9:
             raise self.wrong(name, "a whole number from 0 to 999999999")
-        return int(value)
+        return value
 
     def kind(self, name: str, kind: type) -> Any:
         value = self.fields.get(name)

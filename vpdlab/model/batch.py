@@ -3,10 +3,8 @@
 Rows are padded on the right. A causal model never looks ahead, so padding cannot affect a response token: no attention
 mask or position ids are needed, and padding cannot change a result.
 
-The rollouts of a problem share a prefix. Rows of a group go into the same minibatch, and what several rows begin with
-is read once (`Stages`): with short responses to long problems that is most of the work. Of what is read before the
-responses only keys and values are wanted, so its last layer stops there: in a model of few layers that is a good part
-of the rest.
+Rows of a group, the rollouts of a problem, go into the same minibatch, so that what they have in common can be read
+once (`stages`).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vpdlab.model.batch import TokenBatch
-from vpdlab.model.caches import context_cache, decoding_cache, keys_only
+from vpdlab.model.caches import context_cache, decoding_cache, depth, keys_only
 from vpdlab.model.compiling import whole_layers
 from vpdlab.model.stages import Stage, Stages
 
@@ -37,8 +37,8 @@ def decoder_of(model: Any) -> Any:
 
 def layers_of(model: Any) -> list[Any]:
     """The decoder's layers, in order; none where the model has no list of them."""
-    depth = model.config.get_text_config().num_hidden_layers
-    lists = [m for m in decoder_of(model).modules() if isinstance(m, torch.nn.ModuleList) and len(m) == depth]
+    count = depth(model)
+    lists = [m for m in decoder_of(model).modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
     return list(lists[0]) if lists else []
 
 
@@ -56,30 +56,31 @@ def _staged(model: Any, stages: Stages) -> Float[Tensor, "n t h"]:
     """Last hidden states of the last stage."""
     cache = context_cache(model)
     *before, last = stages.parts
-    seen: Bool[Tensor, "n c"] | None = None  # the keys before a stage that its parts may attend to
+    seen = stages.parts[0].filled[:, :0]  # what the parts of a stage may attend to before it: nothing yet
     for part in before:
-        mask = _grown(cache, seen, part)
+        seen = _behind(cache, seen, part)
         with keys_only(cache):
-            _continued(model, cache, part, mask)
-        seen = part.filled if mask is None else torch.cat([mask[:, : -part.ids.shape[1]], part.filled], dim=1)
-    return _continued(model, cache, last, _grown(cache, seen, last))
+            _continued(model, cache, part, seen)
+        seen = torch.cat([seen, part.filled], dim=1)
+    return _continued(model, cache, last, _behind(cache, seen, last))
 
 
-def _grown(cache: Any, seen: Bool[Tensor, "m c"] | None, part: Stage) -> Bool[Tensor, "n ct"] | None:
-    """Select what precedes each part in a cache (differentiable: gradients sum over the parts behind one) and return
-    what it may attend to: what its predecessor may, and its own tokens. None before a first stage."""
-    if seen is None:
-        return None
-    if not torch.equal(part.after, torch.arange(len(seen), device=part.after.device)):
-        select(cache, part.after)
-        seen = seen[part.after]
-    # At its own padding too: no later token sees it, and attention to nothing at all would not be a number.
-    return torch.cat([seen, torch.ones_like(part.ids, dtype=torch.bool)], dim=1)
+def _behind(cache: Any, seen: Bool[Tensor, "m c"], part: Stage) -> Bool[Tensor, "n c"]:
+    """Select what precedes each part, in a cache (differentiable: gradients sum over the parts behind one) and in what
+    may be attended to of it."""
+    if not seen.shape[1] or torch.equal(part.after, torch.arange(len(seen), device=part.after.device)):
+        return seen
+    select(cache, part.after)
+    return seen[part.after]
 
 
-def _continued(model: Any, cache: Any, part: Stage, mask: Tensor | None) -> Float[Tensor, "n t h"]:
+def _continued(model: Any, cache: Any, part: Stage, seen: Bool[Tensor, "n c"]) -> Float[Tensor, "n t h"]:
     """Read a stage's parts behind what the cache holds; returns their last hidden states."""
-    placed = {} if mask is None else {"attention_mask": mask.long(), "position_ids": part.positions}
+    placed: dict[str, Tensor] = {}
+    if seen.shape[1]:
+        # At its own padding too: no later token sees it, and attention to nothing at all would not be a number.
+        mask = torch.cat([seen, torch.ones_like(part.ids, dtype=torch.bool)], dim=1)
+        placed = {"attention_mask": mask.long(), "position_ids": part.positions}
     return decoder_of(model)(input_ids=part.ids, past_key_values=cache, use_cache=True, **placed).last_hidden_state
 
 

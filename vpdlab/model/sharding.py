@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from vpdlab import processes
 from vpdlab.errors import UserError
 from vpdlab.model.batch import TokenBatch
+from vpdlab.model.caches import depth
 from vpdlab.model.passes import decoder_of, layers_of
 
 
@@ -43,8 +44,7 @@ def shard(model: Any, device: torch.device) -> None:
     decoder = decoder_of(model)
     layers = layers_of(model)
     if not layers:
-        depth = model.config.get_text_config().num_hidden_layers
-        raise UserError(f"{type(model).__name__} has no list of {depth} decoder layers to shard: add --no-shard")
+        raise UserError(f"{type(model).__name__} has no list of {depth(model)} decoder layers to shard: add --no-shard")
     inside = {id(p) for layer in layers for p in layer.parameters()}
     mesh = init_device_mesh(device.type, (processes.count(),))
     for layer in layers:
