@@ -8,11 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from vpdlab import zoo
 from vpdlab.model.batch import TokenBatch, collate
-from vpdlab.model.caches import context_cache, keys_only, spared
+from vpdlab.model.caches import context_cache, evened, keys_only, spared
 from vpdlab.model.passes import layers_of, response_states
 from vpdlab.model.stages import Sharing
 from vpdlab.types import View
@@ -180,6 +183,55 @@ def test_the_last_layer_reads_only_the_responses(model: Any) -> None:
     assert batch.stages is not None
     assert read == {"first": batch.read, "last": batch.stages.parts[-1].ids.numel()}
     assert spared(model) == pytest.approx(0.25)  # three quarters of one of three layers
+
+
+def test_attention_behind_a_stage_gets_whole_vectors_of_keys(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, attention = [], torch.nn.functional.scaled_dot_product_attention
+
+    def seen(query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        given.append((query.shape[2], key.shape[2]))
+        return attention(query, key, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", seen)
+    views = feedback_views()
+    response_states(model, collate(views, range(len(views)), share=STAGES))
+    behind = {keys for queries, keys in given if keys != queries}
+    assert len(behind) == 2  # of the second stage and of the third
+    assert all(keys % 8 == 0 for keys in behind)
+
+
+def test_caches_of_other_layers_get_no_empty_slots() -> None:
+    cache = DynamicCache()
+    cache.layers = [DynamicLayer(), DynamicSlidingWindowLayer(sliding_window=4)]
+    for layer in range(2):
+        cache.update(torch.ones(1, 2, 3, 4), torch.ones(1, 2, 3, 4), layer)
+    seen = torch.ones(1, 3, dtype=torch.bool)
+    assert evened(cache, seen, 2) is seen
+    assert cache.layers[0].keys.shape[2] == 3
+
+
+class Sources(TorchDispatchMode):
+    """Whether what is added up by index lay in one block, for each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_one_block: list[bool] = []
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if op is torch.ops.aten.index_add.default:
+            self.in_one_block.append(args[3].is_contiguous())
+        return op(*args, **(kwargs or {}))
+
+
+def test_gradients_of_shared_keys_are_added_up_in_one_block(model: Any) -> None:
+    views, sources = feedback_views(), Sources()
+    states = response_states(model, collate(views, range(len(views)), share=STAGES))
+    with sources:
+        (states * states).sum().backward()
+    # Keys and values of three layers in front of two stages (those that precede their only part are not selected),
+    # and the states themselves.
+    assert len(sources.in_one_block) > 6
+    assert all(sources.in_one_block)
 
 
 def test_a_pass_that_fails_is_no_pass_that_ended(model: Any) -> None:

@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+EVEN = 8  # keys in a vector of float32
 ROOM = 8  # slots that are added at least where there is none left; more than an eighth would lie empty between heads
 
 
@@ -98,6 +101,30 @@ def keys_only(cache: DynamicCache) -> Iterator[None]:
         pass
     finally:
         last.ends = False
+
+
+def evened(cache: DynamicCache, seen: Bool[Tensor, "n c"], new: int) -> Bool[Tensor, "n c2"]:
+    """Put empty slots before what a cache holds, so that with `new` ones attention gets a whole number of vectors of
+    keys: on a CPU it takes twice as long for 47 keys as for 48.
+
+    Returns:
+        `seen`, which slots may be attended to, with the empty ones.
+    """
+    extra, plain = -(seen.shape[1] + new) % EVEN, (DynamicLayer, LastLayer)
+    if not extra or seen.device.type != "cpu" or any(type(layer) not in plain for layer in cache.layers):
+        return seen
+    for layer in cache.layers:
+        layer.keys, layer.values = (pad(held, (0, 0, extra, 0)) for held in (layer.keys, layer.values))
+    return pad(seen, (extra, 0))
+
+
+def one_block(cache: DynamicCache) -> None:
+    """Let the gradients of what a cache holds arrive in one block: they come as parts of larger ones, and those of
+    selected rows are added up twenty times faster in one."""
+    for layer in cache.layers:
+        for held in (getattr(layer, "keys", None), getattr(layer, "values", None)):
+            if isinstance(held, Tensor) and held.requires_grad:
+                held.register_hook(Tensor.contiguous)
 
 
 def spared(model: Any) -> float:

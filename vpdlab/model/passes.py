@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vpdlab.model.batch import TokenBatch
-from vpdlab.model.caches import context_cache, decoding_cache, depth, keys_only
+from vpdlab.model.caches import context_cache, decoding_cache, depth, evened, keys_only, one_block
 from vpdlab.model.compiling import whole_layers
 from vpdlab.model.stages import Stage, Stages
 
@@ -68,9 +68,13 @@ def _staged(model: Any, stages: Stages) -> Float[Tensor, "n t h"]:
 def _behind(cache: Any, seen: Bool[Tensor, "m c"], part: Stage) -> Bool[Tensor, "n c"]:
     """Select what precedes each part, in a cache (differentiable: gradients sum over the parts behind one) and in what
     may be attended to of it."""
-    if not seen.shape[1] or torch.equal(part.after, torch.arange(len(seen), device=part.after.device)):
+    if not seen.shape[1]:
+        return seen
+    seen = evened(cache, seen, part.ids.shape[1])
+    if torch.equal(part.after, torch.arange(len(seen), device=part.after.device)):
         return seen
     select(cache, part.after)
+    one_block(cache)
     return seen[part.after]
 
 
