@@ -252,6 +252,7 @@ def test_a_reader_that_goes_away_leaves_no_traceback():
         (["study", "words", "--level", "7", "--dry-run"], "--level is 7.0, but must be between 0 and 1"),
         (["compare", "--level", "nan", "--dry-run"], "--level is nan, but must be between 0 and 1"),
         (["discover", "--preset", "words-two", "--seed", "-1", "--problems", "1"], "seed is -1, but must be between"),
+        (["discover", "--preset", "words-two", "--problems", "0"], "problems is 0"),
     ],
 )
 def test_what_a_command_would_drop_is_refused(words, message, capsys, tmp_path, monkeypatch):
@@ -259,7 +260,7 @@ def test_what_a_command_would_drop_is_refused(words, message, capsys, tmp_path, 
     (tmp_path / "own.txt").touch()
     assert cli.main(words) == 2
     said = capsys.readouterr()
-    assert message in said.err and said.err.count("\n") == 1
+    assert message in said.err and said.err.count("\n") == 1 and not said.out
     assert [path.name for path in tmp_path.iterdir()] == ["own.txt"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +41,20 @@ def test_what_a_merge_brings_may_be_replaced(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("a: &usual {x: 1, y: 2}\nb:\n  <<: *usual\n  y: 3\n", encoding="utf-8")
     assert read_yaml(file) == {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}}
+
+
+@pytest.mark.parametrize("number", ["010", "+017", "-0_7", "1:30", "1:30.5", "190:20:30"])
+def test_numbers_in_base_8_and_60_are_refused_with_their_line(number: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"steps: 1\nseed: {number}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=rf"mine\.yaml line 2: YAML reads {re.escape(number)} .* base (8|60)"):
+        read_yaml(file)
+
+
+def test_other_numbers_and_quoted_text_are_what_they_seem(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("a: [0, 10, 1_000, -0.5, .5, 089, 0x1F]\nb: '010'\nc: '1:30'\n", encoding="utf-8")
+    assert read_yaml(file) == {"a": [0, 10, 1000, -0.5, 0.5, "089", 31], "b": "010", "c": "1:30"}
 
 
 def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:

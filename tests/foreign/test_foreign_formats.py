@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,20 @@ def test_verl(tmp_path):
     assert lacks[0].startswith("feedback: without it there is no teacher")
     assert lacks[1].startswith("tokens and log-probabilities")
     assert "whether a response was cut off" in lacks
+
+
+@pytest.mark.parametrize(("kind", "first", "second"), [
+    (verl, "2.jsonl", "02.jsonl"),
+    (trl, "completions/completions_00010.parquet", "completions_00010.parquet"),
+    (prime_rl, "rollouts/step_3/train_rollouts.jsonl", "step_03/train_rollouts.jsonl"),
+])  # fmt: skip
+def test_two_files_of_one_step_are_not_read_as_one(kind, first, second, tmp_path):
+    kind(tmp_path)
+    (tmp_path / second).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(tmp_path / first, tmp_path / second)
+    with pytest.raises(UserError, match="are both of step ") as found:
+        rows_of(tmp_path)
+    assert all(str(tmp_path / name) in str(found.value) for name in (first, second))
 
 
 def test_prime_rl(tmp_path):

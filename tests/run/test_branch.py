@@ -155,7 +155,7 @@ def test_a_folder_with_a_run_is_not_branched_into(x):
 def test_a_branch_is_not_written_into_the_folder_of_its_original(x, place):
     (x.parent / "link").symlink_to(x)
     before = bytes_of(x)
-    with pytest.raises(UserError, match=r"lies in the folder of the run .*/x: choose another folder with out"):
+    with pytest.raises(UserError, match=r"lies in the folder of the run .*/x: choose another folder"):
         Run.branch(f"{x}@2", out=str(x.parent / place))
     assert bytes_of(x) == before
 

@@ -105,6 +105,8 @@ def test_what_cannot_be_exported_is_told(runs, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     assert "exists already" in refused(capsys, "export", out, tmp_path / "full")
+    assert "lies in the folder of the run" in refused(capsys, "export", out, out / "model")
+    assert not (out / "model").exists()
     assert "has no checkpoint of step 9: it has 1, 2" in refused(
         capsys, "export", out, tmp_path / "x", "--checkpoint", 9
     )

@@ -54,12 +54,11 @@ def discover(args: Sequence[str]) -> int:
 
     from vpdlab.study import discover as study
 
+    searches = study.discover(config, chosen.methods, problems=chosen.problems, limit=chosen.limit, seeds=chosen.seeds,
+                              out=chosen.out)  # fmt: skip
     total = chosen.problems * len(chosen.seeds)
     print(f"{len(chosen.methods)} methods x {total} searches; results in {chosen.out}", flush=True)
-    for number, one in enumerate(
-        study.discover(config, chosen.methods, problems=chosen.problems, limit=chosen.limit, seeds=chosen.seeds,
-                       out=chosen.out), start=1,
-    ):  # fmt: skip
+    for number, one in enumerate(searches, start=1):
         end = f"{one.attempts} attempts" if one.attempts else f"unsolved in {chosen.limit} attempts"
         print(f"{number}: {one.method}, problem {one.problem}, seed {one.seed}: {end}, {one.seconds:.1f} s", flush=True)
     found = study.Results(chosen.out, study.settings(config, chosen.limit)).of(chosen.methods, chosen.seeds)

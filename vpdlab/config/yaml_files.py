@@ -1,18 +1,24 @@
-"""YAML files of settings, studies and templates, read strictly: of a name that stands twice, a value would be lost."""
+"""YAML files of settings, studies and templates, read strictly: of a name that stands twice, a value would be lost, and
+010 or 1:30 would be another number than it seems."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from vpdlab.errors import FAULTS, UserError, in_one_line, shown
+
+ODD = re.compile(r"[-+]?(0[0-7_]+|[0-9_]+(:[0-9]+)+(\.[0-9_]*)?)")
+"""Numbers that YAML 1.1 reads in base 8 or base 60."""
 
 
 def read_yaml(path: Path) -> Any:
     """The value in a YAML file, None for an empty one.
 
     Raises:
-        UserError: it cannot be read, is no YAML, or a mapping has a name twice; names the file, and the line.
+        UserError: it cannot be read, is no YAML, a mapping has a name twice, or a number is written in base 8 or 60;
+            names the file, and the line.
     """
     import yaml
 
@@ -27,11 +33,20 @@ def read_yaml(path: Path) -> Any:
 
 
 def _loader(path: Path) -> Any:
-    """PyYAML's safe loader, which takes the last of several values, made to refuse them. What a merge (<<) brings may
-    be replaced: that is its purpose."""
+    """PyYAML's safe loader, which takes the last of several values and old notations of numbers, made to refuse them.
+    What a merge (<<) brings may be replaced: that is its purpose."""
     import yaml
 
-    class Once(yaml.SafeLoader):
+    class Strict(yaml.SafeLoader):
+        def construct_scalar(self, node: Any) -> Any:
+            number = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+            if number and ODD.fullmatch(node.value):
+                raise UserError(
+                    f"{path} line {node.start_mark.line + 1}: YAML reads {node.value} as a number in base"
+                    f" {60 if ':' in node.value else 8}: write it in base 10, or in quotes if it is text"
+                )
+            return super().construct_scalar(node)
+
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             seen: dict[Any, int] = {}
             for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
@@ -42,4 +57,4 @@ def _loader(path: Path) -> Any:
                     )
             return super().construct_mapping(node, deep=deep)
 
-    return Once
+    return Strict

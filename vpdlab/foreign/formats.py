@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -109,13 +110,18 @@ def find_sources(place: Path, name: str = "") -> Sources:
 
 
 def _below(place: Path, kind: Format) -> list[tuple[int | None, Path]]:
+    """The files of a layout in a folder, by step. Raises UserError where two are of one step."""
     found: dict[Path, int] = {}
     for pattern in kind.files:
         for path in place.glob(pattern):
             match = kind.step.search(path.absolute().as_posix())
             if match and path.is_file():
                 found[path] = int(match[1])
-    return sorted(((step, path) for path, step in found.items()), key=lambda one: (one[0], one[1]))
+    ordered = sorted((step, path) for path, step in found.items())
+    for (step, path), (after, other) in pairwise(ordered):
+        if step == after:
+            raise UserError(f"{path} and {other} are both of step {step}: keep one of them, or read one file at a time")
+    return list(ordered)
 
 
 def _detected(path: Path) -> Format:

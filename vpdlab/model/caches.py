@@ -110,10 +110,11 @@ def evened(cache: DynamicCache, seen: Bool[Tensor, "n c"], new: int) -> Bool[Ten
     Returns:
         `seen`, which slots may be attended to, with the empty ones.
     """
+    layers: list[Any] = cache.layers
     extra, plain = -(seen.shape[1] + new) % EVEN, (DynamicLayer, LastLayer)
-    if not extra or seen.device.type != "cpu" or any(type(layer) not in plain for layer in cache.layers):
+    if not extra or seen.device.type != "cpu" or any(type(layer) not in plain for layer in layers):
         return seen
-    for layer in cache.layers:
+    for layer in layers:
         layer.keys, layer.values = (pad(held, (0, 0, extra, 0)) for held in (layer.keys, layer.values))
     return pad(seen, (extra, 0))
 

@@ -81,7 +81,7 @@ def refuse_within(folder: Path) -> None:
     resume, and removed together."""
     for above in folder.resolve().parents:
         if holds_settings(above):
-            raise UserError(f"{folder} lies in the folder of the run {above}: choose another folder with out")
+            raise UserError(f"{folder} lies in the folder of the run {above}: choose another folder")
 
 
 def refuse_taken(folder: Path) -> None:

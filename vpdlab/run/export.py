@@ -23,7 +23,7 @@ from vpdlab.model.adapters import save_adapter
 from vpdlab.model.policy import Policy
 from vpdlab.net import printable
 from vpdlab.paths import user_path
-from vpdlab.record import LINES, holds_settings, load_run, refuse_links, state_of, writing
+from vpdlab.record import LINES, holds_settings, load_run, refuse_links, refuse_within, state_of, writing
 from vpdlab.run import Run
 from vpdlab.run.checkpoint import NAME, Checkpoints, Saved, load_weights, weights_by_name
 from vpdlab.run.resume import settings
@@ -181,9 +181,10 @@ def export(student: Student, out: Path, adapter: str = "") -> None:
         adapter: "student" or "teacher" for that role's LoRA adapter; "" for the whole student with adapters merged.
 
     Raises:
-        UserError: if the folder is not empty, or the run has no such adapter.
+        UserError: if the folder is not empty or lies in a run's folder, or the run has no such adapter.
         RunFailed: if it cannot be written.
     """
+    refuse_within(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already: name another folder")
     if adapter:

@@ -52,7 +52,7 @@ def discover(
     config: RunConfig, methods: Sequence[str], *, problems: int = 20, limit: int = 256, seeds: Sequence[int] = (0,),
     out: Path | None = None,
 ) -> Iterator[Found]:  # fmt: skip
-    """Search each problem with each method; yields each result once it is on disk.
+    """Search each problem with each method.
 
     Args:
         config: settings as of a run; `group` is the size of a batch of attempts. For a conversation `max_new_tokens`
@@ -65,6 +65,9 @@ def discover(
         seeds: of the problems, and of every sampled token.
         out: folder of discover.jsonl; what is there already is not searched again. None: nothing is written.
 
+    Returns:
+        Each result, once it is on disk; a search begins when its result is asked for.
+
     Raises:
         UserError: for an unknown method, settings that do not fit one, too many problems, or a folder with results of
             other settings; before anything is searched or written.
@@ -75,10 +78,18 @@ def discover(
     task = make_task(config.task, **config.task_options())
     chosen = {seed: drawn(task, problems, seed) for seed in seeds}
     results = Results(out, settings(config, limit)) if out is not None else None
+    return _found(config, methods, limit, chosen, results)
+
+
+def _found(
+    config: RunConfig, methods: Sequence[str], limit: int, chosen: Mapping[int, Sequence[Problem]],
+    results: Results | None,
+) -> Iterator[Found]:  # fmt: skip
+    """Search the problems of each seed that have no result yet."""
     done = results.done if results is not None else set()
     for name in methods:
-        for seed in seeds:
-            left = [one for one in chosen[seed] if (name, one.id, seed) not in done]
+        for seed, problems in chosen.items():
+            left = [one for one in problems if (name, one.id, seed) not in done]
             for found in _searched(config.but(seed=seed), name, limit, left):
                 if results is not None:
                     results.add(found)
