@@ -143,7 +143,7 @@ def test_a_preset_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
         (b"\xff\xfe\xfa", "not a YAML file"),
         (b"- steps", "expected lines of FIELD: VALUE"),
         (b"stesp: 3", "there is no setting 'stesp': did you mean 'steps'?"),
-        (b"3: 3", "there is no setting 3"),
+        (b"3: 3", "there is no setting '3'"),
         (b"steps: many\n", "steps is 'many'"),
         (b"steps: 0\n", "steps is 0, but must be between"),
         (b"lr:\n", "lr is None"),

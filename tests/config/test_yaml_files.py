@@ -43,6 +43,12 @@ def test_what_a_merge_brings_may_be_replaced(tmp_path: Path) -> None:
     assert read_yaml(file) == {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}}
 
 
+def test_names_are_text_as_it_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("on: on\nno: 1\n10: 2\n2025-01-01: 3\n~: 4\n010: 5\n", encoding="utf-8")
+    assert read_yaml(file) == {"on": True, "no": 1, "10": 2, "2025-01-01": 3, "~": 4, "010": 5}
+
+
 @pytest.mark.parametrize("number", ["010", "+017", "-0_7", "1:30", "1:30.5", "190:20:30"])
 def test_numbers_in_base_8_and_60_are_refused_with_their_line(number: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"

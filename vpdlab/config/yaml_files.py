@@ -33,8 +33,8 @@ def read_yaml(path: Path) -> Any:
 
 
 def _loader(path: Path) -> Any:
-    """PyYAML's safe loader, which takes the last of several values and old notations of numbers, made to refuse them.
-    What a merge (<<) brings may be replaced: that is its purpose."""
+    """PyYAML's safe loader, which takes the last of several values and old notations of numbers, made to refuse them, and
+    to take names as they are written. What a merge (<<) brings may be replaced: that is its purpose."""
     import yaml
 
     class Strict(yaml.SafeLoader):
@@ -50,6 +50,8 @@ def _loader(path: Path) -> Any:
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             seen: dict[Any, int] = {}
             for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+                if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                    key.tag = self.DEFAULT_SCALAR_TAG  # a condition called on is "on", not True
                 name, line = (key.tag, key.value), key.start_mark.line + 1
                 if isinstance(key, yaml.ScalarNode) and seen.setdefault(name, line) != line:
                     raise UserError(
