@@ -100,6 +100,18 @@ def refused(capsys, *args: Any) -> str:
     return err
 
 
+@pytest.mark.parametrize("other", ["of another run", "of no run"])
+def test_the_final_student_of_another_run_is_not_taken_for_its_own(runs, tmp_path, capsys, other):
+    run = shutil.copytree(runs["plain"][0], tmp_path / "run")
+    shutil.rmtree(run / "final")
+    shutil.copytree(runs["lora"][0] / "final", run / "final")
+    if other == "of no run":
+        (run / "final" / "manifest.json").unlink()
+    assert "final is not what this run wrote" in refused(capsys, "export", run, tmp_path / "out")
+    assert "final is not what this run wrote" in refused(capsys, "export", run / "final", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_cannot_be_exported_is_told(runs, tmp_path, capsys):
     out = runs["plain"][0]
     (tmp_path / "full").mkdir()

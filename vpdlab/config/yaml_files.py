@@ -33,8 +33,8 @@ def read_yaml(path: Path) -> Any:
 
 
 def _loader(path: Path) -> Any:
-    """PyYAML's safe loader, which takes the last of several values and old notations of numbers, made to refuse them, and
-    to take names as they are written. What a merge (<<) brings may be replaced: that is its purpose."""
+    """PyYAML's safe loader, which takes the last of several values and old notations of numbers, made to refuse them,
+    and to take names as they are written. What a merge (<<) brings may be replaced: that is its purpose."""
     import yaml
 
     class Strict(yaml.SafeLoader):

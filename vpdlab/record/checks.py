@@ -82,7 +82,7 @@ EVAL: dict[str, Check] = {
 STATUS: dict[str, Check] = {
     "state": lambda value: value in STATES, "reason": lambda value: isinstance(value, str), "step": is_count,
     "final": lambda value: value is None or is_count(value), "started": is_number, "updated": is_number,
-    "pid": is_number,
+    "pid": is_number, "final_manifest": lambda value: value is None or is_text(value),
 }  # fmt: skip
 ENVIRONMENT: dict[str, Check] = {
     "python": is_text, "revision": is_text, "platform": is_text, "device": is_text, "device_name": is_text,

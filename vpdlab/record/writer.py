@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vpdlab import manifest
 from vpdlab.errors import RunFailed, UserError, notice
 from vpdlab.files import fsync
 from vpdlab.record import rollouts
@@ -47,7 +48,9 @@ class Recorder:
         marks: Mapping[str, int] | None = None,
     ) -> None:
         self.folder = Path(folder)
-        self.started, self._step, self._final, self.closed = time.time(), 0, None, False
+        self.started, self._step, self.closed = time.time(), 0, False
+        self._final: int | None = None
+        self._final_manifest: str | None = None
         self._single: deque[int] = deque()  # the latest iterations, consecutive, whose files are not merged
         if marks is None:
             prepare(self.folder)
@@ -111,6 +114,7 @@ class Recorder:
             "reason": reason,
             "step": self._step,
             "final": self._final,  # the iteration after which final/ was saved
+            "final_manifest": self._final_manifest,  # checksum of its manifest: another run's final/ has another one
             "started": self.started,
             "updated": time.time(),
             "pid": os.getpid(),
@@ -122,7 +126,7 @@ class Recorder:
         """Yield the folder to save the student in."""
         with writing(self.folder / "final"):
             yield self.folder / "final"
-        self._final = self._step
+        self._final, self._final_manifest = self._step, manifest.checksum(self.folder / "final" / manifest.NAME)
 
     def flush(self) -> dict[str, int]:
         """Sync everything recorded so far to disk; returns the current `marks` (see the class)."""
@@ -177,6 +181,7 @@ class Recorder:
         except UserError:
             return dict(environment)  # the original record is lost, but a checkpoint is enough
         self.started, self._final = status.get("started", self.started), status.get("final")
+        self._final_manifest = status.get("final_manifest")
         return {**first, "resumed": [*first.get("resumed", []), {"step": self._step, "environment": environment}]}
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:

@@ -93,7 +93,12 @@ def _final(run: Path) -> Student:
     record = load_run(run)
     if not zoo.is_model(run / "final"):
         raise UserError(f"{run} has no final/ ({state_of(run)})")
-    if (run / "final" / manifest.NAME).exists():
+    listed, wanted = run / "final" / manifest.NAME, record.status.get("final_manifest")
+    if wanted and (not listed.is_file() or manifest.checksum(listed) != wanted):
+        raise UserError(
+            f"{run / 'final'} is not what this run wrote: its {manifest.NAME} is not the one of status.json"
+        )
+    if listed.exists():
         zoo.check_whole(run / "final")
     else:
         notice(f"{run / 'final'} has no {manifest.NAME}, as earlier versions left it: its files are not checked")
