@@ -64,8 +64,8 @@ def measured(given: Any, run: Any, rows: int) -> list[list[str]]:
         if way == "fixed buffers" and rows == 32 and given.device != "cpu" and given.shape == "qwen3-1.7b":
             common.goal(given, "decoding step, 32 rows, Qwen3-1.7B's shape, ms", statistics.median(steps), 9.0)
         lines.append([f"{rows}", way, f"{first:.2f}", common.spread(steps), ""])
-    pairs = zip(*found.values(), strict=True)
-    lines[-1][-1] = f"{sum(a.ids[: len(b.ids)] == b.ids for a, b in pairs)} of {rows}"
+    pairs, both = zip(*found.values(), strict=True), min(given.tokens, given.plain_tokens)
+    lines[-1][-1] = f"{sum(a.ids[:both] == b.ids[:both] for a, b in pairs)} of {rows}"
     return lines
 
 

@@ -9,6 +9,9 @@ from typing import Any
 import common
 from step_work import SETTINGS, TOP_K, Times, Work, checked
 
+# Of a run that only lends its problems and templates: nothing is measured, compiled or captured for it.
+LENDS = {"compile": "off", "capture": "off", "checkpointing": "off", "minibatch_tokens": 4096}
+
 
 class Ours:
     """A run of vpdlab that takes SDPO's or VPD's step on request."""
@@ -20,6 +23,7 @@ class Ours:
             task, method="vpd", model=model, precision=precision, device=given.device, threads=given.threads,
             prompts=given.prompts, group=given.group, max_new_tokens=given.tokens, feedback=("verifier",), e_every=1,
             alpha=1.0, support="topk", top_k=TOP_K, tail="bucket", aggregate="sequence", **SETTINGS,
+            **(LENDS if given.side == "trl" else {}),
         )  # fmt: skip
         if lengths == "fixed":
             common.never_ends(self.run)

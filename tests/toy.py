@@ -60,7 +60,7 @@ def toy_run(record: bool = False, task: Any = None, **fields: Any) -> Run:
         "model": toy_model(), "prompts": 4, "group": 4, "max_new_tokens": 9, "max_context": 120, "lr": 1e-3,
         "e_every": 1, "steps": 3, "eval_problems": 4, "eval_samples": 2, "record_tokens": 4, "alpha": 1.0,
     }  # fmt: skip
-    run = Run.open(RunConfig.make(**{**defaults, **fields}), record=record)
+    run = Run.open(RunConfig.make(**{**defaults, **fields}), record=record, task=task)
     run.task = Parity() if task is None else task
     return run
 

@@ -11,6 +11,7 @@ another temperature get graphs of their own. On a CPU the same steps run without
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +35,13 @@ LENGTHS = 128  # lengths in use are multiples of this
 LOOK = 8  # steps between two looks at which rows have ended: a look waits for the device
 GRAPHS = 64  # graphs that are kept
 SHARE = 0.12  # of the device's memory that buffers may keep between two phases
+
+
+@functools.cache
+def side_stream(device: torch.device) -> Any:
+    """The stream of a device that graphs are captured on. There is one, since cuBLAS keeps memory (32 MiB on an H100)
+    for each stream it has worked on; and it is named, since torch's own belongs to the first device that captured."""
+    return torch.cuda.Stream(device)
 
 
 @dataclass(frozen=True)
@@ -129,11 +137,15 @@ class Decoder:
         return out
 
     def release(self) -> None:
+        """Give buffers, graphs and copies of weights back."""
+        self._forget()
+        self._lowered.release()
+
+    def _forget(self) -> None:
         """Give buffers and graphs back."""
         self._buffers = None
         self._graphs.clear()
         self._pool = None
-        self._lowered.release()
 
     def _keeps(self, buffers: Buffers) -> bool:
         if not self._replays:
@@ -142,7 +154,7 @@ class Decoder:
 
     def _room(self, like: Any, rows: int, width: int, budget: int) -> Buffers:
         if self._buffers is None or not self._buffers.holds(rows, width + budget, budget):
-            self.release()
+            self._forget()
             budget = max(budget, self._policy.config.max_new_tokens)  # an evaluation's and a step's fit the same
             most, length = max(rows, min(self._rows, _bucket(rows))), _multiple(width + budget, LENGTHS)
             self._buffers = Buffers.make(like, most, length, budget)
@@ -200,15 +212,19 @@ class Decoder:
             graph.replay()
 
     def _tried(self, buffers: Buffers, sampling: Sampling) -> Any:
-        """The step as a graph; None where something in it cannot be captured, which a notice says once."""
+        """The step as a graph; None where something in it cannot be captured, which a notice says once. No other is
+        tried then: a capture that has failed costs torch's allocator the memory that it had set aside."""
+        if self._refused:
+            return None
         before = [part.clone() for part in buffers.small]
         try:
             return self._capture(buffers, sampling)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            if not self._refused:
-                notice(f"decoding runs without graphs, and slower ({first_line(error)}): set capture to off")
+            # Ending a capture that is void is an error of its own, which names no cause.
+            why = error.__context__ or error
+            notice(f"decoding runs without graphs, and slower ({first_line(why)}): set capture to off")
             self._refused = True
             return None
         finally:  # a capture runs the step; it must leave no trace
@@ -231,15 +247,20 @@ class Decoder:
 
     def _capture(self, buffers: Buffers, sampling: Sampling) -> Any:
         """The step as a graph. It runs once before, as kernels are made and memory is found at their first use."""
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            self._work(buffers, sampling)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        self._pool = self._pool or torch.cuda.graph_pool_handle()  # graphs replay one after the other: one memory
-        with torch.cuda.graph(graph, pool=self._pool):
-            self._work(buffers, sampling)
+        device = self._ends.device
+        with torch.cuda.device(device):
+            side, outer = side_stream(device), torch.cuda.current_stream(device)
+            side.wait_stream(outer)
+            with torch.cuda.stream(side):
+                self._work(buffers, sampling)
+            outer.wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            self._pool = self._pool or torch.cuda.graph_pool_handle()  # graphs replay one after the other: one memory
+            try:  # what other threads do on the GPU meanwhile does not belong to the step
+                with torch.cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
+                    self._work(buffers, sampling)
+            finally:
+                torch.cuda.set_stream(outer)  # torch leaves its own in place where the capture fails
         self.captured += 1
         return graph
 
