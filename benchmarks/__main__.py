@@ -6,8 +6,9 @@
     python benchmarks --device cuda     # the shape of Qwen3-1.7B, random weights, in bfloat16
     python benchmarks --device cuda --minutes 8
 
-With --minutes the most important come first; one that has not ended by then is stopped, and those after it do not run.
-build/benchmarks.md then has all tables, the results of the goals and what did not run.
+With --minutes the most important come first. One that would take the last minute of each that follows is stopped, and
+what is left no time does not run. build/benchmarks.md, written again after each, has all tables, the results of the
+goals and what did not run.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 import common
 
 LEAST = 20.0  # seconds that a script is worth starting with
+KEPT = 60.0  # seconds that are kept for each of those that follow, while there are as many
 HERE = Path(__file__).resolve().parent
 SCRIPTS = ("decode", "memory", "step", "e_step", "recording", "rollouts")  # the most important first
 ON_A_CPU_ONLY = ("recording", "rollouts")
@@ -68,6 +70,11 @@ def run(script: str, given: argparse.Namespace, most: float) -> tuple[list[str],
     return lines, seconds, ended
 
 
+def share(left: float, following: int) -> float:
+    """The seconds that a script may take of those that are left, with so many to follow."""
+    return max(left - KEPT * following, left / (1 + following))
+
+
 def main() -> None:
     parser = common.options(
         __doc__,
@@ -78,27 +85,26 @@ def main() -> None:
     given = parser.parse_args()
     given.threads = given.threads or common.cores()
     report, rows, failed, until = ["# Speed benchmarks", ""], [], [], time.monotonic() + 60 * given.minutes
-    for script in given.only:
-        if given.device != "cpu" and script in ON_A_CPU_ONLY:
-            continue
+    heads, out = ["benchmark", "took", "goal", "wanted", "measured", "met"], Path(given.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scripts = [script for script in given.only if given.device == "cpu" or script not in ON_A_CPU_ONLY]
+    for place, script in enumerate(scripts, 1):
         left = until - time.monotonic()
         if left < LEAST:
             rows.append([script, "not run: no time", "", "", "", ""])
-            continue
-        print(f"\n== {script}", flush=True)
-        lines, seconds, status = run(script, given, left)
-        if status == "failed":
-            failed.append(script)
-        report += [f"## {script}", "", *lines, ""]
-        goals = [line.removeprefix("goal: ").split(" | ") for line in lines if line.startswith("goal: ")]
-        ended = status or f"{seconds:.0f} s"
-        rows += [[script, ended, *goal] for goal in goals] or [[script, ended, "", "", "", ""]]
-    heads = ["benchmark", "took", "goal", "wanted", "measured", "met"]
+        else:
+            print(f"\n== {script}", flush=True)
+            lines, seconds, status = run(script, given, share(left, len(scripts) - place))
+            if status == "failed":
+                failed.append(script)
+            report += [f"## {script}", "", *lines, ""]
+            goals = [line.removeprefix("goal: ").split(" | ") for line in lines if line.startswith("goal: ")]
+            ended = status or f"{seconds:.0f} s"
+            rows += [[script, ended, *goal] for goal in goals] or [[script, ended, "", "", "", ""]]
+        # After each: whoever lent the machine may take it back at any time.
+        out.write_text("\n".join([*report, "## Goals", "", *common.table(heads, rows), ""]), encoding="utf-8")
     print()
     common.show(heads, rows)
-    out = Path(given.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("\n".join([*report, "## Goals", "", *common.table(heads, rows), ""]), encoding="utf-8")
     print(f"\nwritten to {out}")
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")

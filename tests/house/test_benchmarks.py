@@ -7,6 +7,7 @@ import subprocess
 import sys
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pytest
 from places import ROOT
@@ -29,6 +30,17 @@ def table(shown: str, number: int = 0) -> list[dict[str, str]]:
     assert len({len(line) for line in lines}) == 1, "the columns are not aligned"
     heads, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return [dict(zip(heads, row, strict=True)) for row in rows]
+
+
+@pytest.fixture
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module that `python benchmarks` runs."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    spec = importlib.util.spec_from_file_location("benchmarks_main", ROOT / "benchmarks" / "__main__.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def middle(cell: str) -> float:
@@ -87,6 +99,30 @@ def test_a_decoding_step_is_timed_both_ways() -> None:
 def test_what_has_no_time_is_not_run_and_named(tmp_path: Path) -> None:
     shown = run("benchmarks", "--minutes", "0.01", "--out", str(tmp_path / "all.md"))
     assert shown.count("not run: no time") >= 5 and "==" not in shown
+
+
+def test_each_leaves_time_for_those_that_follow(benchmarks: Any) -> None:
+    assert benchmarks.share(480.0, 3) == 300.0
+    assert benchmarks.share(100.0, 3) == 25.0  # too little to keep a minute for each
+    assert benchmarks.share(100.0, 0) == 100.0
+
+
+def test_what_is_done_is_written_before_the_next_begins(
+    benchmarks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, there = tmp_path / "all.md", {}
+
+    def stands_in(script: str, given: Any, most: float) -> tuple[list[str], float, str]:
+        there[script] = out.read_text(encoding="utf-8") if out.exists() else ""
+        return [f"of {script}", f"goal: {script} | 1 | 2 | yes"], 1.0, "" if script == "memory" else "failed"
+
+    monkeypatch.setattr(benchmarks, "run", stands_in)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--only", "memory", "step", "e_step", "--out", str(out)])
+    with pytest.raises(SystemExit, match="failed: step, e_step"):
+        benchmarks.main()
+    assert there["memory"] == "" and "of memory" in there["step"]
+    assert "of step" in there["e_step"] and "failed" in there["e_step"]
+    assert "of e_step" in out.read_text(encoding="utf-8")
 
 
 def test_each_side_of_a_step_may_have_a_process_of_its_own() -> None:
