@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,17 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Any:
     return report
 
 
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """Path of a Chromium for the browser tests."""
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if program := shutil.which(name):
-            return program
-    pytest.skip("missing: chromium (apt-get install chromium)")
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[str]:
+    """Path of a Chromium for the browser tests; the one that a file's pages were opened in ends with the file."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next((found for name in names if (found := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("missing: chromium (apt-get install chromium)")
+    yield program
+    from offline_browser import close_browser
+
+    close_browser()
 
 
 @pytest.fixture(scope="session")

@@ -22,33 +22,57 @@ FLAGS = [
 ]
 
 
+_open: list[Any] = []  # playwright, and the browser that it started
+
+
+def browser_of(chromium: str) -> Any:
+    """The browser of all pages of a test file: starting one takes longer than most tests of a page."""
+    if _open and not _open[1].is_connected():  # it crashed: that is one test's failure, not the next one's
+        close_browser()
+    if not _open:
+        try:
+            from playwright.sync_api import sync_playwright
+        except ImportError:
+            pytest.skip("missing: playwright (pip install playwright)")
+        playwright = sync_playwright().start()
+        _open.append(playwright)
+        _open.append(playwright.chromium.launch(executable_path=chromium, args=FLAGS))
+    return _open[1]
+
+
+def close_browser() -> None:
+    """End the browser. As long as there is one, asyncio has a running loop here, and papermill cannot start its own."""
+    if _open:
+        playwright, *browsers = _open
+        _open.clear()
+        for browser in browsers:
+            browser.close()
+        playwright.stop()
+
+
 @contextmanager
 def offline_page(chromium: str, path: Path, **context: Any) -> Iterator[Any]:
     """A playwright page showing `path`; on leaving, fails on any console error or any request that is not local.
+
+    Every page has a context of its own: no storage, history or permission of another one.
 
     Args:
         chromium: the program.
         path: an HTML file.
         context: options of playwright's `new_page`, such as `color_scheme="dark"`.
     """
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        pytest.skip("missing: playwright (pip install playwright)")
     errors: list[str] = []
     requests: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        try:
-            page = browser.new_page(**{"viewport": {"width": 1280, "height": 900}, **context})
-            page.set_default_timeout(15_000)
-            page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-            page.on("pageerror", lambda error: errors.append(str(error)))
-            page.on("request", lambda request: requests.append(request.url))
-            page.goto(path.resolve().as_uri())
-            yield page
-        finally:
-            browser.close()
+    page = browser_of(chromium).new_page(**{"viewport": {"width": 1280, "height": 900}, **context})
+    try:
+        page.set_default_timeout(15_000)
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(path.resolve().as_uri())
+        yield page
+    finally:
+        page.close()
     assert errors == [], errors
     assert [url for url in requests if not url.startswith(("file:", "blob:", "data:"))] == []
 

@@ -55,10 +55,14 @@ class OneReply:
 
 
 def toy_run(record: bool = False, task: Any = None, **fields: Any) -> Run:
-    """A run on the toy model and `Parity`; 4 problems x 4 rollouts of at most 9 tokens."""
+    """A run on the toy model and `Parity`; 4 problems x 4 rollouts of at most 9 tokens.
+
+    The task that it is opened with gives way to `Parity`, so it has as few problems: opening a run reads all.
+    """
     defaults = {
         "model": toy_model(), "prompts": 4, "group": 4, "max_new_tokens": 9, "max_context": 120, "lr": 1e-3,
         "e_every": 1, "steps": 3, "eval_problems": 4, "eval_samples": 2, "record_tokens": 4, "alpha": 1.0,
+        "task_args": ("size=12",),
     }  # fmt: skip
     run = Run.open(RunConfig.make(**{**defaults, **fields}), record=record, task=task)
     run.task = Parity() if task is None else task

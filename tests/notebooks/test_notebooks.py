@@ -15,7 +15,7 @@ import time
 
 import nbformat
 import pytest
-from offline_browser import offline_page
+from offline_browser import close_browser, offline_page
 from toy import equal, toy_run, weights
 
 from vpdlab import Parts, cli, iterate
@@ -236,6 +236,7 @@ def test_a_report_of_a_run_needs_no_torch_and_asks_nothing(tmp_path, capsys, chr
         assert "#step=1&rollout=1" in shown.url
         shown.locator(".vpd-emt-alarm").first.click()
         shown.locator(".vpd-rt-alarm").wait_for()
+    close_browser()  # other tests here run notebooks
 
 
 @pytest.mark.slow

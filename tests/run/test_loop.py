@@ -388,7 +388,7 @@ def test_the_teacher_is_sampled_on_failed_problems_only():
     [
         ({"method": "magic"}, "unknown method 'magic': choose one of vpd, sdpo"),
         ({"support": "sampled", "alpha": 0.0}, "support sampled is reverse KL, which takes alpha 1, but alpha is 0.0"),
-        ({"prompts": 5000}, "prompts is 5000, but the task has 2000 training problems"),
+        ({"prompts": 5000, "task_args": ()}, "prompts is 5000, but the task has 2000 training problems"),
         ({"max_context": 10}, "the prompt of problem .* has .* tokens, but max_context is 10"),
         ({"max_context": 510}, "max_context 510 .* is more than the 512 positions of model"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -40,12 +41,19 @@ def recorded(run: Path, **fields: Any) -> None:
             manifest.write(path.parent)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A finished run of arithmetic, whose folder is `run` of the working folder."""
+    with contextlib.chdir(tmp_path_factory.mktemp("finished")):
+        list(Run.open(RunConfig.make(model=toy_model(), task="arithmetic", out="run", **SMALL)).steps())
+        return Path("run").resolve()
+
+
 @pytest.fixture
-def run(tmp_path, monkeypatch) -> Path:
-    """A finished run of arithmetic, in the folder `run` of the working folder."""
+def run(finished, tmp_path, monkeypatch) -> Path:
+    """A copy of it, in the folder `run` of the working folder."""
     monkeypatch.chdir(tmp_path)
-    list(Run.open(RunConfig.make(model=toy_model(), task="arithmetic", out="run", **SMALL)).steps())
-    return Path("run")
+    return Path(shutil.copytree(finished, "run"))
 
 
 TRAP = "from pathlib import Path\nPath('sprung').touch()\n\n\ndef verify(response, problem):\n    return 0.5\n"

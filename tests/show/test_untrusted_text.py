@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from offline_browser import browser_of, close_browser
 from planted import NAME, PIECES, TEXT, hover_everything, opened, plant
 from toy import toy_run
 from vpdlab_widgets import EMTimeline, RolloutTable, RunCompare, TokenLens
@@ -26,6 +28,13 @@ from vpdlab.show.page import notebook_to_page
 
 PLOTLY = "application/vnd.plotly.v1+json"
 VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
+
+
+@pytest.fixture(autouse=True)
+def browser_ends() -> Iterator[None]:
+    """Each test's browser ends with it: the next one may run a notebook."""
+    yield
+    close_browser()
 
 
 @pytest.fixture(scope="module")
@@ -273,20 +282,15 @@ def test_a_script_that_got_into_a_page_would_not_run(chromium, tmp_path) -> None
     text = page_file.read_text()
     bad = "<script>window.planted=1</script><img src=x onerror='window.planted=1'><svg onload='window.planted=1'></svg>"
     page_file.write_text(text.replace("<main>", f"<main>{bad}<form action='https://planted.invalid'></form>"))
-    from offline_browser import FLAGS
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = browser.new_page()
-        asked: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(page_file.as_uri())
-        page.evaluate("document.querySelector('form').submit()")
-        page.wait_for_timeout(300)
-        assert page.evaluate("window.planted") is None
-        assert page.url == page_file.as_uri() and not any("planted.invalid" in url for url in asked)
-        browser.close()
+    page = browser_of(chromium).new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(page_file.as_uri())
+    page.evaluate("document.querySelector('form').submit()")
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.planted") is None
+    assert page.url == page_file.as_uri() and not any("planted.invalid" in url for url in asked)
+    page.close()
 
 
 def _plain(folder: Path) -> Path:
