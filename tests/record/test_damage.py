@@ -19,7 +19,7 @@ from vpdlab.show import plots, summary, widget_data
 SMALL = {
     "prompts": 2, "group": 2, "max_new_tokens": 4, "max_context": 120, "steps": 2, "eval_problems": 2,
     "eval_samples": 1, "checkpoint_every": 1, "device": "cpu", "eval_teacher": False, "record_tokens": 2,
-    "task": "arithmetic",
+    "task": "arithmetic", "task_args": ("size=12",),  # each command reads all problems
 }  # fmt: skip
 
 

@@ -51,7 +51,7 @@ def traces() -> tuple[list[str], int]:
     stats = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            head, _, rest = path.read_text().rpartition(")")
+            head, _, rest = path.read_text(errors="replace").rpartition(")")
         except OSError:
             continue
         stats.append((head.split()[0], rest.split()[1], head))

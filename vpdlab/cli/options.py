@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import inspect
 import io
 import re
 from collections.abc import Iterable, Sequence
@@ -188,7 +189,8 @@ def _grouped(base: RunConfig) -> Any:
             for field in dataclasses.fields(kind)
         ]  # help text on one line: it wraps at the terminal's width
         group = dataclasses.make_dataclass(kind.__name__, options, namespace={"__doc__": kind.__doc__}, frozen=True)
-        groups.append((name, tyro.conf.OmitArgPrefixes[group], dataclasses.field(default=group())))
+        words = tyro.conf.arg(help=inspect.cleandoc(kind.__doc__ or ""))  # else tyro parses this file for each group
+        groups.append((name, Annotated[tyro.conf.OmitArgPrefixes[group], words], dataclasses.field(default=group())))
     return dataclasses.make_dataclass("Options", groups, frozen=True)
 
 
