@@ -6,6 +6,9 @@
 Groups of rows begin with the same tokens, go on with tokens of their own and end with a response. The ways alternate; a
 cell is the median of processor milliseconds without and with gradient, and its share of whole rows. "chosen" is how
 many stages `staged` takes at these sizes.
+
+A second table has the same of torch's attention alone by the number of keys, for which `caches.evened` makes a multiple
+of eight: 128 rows of 4 heads of 24 numbers, 23 queries.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ SIZES = (
     (1, 8, 60, 60, 12),
     (8, 8, 60, 60, 12),
 )
+KEYS = (44, 45, 46, 47, 48)
 
 
 def views(size: tuple[int, ...]) -> list[Any]:
@@ -78,6 +82,28 @@ def measured(given: Any, model: Any, size: tuple[int, ...]) -> list[str]:
     return [" ".join(map(str, size)), *cells, str(len(chosen.parts)) if chosen else "whole"]
 
 
+def attention(given: Any) -> list[list[str]]:
+    """Rows of the second table."""
+    import torch
+
+    def job(keys: int, trained: bool) -> Any:
+        shapes = ((128, 23, 4, 24), (128, 4, keys, 24), (128, 4, keys, 24))
+        query, key, value = (torch.randn(shape, requires_grad=trained) for shape in shapes)
+        mask = torch.ones(128, 1, 23, keys, dtype=torch.bool).tril(keys - 23)
+
+        def once() -> None:
+            out = torch.nn.functional.scaled_dot_product_attention(query.transpose(1, 2), key, value, attn_mask=mask)
+            if trained:
+                out.sum().backward()
+
+        return lambda: common.timed(once)
+
+    jobs = {(keys, trained): job(keys, trained) for keys in KEYS for trained in (False, True)}
+    found = common.alternate(jobs, given.repeat)
+    times = {key: 1e3 * statistics.median(one.processor for one in taken) for key, taken in found.items()}
+    return [[str(keys), f"{times[keys, False]:.1f} / {times[keys, True]:.1f}"] for keys in KEYS]
+
+
 def main() -> None:
     parser = common.options(
         __doc__, model=dict(default="apprentice"), repeat=dict(type=int, default=15, help="passes to measure")
@@ -94,6 +120,8 @@ def main() -> None:
     print(common.machine(given, "float32") + "\n", flush=True)
     heads = ["groups, rows, tokens: common, own, response", *("whole, ms", "two stages", "three stages"), "chosen"]
     common.show(heads, [measured(given, model, size) for size in sizes])
+    print()
+    common.show(["keys", "attention, ms"], attention(given))
 
 
 if __name__ == "__main__":

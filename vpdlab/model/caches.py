@@ -105,7 +105,7 @@ def keys_only(cache: DynamicCache) -> Iterator[None]:
 
 def evened(cache: DynamicCache, seen: Bool[Tensor, "n c"], new: int) -> Bool[Tensor, "n c2"]:
     """Put empty slots before what a cache holds, so that with `new` ones attention gets a whole number of vectors of
-    keys: on a CPU it takes twice as long for 47 keys as for 48.
+    keys: on a CPU it takes longer for 47 keys than for 48.
 
     Returns:
         `seen`, which slots may be attended to, with the empty ones.
@@ -121,7 +121,7 @@ def evened(cache: DynamicCache, seen: Bool[Tensor, "n c"], new: int) -> Bool[Ten
 
 def one_block(cache: DynamicCache) -> None:
     """Let the gradients of what a cache holds arrive in one block: they come as parts of larger ones, and those of
-    selected rows are added up twenty times faster in one."""
+    selected rows are added up far faster in one."""
     for layer in cache.layers:
         for held in (getattr(layer, "keys", None), getattr(layer, "values", None)):
             if isinstance(held, Tensor) and held.requires_grad:
