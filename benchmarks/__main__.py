@@ -6,9 +6,9 @@
     python benchmarks --device cuda     # the shape of Qwen3-1.7B, random weights, in bfloat16
     python benchmarks --device cuda --minutes 8
 
-With --minutes the most important come first. One that would take the last minute of each that follows is stopped, and
-what is left no time does not run. build/benchmarks.md, written again after each, has all tables, the results of the
-goals and what did not run.
+With --minutes the most important come first, and each leaves a minute for each of those that follow: one that has not
+ended by then is stopped. build/benchmarks.md, written again after each, has all tables, the results of the goals and
+what did not run.
 """
 
 from __future__ import annotations

@@ -22,6 +22,13 @@ FLAGS = [
 ]
 
 
+# Each widget has come to life, or has said why not; then the frames in which it learns its width and draws again.
+LIVES = """() => [...document.querySelectorAll('.vpd-mount[data-vpd-model]')].every((place) =>
+  place.querySelector(':scope > [role=alert]') ||
+    (place.children.length === 1 && place.querySelector(':scope > .vpd-view')))"""
+FRAMES = """() => new Promise((done) =>
+  requestAnimationFrame(() => requestAnimationFrame(() => requestAnimationFrame(done))))"""
+
 _open: list[Any] = []  # playwright, and the browser that it started
 
 
@@ -52,7 +59,9 @@ def close_browser() -> None:
 
 @contextmanager
 def offline_page(chromium: str, path: Path, **context: Any) -> Iterator[Any]:
-    """A playwright page showing `path`; on leaving, fails on any console error or any request that is not local.
+    """A playwright page showing `path`, its widgets drawn.
+
+    On leaving, fails on any console error or any request that is not local.
 
     Every page has a context of its own: no storage, history or permission of another one.
 
@@ -70,6 +79,9 @@ def offline_page(chromium: str, path: Path, **context: Any) -> Iterator[Any]:
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
         page.goto(path.resolve().as_uri())
+        if context.get("java_script_enabled", True):
+            page.wait_for_function(LIVES)
+            page.evaluate(FRAMES)
         yield page
     finally:
         page.close()

@@ -127,6 +127,7 @@ class Recorder:
         with writing(self.folder / "final"):
             yield self.folder / "final"
         self._final, self._final_manifest = self._step, manifest.checksum(self.folder / "final" / manifest.NAME)
+        self.status("running")  # at once: a process that is killed before it says more has a final/ that fits
 
     def flush(self) -> dict[str, int]:
         """Sync everything recorded so far to disk; returns the current `marks` (see the class)."""
