@@ -26,7 +26,7 @@ from pathlib import Path
 import common
 
 LEAST = 20.0  # seconds that a script is worth starting with
-KEPT = 60.0  # seconds that are kept for each of those that follow, while there are as many
+KEPT = 60.0  # seconds that are kept for each later script, as long as there are enough
 HERE = Path(__file__).resolve().parent
 SCRIPTS = ("decode", "memory", "step", "e_step", "recording", "rollouts")  # the most important first
 ON_A_CPU_ONLY = ("recording", "rollouts")
@@ -71,7 +71,7 @@ def run(script: str, given: argparse.Namespace, most: float) -> tuple[list[str],
 
 
 def share(left: float, following: int) -> float:
-    """The seconds that a script may take of those that are left, with so many to follow."""
+    """How many of the seconds left a script may take if `following` others still have to run."""
     return max(left - KEPT * following, left / (1 + following))
 
 
@@ -101,7 +101,7 @@ def main() -> None:
             goals = [line.removeprefix("goal: ").split(" | ") for line in lines if line.startswith("goal: ")]
             ended = status or f"{seconds:.0f} s"
             rows += [[script, ended, *goal] for goal in goals] or [[script, ended, "", "", "", ""]]
-        # After each: whoever lent the machine may take it back at any time.
+        # After each, so that a run that is cut short keeps what it has measured.
         out.write_text("\n".join([*report, "## Goals", "", *common.table(heads, rows), ""]), encoding="utf-8")
     print()
     common.show(heads, rows)

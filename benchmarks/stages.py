@@ -45,6 +45,12 @@ def views(size: tuple[int, ...]) -> list[Any]:
     return [View(begin + some(own + 1), some(response), group=group) for group, begin in begun for _ in range(count)]
 
 
+def medians(jobs: dict[Any, Any], repeat: int) -> dict[Any, float]:
+    """Processor milliseconds of each job; they take turns."""
+    found = common.alternate(jobs, repeat)
+    return {key: 1e3 * statistics.median(one.processor for one in taken) for key, taken in found.items()}
+
+
 def measured(given: Any, model: Any, size: tuple[int, ...]) -> list[str]:
     """The table row of one size."""
     import torch
@@ -67,10 +73,7 @@ def measured(given: Any, model: Any, size: tuple[int, ...]) -> list[str]:
 
         return lambda: common.timed(once)
 
-    found = common.alternate(
-        {(way, trained): job(way, trained) for way in ways for trained in (False, True)}, given.repeat
-    )
-    times = {key: 1e3 * statistics.median(one.processor for one in taken) for key, taken in found.items()}
+    times = medians({(way, trained): job(way, trained) for way in ways for trained in (False, True)}, given.repeat)
     chosen = collate(rows, range(len(rows)), share=Sharing(spared=spared(model))).stages
     cells = [
         " / ".join(
@@ -98,9 +101,7 @@ def attention(given: Any) -> list[list[str]]:
 
         return lambda: common.timed(once)
 
-    jobs = {(keys, trained): job(keys, trained) for keys in KEYS for trained in (False, True)}
-    found = common.alternate(jobs, given.repeat)
-    times = {key: 1e3 * statistics.median(one.processor for one in taken) for key, taken in found.items()}
+    times = medians({(keys, trained): job(keys, trained) for keys in KEYS for trained in (False, True)}, given.repeat)
     return [[str(keys), f"{times[keys, False]:.1f} / {times[keys, True]:.1f}"] for keys in KEYS]
 
 

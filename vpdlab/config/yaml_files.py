@@ -50,10 +50,12 @@ def _loader(path: Path) -> Any:
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             seen: dict[Any, int] = {}
             for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-                if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if not isinstance(key, yaml.ScalarNode):
+                    continue
+                if key.tag != "tag:yaml.org,2002:merge":
                     key.tag = self.DEFAULT_SCALAR_TAG  # a condition called on is "on", not True
                 name, line = (key.tag, key.value), key.start_mark.line + 1
-                if isinstance(key, yaml.ScalarNode) and seen.setdefault(name, line) != line:
+                if seen.setdefault(name, line) != line:
                     raise UserError(
                         f"{path} line {line}: {shown(key.value)} stands in line {seen[name]} already: keep one of them"
                     )

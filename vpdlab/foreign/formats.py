@@ -109,7 +109,7 @@ def find_sources(place: Path, name: str = "") -> Sources:
     raise UserError(f"{place} holds no rollouts of {name or 'a layout that is known'} ({looked})")
 
 
-def _below(place: Path, kind: Format) -> list[tuple[int | None, Path]]:
+def _below(place: Path, kind: Format) -> list[tuple[int, Path]]:
     """The files of a layout in a folder, by step. Raises UserError where two are of one step."""
     found: dict[Path, int] = {}
     for pattern in kind.files:
@@ -121,7 +121,7 @@ def _below(place: Path, kind: Format) -> list[tuple[int | None, Path]]:
     for (step, path), (after, other) in pairwise(ordered):
         if step == after:
             raise UserError(f"{path} and {other} are both of step {step}: keep one of them, or read one file at a time")
-    return list(ordered)
+    return ordered
 
 
 def _detected(path: Path) -> Format:

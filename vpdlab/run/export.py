@@ -96,7 +96,8 @@ def _final(run: Path) -> Student:
     listed, wanted = run / "final" / manifest.NAME, record.status.get("final_manifest")
     if wanted and (not listed.is_file() or manifest.checksum(listed) != wanted):
         raise UserError(
-            f"{run / 'final'} is not what this run wrote: its {manifest.NAME} is not the one of status.json"
+            f"{run / 'final'} is not what this run wrote: its {manifest.NAME} is not the one of status.json; name a"
+            " checkpoint, or copy the folder elsewhere to use it as a model of its own"
         )
     if listed.exists():
         zoo.check_whole(run / "final")
