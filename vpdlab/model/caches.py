@@ -120,8 +120,10 @@ def evened(cache: DynamicCache, seen: Bool[Tensor, "n c"], new: int) -> Bool[Ten
 
 
 def one_block(cache: DynamicCache) -> None:
-    """On a CPU, let the gradients of what a cache holds arrive in one block: they come as parts of larger ones, and those
-    of selected rows are added up far faster in one."""
+    """On a CPU, let the gradients of what a cache holds arrive in one block.
+
+    They come as parts of larger tensors, and those of selected rows are added up far faster in one.
+    """
     for layer in cache.layers:
         for held in (getattr(layer, "keys", None), getattr(layer, "values", None)):
             if isinstance(held, Tensor) and held.requires_grad and held.device.type == "cpu":
